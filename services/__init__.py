@@ -1,0 +1,1 @@
+"""Modelyard's services and the chassis that they are built on."""

@@ -1,0 +1,1 @@
+"""What each service is built on; it knows no job, model or log."""
