@@ -25,17 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"modelyard/logs/v1/log_record.proto\x12\x11modelyard.logs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbc\x01\n\tLogRecord\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12,\n\x06source\x18\x03 \x01(\x0e\x32\x1c.modelyard.logs.v1.LogSource\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x0b\n\x03\x63ut\x18\x06 \x01(\x08\x12\x16\n\x0e\x61ttempt_number\x18\x07 \x01(\x05\"\x87\x01\n\x08LogBlock\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x10\n\x08owner_id\x18\x03 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x04 \x01(\x03\x12-\n\x07records\x18\x05 \x03(\x0b\x32\x1c.modelyard.logs.v1.LogRecord*U\n\tLogSource\x12\x1a\n\x16LOG_SOURCE_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_SOURCE_STDOUT\x10\x01\x12\x15\n\x11LOG_SOURCE_STDERR\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"modelyard/logs/v1/log_record.proto\x12\x11modelyard.logs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xda\x01\n\tLogRecord\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12,\n\x06source\x18\x03 \x01(\x0e\x32\x1c.modelyard.logs.v1.LogSource\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\x0b\n\x03\x63ut\x18\x06 \x01(\x08\x12\x16\n\x0e\x61ttempt_number\x18\x07 \x01(\x05\x12\x0f\n\x07\x63orrupt\x18\x08 \x01(\x08\x12\x0b\n\x03gap\x18\t \x01(\x08\"\xcf\x01\n\x08LogBlock\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x10\n\x08owner_id\x18\x03 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x04 \x01(\x03\x12-\n\x07records\x18\x05 \x03(\x0b\x32\x1c.modelyard.logs.v1.LogRecord\x12\x16\n\x0e\x61ttempt_number\x18\x06 \x01(\x05\x12.\n\x07\x63olumns\x18\x07 \x01(\x0b\x32\x1d.modelyard.logs.v1.LogColumns\"w\n\nLogColumns\x12\x16\n\x0etimes_delta_us\x18\x01 \x03(\x12\x12\x0e\n\x06stderr\x18\x02 \x03(\x08\x12\r\n\x05texts\x18\x03 \x03(\t\x12\x0e\n\x06\x63ut_at\x18\x04 \x03(\x05\x12\x12\n\ncorrupt_at\x18\x05 \x03(\x05\x12\x0e\n\x06gap_at\x18\x06 \x03(\x05*U\n\tLogSource\x12\x1a\n\x16LOG_SOURCE_UNSPECIFIED\x10\x00\x12\x15\n\x11LOG_SOURCE_STDOUT\x10\x01\x12\x15\n\x11LOG_SOURCE_STDERR\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.logs.v1.log_record_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOGSOURCE']._serialized_start=419
-  _globals['_LOGSOURCE']._serialized_end=504
+  _globals['_LOGSOURCE']._serialized_start=642
+  _globals['_LOGSOURCE']._serialized_end=727
   _globals['_LOGRECORD']._serialized_start=91
-  _globals['_LOGRECORD']._serialized_end=279
-  _globals['_LOGBLOCK']._serialized_start=282
-  _globals['_LOGBLOCK']._serialized_end=417
+  _globals['_LOGRECORD']._serialized_end=309
+  _globals['_LOGBLOCK']._serialized_start=312
+  _globals['_LOGBLOCK']._serialized_end=519
+  _globals['_LOGCOLUMNS']._serialized_start=521
+  _globals['_LOGCOLUMNS']._serialized_end=640
 # @@protoc_insertion_point(module_scope)

@@ -51,6 +51,8 @@ class LogRecord(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     CUT_FIELD_NUMBER: _builtins.int
     ATTEMPT_NUMBER_FIELD_NUMBER: _builtins.int
+    CORRUPT_FIELD_NUMBER: _builtins.int
+    GAP_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     sequence: _builtins.int
     """1..n within the attempt without a gap."""
@@ -60,6 +62,10 @@ class LogRecord(_message.Message):
     cut: _builtins.bool
     """True when it was cut at the line bound (1 MiB)."""
     attempt_number: _builtins.int
+    corrupt: _builtins.bool
+    """True when the runtime's file held bytes that are no record; text is their base64, source is STDERR."""
+    gap: _builtins.bool
+    """True when output before this record was lost; text says why, source is STDERR."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When the runtime read it."""
@@ -74,10 +80,12 @@ class LogRecord(_message.Message):
         text: _builtins.str = ...,
         cut: _builtins.bool = ...,
         attempt_number: _builtins.int = ...,
+        corrupt: _builtins.bool = ...,
+        gap: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "cut", b"cut", "sequence", b"sequence", "source", b"source", "text", b"text", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "corrupt", b"corrupt", "cut", b"cut", "gap", b"gap", "sequence", b"sequence", "source", b"source", "text", b"text", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -96,12 +104,19 @@ class LogBlock(_message.Message):
     OWNER_ID_FIELD_NUMBER: _builtins.int
     FIRST_SEQUENCE_FIELD_NUMBER: _builtins.int
     RECORDS_FIELD_NUMBER: _builtins.int
+    ATTEMPT_NUMBER_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     tenant: _builtins.str
     owner_id: _builtins.str
     first_sequence: _builtins.int
+    attempt_number: _builtins.int
     @_builtins.property
-    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogRecord]: ...
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogRecord]:
+        """Records as rows. The collector writes columns instead; a reader takes whichever is there."""
+
+    @_builtins.property
+    def columns(self) -> Global___LogColumns: ...
     def __init__(
         self,
         *,
@@ -110,11 +125,63 @@ class LogBlock(_message.Message):
         owner_id: _builtins.str = ...,
         first_sequence: _builtins.int = ...,
         records: _abc.Iterable[Global___LogRecord] | None = ...,
+        attempt_number: _builtins.int = ...,
+        columns: Global___LogColumns | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "first_sequence", b"first_sequence", "owner_id", b"owner_id", "records", b"records", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "columns", b"columns", "first_sequence", b"first_sequence", "owner_id", b"owner_id", "records", b"records", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LogBlock: _TypeAlias = LogBlock  # noqa: Y015
+
+@_typing.final
+class LogColumns(_message.Message):
+    """LogColumns holds the records of a block by column, which costs a fifth of the CPU time of rows: the
+    record at index i has sequence first_sequence + i.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMES_DELTA_US_FIELD_NUMBER: _builtins.int
+    STDERR_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    CUT_AT_FIELD_NUMBER: _builtins.int
+    CORRUPT_AT_FIELD_NUMBER: _builtins.int
+    GAP_AT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def times_delta_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Microseconds since 1970; all but the first as the difference to the one before."""
+
+    @_builtins.property
+    def stderr(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """True for stderr, false for stdout."""
+
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def cut_at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Indexes of the records with these marks, see LogRecord."""
+
+    @_builtins.property
+    def corrupt_at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def gap_at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        times_delta_us: _abc.Iterable[_builtins.int] | None = ...,
+        stderr: _abc.Iterable[_builtins.bool] | None = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        cut_at: _abc.Iterable[_builtins.int] | None = ...,
+        corrupt_at: _abc.Iterable[_builtins.int] | None = ...,
+        gap_at: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corrupt_at", b"corrupt_at", "cut_at", b"cut_at", "gap_at", b"gap_at", "stderr", b"stderr", "texts", b"texts", "times_delta_us", b"times_delta_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogColumns: _TypeAlias = LogColumns  # noqa: Y015
