@@ -1,7 +1,7 @@
 """What a failing database means to a caller.
 
-Owns: the one mapping from SQLAlchemy and asyncpg failures to the closed list, and the two failures
-that only a unit of work knows. Leaves to adapters: `IntegrityError`, since only they know which
+Owns: the one mapping from SQLAlchemy and asyncpg failures to the closed list, and the failures
+that only a transaction knows. Leaves to adapters: `IntegrityError`, since only they know which
 constraint stands for which rule (`unique_violation` names it); programming errors stay bugs.
 
 asyncpg's errors arrive as bare `DBAPIError`, so they are told apart by SQLSTATE, not by class.
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-import asyncpg
 import sqlalchemy.exc
 
 from services.chassis.errors import Conflict, ModelyardError, Unavailable
@@ -27,14 +26,7 @@ _ABORTED: Final = ("40",)
 """Serialization failures and deadlocks: the same transaction may succeed when tried again."""
 
 LOCK_TIMEOUT: Final = "55P03"
-
-
-class DuplicateEvent(Exception):
-    """This consumer has committed the effects of this event before; there is nothing to do."""
-
-    def __init__(self, consumer: str, event_id: str) -> None:
-        super().__init__(f"{consumer} has handled event {event_id} before")
-        self.event_id = event_id
+_UNIQUE_VIOLATION: Final = "23505"
 
 
 class LeaseLost(Conflict):
@@ -59,10 +51,9 @@ def sqlstate(error: BaseException) -> str:
 
 def unique_violation(error: sqlalchemy.exc.IntegrityError) -> str | None:
     """Return the name of the unique constraint that a row would have broken, if that was it."""
-    cause = getattr(error.orig, "__cause__", None)
-    if isinstance(cause, asyncpg.UniqueViolationError):
-        return cause.constraint_name
-    return None
+    if sqlstate(error) != _UNIQUE_VIOLATION:
+        return None
+    return str(getattr(error.driver_exception, "constraint_name", ""))
 
 
 def is_outage(error: BaseException) -> bool:
@@ -111,11 +102,12 @@ def _meaning(error: Exception) -> ModelyardError | None:
     if code.startswith(_ABORTED):
         return TransactionAborted(code)
     overloaded = isinstance(error, sqlalchemy.exc.TimeoutError) or code.startswith(_TOO_SLOW)
-    # A migration under a running service makes each connection's prepared plans stale once.
-    replanned = isinstance(
-        getattr(getattr(error, "orig", None), "__cause__", None),
-        asyncpg.InvalidCachedStatementError,
-    )
-    if overloaded or replanned or is_outage(error):
+    if overloaded or _is_replanned(error) or is_outage(error):
         return Unavailable("database")
     return None
+
+
+def _is_replanned(error: Exception) -> bool:
+    """Tell a prepared plan gone stale: a migration under a running service, once a connection."""
+    driver_error = getattr(error, "driver_exception", None)
+    return type(driver_error).__name__ == "InvalidCachedStatementError"

@@ -15,6 +15,7 @@ for both.
 
 import asyncio
 import contextlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -44,17 +45,29 @@ class HeldLease:
     epoch: int
 
 
+async def hold_all(
+    connection: AsyncConnection, tables: ChassisTables, leases: Collection[HeldLease]
+) -> frozenset[HeldLease]:
+    """Keep these leases from changing hands until this transaction ends; return those still held.
+
+    Locks in the order of names, so that holders of several never wait for each other in a ring.
+    """
+    row = tables.lease
+    current = await connection.execute(
+        sa.select(row.c.name, row.c.holder, row.c.epoch)
+        .where(sa.or_(*(_is(row, lease) for lease in leases)))
+        .order_by(row.c.name)
+        .with_for_update(read=True, key_share=True)
+    )
+    return frozenset(HeldLease(found.name, found.holder, found.epoch) for found in current)
+
+
 async def hold(connection: AsyncConnection, tables: ChassisTables, lease: HeldLease) -> None:
-    """Keep the lease from changing hands until this transaction ends.
+    """Keep one lease from changing hands until this transaction ends.
 
     Raises LeaseLost when it has changed hands already.
     """
-    held = await connection.scalar(
-        sa.select(tables.lease.c.epoch)
-        .where(_is(tables.lease, lease))
-        .with_for_update(read=True, key_share=True)
-    )
-    if held is None:
+    if lease not in await hold_all(connection, tables, [lease]):
         raise LeaseLost(lease.name)
 
 
@@ -167,12 +180,13 @@ class LeaseKeeper:
         if self._held is None:
             return None
         async with begin(self._autocommitting) as connection:
-            return await connection.scalar(
+            epoch: int | None = await connection.scalar(
                 sa.update(self._row)
                 .where(_is(self._row, self._held))
                 .values(expires_at=self._expiry())
                 .returning(self._row.c.epoch)
             )
+        return epoch
 
     async def _took(self) -> int | None:
         """Take the lease if nobody has it; waits for transactions that the old holder began."""
@@ -187,12 +201,13 @@ class LeaseKeeper:
             )
             free = old.one_or_none()
             if free is None:  # held by another, or the very first holder of this name
-                return await connection.scalar(
+                first: int | None = await connection.scalar(
                     insert(row)
                     .values(name=self.name, epoch=1, **ours)
                     .on_conflict_do_nothing()
                     .returning(row.c.epoch)
                 )
+                return first
             epoch = free.epoch if free.holder == self._holder else free.epoch + 1
             await connection.execute(
                 sa.update(row).where(row.c.name == self.name).values(epoch=epoch, **ours)

@@ -22,10 +22,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.chassis.breaker import Breaker
 from services.chassis.clock import Clock
 from services.chassis.db.engine import begin
-from services.chassis.db.errors import DuplicateEvent, database_errors, is_outage
+from services.chassis.db.errors import database_errors, is_outage
 from services.chassis.db.lease import HeldLease, hold
 from services.chassis.db.tables import ChassisTables, shard_of
 from services.chassis.events.envelope import NewEvent
+from services.chassis.events.ports import DuplicateEvent
 from services.chassis.ids import Ids
 from services.chassis.telemetry.tracing import current_traceparent
 from services.chassis.tenancy import TenantId

@@ -1,0 +1,283 @@
+"""From the outbox to the broker: what was committed is sent, in order, at least once.
+
+Owns: reading unpublished rows, sending them, marking them. Runs in every process that writes and
+is woken by its commits; the shards of the outbox are leases, so that at any time one process sends
+a key's events. Leaves deleting to `janitor` and duplicates to the readers' inbox: a crash between
+acknowledgement and mark sends a row again.
+
+Always holds: no transaction is open while the broker is waited for; a key stops at its first
+failure and goes on from there; a row is marked only after its acknowledgement and only under the
+lease's epoch. Who could act late: a relay that was paused after reading. What refuses it: it looks
+at its monotonic clock before it sends, and the mark checks the epoch; what it still sent are
+duplicates with known ids.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+from loguru import logger
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, SpanKind
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.chassis.clock import Clock
+from services.chassis.db import telemetry
+from services.chassis.db.engine import autocommitting, begin
+from services.chassis.db.errors import database_errors
+from services.chassis.db.lease import HeldLease, LeaseKeeper, hold_all, until
+from services.chassis.db.tables import SHARD_COUNT, ChassisTables
+from services.chassis.errors import ModelyardError, Unavailable
+from services.chassis.events.envelope import NewEvent, record_of
+from services.chassis.events.ports import Producer, Record
+from services.chassis.telemetry.tracing import context_from
+
+_LINKS_MAX: Final = 64
+_BACKOFF_MIN_S: Final = 0.1
+_BACKOFF_MAX_S: Final = 5.0
+_STOPPED_KEYS_MAX: Final = 1_000
+_SAMPLED: Final = "-01"
+_DATABASE_NOW: Final = sa.func.clock_timestamp()
+
+Rows = Sequence[sa.Row[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stopped:
+    """A key whose first unpublished row could not be sent: nothing of it is read for a while."""
+
+    since: datetime  # when that row's fact came to be
+    failure_count: int
+    until: float  # by the monotonic clock
+
+
+class Relay:
+    """Sends one service's outbox; several processes may run it, each shard has one sender.
+
+    `holder` is this process incarnation. A commit of this process wakes it at once (`wake` as a
+    unit of work's listener); rows of other processes wait for `poll_interval` at most. After a
+    crash of the sender another process goes on within `lease_ttl`.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        tables: ChassisTables,
+        producer: Producer,
+        *,
+        holder: str,
+        clock: Clock,
+        shards: Sequence[int] = range(SHARD_COUNT),
+        batch_rows_max: int = 500,
+        poll_interval: timedelta = timedelta(milliseconds=250),
+        lease_ttl: timedelta = timedelta(seconds=10),
+    ) -> None:
+        self._engine = engine
+        self._autocommitting = autocommitting(engine)
+        self._tables = tables
+        self._producer = producer
+        self._clock = clock
+        self._batch_rows_max = batch_rows_max
+        self._poll_interval = poll_interval
+        self._woken = asyncio.Event()
+        self._stopped: dict[str, _Stopped] = {}
+        self.keepers: Mapping[int, LeaseKeeper] = {
+            shard: LeaseKeeper(
+                engine, tables, f"outbox/{shard}", holder=holder, ttl=lease_ttl, clock=clock
+            )
+            for shard in shards
+        }
+
+    def wake(self) -> None:
+        """Look at the outbox now; for `PostgresUnitOfWork.add_listener`."""
+        self._woken.set()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Relay until `stopping` is set, then once more, then give the shards back."""
+        relayed = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            for keeper in self.keepers.values():
+                tasks.create_task(keeper.run(relayed))
+            tasks.create_task(self._wake_when(stopping))
+            await self._relay_until(stopping)
+            relayed.set()
+
+    async def relay_once(self) -> bool:
+        """Read one batch, send it, mark it; tell whether there is more to do at once.
+
+        Raises Unavailable while the database is down or the broker takes nothing.
+        """
+        # 1. What may this process send?
+        leases = {shard: held for shard, keeper in self.keepers.items() if (held := keeper.held)}
+        if not leases:
+            return False
+        # 2. A batch in the order of commits; the transaction ends with the read.
+        rows = await self._unpublished(leases)
+        self._observe(rows)
+        if not rows:
+            return False
+        # 3. Send with no transaction open; a key's rows after its first failure were not sent.
+        acknowledged = await self._send(rows)
+        # 4. Mark, unless the shard has gone to another process meanwhile.
+        await self._mark(acknowledged, leases)
+        return len(rows) == self._batch_rows_max
+
+    async def _relay_until(self, stopping: asyncio.Event) -> None:
+        outages = 0
+        while not stopping.is_set():
+            self._woken.clear()
+            try:
+                more = await self.relay_once()
+            except ModelyardError as error:
+                outages += 1
+                logger.warning("outbox not relayed", error=str(error))
+                await until(stopping, _backoff_s(outages))
+                continue
+            outages = 0
+            if not more:
+                await until(self._woken, self._poll_interval.total_seconds())
+        # What the last requests have committed before they ended.
+        with contextlib.suppress(ModelyardError):
+            await self.relay_once()
+
+    async def _wake_when(self, stopping: asyncio.Event) -> None:
+        await stopping.wait()
+        self._woken.set()
+
+    async def _unpublished(self, leases: Mapping[int, HeldLease]) -> Rows:
+        now = self._clock.monotonic()
+        stopped = [key for key, stop in self._stopped.items() if now < stop.until]
+        outbox = self._tables.outbox
+        statement = (
+            sa.select(outbox)
+            .where(outbox.c.published_at.is_(None))
+            .where(outbox.c.shard == sa.any_(_array(leases, sa.SmallInteger)))
+            .where(outbox.c.aggregateid != sa.all_(_array(stopped, sa.Text)))
+            .order_by(outbox.c.seq)
+            .limit(self._batch_rows_max)
+        )
+        with database_errors():
+            async with begin(self._autocommitting) as connection:
+                return (await connection.execute(statement)).all()
+
+    async def _send(self, rows: Rows) -> Rows:
+        """Return the rows to mark: of each key those before its first failure."""
+        # An own trace, begun in an empty context: the loop runs under whatever woke it.
+        with trace.get_tracer(__name__).start_as_current_span(
+            "send outbox",
+            context=Context(),
+            kind=SpanKind.CLIENT,
+            links=_links(rows),
+            attributes={
+                "messaging.system": "kafka",
+                "messaging.operation.type": "send",
+                "messaging.batch.message_count": len(rows),
+            },
+        ):
+            outcomes = await self._producer.send_all([_record(row) for row in rows])
+        acknowledged = []
+        failed: dict[str, tuple[sa.Row[Any], Exception]] = {}
+        for row, error in zip(rows, outcomes, strict=True):
+            if row.aggregateid in failed:
+                continue  # acknowledged or not, it goes again after the failed one
+            if error is None:
+                acknowledged.append(row)
+            else:
+                failed[row.aggregateid] = (row, error)
+        telemetry.OUTBOX_FAILED.inc(len(failed))
+        if (
+            failed
+            and not acknowledged
+            and all(_is_transient(error) for _, error in failed.values())
+        ):
+            raise Unavailable("broker") from failed[rows[0].aggregateid][1]
+        self._stop_and_free(failed, acknowledged)
+        return acknowledged
+
+    def _stop_and_free(
+        self, failed: Mapping[str, tuple[sa.Row[Any], Exception]], acknowledged: Rows
+    ) -> None:
+        """Put off each key that failed, longer each time; free those that moved.
+
+        A row that the broker refuses for good keeps its key stopped: skipping it would lose an
+        event, so a person has to look (the alert is on the oldest row's age).
+        """
+        for row in acknowledged:
+            self._stopped.pop(row.aggregateid, None)
+        for key, (row, error) in failed.items():
+            logger.error(
+                "outbox row refused", event_id=row.id, topic=row.aggregatetype, error=str(error)
+            )
+            earlier = self._stopped.get(key)
+            if earlier is None and len(self._stopped) >= _STOPPED_KEYS_MAX:
+                continue  # read again at once: costs a place in each batch, never the order
+            count = earlier.failure_count + 1 if earlier else 1
+            self._stopped[key] = _Stopped(
+                row.time, count, self._clock.monotonic() + _backoff_s(count)
+            )
+        telemetry.OUTBOX_STOPPED_KEYS.set(len(self._stopped))
+
+    async def _mark(self, rows: Rows, leases: Mapping[int, HeldLease]) -> None:
+        outbox = self._tables.outbox
+        with database_errors():
+            async with begin(self._engine) as connection:
+                held = await hold_all(connection, self._tables, leases.values())
+                ours = [row.seq for row in rows if leases[row.shard] in held]
+                await connection.execute(
+                    sa.update(outbox)
+                    .where(outbox.c.seq == sa.any_(_array(ours, sa.BigInteger)))
+                    .values(published_at=_DATABASE_NOW)
+                )
+        telemetry.OUTBOX_PUBLISHED.inc(len(ours))
+
+    def _observe(self, rows: Rows) -> None:
+        times = [stop.since for stop in self._stopped.values()] + [row.time for row in rows[:1]]
+        oldest_s = (self._clock.now() - min(times)).total_seconds() if times else 0.0
+        telemetry.OUTBOX_OLDEST_SECONDS.set(max(oldest_s, 0.0))
+
+
+def _record(row: sa.Row[Any]) -> Record:
+    """Return the record of a row; its traceparent is the fact's own, never the relay's."""
+    event = NewEvent(
+        topic=row.aggregatetype,
+        key=row.aggregateid,
+        type=row.type,
+        subject=row.subject,
+        tenant=row.tenant,
+        data=row.payload,
+        dataschema=row.dataschema,
+        traceparent=row.traceparent,
+    )
+    return record_of(
+        event, event_id=row.id, source=row.source, time=row.time, tracestate=row.tracestate
+    )
+
+
+def _links(rows: Rows) -> list[Link]:
+    """Return links to the facts' own traces, as many as a span takes without cutting."""
+    contexts = (
+        trace.get_current_span(context_from(row.traceparent)).get_span_context()
+        for row in rows
+        if row.traceparent is not None and row.traceparent.endswith(_SAMPLED)
+    )
+    return [Link(context) for context in itertools.islice(contexts, _LINKS_MAX)]
+
+
+def _is_transient(error: Exception) -> bool:
+    return isinstance(error, ModelyardError) and error.retryable
+
+
+def _backoff_s(failure_count: int) -> float:
+    return min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** min(failure_count - 1, 10))
+
+
+def _array(values: Iterable[object], of: type[sa.types.TypeEngine[Any]]) -> sa.BindParameter[Any]:
+    """Return one parameter for any number of values, so that the statement is prepared once."""
+    return sa.bindparam(None, list(values), type_=postgresql.ARRAY(of))
