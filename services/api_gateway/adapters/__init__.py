@@ -1,0 +1,1 @@
+"""The gateway's ports on PostgreSQL, Redis, gRPC and HTTP."""

@@ -1,0 +1,117 @@
+"""Sends inference requests to replicas over HTTP, with one breaker a replica.
+
+A connection that can't be made is `NotSent`; anything later is not repeated. A pooled connection that
+the replica has closed would fail after bytes were written, so kept connections live shorter
+(`keepalive_s`) than the server keeps its own (5 s, uvicorn's default).
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+import aiohttp
+from opentelemetry import propagate, trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from services.chassis.breaker import Breaker
+from services.chassis.errors import DeadlineExceeded, PayloadTooLarge, Unavailable
+
+from services.api_gateway.use_cases.infer import InferenceRequest, InferenceResponse, NotSent
+
+_PASSED_BACK: Final = frozenset(
+    {"content-type", "content-encoding", "inference-header-content-length"}
+)
+_BREAKERS_MAX: Final = 10_000
+
+
+@dataclass(slots=True)
+class HttpReplicas:
+    """One client session for all replicas."""
+
+    session: aiohttp.ClientSession
+    tracer: trace.Tracer
+    request_timeout: timedelta
+    response_bytes_max: int
+    _breakers: dict[str, Breaker] = field(default_factory=dict)
+
+    async def send(self, address: str, request: InferenceRequest) -> InferenceResponse:
+        """Send once to `address`."""
+        with self.tracer.start_as_current_span(
+            f"{request.method} {address}",
+            kind=SpanKind.CLIENT,
+            attributes={"http.request.method": request.method, "server.address": address},
+        ) as span:
+            headers = dict(request.headers)
+            propagate.inject(headers)
+            try:
+                async with self._breaker(address).calling():
+                    response = await self._send(address, request, headers)
+            except (NotSent, Unavailable, DeadlineExceeded) as error:
+                span.set_status(Status(StatusCode.ERROR, str(error)))
+                raise
+            span.set_attribute("http.response.status_code", response.status)
+            return response
+
+    async def _send(
+        self, address: str, request: InferenceRequest, headers: dict[str, str]
+    ) -> InferenceResponse:
+        try:
+            async with self.session.request(
+                request.method,
+                f"http://{address}{request.path}",
+                headers=headers,
+                data=request.body or None,
+                timeout=aiohttp.ClientTimeout(
+                    total=self.request_timeout.total_seconds(), sock_connect=1
+                ),
+            ) as answer:
+                body = await _read_bounded(answer, self.response_bytes_max)
+                kept = {k: v for k, v in answer.headers.items() if k.lower() in _PASSED_BACK}
+                return InferenceResponse(status=answer.status, headers=kept, body=body)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise NotSent(address) from error
+        except TimeoutError as error:
+            raise DeadlineExceeded("replica") from error
+        except aiohttp.ClientError as error:
+            raise Unavailable("replica") from error
+
+    def _breaker(self, address: str) -> Breaker:
+        breaker = self._breakers.pop(address, None) or Breaker(
+            "replica",
+            failure_count_max=5,
+            window=timedelta(seconds=10),
+            reset_after=timedelta(seconds=2),
+            counts=lambda error: isinstance(error, (NotSent, Unavailable, DeadlineExceeded)),
+        )
+        self._breakers[address] = breaker
+        while len(self._breakers) > _BREAKERS_MAX:
+            del self._breakers[next(iter(self._breakers))]
+        return breaker
+
+
+async def _read_bounded(answer: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in answer.content.iter_chunked(64 * 1024):
+        size += len(piece)
+        if size > bytes_max:
+            raise PayloadTooLarge("response", bytes_max=bytes_max)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+@asynccontextmanager
+async def open_replicas(
+    *, tracer: trace.Tracer, request_timeout: timedelta, response_bytes_max: int
+) -> AsyncIterator[HttpReplicas]:
+    """Open the session; its connections close with the context."""
+    connector = aiohttp.TCPConnector(limit=512, limit_per_host=64, keepalive_timeout=4)
+    async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
+        yield HttpReplicas(
+            session=session,
+            tracer=tracer,
+            request_timeout=request_timeout,
+            response_bytes_max=response_bytes_max,
+        )

@@ -1,0 +1,105 @@
+"""The scheduler over gRPC: deadline, retry, breaker, call; reads are repeated, writes with a key too."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import grpc.aio
+
+from modelyard.scheduler.v1 import deployment_service_pb2 as deployments_pb
+from modelyard.scheduler.v1 import job_service_pb2 as jobs_pb
+from modelyard.scheduler.v1.deployment_service_pb2_grpc import DeploymentServiceStub
+from modelyard.scheduler.v1.job_service_pb2_grpc import JobServiceStub
+from services.chassis.rpc.client import Edge, idempotent
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcJobs:
+    """JobService."""
+
+    channel: grpc.aio.Channel
+    edge: Edge
+    timeout: timedelta
+
+    async def submit(
+        self, request: jobs_pb.SubmitJobRequest, *, key: str | None
+    ) -> jobs_pb.SubmitJobResponse:
+        """Queue a job."""
+        return await self.edge.call(
+            JobServiceStub(self.channel).SubmitJob,
+            request,
+            timeout=self.timeout,
+            idempotent=key is not None,
+            metadata=idempotent(key),
+        )
+
+    async def get(self, request: jobs_pb.GetJobRequest) -> jobs_pb.GetJobResponse:
+        """Show a job."""
+        return await self.edge.call(
+            JobServiceStub(self.channel).GetJob, request, timeout=self.timeout, idempotent=True
+        )
+
+    async def list(self, request: jobs_pb.ListJobsRequest) -> jobs_pb.ListJobsResponse:
+        """Show a page of jobs."""
+        return await self.edge.call(
+            JobServiceStub(self.channel).ListJobs, request, timeout=self.timeout, idempotent=True
+        )
+
+    async def cancel(self, request: jobs_pb.CancelJobRequest) -> jobs_pb.CancelJobResponse:
+        """Ask for a job's end; asking again changes nothing."""
+        return await self.edge.call(
+            JobServiceStub(self.channel).CancelJob, request, timeout=self.timeout, idempotent=True
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcDeployments:
+    """DeploymentService."""
+
+    channel: grpc.aio.Channel
+    edge: Edge
+    timeout: timedelta
+
+    async def create(
+        self, request: deployments_pb.CreateDeploymentRequest, *, key: str | None
+    ) -> deployments_pb.CreateDeploymentResponse:
+        """Start serving."""
+        return await self.edge.call(
+            DeploymentServiceStub(self.channel).CreateDeployment,
+            request,
+            timeout=self.timeout,
+            idempotent=key is not None,
+            metadata=idempotent(key),
+        )
+
+    async def get(
+        self, request: deployments_pb.GetDeploymentRequest
+    ) -> deployments_pb.GetDeploymentResponse:
+        """Show a deployment."""
+        return await self.edge.call(
+            DeploymentServiceStub(self.channel).GetDeployment,
+            request,
+            timeout=self.timeout,
+            idempotent=True,
+        )
+
+    async def list(
+        self, request: deployments_pb.ListDeploymentsRequest
+    ) -> deployments_pb.ListDeploymentsResponse:
+        """Show a page of deployments."""
+        return await self.edge.call(
+            DeploymentServiceStub(self.channel).ListDeployments,
+            request,
+            timeout=self.timeout,
+            idempotent=True,
+        )
+
+    async def delete(
+        self, request: deployments_pb.DeleteDeploymentRequest
+    ) -> deployments_pb.DeleteDeploymentResponse:
+        """Ask for a deployment's end; asking again changes nothing."""
+        return await self.edge.call(
+            DeploymentServiceStub(self.channel).DeleteDeployment,
+            request,
+            timeout=self.timeout,
+            idempotent=True,
+        )

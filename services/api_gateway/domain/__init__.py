@@ -1,0 +1,1 @@
+"""What the edge itself decides: keys, scopes, rate policies, routes to replicas."""

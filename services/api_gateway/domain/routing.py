@@ -1,0 +1,105 @@
+"""Where deployments answer.
+
+Owns: the table from (tenant, deployment name) to replicas and the choice among them. Fed by the
+compacted topic of replica endpoints; an entry with a lower generation than the known one is dropped,
+so repeated and reordered records do no harm. Choice: fewest requests in flight, then round robin;
+a replica that refused a connection is left out for `ejected_for` unless none other is left.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+from services.chassis.errors import NotFound, Unavailable
+from services.chassis.tenancy import TenantId
+
+EJECTED_FOR: Final = timedelta(seconds=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One replica's address, "host:port"."""
+
+    replica_id: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A deployment's whole routing entry."""
+
+    deployment_id: str
+    tenant: TenantId
+    name: str
+    generation: int
+    endpoints: tuple[Endpoint, ...]
+    is_deleted: bool = False
+
+
+@dataclass(slots=True)
+class RoutingTable:
+    """The gateway's current view; one per process, changed on the event loop only."""
+
+    _by_deployment: dict[str, Route] = field(default_factory=dict)
+    _by_name: dict[tuple[TenantId, str], str] = field(default_factory=dict)
+    _in_flight: dict[str, int] = field(default_factory=dict)
+    _ejected_until: dict[str, float] = field(default_factory=dict)
+    _turn: int = 0
+
+    def apply(self, route: Route) -> bool:
+        """Take over an entry; False when it is not newer than the known one."""
+        known = self._by_deployment.get(route.deployment_id)
+        if known is not None and known.generation >= route.generation:
+            return False
+        key = (route.tenant, route.name)
+        self._by_deployment[route.deployment_id] = route
+        if not route.is_deleted:
+            self._by_name[key] = route.deployment_id
+        elif self._by_name.get(key) == route.deployment_id:
+            del self._by_name[key]
+        if known is not None:
+            for gone in {e.replica_id for e in known.endpoints} - {
+                e.replica_id for e in route.endpoints
+            }:
+                self._ejected_until.pop(gone, None)
+        return True
+
+    def route(self, tenant: TenantId, name: str) -> Route:
+        """Return the tenant's route of this name; raises NotFound."""
+        deployment_id = self._by_name.get((tenant, name))
+        if deployment_id is None:
+            raise NotFound("deployment", name)
+        return self._by_deployment[deployment_id]
+
+    def choose(self, tenant: TenantId, name: str, *, tried: frozenset[str], at: float) -> Endpoint:
+        """Return the replica to ask next, not one that was tried.
+
+        `at` is monotonic seconds. Raises NotFound, or Unavailable when no replica is left.
+        """
+        candidates = [e for e in self.route(tenant, name).endpoints if e.replica_id not in tried]
+        if not candidates:
+            raise Unavailable(f"deployment {name}")
+        healthy = [e for e in candidates if self._ejected_until.get(e.replica_id, at) <= at]
+        pool = healthy or candidates
+        self._turn += 1
+        start = self._turn % len(pool)
+        return min(pool[start:] + pool[:start], key=lambda e: self._in_flight.get(e.replica_id, 0))
+
+    def eject(self, replica_id: str, *, at: float) -> None:
+        """Leave a replica out for a while: it refused a connection."""
+        self._ejected_until[replica_id] = at + EJECTED_FOR.total_seconds()
+
+    @contextmanager
+    def in_flight(self, replica_id: str) -> Iterator[None]:
+        """Count a request against its replica while it lasts."""
+        self._in_flight[replica_id] = self._in_flight.get(replica_id, 0) + 1
+        try:
+            yield
+        finally:
+            left = self._in_flight[replica_id] - 1
+            if left:
+                self._in_flight[replica_id] = left
+            else:
+                del self._in_flight[replica_id]

@@ -1,0 +1,1 @@
+"""What drives the gateway: REST, and the topic of replica endpoints."""

@@ -1,0 +1,1 @@
+"""Projections that the gateway keeps from topics."""

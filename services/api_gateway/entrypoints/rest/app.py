@@ -1,0 +1,52 @@
+"""The REST application: routers, failures, admission, in one place."""
+
+from fastapi import FastAPI
+
+from services.chassis.ids import Ids
+
+from services.api_gateway.entrypoints.rest.admission import Admission
+from services.api_gateway.entrypoints.rest.api_keys import api_keys_router
+from services.api_gateway.entrypoints.rest.artifacts import artifacts_router
+from services.api_gateway.entrypoints.rest.dependencies import Gateway
+from services.api_gateway.entrypoints.rest.deployments import deployments_router
+from services.api_gateway.entrypoints.rest.inference import inference_router
+from services.api_gateway.entrypoints.rest.jobs import jobs_router
+from services.api_gateway.entrypoints.rest.logs import logs_router
+from services.api_gateway.entrypoints.rest.models import models_router
+from services.api_gateway.entrypoints.rest.operations import operations_router
+from services.api_gateway.entrypoints.rest.problems import add_problem_handlers
+
+
+def build_app(edge: Gateway, *, ids: Ids) -> FastAPI:
+    """Return the application."""
+    app = FastAPI(
+        title="Modelyard",
+        version="1",
+        description="Runs, registers, serves and meters machine-learning work.",
+        redoc_url=None,
+        max_body_size=edge.policies.body_bytes_max,
+        telemetry={
+            "tracer_provider": edge.tracer_provider,
+            "operation_spans": False,
+            "metrics": False,
+            # Bodies and stack traces stay out of telemetry: they may hold a tenant's data.
+            "logs": False,
+            "exclude": lambda scope: scope["path"] in {"/livez", "/readyz", "/healthz", "/metrics"},
+        },
+    )
+    app.state.gateway = edge
+    app.state.limiter = edge.burst_limiter
+    for router in (
+        jobs_router(edge),
+        logs_router(edge),
+        models_router(edge),
+        artifacts_router(edge),
+        deployments_router(edge),
+        inference_router(edge),
+        api_keys_router(edge),
+        operations_router(),
+    ):
+        app.include_router(router)
+    add_problem_handlers(app, ids=ids)
+    app.add_middleware(Admission, gateway=edge)
+    return app

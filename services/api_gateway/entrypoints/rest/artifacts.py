@@ -1,0 +1,78 @@
+"""`/v1/artifacts`: bytes by their digest, streamed both ways."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+
+from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, gateway
+from services.chassis.errors import InvalidArgument, PayloadTooLarge
+
+DigestPath = Annotated[str, Path(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class Artifact(BaseModel):
+    """Stored bytes."""
+
+    digest: str
+    size_bytes: int
+
+
+def artifacts_router(edge: Gateway) -> APIRouter:
+    """Return the routes on artifacts."""
+    router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
+    burst = edge.burst_limiter.limit(edge.policies.burst)
+
+    @router.post(
+        "",
+        status_code=201,
+        response_model=Artifact,
+        max_body_size=edge.policies.artifact_bytes_max,
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {
+                    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+                },
+            }
+        },
+    )
+    @burst
+    async def put_artifact(
+        request: Request,
+        digest: Annotated[str, Query(pattern=r"^(sha256:[0-9a-f]{64})?$")] = "",
+    ) -> Artifact:
+        """Store the body; with `digest`, only if it is that."""
+        caller(request, "artifacts:write")
+        stored = await gateway(request).artifacts.put(
+            request.stream(), digest=digest, size_bytes=_announced_size(request, edge)
+        )
+        return Artifact(digest=stored.digest, size_bytes=stored.size_bytes)
+
+    @router.get("/{digest}", response_class=StreamingResponse)
+    @burst
+    async def get_artifact(request: Request, digest: DigestPath) -> StreamingResponse:
+        """Return stored bytes."""
+        caller(request, "artifacts:read")
+        artifacts = gateway(request).artifacts
+        found = await artifacts.stat(digest)
+        return StreamingResponse(
+            artifacts.get(digest),
+            media_type="application/octet-stream",
+            headers={"Content-Length": str(found.size_bytes), "ETag": f'"{digest}"'},
+        )
+
+    return router
+
+
+def _announced_size(request: Request, edge: Gateway) -> int:
+    announced = request.headers.get("content-length")
+    if announced is None:
+        return -1
+    if not announced.isascii() or not announced.isdigit():
+        raise InvalidArgument("Content-Length", "must be a number of bytes")
+    size = int(announced)
+    if size > edge.policies.artifact_bytes_max:
+        raise PayloadTooLarge("body", bytes_max=edge.policies.artifact_bytes_max)
+    return size

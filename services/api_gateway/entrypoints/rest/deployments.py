@@ -1,0 +1,167 @@
+"""`/v1/deployments`: model servers that are kept running."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Request, Response
+from pydantic import BaseModel, Field
+
+from modelyard.scheduler.v1 import deployment_pb2 as pb
+from modelyard.scheduler.v1 import deployment_service_pb2 as service_pb
+from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, gateway
+from services.api_gateway.entrypoints.rest.fields import Body, IdempotencyKey, Resources, instant
+from services.api_gateway.entrypoints.rest.paging import PageSize, PageToken, page_request
+
+DeploymentRef = Annotated[str, Path(pattern=r"^[a-z0-9_-]{1,64}$", description="Id or name.")]
+DeploymentState = Literal["PREPARING", "SERVING", "DELETING", "DELETED"]
+ReplicaState = Literal["QUEUED", "WARMING", "READY", "STOPPING", "ENDED"]
+
+
+class DeploymentSpec(Body):
+    """Which model to serve, and how."""
+
+    name: str = Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")
+    model: str = Field(
+        pattern=r"^models:/[A-Za-z0-9._-]{1,128}(@[A-Za-z0-9_-]{1,255}|/[1-9][0-9]{0,17})$",
+        description="models:/name@alias or models:/name/version",
+    )
+    image: str = Field(default="modelyard/serve-sklearn", min_length=1, max_length=256)
+    replica_count: int = Field(default=1, ge=1, le=100)
+    resources: Resources = Field(default_factory=Resources)
+
+    def to_pb(self) -> pb.DeploymentSpec:
+        """Return the protobuf form."""
+        return pb.DeploymentSpec(
+            name=self.name,
+            model=self.model,
+            image=self.image,
+            replica_count=self.replica_count,
+            resources=self.resources.to_pb(),
+        )
+
+    @staticmethod
+    def from_pb(spec: pb.DeploymentSpec) -> "DeploymentSpec":
+        """Return the JSON form."""
+        return DeploymentSpec.model_construct(
+            name=spec.name,
+            model=spec.model,
+            image=spec.image,
+            replica_count=spec.replica_count,
+            resources=Resources.from_pb(spec.resources),
+        )
+
+
+class Replica(BaseModel):
+    """One copy of the model server."""
+
+    id: str
+    state: ReplicaState
+    reason: str
+    attempt_id: str
+    restart_count: int
+
+
+class Deployment(BaseModel):
+    """A deployment."""
+
+    id: str
+    spec: DeploymentSpec
+    state: DeploymentState
+    reason: str
+    model_name: str
+    model_version: int
+    replicas: list[Replica]
+    version: int
+    created_at: datetime | None
+    trace_id: str
+
+    @staticmethod
+    def from_pb(deployment: pb.Deployment) -> "Deployment":
+        """Return the JSON form."""
+        return Deployment.model_construct(
+            id=deployment.id,
+            spec=DeploymentSpec.from_pb(deployment.spec),
+            state=pb.DeploymentState.Name(deployment.state).removeprefix("DEPLOYMENT_STATE_"),
+            reason=deployment.reason,
+            model_name=deployment.model.model_name,
+            model_version=deployment.model.version,
+            replicas=[
+                Replica.model_construct(
+                    id=replica.id,
+                    state=pb.ReplicaState.Name(replica.state).removeprefix("REPLICA_STATE_"),
+                    reason=replica.reason,
+                    attempt_id=replica.attempt_id,
+                    restart_count=replica.restart_count,
+                )
+                for replica in deployment.replicas
+            ],
+            version=deployment.version,
+            created_at=instant(deployment.created_at),
+            trace_id=deployment.trace_id,
+        )
+
+
+class DeploymentPage(BaseModel):
+    """One page of deployments, newest first."""
+
+    deployments: list[Deployment]
+    next_page_token: str
+
+
+def deployments_router(edge: Gateway) -> APIRouter:
+    """Return the routes on deployments."""
+    router = APIRouter(prefix="/v1/deployments", tags=["deployments"])
+    burst = edge.burst_limiter.limit(edge.policies.burst)
+
+    @router.post("", status_code=202, response_model=Deployment)
+    @burst
+    async def create_deployment(
+        request: Request,
+        response: Response,
+        body: DeploymentSpec,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Deployment:
+        """Start serving a model version."""
+        caller(request, "deployments:write")
+        answer = await gateway(request).deployments.create(
+            service_pb.CreateDeploymentRequest(spec=body.to_pb()), key=idempotency_key
+        )
+        response.headers["Location"] = f"/v1/deployments/{answer.deployment.spec.name}"
+        return Deployment.from_pb(answer.deployment)
+
+    @router.get("", response_model=DeploymentPage)
+    @burst
+    async def list_deployments(
+        request: Request, page_size: PageSize = 50, page_token: PageToken = ""
+    ) -> DeploymentPage:
+        """Show the tenant's deployments."""
+        caller(request, "deployments:read")
+        answer = await gateway(request).deployments.list(
+            service_pb.ListDeploymentsRequest(page=page_request(page_size, page_token))
+        )
+        return DeploymentPage(
+            deployments=[Deployment.from_pb(found) for found in answer.deployments],
+            next_page_token=answer.page.next_page_token,
+        )
+
+    @router.get("/{deployment}", response_model=Deployment)
+    @burst
+    async def get_deployment(request: Request, deployment: DeploymentRef) -> Deployment:
+        """Show one deployment."""
+        caller(request, "deployments:read")
+        answer = await gateway(request).deployments.get(
+            service_pb.GetDeploymentRequest(deployment=deployment)
+        )
+        return Deployment.from_pb(answer.deployment)
+
+    @router.delete("/{deployment}", status_code=202, response_model=Deployment)
+    @burst
+    async def delete_deployment(request: Request, deployment: DeploymentRef) -> Deployment:
+        """Take a deployment out of routing, then stop its replicas."""
+        caller(request, "deployments:write")
+        answer = await gateway(request).deployments.delete(
+            service_pb.DeleteDeploymentRequest(deployment=deployment)
+        )
+        return Deployment.from_pb(answer.deployment)
+
+    return router

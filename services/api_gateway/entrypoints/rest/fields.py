@@ -1,0 +1,92 @@
+"""Field types that several nouns share, each with its bound."""
+
+from datetime import datetime, timedelta
+from typing import Annotated
+
+from fastapi import Header
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import BaseModel, ConfigDict, Field
+
+from modelyard.common.v1 import files_pb2, resources_pb2
+
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Labels = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=63)], Annotated[str, Field(max_length=256)]],
+    Field(max_length=64),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Makes the request repeatable for 24 hours.",
+    ),
+]
+PROTO_INT64_MAX = 2**63 - 1
+
+
+class Body(BaseModel):
+    """A request body or a part of one: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Resources(Body):
+    """What one attempt takes from its node."""
+
+    cpu_millicores: int = Field(default=1000, ge=1, le=1_024_000)
+    memory_bytes: int = Field(default=1 << 30, ge=1 << 20, le=1 << 45)
+    gpu_count: int = Field(default=0, ge=0, le=64)
+
+    def to_pb(self) -> resources_pb2.Resources:
+        """Return the protobuf form."""
+        return resources_pb2.Resources(
+            cpu_millicores=self.cpu_millicores,
+            memory_bytes=self.memory_bytes,
+            gpu_count=self.gpu_count,
+        )
+
+    @staticmethod
+    def from_pb(resources: resources_pb2.Resources) -> "Resources":
+        """Return the JSON form."""
+        return Resources.model_construct(
+            cpu_millicores=resources.cpu_millicores,
+            memory_bytes=resources.memory_bytes,
+            gpu_count=resources.gpu_count,
+        )
+
+
+class StoredFile(Body):
+    """One file of an artifact: a relative path and its content by digest."""
+
+    path: str = Field(min_length=1, max_length=1024)
+    size_bytes: int = Field(ge=0, le=PROTO_INT64_MAX)
+    digest: Digest
+
+    def to_pb(self) -> files_pb2.FileEntry:
+        """Return the protobuf form."""
+        return files_pb2.FileEntry(path=self.path, size_bytes=self.size_bytes, digest=self.digest)
+
+    @staticmethod
+    def from_pb(file: files_pb2.FileEntry) -> "StoredFile":
+        """Return the JSON form."""
+        return StoredFile.model_construct(
+            path=file.path, size_bytes=file.size_bytes, digest=file.digest
+        )
+
+
+def instant(value: Timestamp) -> datetime | None:
+    """Return an aware time, or None for one that was not set."""
+    from datetime import UTC
+
+    return value.ToDatetime(tzinfo=UTC) if value.seconds or value.nanos else None
+
+
+def duration_pb(value: timedelta) -> Duration:
+    """Return the protobuf form of a duration."""
+    duration = Duration()
+    duration.FromTimedelta(value)
+    return duration

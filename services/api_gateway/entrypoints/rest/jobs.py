@@ -1,0 +1,281 @@
+"""`/v1/jobs`: submit, show, list, cancel."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from modelyard.scheduler.v1 import job_pb2 as pb
+from modelyard.scheduler.v1 import job_service_pb2 as service_pb
+from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, gateway
+from services.api_gateway.entrypoints.rest.fields import (
+    Body,
+    Digest,
+    IdempotencyKey,
+    Labels,
+    Resources,
+    duration_pb,
+    instant,
+)
+from services.api_gateway.entrypoints.rest.paging import PageSize, PageToken, page_request
+
+JobState = Literal[
+    "QUEUED",
+    "ADMITTED",
+    "STARTING",
+    "RUNNING",
+    "STOPPING",
+    "SUCCEEDED",
+    "FAILED",
+    "CANCELLED",
+]
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+_STATE_PREFIX = "JOB_STATE_"
+
+
+class JobInput(Body):
+    """Bytes that the job reads at `$MODELYARD_INPUTS/<name>`."""
+
+    name: Name
+    digest: Digest
+
+
+class JobOutput(Body):
+    """A file or folder under `$MODELYARD_OUTPUTS`, collected after exit code 0."""
+
+    name: Name
+    path: str = Field(min_length=1, max_length=1024)
+    register_as: str = Field(
+        default="", max_length=128, description="Model that it becomes a version of."
+    )
+
+
+class JobTimeouts(Body):
+    """Bounds on a job's phases, as ISO 8601 durations."""
+
+    run: timedelta | None = Field(default=None, gt=timedelta(0), le=timedelta(days=30))
+    stop_grace: timedelta | None = Field(default=None, ge=timedelta(0), le=timedelta(hours=1))
+
+    def to_pb(self) -> pb.JobTimeouts:
+        """Return the protobuf form; what is absent stays absent."""
+        return pb.JobTimeouts(
+            run=None if self.run is None else duration_pb(self.run),
+            stop_grace=None if self.stop_grace is None else duration_pb(self.stop_grace),
+        )
+
+    @staticmethod
+    def from_pb(timeouts: pb.JobTimeouts) -> "JobTimeouts":
+        """Return the JSON form."""
+        return JobTimeouts.model_construct(
+            run=timeouts.run.ToTimedelta() if timeouts.HasField("run") else None,
+            stop_grace=(
+                timeouts.stop_grace.ToTimedelta() if timeouts.HasField("stop_grace") else None
+            ),
+        )
+
+
+class JobSpec(Body):
+    """What to run."""
+
+    name: Name
+    image: str = Field(min_length=1, max_length=256)
+    command: list[Annotated[str, Field(max_length=4096)]] = Field(min_length=1, max_length=256)
+    env: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)],
+        Annotated[str, Field(max_length=32_768)],
+    ] = Field(default_factory=dict, max_length=256)
+    source_digest: Digest | Literal[""] = ""
+    inputs: list[JobInput] = Field(default_factory=list, max_length=64)
+    outputs: list[JobOutput] = Field(default_factory=list, max_length=64)
+    resources: Resources = Field(default_factory=Resources)
+    timeouts: JobTimeouts = Field(default_factory=JobTimeouts)
+    priority: int = Field(default=50, ge=0, le=100)
+    labels: Labels = Field(default_factory=dict)
+
+    def to_pb(self) -> pb.JobSpec:
+        """Return the protobuf form."""
+        return pb.JobSpec(
+            name=self.name,
+            image=self.image,
+            command=self.command,
+            env=self.env,
+            source_digest=self.source_digest,
+            inputs=[pb.JobInput(name=i.name, digest=i.digest) for i in self.inputs],
+            outputs=[
+                pb.JobOutput(name=o.name, path=o.path, register_as=o.register_as)
+                for o in self.outputs
+            ],
+            resources=self.resources.to_pb(),
+            timeouts=self.timeouts.to_pb(),
+            priority=self.priority,
+            labels=self.labels,
+        )
+
+    @staticmethod
+    def from_pb(spec: pb.JobSpec) -> "JobSpec":
+        """Return the JSON form."""
+        return JobSpec.model_construct(
+            name=spec.name,
+            image=spec.image,
+            command=list(spec.command),
+            env=dict(spec.env),
+            source_digest=spec.source_digest,
+            inputs=[JobInput.model_construct(name=i.name, digest=i.digest) for i in spec.inputs],
+            outputs=[
+                JobOutput.model_construct(name=o.name, path=o.path, register_as=o.register_as)
+                for o in spec.outputs
+            ],
+            resources=Resources.from_pb(spec.resources),
+            timeouts=JobTimeouts.from_pb(spec.timeouts),
+            priority=spec.priority,
+            labels=dict(spec.labels),
+        )
+
+
+class JobProgress(BaseModel):
+    """What the job last said about itself."""
+
+    fraction: float
+    message: str
+    metrics: dict[str, float]
+    reported_at: datetime | None
+
+
+class JobFailure(BaseModel):
+    """Why a job failed."""
+
+    reason: str
+    message: str
+    exit_code: int | None
+    last_lines: str
+
+
+class Job(BaseModel):
+    """A job."""
+
+    id: str
+    spec: JobSpec
+    state: JobState
+    reason: str
+    version: int
+    attempt_number: int
+    attempt_id: str
+    node_id: str
+    progress: JobProgress | None
+    failure: JobFailure | None
+    created_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    trace_id: str
+
+    @staticmethod
+    def from_pb(job: pb.Job) -> "Job":
+        """Return the JSON form."""
+        return Job.model_construct(
+            id=job.id,
+            spec=JobSpec.from_pb(job.spec),
+            state=pb.JobState.Name(job.state).removeprefix(_STATE_PREFIX),
+            reason=job.reason,
+            version=job.version,
+            attempt_number=job.attempt_number,
+            attempt_id=job.attempt_id,
+            node_id=job.node_id,
+            progress=_progress(job.progress) if job.HasField("progress") else None,
+            failure=_failure(job.failure) if job.HasField("failure") else None,
+            created_at=instant(job.created_at),
+            started_at=instant(job.started_at),
+            ended_at=instant(job.ended_at),
+            trace_id=job.trace_id,
+        )
+
+
+class JobPage(BaseModel):
+    """One page of jobs, newest first."""
+
+    jobs: list[Job]
+    next_page_token: str
+
+
+class Cancellation(Body):
+    """Why a job should end."""
+
+    reason: str = Field(default="cancelled by its user", min_length=1, max_length=500)
+
+
+def jobs_router(edge: Gateway) -> APIRouter:
+    """Return the routes on jobs."""
+    router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+    burst = edge.burst_limiter.limit(edge.policies.burst)
+
+    @router.post("", status_code=202, response_model=Job)
+    @burst
+    async def submit_job(
+        request: Request, response: Response, body: JobSpec, idempotency_key: IdempotencyKey = None
+    ) -> Job:
+        """Queue a job. The answer's Location is where it can be watched."""
+        caller(request, "jobs:write")
+        answer = await gateway(request).jobs.submit(
+            service_pb.SubmitJobRequest(spec=body.to_pb()), key=idempotency_key
+        )
+        response.headers["Location"] = f"/v1/jobs/{answer.job.id}"
+        return Job.from_pb(answer.job)
+
+    @router.get("", response_model=JobPage)
+    @burst
+    async def list_jobs(
+        request: Request,
+        state: Annotated[list[JobState], Query(max_length=8)] = [],  # noqa: B006 FastAPI copies it
+        page_size: PageSize = 50,
+        page_token: PageToken = "",
+    ) -> JobPage:
+        """Show the tenant's jobs, newest first."""
+        caller(request, "jobs:read")
+        answer = await gateway(request).jobs.list(
+            service_pb.ListJobsRequest(
+                page=page_request(page_size, page_token),
+                states=[pb.JobState.Value(_STATE_PREFIX + name) for name in state],
+            )
+        )
+        return JobPage(
+            jobs=[Job.from_pb(job) for job in answer.jobs],
+            next_page_token=answer.page.next_page_token,
+        )
+
+    @router.get("/{job_id}", response_model=Job)
+    @burst
+    async def get_job(request: Request, job_id: str) -> Job:
+        """Show one job."""
+        caller(request, "jobs:read")
+        answer = await gateway(request).jobs.get(service_pb.GetJobRequest(job_id=job_id))
+        return Job.from_pb(answer.job)
+
+    @router.post("/{job_id}/cancel", status_code=202, response_model=Job)
+    @burst
+    async def cancel_job(request: Request, job_id: str, body: Cancellation) -> Job:
+        """Ask for a job's end; it is STOPPING until its runtime confirms."""
+        caller(request, "jobs:write")
+        answer = await gateway(request).jobs.cancel(
+            service_pb.CancelJobRequest(job_id=job_id, reason=body.reason)
+        )
+        return Job.from_pb(answer.job)
+
+    return router
+
+
+def _progress(progress: pb.JobProgress) -> JobProgress:
+    return JobProgress(
+        fraction=progress.fraction,
+        message=progress.message,
+        metrics=dict(progress.metrics),
+        reported_at=instant(progress.reported_at),
+    )
+
+
+def _failure(failure: pb.JobFailure) -> JobFailure:
+    return JobFailure(
+        reason=failure.reason,
+        message=failure.message,
+        exit_code=failure.exit_code if failure.HasField("exit_code") else None,
+        last_lines=failure.last_lines,
+    )

@@ -1,0 +1,167 @@
+"""`/v1/{jobs,deployments}/{id}/logs`: output as JSON pages, or live as server-sent events.
+
+The position `<attempt>.<sequence>` is the id of each event, so that a client that lost its connection
+goes on from `Last-Event-ID` without gap or repeat.
+"""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel
+
+from modelyard.logs.v1 import log_record_pb2 as pb
+from modelyard.logs.v1 import log_service_pb2 as service_pb
+from modelyard.scheduler.v1 import deployment_service_pb2 as deployments_pb
+from modelyard.scheduler.v1 import job_service_pb2 as jobs_pb
+from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, gateway
+from services.chassis.errors import InvalidArgument, ModelyardError
+from services.chassis.web.problem import problem_of
+
+Stream = Literal["stdout", "stderr"]
+After = Annotated[
+    str, Query(pattern=r"^(\d{1,9}\.\d{1,18})?$", description="Position: attempt.sequence.")
+]
+EVENT_STREAM = "text/event-stream"
+
+
+class LogRecord(BaseModel):
+    """One line of output."""
+
+    position: str
+    attempt_id: str
+    attempt_number: int
+    sequence: int
+    stream: str
+    time: datetime
+    text: str
+    is_cut: bool
+
+    @staticmethod
+    def from_pb(record: pb.LogRecord) -> "LogRecord":
+        """Return the JSON form."""
+        return LogRecord.model_construct(
+            position=f"{record.attempt_number}.{record.sequence}",
+            attempt_id=record.attempt_id,
+            attempt_number=record.attempt_number,
+            sequence=record.sequence,
+            stream=pb.LogSource.Name(record.source).removeprefix("LOG_SOURCE_").lower(),
+            time=record.time.ToDatetime(tzinfo=UTC),
+            text=record.text,
+            is_cut=record.cut,
+        )
+
+
+class LogPage(BaseModel):
+    """One page of output, oldest first."""
+
+    records: list[LogRecord]
+    next: str
+    is_complete: bool
+
+
+def logs_router(edge: Gateway) -> APIRouter:
+    """Return the routes on output."""
+    router = APIRouter(prefix="/v1", tags=["logs"])
+    burst = edge.burst_limiter.limit(edge.policies.burst)
+
+    async def job_exists(edge: Gateway, job_id: str) -> str:
+        return (await edge.jobs.get(jobs_pb.GetJobRequest(job_id=job_id))).job.id
+
+    async def deployment_exists(edge: Gateway, name: str) -> str:
+        answer = await edge.deployments.get(deployments_pb.GetDeploymentRequest(deployment=name))
+        return answer.deployment.id
+
+    def add(path: str, owner: Callable[[Gateway, str], Awaitable[str]], name: str) -> None:
+        @router.get(
+            path,
+            name=name,
+            operation_id=name,
+            response_model=LogPage,
+            responses={200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}},
+        )
+        @burst
+        async def read(
+            request: Request,
+            owner_id: str,
+            after: After = "",
+            follow: bool = False,
+            contains: Annotated[str, Query(max_length=500)] = "",
+            stream: Stream | None = None,
+            attempt: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+            limit: Annotated[int, Query(ge=1, le=5000)] = 500,
+            last_event_id: Annotated[
+                str | None, Header(pattern=r"^\d{1,9}\.\d{1,18}$", max_length=40)
+            ] = None,
+        ) -> Response:
+            """Read output; with `follow`, live as server-sent events until it is complete."""
+            caller(request, "logs:read")
+            found = await owner(gateway(request), owner_id)
+            position = _position(last_event_id or after)
+            narrowed = service_pb.LogFilter(
+                contains=contains,
+                source=_source(stream),
+                attempt_number=attempt,
+            )
+            if follow:
+                records = gateway(request).logs.follow(
+                    service_pb.FollowLogsRequest(owner_id=found, after=position, filter=narrowed)
+                )
+                return StreamingResponse(
+                    _events(records),
+                    media_type=EVENT_STREAM,
+                    headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+                )
+            page = await gateway(request).logs.read(
+                service_pb.ReadLogsRequest(
+                    owner_id=found, after=position, record_count_max=limit, filter=narrowed
+                )
+            )
+            body = LogPage(
+                records=[LogRecord.from_pb(record) for record in page.records],
+                next=f"{page.next.attempt_number}.{page.next.sequence}",
+                is_complete=page.complete,
+            )
+            return Response(body.model_dump_json(), media_type="application/json")
+
+    add("/jobs/{owner_id}/logs", job_exists, "read_job_logs")
+    add("/deployments/{owner_id}/logs", deployment_exists, "read_deployment_logs")
+    return router
+
+
+async def _events(answers: AsyncIterator[service_pb.FollowLogsResponse]) -> AsyncIterator[str]:
+    """Render answers as events `log`, then one `complete`, or one `problem` after which to resume."""
+    # At once, so that the client knows that it is connected before the first line.
+    yield ": following\n\n"
+    try:
+        async for answer in answers:
+            for record in answer.records:
+                line = LogRecord.from_pb(record)
+                yield f"id: {line.position}\nevent: log\ndata: {line.model_dump_json()}\n\n"
+            if answer.complete:
+                yield "event: complete\ndata: {}\n\n"
+                return
+    except ModelyardError as error:
+        yield f"event: problem\ndata: {json.dumps(problem_of(error).body)}\n\n"
+
+
+def _position(text: str) -> service_pb.LogPosition:
+    if not text:
+        return service_pb.LogPosition()
+    attempt, _, sequence = text.partition(".")
+    if int(attempt) > 2**31 - 1 or int(sequence) > 2**63 - 1:
+        raise InvalidArgument("after", "is beyond any position")
+    return service_pb.LogPosition(attempt_number=int(attempt), sequence=int(sequence))
+
+
+def _source(stream: Stream | None) -> pb.LogSource:
+    match stream:
+        case None:
+            return pb.LOG_SOURCE_UNSPECIFIED
+        case "stdout":
+            return pb.LOG_SOURCE_STDOUT
+        case "stderr":
+            return pb.LOG_SOURCE_STDERR

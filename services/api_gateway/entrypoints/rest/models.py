@@ -1,0 +1,256 @@
+"""`/v1/models`: models, their versions, aliases and tags."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path, Request
+from pydantic import BaseModel, Field
+
+from modelyard.registry.v1 import model_pb2 as pb
+from modelyard.registry.v1 import model_service_pb2 as service_pb
+from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, gateway
+from services.api_gateway.entrypoints.rest.fields import (
+    PROTO_INT64_MAX,
+    Body,
+    IdempotencyKey,
+    Labels,
+    StoredFile,
+    instant,
+)
+from services.api_gateway.entrypoints.rest.paging import PageSize, PageToken, page_request
+
+ModelName = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+AliasName = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,255}$")]
+VersionNumber = Annotated[int, Path(ge=1, le=PROTO_INT64_MAX)]
+VersionState = Literal["PREPARING", "READY", "FAILED", "DELETED"]
+
+
+class NewModel(Body):
+    """A model without versions."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")
+    description: str = Field(default="", max_length=4096)
+    tags: Labels = Field(default_factory=dict)
+
+
+class NewVersion(Body):
+    """The stored files of a new version."""
+
+    files: list[StoredFile] = Field(min_length=1, max_length=1000)
+    tags: Labels = Field(default_factory=dict)
+
+
+class AliasTarget(Body):
+    """The version that an alias points at."""
+
+    version: int = Field(ge=1, le=PROTO_INT64_MAX)
+
+
+class Tags(Body):
+    """All tags of a model."""
+
+    tags: Labels
+
+
+class Model(BaseModel):
+    """A named line of versions."""
+
+    id: str
+    name: str
+    description: str
+    tags: dict[str, str]
+    aliases: dict[str, int]
+    newest_version: int
+    created_at: datetime | None
+
+    @staticmethod
+    def from_pb(model: pb.Model) -> "Model":
+        """Return the JSON form."""
+        return Model(
+            id=model.id,
+            name=model.name,
+            description=model.description,
+            tags=dict(model.tags),
+            aliases={alias.name: alias.version for alias in model.aliases},
+            newest_version=model.newest_version,
+            created_at=instant(model.created_at),
+        )
+
+
+class ModelVersion(BaseModel):
+    """An immutable version with its files and lineage."""
+
+    model_name: str
+    version: int
+    state: VersionState
+    files: list[StoredFile]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    job_id: str
+    output_name: str
+    source_digest: str
+    aliases: list[str]
+    created_at: datetime | None
+
+    @staticmethod
+    def from_pb(version: pb.ModelVersion) -> "ModelVersion":
+        """Return the JSON form."""
+        return ModelVersion.model_construct(
+            model_name=version.model_name,
+            version=version.version,
+            state=pb.VersionState.Name(version.state).removeprefix("VERSION_STATE_"),
+            files=[StoredFile.from_pb(file) for file in version.files],
+            tags=dict(version.tags),
+            metrics=dict(version.metrics),
+            job_id=version.job_id,
+            output_name=version.output_name,
+            source_digest=version.source_digest,
+            aliases=list(version.aliases),
+            created_at=instant(version.created_at),
+        )
+
+
+class ModelPage(BaseModel):
+    """One page of models, by name."""
+
+    models: list[Model]
+    next_page_token: str
+
+
+class VersionPage(BaseModel):
+    """One page of versions, newest first."""
+
+    versions: list[ModelVersion]
+    next_page_token: str
+
+
+def models_router(edge: Gateway) -> APIRouter:
+    """Return the routes on models."""
+    router = APIRouter(prefix="/v1/models", tags=["models"])
+    burst = edge.burst_limiter.limit(edge.policies.burst)
+
+    @router.post("", status_code=201, response_model=Model)
+    @burst
+    async def create_model(
+        request: Request, body: NewModel, idempotency_key: IdempotencyKey = None
+    ) -> Model:
+        """Make a model."""
+        caller(request, "models:write")
+        answer = await gateway(request).models.create(
+            service_pb.CreateModelRequest(
+                name=body.name, description=body.description, tags=body.tags
+            ),
+            key=idempotency_key,
+        )
+        return Model.from_pb(answer.model)
+
+    @router.get("", response_model=ModelPage)
+    @burst
+    async def list_models(
+        request: Request, page_size: PageSize = 50, page_token: PageToken = ""
+    ) -> ModelPage:
+        """Show the tenant's models."""
+        caller(request, "models:read")
+        answer = await gateway(request).models.list(
+            service_pb.ListModelsRequest(page=page_request(page_size, page_token))
+        )
+        return ModelPage(
+            models=[Model.from_pb(model) for model in answer.models],
+            next_page_token=answer.page.next_page_token,
+        )
+
+    @router.get("/{name}", response_model=Model)
+    @burst
+    async def get_model(request: Request, name: ModelName) -> Model:
+        """Show one model."""
+        caller(request, "models:read")
+        answer = await gateway(request).models.get(service_pb.GetModelRequest(name=name))
+        return Model.from_pb(answer.model)
+
+    @router.put("/{name}/tags", response_model=Model)
+    @burst
+    async def set_tags(request: Request, name: ModelName, body: Tags) -> Model:
+        """Replace all tags."""
+        caller(request, "models:write")
+        answer = await gateway(request).models.set_tags(
+            service_pb.SetModelTagsRequest(model_name=name, tags=body.tags)
+        )
+        return Model.from_pb(answer.model)
+
+    @router.post("/{name}/versions", status_code=201, response_model=ModelVersion)
+    @burst
+    async def create_version(
+        request: Request, name: ModelName, body: NewVersion, idempotency_key: IdempotencyKey = None
+    ) -> ModelVersion:
+        """Make a version from files that were stored before."""
+        caller(request, "models:write")
+        answer = await gateway(request).models.create_version(
+            service_pb.CreateVersionRequest(
+                model_name=name, files=[file.to_pb() for file in body.files], tags=body.tags
+            ),
+            key=idempotency_key,
+        )
+        return ModelVersion.from_pb(answer.version)
+
+    @router.get("/{name}/versions", response_model=VersionPage)
+    @burst
+    async def list_versions(
+        request: Request, name: ModelName, page_size: PageSize = 50, page_token: PageToken = ""
+    ) -> VersionPage:
+        """Show a model's versions."""
+        caller(request, "models:read")
+        answer = await gateway(request).models.list_versions(
+            service_pb.ListVersionsRequest(
+                model_name=name, page=page_request(page_size, page_token)
+            )
+        )
+        return VersionPage(
+            versions=[ModelVersion.from_pb(version) for version in answer.versions],
+            next_page_token=answer.page.next_page_token,
+        )
+
+    @router.get("/{name}/versions/{version}", response_model=ModelVersion)
+    @burst
+    async def get_version(
+        request: Request, name: ModelName, version: VersionNumber
+    ) -> ModelVersion:
+        """Show one version."""
+        caller(request, "models:read")
+        answer = await gateway(request).models.get_version(
+            service_pb.GetVersionRequest(model_name=name, version=version)
+        )
+        return ModelVersion.from_pb(answer.version)
+
+    @router.get("/{name}/aliases/{alias}", response_model=ModelVersion)
+    @burst
+    async def resolve_alias(request: Request, name: ModelName, alias: AliasName) -> ModelVersion:
+        """Show the version that an alias points at."""
+        caller(request, "models:read")
+        answer = await gateway(request).models.get_version(
+            service_pb.GetVersionRequest(model_name=name, alias=alias)
+        )
+        return ModelVersion.from_pb(answer.version)
+
+    @router.put("/{name}/aliases/{alias}", response_model=Model)
+    @burst
+    async def set_alias(
+        request: Request, name: ModelName, alias: AliasName, body: AliasTarget
+    ) -> Model:
+        """Point an alias at a version."""
+        caller(request, "models:write")
+        answer = await gateway(request).models.set_alias(
+            service_pb.SetAliasRequest(model_name=name, alias=alias, version=body.version)
+        )
+        return Model.from_pb(answer.model)
+
+    @router.delete("/{name}/aliases/{alias}", response_model=Model)
+    @burst
+    async def delete_alias(request: Request, name: ModelName, alias: AliasName) -> Model:
+        """Remove an alias."""
+        caller(request, "models:write")
+        answer = await gateway(request).models.delete_alias(
+            service_pb.DeleteAliasRequest(model_name=name, alias=alias)
+        )
+        return Model.from_pb(answer.model)
+
+    return router

@@ -1,0 +1,36 @@
+"""Whether the gateway lives and is ready, and its metrics."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+
+from services.chassis.telemetry.metrics import render_metrics
+
+from services.api_gateway.entrypoints.rest.dependencies import gateway
+
+
+def operations_router() -> APIRouter:
+    """Return the routes for operators; they need no key."""
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/livez", response_class=PlainTextResponse)
+    @router.get("/healthz", response_class=PlainTextResponse, operation_id="healthz")
+    async def live() -> str:
+        """Tell that the process answers."""
+        return "ok"
+
+    @router.get("/readyz")
+    async def ready(request: Request, verbose: bool = False) -> JSONResponse:
+        """Tell whether requests should come here; with `verbose`, check by check."""
+        report = await gateway(request).readiness.report()
+        body: dict[str, object] = {"ready": report.is_ready}
+        if verbose:
+            body["checks"] = dict(report.checks)
+        return JSONResponse(body, status_code=200 if report.is_ready else 503)
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        """Return Prometheus metrics."""
+        text, media_type = render_metrics()
+        return Response(text, headers={"content-type": media_type})
+
+    return router

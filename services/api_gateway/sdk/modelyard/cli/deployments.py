@@ -1,0 +1,128 @@
+"""`deploy` and `predict`: keep model servers running, and ask them."""
+
+import json
+from typing import Any
+
+import click
+from modelyard.cli.output import show_fields, show_json, show_table
+from modelyard.cli.session import Session, age, bytes_of, pass_session
+from modelyard.client import Deployment, DeploymentSpec, Resources
+
+
+@click.group("deploy")
+def deploy_group() -> None:
+    """Keep model servers running."""
+
+
+@deploy_group.command("create")
+@click.argument("name")
+@click.argument("model")
+@click.option("--replicas", type=click.IntRange(1, 100), default=1, show_default=True)
+@click.option("--image", default="modelyard/serve-sklearn", show_default=True)
+@click.option("--cpu", default=1000, show_default=True, help="Thousandths of a core a replica.")
+@click.option("--memory", default="1G", show_default=True, callback=bytes_of)
+@click.option("--idempotency-key", help="Makes the creation repeatable.")
+@pass_session
+def deploy_create(  # noqa: PLR0917
+    session: Session,
+    name: str,
+    model: str,
+    replicas: int,
+    image: str,
+    cpu: int,
+    memory: int,
+    idempotency_key: str | None,
+) -> None:
+    """Serve MODEL (models:/name@alias or models:/name/version) as NAME."""
+    _show_deployment(
+        session,
+        session.client.create_deployment(
+            DeploymentSpec(
+                name=name,
+                model=model,
+                image=image,
+                replica_count=replicas,
+                resources=Resources(cpu_millicores=cpu, memory_bytes=memory),
+            ),
+            idempotency_key=idempotency_key,
+        ),
+    )
+
+
+@deploy_group.command("get")
+@click.argument("name")
+@pass_session
+def deploy_get(session: Session, name: str) -> None:
+    """Show one deployment."""
+    _show_deployment(session, session.client.deployment(name))
+
+
+@deploy_group.command("list")
+@pass_session
+def deploy_list(session: Session) -> None:
+    """Show the tenant's deployments."""
+    deployments = session.client.deployments()
+    if session.is_json:
+        show_json(deployments)
+        return
+    show_table(
+        ("DEPLOYMENT", "STATE", "MODEL", "READY", "AGE"),
+        [
+            (
+                found.spec.name,
+                found.state,
+                f"{found.model_name}/{found.model_version}",
+                _ready(found),
+                age(found.created_at),
+            )
+            for found in deployments
+        ],
+    )
+
+
+@deploy_group.command("delete")
+@click.argument("name")
+@pass_session
+def deploy_delete(session: Session, name: str) -> None:
+    """Stop serving."""
+    _show_deployment(session, session.client.delete_deployment(name))
+
+
+@click.command()
+@click.argument("deployment")
+@click.argument("request_file", type=click.File("rb"), default="-")
+@pass_session
+def predict(session: Session, deployment: str, request_file: Any) -> None:
+    """Ask DEPLOYMENT; the Open Inference Protocol v2 body comes from a file or standard input."""
+    try:
+        body = json.loads(request_file.read())
+    except ValueError as error:
+        raise click.UsageError(f"{request_file.name}: no JSON: {error}") from error
+    answer = session.client.infer(deployment, body)
+    if session.is_json:
+        show_json(answer)
+        return
+    for output in answer.outputs:
+        click.echo(f"{output['name']}: {json.dumps(output.get('data'))}")
+
+
+def _show_deployment(session: Session, deployment: Deployment) -> None:
+    if session.is_json:
+        show_json(deployment)
+        return
+    show_fields(
+        [
+            ("deployment", deployment.spec.name),
+            ("id", deployment.id),
+            ("state", deployment.state),
+            ("reason", deployment.reason),
+            ("model", f"{deployment.model_name}/{deployment.model_version}"),
+            ("ready", _ready(deployment)),
+            ("trace", deployment.trace_id),
+        ]
+    )
+
+
+def _ready(deployment: Deployment) -> str:
+    ready = sum(replica.state == "READY" for replica in deployment.replicas)
+    return f"{ready}/{deployment.spec.replica_count}"

@@ -1,0 +1,67 @@
+"""The `modelyard` command: one group a noun, one module a group.
+
+Exit codes: 0 done; 1 the job failed (`run`: the program's own code); 2 wrong usage; 3 the platform
+refused; 4 it could not be reached.
+"""
+
+import re
+import sys
+from typing import NoReturn
+
+import click
+import httpx
+from modelyard.cli.deployments import deploy_group, predict
+from modelyard.cli.jobs import job_group, run
+from modelyard.cli.models import model_group
+from modelyard.cli.platform import key_group, status, trace_group
+from modelyard.cli.session import EXIT_REFUSED, EXIT_UNREACHABLE, Session
+from modelyard.cli.settings import CliSettings
+from modelyard.cli.tracing import root_span
+from modelyard.client import ApiError, Client, ConnectionFailed
+
+
+def main() -> NoReturn:
+    """Run the command line; the entry point of the `modelyard` script."""
+    settings = CliSettings()
+    name = " ".join(word for word in sys.argv[1:3] if re.fullmatch(r"[a-z-]+", word)) or "help"
+    code = 0
+    with root_span(f"modelyard {name}", otlp_endpoint=settings.otlp_endpoint):
+        try:
+            result = cli.main(standalone_mode=False, obj=settings)
+            code = result if isinstance(result, int) else 0
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except click.Abort:
+            code = 130
+        except ApiError as error:
+            click.echo(f"refused ({error.code}): {error}", err=True)
+            code = EXIT_REFUSED
+        except (ConnectionFailed, httpx.HTTPError) as error:
+            click.echo(f"can't reach the platform: {error}", err=True)
+            code = EXIT_UNREACHABLE
+    sys.exit(code)
+
+
+@click.group()
+@click.option("--json", "is_json", is_flag=True, help="Print JSON for programs.")
+@click.version_option(package_name="modelyard")
+@click.pass_context
+def cli(context: click.Context, is_json: bool) -> None:
+    """Run, register and serve machine-learning work."""
+    settings = context.ensure_object(CliSettings)
+    client = context.with_resource(Client(settings.url, settings.api_key.get_secret_value()))
+    context.obj = Session(settings=settings, client=client, is_json=is_json)
+
+
+for _command in (
+    run,
+    job_group,
+    model_group,
+    deploy_group,
+    predict,
+    trace_group,
+    status,
+    key_group,
+):
+    cli.add_command(_command)

@@ -1,0 +1,47 @@
+"""What every command gets, and how options are read."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+import click
+from modelyard.cli.settings import CliSettings
+from modelyard.client import Client
+
+EXIT_FAILED: Final = 1
+EXIT_REFUSED: Final = 3
+EXIT_UNREACHABLE: Final = 4
+_BYTES: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The settings, a client, and the form of output."""
+
+    settings: CliSettings
+    client: Client
+    is_json: bool
+
+
+pass_session = click.make_pass_decorator(Session)
+
+
+def age(at: datetime) -> str:
+    """Return how long ago, in its largest unit."""
+    seconds = int((datetime.now(UTC) - at).total_seconds())
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def bytes_of(context: click.Context, parameter: click.Parameter, text: str) -> int:
+    """Read an option such as `512M`."""
+    found = re.fullmatch(r"(\d+)([KMGT]?)(?:i?B)?", text)
+    if found is None:
+        raise click.BadParameter("must be a number of bytes, such as 512M")
+    return int(found[1]) * _BYTES[found[2]]

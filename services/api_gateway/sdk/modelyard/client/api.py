@@ -1,0 +1,321 @@
+"""Calls on the REST API, one method each.
+
+Repeats what may be repeated: reads, and submissions, which carry an idempotency key; on 429, 502,
+503, 504 and lost connections, with full jitter, at most `tries_max` times, honouring Retry-After.
+Following logs goes on after a lost connection from the last position that was seen.
+"""
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+import httpx_sse
+from modelyard.client.errors import ApiError, ConnectionFailed
+from modelyard.client.values import (
+    ApiKey,
+    Deployment,
+    DeploymentSpec,
+    InferenceAnswer,
+    Job,
+    JobSpec,
+    LogRecord,
+    Model,
+    ModelVersion,
+)
+from opentelemetry import propagate
+
+_RETRIED: Final = frozenset({429, 502, 503, 504})
+_BACKOFF_S_MAX: Final = 5.0
+
+
+@dataclass(slots=True)
+class Client:
+    """One connection pool to one gateway, as one API key. Use it as a context manager."""
+
+    url: str
+    api_key: str
+    timeout_s: float = 30.0
+    tries_max: int = 6
+    sleep: Callable[[float], None] = time.sleep
+    transport: httpx.BaseTransport | None = None
+    _http: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Open the pool."""
+        self._http = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {self.api_key}"},
+            timeout=self.timeout_s,
+            transport=self.transport,
+        )
+
+    def __enter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the pool."""
+        self._http.close()
+
+    # Jobs
+
+    def submit_job(self, spec: JobSpec, *, idempotency_key: str | None = None) -> Job:
+        """Queue a job; it always carries a key, so that a retry queues no second one."""
+        answer = self._call(
+            "POST",
+            "/v1/jobs",
+            json=spec.model_dump(mode="json"),
+            headers={"Idempotency-Key": idempotency_key or secrets.token_hex(16)},
+            is_repeatable=True,
+        )
+        return Job.model_validate(answer)
+
+    def job(self, job_id: str) -> Job:
+        """Show a job."""
+        return Job.model_validate(self._call("GET", f"/v1/jobs/{job_id}", is_repeatable=True))
+
+    def jobs(self, *, states: tuple[str, ...] = (), limit: int = 50) -> list[Job]:
+        """Show the newest jobs."""
+        found: list[Job] = []
+        token = ""
+        while len(found) < limit:
+            page = self._call(
+                "GET",
+                "/v1/jobs",
+                params={
+                    "state": list(states),
+                    "page_size": min(500, limit - len(found)),
+                    "page_token": token,
+                },
+                is_repeatable=True,
+            )
+            found += [Job.model_validate(job) for job in page["jobs"]]
+            token = page["next_page_token"]
+            if not token:
+                break
+        return found
+
+    def cancel_job(self, job_id: str, *, reason: str) -> Job:
+        """Ask for a job's end."""
+        answer = self._call(
+            "POST", f"/v1/jobs/{job_id}/cancel", json={"reason": reason}, is_repeatable=True
+        )
+        return Job.model_validate(answer)
+
+    def logs(self, job_id: str, *, after: str = "") -> Iterator[LogRecord]:
+        """Yield the output that is stored now, page by page."""
+        while True:
+            page = self._call(
+                "GET",
+                f"/v1/jobs/{job_id}/logs",
+                params={"after": after, "limit": 1000},
+                is_repeatable=True,
+            )
+            for record in page["records"]:
+                yield LogRecord.model_validate(record)
+            if not page["records"] or page["is_complete"]:
+                return
+            after = page["next"]
+
+    def follow_logs(self, job_id: str, *, after: str = "") -> Iterator[LogRecord]:
+        """Yield output as it comes, until it is complete; goes on after a lost connection."""
+        failures = 0
+        while True:
+            try:
+                for event in self._events(f"/v1/jobs/{job_id}/logs", after):
+                    failures = 0
+                    if event.event == "complete":
+                        return
+                    if event.event == "log":
+                        record = LogRecord.model_validate_json(event.data)
+                        after = record.position
+                        yield record
+            except httpx.TransportError as error:
+                if failures + 1 >= self.tries_max:
+                    raise ConnectionFailed(f"{self.url}: {error}") from error
+            except ApiError as error:
+                if error.status not in _RETRIED or failures + 1 >= self.tries_max:
+                    raise
+            self.sleep(_backoff_s(failures))
+            failures += 1
+
+    # Artifacts
+
+    def put_artifact(self, path: Path, *, digest: str) -> str:
+        """Store a file's bytes and return their digest."""
+
+        def attempt() -> httpx.Response:
+            with path.open("rb") as file:
+                return self._http.post(
+                    "/v1/artifacts",
+                    params={"digest": digest},
+                    content=file,
+                    headers=_traced({"Content-Length": str(path.stat().st_size)}),
+                )
+
+        return str(self._repeat(attempt, is_repeatable=True)["digest"])
+
+    # Models
+
+    def models(self) -> list[Model]:
+        """Show the tenant's models."""
+        page = self._call("GET", "/v1/models", params={"page_size": 500}, is_repeatable=True)
+        return [Model.model_validate(model) for model in page["models"]]
+
+    def model(self, name: str) -> Model:
+        """Show a model."""
+        return Model.model_validate(self._call("GET", f"/v1/models/{name}", is_repeatable=True))
+
+    def model_versions(self, name: str) -> list[ModelVersion]:
+        """Show a model's versions, newest first."""
+        page = self._call(
+            "GET", f"/v1/models/{name}/versions", params={"page_size": 500}, is_repeatable=True
+        )
+        return [ModelVersion.model_validate(version) for version in page["versions"]]
+
+    def set_alias(self, name: str, alias: str, version: int) -> Model:
+        """Point an alias at a version."""
+        answer = self._call(
+            "PUT",
+            f"/v1/models/{name}/aliases/{alias}",
+            json={"version": version},
+            is_repeatable=True,
+        )
+        return Model.model_validate(answer)
+
+    # Deployments and inference
+
+    def create_deployment(
+        self, spec: DeploymentSpec, *, idempotency_key: str | None = None
+    ) -> Deployment:
+        """Start serving a model version."""
+        answer = self._call(
+            "POST",
+            "/v1/deployments",
+            json=spec.model_dump(mode="json"),
+            headers={"Idempotency-Key": idempotency_key or secrets.token_hex(16)},
+            is_repeatable=True,
+        )
+        return Deployment.model_validate(answer)
+
+    def deployment(self, name: str) -> Deployment:
+        """Show a deployment, by name or id."""
+        answer = self._call("GET", f"/v1/deployments/{name}", is_repeatable=True)
+        return Deployment.model_validate(answer)
+
+    def deployments(self) -> list[Deployment]:
+        """Show the tenant's deployments, newest first."""
+        page = self._call("GET", "/v1/deployments", params={"page_size": 500}, is_repeatable=True)
+        return [Deployment.model_validate(found) for found in page["deployments"]]
+
+    def delete_deployment(self, name: str) -> Deployment:
+        """Take a deployment out of routing and stop its replicas."""
+        answer = self._call("DELETE", f"/v1/deployments/{name}", is_repeatable=True)
+        return Deployment.model_validate(answer)
+
+    def infer(self, deployment: str, request: dict[str, Any]) -> InferenceAnswer:
+        """Ask a deployed model; `request` is an Open Inference Protocol v2 body."""
+        answer = self._call(
+            "POST", f"/v2/models/{deployment}/infer", json=request, is_repeatable=False
+        )
+        return InferenceAnswer.model_validate(answer)
+
+    # Keys and the platform itself
+
+    def issue_key(self, name: str, scopes: list[str]) -> tuple[ApiKey, str]:
+        """Make a key; its text is in this answer only."""
+        answer = self._call(
+            "POST", "/v1/api-keys", json={"name": name, "scopes": scopes}, is_repeatable=False
+        )
+        return ApiKey.model_validate(answer["key"]), str(answer["text"])
+
+    def keys(self) -> list[ApiKey]:
+        """Show the tenant's keys."""
+        answer = self._call("GET", "/v1/api-keys", is_repeatable=True)
+        return [ApiKey.model_validate(key) for key in answer["keys"]]
+
+    def revoke_key(self, key_id: str) -> None:
+        """Put a key out of force."""
+        self._call("DELETE", f"/v1/api-keys/{key_id}", is_repeatable=True)
+
+    def readiness(self) -> dict[str, Any]:
+        """Tell what the gateway can reach; never raises for a platform that is not ready."""
+        try:
+            answer = self._http.get("/readyz", params={"verbose": "true"})
+        except httpx.TransportError as error:
+            raise ConnectionFailed(f"{self.url}: {error}") from error
+        return dict(answer.json())
+
+    def _call(self, method: str, path: str, *, is_repeatable: bool, **options: Any) -> Any:
+        headers = _traced(options.pop("headers", {}))
+
+        def attempt() -> httpx.Response:
+            return self._http.request(method, path, headers=headers, **options)
+
+        return self._repeat(attempt, is_repeatable=is_repeatable)
+
+    def _repeat(self, attempt: Callable[[], httpx.Response], *, is_repeatable: bool) -> Any:
+        tries_max = self.tries_max if is_repeatable else 1
+        for failures in range(tries_max):
+            is_last = failures + 1 == tries_max
+            try:
+                answer = attempt()
+            except httpx.TransportError as error:
+                if is_last:
+                    raise ConnectionFailed(f"{self.url}: {error}") from error
+                self.sleep(_backoff_s(failures))
+                continue
+            if answer.is_success:
+                return answer.json() if answer.content else None
+            if is_last or answer.status_code not in _RETRIED:
+                raise _error(answer)
+            self.sleep(max(_retry_after_s(answer), _backoff_s(failures)))
+        raise AssertionError("the last try returns or raises")
+
+    def _events(self, path: str, after: str) -> Iterator[httpx_sse.ServerSentEvent]:
+        with httpx_sse.connect_sse(
+            self._http,
+            "GET",
+            path,
+            params={"follow": "true", "after": after},
+            headers=_traced({}),
+            timeout=httpx.Timeout(self.timeout_s, read=None),
+        ) as source:
+            if not source.response.is_success:
+                source.response.read()
+                raise _error(source.response)
+            yield from source.iter_sse()
+
+
+def _traced(headers: dict[str, str]) -> dict[str, str]:
+    carried = dict(headers)
+    propagate.inject(carried)
+    return carried
+
+
+def _error(answer: httpx.Response) -> ApiError:
+    try:
+        problem = answer.json()
+    except ValueError:
+        problem = {}
+    return ApiError(answer.status_code, problem if isinstance(problem, dict) else {})
+
+
+def _retry_after_s(answer: httpx.Response) -> float:
+    text = answer.headers.get("retry-after", "")
+    return min(float(text), 60.0) if text.isdigit() else 0.0
+
+
+def _backoff_s(failures: int) -> float:
+    return random.uniform(0.05, min(_BACKOFF_S_MAX, 0.2 * 2**failures))  # noqa: S311 jitter, no secret

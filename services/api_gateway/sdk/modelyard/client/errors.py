@@ -1,0 +1,18 @@
+"""What can go wrong with a call."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class ApiError(Exception):
+    """The platform refused or failed a request; `code` is stable, `problem` the whole document."""
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        self.status = status
+        self.problem = problem
+        self.code = str(problem.get("code", "UNKNOWN"))
+        super().__init__(str(problem.get("detail") or problem.get("title") or f"HTTP {status}"))
+
+
+class ConnectionFailed(Exception):
+    """The platform could not be reached, or went away while it answered."""

@@ -1,0 +1,200 @@
+"""What the API takes and gives. Answers ignore fields that are newer than this client."""
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Resources(_Value):
+    """What one attempt takes from its node."""
+
+    cpu_millicores: int = 1000
+    memory_bytes: int = 1 << 30
+    gpu_count: int = 0
+
+
+class JobInput(_Value):
+    """Stored bytes that the job reads at `$MODELYARD_INPUTS/<name>`."""
+
+    name: str
+    digest: str
+
+
+class JobOutput(_Value):
+    """A file or folder under `$MODELYARD_OUTPUTS`; `register_as` names a model."""
+
+    name: str
+    path: str
+    register_as: str = ""
+
+
+class JobTimeouts(_Value):
+    """Bounds on a job's phases."""
+
+    run: timedelta | None = None
+    stop_grace: timedelta | None = None
+
+
+class JobSpec(_Value):
+    """What to run."""
+
+    name: str
+    image: str
+    command: list[str]
+    env: dict[str, str] = Field(default_factory=dict)
+    source_digest: str = ""
+    inputs: list[JobInput] = Field(default_factory=list)
+    outputs: list[JobOutput] = Field(default_factory=list)
+    resources: Resources = Field(default_factory=Resources)
+    timeouts: JobTimeouts = Field(default_factory=JobTimeouts)
+    priority: int = 50
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+class JobProgress(_Value):
+    """What the job last said about itself."""
+
+    fraction: float
+    message: str
+    metrics: dict[str, float]
+
+
+class JobFailure(_Value):
+    """Why a job failed."""
+
+    reason: str
+    message: str
+    exit_code: int | None
+    last_lines: str
+
+
+class Job(_Value):
+    """A job."""
+
+    id: str
+    spec: JobSpec
+    state: str
+    reason: str
+    version: int
+    attempt_number: int
+    attempt_id: str
+    node_id: str
+    progress: JobProgress | None
+    failure: JobFailure | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    trace_id: str
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.state in TERMINAL
+
+
+class LogRecord(_Value):
+    """One line of output; `position` is where reading goes on after it."""
+
+    position: str
+    attempt_id: str
+    attempt_number: int
+    sequence: int
+    stream: str
+    time: datetime
+    text: str
+
+
+class StoredFile(_Value):
+    """One file of a model version."""
+
+    path: str
+    size_bytes: int
+    digest: str
+
+
+class Model(_Value):
+    """A named line of versions."""
+
+    id: str
+    name: str
+    description: str
+    tags: dict[str, str]
+    aliases: dict[str, int]
+    newest_version: int
+    created_at: datetime
+
+
+class ModelVersion(_Value):
+    """An immutable version."""
+
+    model_name: str
+    version: int
+    state: str
+    files: list[StoredFile]
+    tags: dict[str, str]
+    metrics: dict[str, float]
+    job_id: str
+    output_name: str
+    source_digest: str
+    aliases: list[str]
+    created_at: datetime
+
+
+class DeploymentSpec(_Value):
+    """Which model to serve, and how."""
+
+    name: str
+    model: str
+    image: str = "modelyard/serve-sklearn"
+    replica_count: int = 1
+    resources: Resources = Field(default_factory=Resources)
+
+
+class Replica(_Value):
+    """One copy of a model server."""
+
+    id: str
+    state: str
+    reason: str
+    attempt_id: str
+    restart_count: int
+
+
+class Deployment(_Value):
+    """A deployment."""
+
+    id: str
+    spec: DeploymentSpec
+    state: str
+    reason: str
+    model_name: str
+    model_version: int
+    replicas: list[Replica]
+    version: int
+    created_at: datetime
+    trace_id: str
+
+
+class ApiKey(_Value):
+    """A key without its secret."""
+
+    id: str
+    name: str
+    scopes: list[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class InferenceAnswer(_Value):
+    """An Open Inference Protocol v2 answer."""
+
+    model_name: str
+    outputs: list[dict[str, Any]]

@@ -1,0 +1,1 @@
+"""What the gateway does itself; whatever another service owns is called straight from a route."""
