@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class ModelChanged(_message.Message):
     """ModelChanged is the data of each modelyard.model.<past tense>.v1 event on
-    modelyard.model.lifecycle.v1: created, version-ready, alias-moved.
+    modelyard.model.lifecycle.v1: created, version-ready, version-failed, alias-moved.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -42,7 +42,7 @@ class ModelChanged(_message.Message):
     def at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def version(self) -> _model_pb2.ModelVersion:
-        """With version-ready."""
+        """With version-ready and version-failed."""
 
     @_builtins.property
     def alias(self) -> _model_pb2.Alias:

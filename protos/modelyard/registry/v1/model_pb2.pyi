@@ -191,6 +191,7 @@ class ModelVersion(_message.Message):
     SOURCE_DIGEST_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    STATE_REASON_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     version: _builtins.int
     """1..n, never used again."""
@@ -199,6 +200,8 @@ class ModelVersion(_message.Message):
     """Lineage: empty when it was not made by a job."""
     output_name: _builtins.str
     source_digest: _builtins.str
+    state_reason: _builtins.str
+    """Why it is FAILED, for people; empty otherwise."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[_files_pb2.FileEntry]: ...
     @_builtins.property
@@ -223,10 +226,11 @@ class ModelVersion(_message.Message):
         source_digest: _builtins.str = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        state_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "created_at", b"created_at", "files", b"files", "job_id", b"job_id", "metrics", b"metrics", "model_name", b"model_name", "output_name", b"output_name", "source_digest", b"source_digest", "state", b"state", "tags", b"tags", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "created_at", b"created_at", "files", b"files", "job_id", b"job_id", "metrics", b"metrics", "model_name", b"model_name", "output_name", b"output_name", "source_digest", b"source_digest", "state", b"state", "state_reason", b"state_reason", "tags", b"tags", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -108,7 +108,8 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CreateVersion(self, request, context):
-        """CreateVersion makes a version from files that are in the artifact store.
+        """CreateVersion makes a version from files that are in the artifact store. Metadata
+        "idempotency-key" makes it repeatable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

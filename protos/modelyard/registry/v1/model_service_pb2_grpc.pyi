@@ -23,7 +23,9 @@ class ModelServiceStub:
     ListModels: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]
     """ListModels shows the tenant's models by name."""
     CreateVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.CreateVersionRequest, _model_service_pb2.CreateVersionResponse]
-    """CreateVersion makes a version from files that are in the artifact store."""
+    """CreateVersion makes a version from files that are in the artifact store. Metadata
+    "idempotency-key" makes it repeatable.
+    """
     GetVersion: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetVersionRequest, _model_service_pb2.GetVersionResponse]
     """GetVersion resolves a version by number or alias."""
     ListVersions: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListVersionsRequest, _model_service_pb2.ListVersionsResponse]
@@ -68,7 +70,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.CreateVersionRequest,
         context: _aio.ServicerContext[_model_service_pb2.CreateVersionRequest, _abc.Awaitable[_model_service_pb2.CreateVersionResponse]],
     ) -> _abc.Awaitable[_model_service_pb2.CreateVersionResponse]:
-        """CreateVersion makes a version from files that are in the artifact store."""
+        """CreateVersion makes a version from files that are in the artifact store. Metadata
+        "idempotency-key" makes it repeatable.
+        """
 
     @_abc_1.abstractmethod
     def GetVersion(
