@@ -1,0 +1,1 @@
+"""Runs all that runs: queues, nodes, jobs, attempts and deployments."""

@@ -1,0 +1,1 @@
+"""What the scheduler believes: frozen values, state tables, pure decisions."""

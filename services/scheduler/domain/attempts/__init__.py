@@ -1,0 +1,1 @@
+"""One try to run something: a job or a replica."""

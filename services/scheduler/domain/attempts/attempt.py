@@ -1,0 +1,155 @@
+"""An attempt: one try to run its owner, and the holder of its node's capacity.
+
+Owns: the attempt's state table. Always holds: the capacity that it took is given back in the
+transaction that records its end (EXITED, LOST or CLOSED), never earlier.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from services.chassis.tenancy import TenantId
+from services.scheduler.domain.identities import AttemptId, NodeId
+from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.transitions import IllegalTransition
+
+
+class AttemptState(StrEnum):
+    """Where an attempt is."""
+
+    CREATED = "CREATED"
+    STARTED = "STARTED"
+    EXITED = "EXITED"
+    LOST = "LOST"
+    CLOSED = "CLOSED"
+
+
+S = AttemptState
+
+TRANSITIONS: Final[Mapping[AttemptState, frozenset[AttemptState]]] = {
+    S.CREATED: frozenset({S.STARTED, S.CLOSED}),  # CLOSED: never ran, and never will
+    S.STARTED: frozenset({S.EXITED, S.LOST}),
+    S.EXITED: frozenset(),
+    S.LOST: frozenset(),
+    S.CLOSED: frozenset(),
+}
+
+
+class OwnerKind(StrEnum):
+    """What an attempt is a try of."""
+
+    JOB = "JOB"
+    REPLICA = "REPLICA"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose try it is; `public_id` is what callers know: the job, or the replica's deployment."""
+
+    kind: OwnerKind
+    id: str
+    public_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogLocation:
+    """Where its runtime keeps its output, relative to the runtime's container folder."""
+
+    path: str
+    format: str = "json-file"
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptTransitioned:
+    """The fact that an attempt moved; published as `modelyard.attempt.<state>.v1`."""
+
+    attempt: "Attempt"
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try; each move returns the new value and the fact to publish."""
+
+    id: AttemptId
+    tenant: TenantId
+    owner: Owner
+    number: int
+    node_id: NodeId
+    resources: Resources
+    state: AttemptState
+    version: int
+    created_at: datetime
+    traceparent: str | None = None
+    """Its owner's submission's."""
+    log_location: LogLocation | None = None
+    exit_code: int | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+    @classmethod
+    def created(
+        cls,
+        attempt_id: AttemptId,
+        tenant: TenantId,
+        owner: Owner,
+        *,
+        number: int,
+        node_id: NodeId,
+        resources: Resources,
+        at: datetime,
+        traceparent: str | None,
+    ) -> "tuple[Attempt, AttemptTransitioned]":
+        """Return a new attempt, whose capacity is booked in the same transaction."""
+        attempt = cls(
+            id=attempt_id,
+            tenant=tenant,
+            owner=owner,
+            number=number,
+            node_id=node_id,
+            resources=resources,
+            state=S.CREATED,
+            version=1,
+            created_at=at,
+            traceparent=traceparent,
+        )
+        return attempt, AttemptTransitioned(attempt, at)
+
+    @property
+    def container_name(self) -> str:
+        """Return its container's name: one an attempt, so that a late create finds it taken."""
+        return f"modelyard-{self.id}"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Tell whether it has ended, so that it holds no capacity."""
+        return not TRANSITIONS[self.state]
+
+    def started(
+        self, log_location: LogLocation, *, at: datetime
+    ) -> "tuple[Attempt, AttemptTransitioned]":
+        """Its container runs."""
+        return self.move(S.STARTED, at=at, log_location=log_location, started_at=at)
+
+    def exited(self, exit_code: int, *, at: datetime) -> "tuple[Attempt, AttemptTransitioned]":
+        """Its runtime saw it end; by a signal: 128 + signal."""
+        return self.move(S.EXITED, at=at, exit_code=exit_code, ended_at=at)
+
+    def lost(self, *, at: datetime) -> "tuple[Attempt, AttemptTransitioned]":
+        """Its runtime knows nothing of it any more, so it is gone without an exit code."""
+        return self.move(S.LOST, at=at, ended_at=at)
+
+    def closed(self, *, at: datetime) -> "tuple[Attempt, AttemptTransitioned]":
+        """It never ran, and its name is taken so that it never will."""
+        return self.move(S.CLOSED, at=at, ended_at=at)
+
+    def move(
+        self, to: AttemptState, *, at: datetime, **changes: Any
+    ) -> "tuple[Attempt, AttemptTransitioned]":
+        """Move by the table, and by nothing else; raises IllegalTransition."""
+        if to not in TRANSITIONS[self.state]:
+            raise IllegalTransition("attempt", self.id, state=self.state, to=to)
+        moved = replace(self, state=to, version=self.version + 1, **changes)
+        return moved, AttemptTransitioned(moved, at)

@@ -1,0 +1,159 @@
+"""What a container runtime is asked for, and what it tells about a container.
+
+Owns: the values that pass through the `ContainerRuntime` port, the same for `process`, Docker and
+Kubernetes. Leaves to the port which calls there are, to the adapters how they come about.
+
+Always holds: a container's name is used once. What has been started is never started again, and a
+tombstone is never started at all.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from pathlib import PurePath
+from typing import Final
+
+from services.chassis.errors import InvalidArgument
+from services.chassis.tenancy import TenantId
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,127}")
+
+
+class Capability(StrEnum):
+    """What a runtime can do beyond the core; a spec that needs a missing one is refused."""
+
+    ISOLATION = "isolation"
+    """Tenants can't reach each other's processes and files."""
+    NETWORK_ISOLATION = "network_isolation"
+    CPU_LIMIT = "cpu_limit"
+    MEMORY_LIMIT = "memory_limit"
+    """The limit is hard: not a byte beyond it."""
+    DISK_LIMIT = "disk_limit"
+    OOM_REPORTED = "oom_reported"
+    """An exit that was caused by the memory limit says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What one runtime declares."""
+
+    runtime: str
+    offered: frozenset[Capability]
+
+    def missing(self, needed: frozenset[Capability]) -> frozenset[Capability]:
+        """Return what is needed and not offered."""
+        return needed - self.offered
+
+
+class ContainerPhase(StrEnum):
+    """Where a container is; Docker's words where it has one."""
+
+    ABSENT = "absent"
+    """There is none of this name: never made, or removed."""
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+    LOST = "lost"
+    """Ran and runs no more; how it ended can't be known."""
+    TOMBSTONE = "tombstone"
+    """The name is taken so that a late `create` finds it so; never starts."""
+
+
+class EndCause(StrEnum):
+    """Why the runtime ended a program that did not end by itself."""
+
+    STOP = "stop"
+    TIME_LIMIT = "time_limit"
+    MEMORY_LIMIT = "memory_limit"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerExit:
+    """How a container ended, and what it used."""
+
+    code: int
+    """The program's exit code; 128 + signal when a signal ended it."""
+    signal: int | None
+    cause: EndCause | None
+    """None: the program ended by itself, or by somebody else's signal."""
+    started_at: datetime
+    ended_at: datetime
+    memory_bytes_peak: int
+    cpu: timedelta
+
+    @property
+    def is_oom(self) -> bool:
+        """Whether the memory limit ended it."""
+        return self.cause is EndCause.MEMORY_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStatus:
+    """What `inspect` tells of a name."""
+
+    name: str
+    phase: ContainerPhase
+    labels: Mapping[str, str] = field(default_factory=dict)
+    started_at: datetime | None = None
+    """When its first instruction ran; present from RUNNING on."""
+    exit: ContainerExit | None = None
+    """Present with EXITED."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedFile:
+    """A file of the node that the container gets at a relative path."""
+
+    path: str
+    file: PurePath
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """A container to be; the runtime adds the paths of the folders to the environment."""
+
+    name: str
+    tenant: TenantId
+    image: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    source: PurePath | None = None
+    """A gzipped tar on the node, unpacked into the working folder."""
+    inputs: tuple[PlacedFile, ...] = ()
+    """Read-only, below $MODELYARD_INPUTS."""
+    files: tuple[PlacedFile, ...] = ()
+    """Read-only, in the working folder."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Small texts to write into the working folder, by relative path."""
+    memory_bytes: int | None = None
+    cpu_millicores: int | None = None
+    run_time_max: timedelta | None = None
+    stop_grace: timedelta = timedelta(seconds=30)
+    """Between TERM and KILL where a limit ends it; `stop` brings its own."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise InvalidArgument("container.name", f"must match {_NAME.pattern}")
+        if not self.command:
+            raise InvalidArgument("container.command", "must not be empty")
+        for path in (*self.texts, *(placed.path for placed in self.inputs + self.files)):
+            if not is_inner_path(path):
+                raise InvalidArgument("container.files", f"{path!r} must stay in its folder")
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerFolders:
+    """Where the node sees what a container leaves."""
+
+    outputs: PurePath
+    progress: PurePath
+    """The file that the program appends its progress to; need not exist."""
+
+
+def is_inner_path(path: str) -> bool:
+    """Return whether a path is relative, with forward slashes, without `.` and `..` parts."""
+    parts = path.split("/")
+    return "\x00" not in path and all(part not in {"", ".", ".."} for part in parts)

@@ -1,0 +1,36 @@
+"""What is to be done for a deployment now.
+
+Pure: it compares what is wanted with what is and returns the replicas to change; the use case
+`reconcile_deployments` applies them.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from services.scheduler.domain.deployments.deployment import Deployment
+from services.scheduler.domain.deployments.replica import Replica, ReplicaState
+
+
+def next_steps(
+    deployment: Deployment, replicas: Iterable[Replica], *, at: datetime, routes_settle: timedelta
+) -> list[Replica]:
+    """Return replicas that move: restarts that are due, or what a deletion stops next.
+
+    A READY replica is stopped only `routes_settle` after its deployment left the routing table, so
+    that gateways have stopped sending to it.
+    """
+    if deployment.is_wanted:
+        return [each.requeued() for each in replicas if each.restart_at and each.restart_at <= at]
+    assert deployment.deleting_at is not None, "an unwanted deployment knows since when"
+    settled = at - deployment.deleting_at >= routes_settle
+    return [
+        each.asked_to_stop(reason="the deployment is being deleted", at=at)
+        for each in replicas
+        if _is_to_stop(each) and (settled or each.state is not ReplicaState.READY)
+    ]
+
+
+def _is_to_stop(replica: Replica) -> bool:
+    if replica.state is ReplicaState.ENDED:
+        return replica.restart_at is not None  # it would come back
+    return replica.state is not ReplicaState.STOPPING

@@ -1,0 +1,335 @@
+"""A job: what was asked for, where it is, and the one door through which it moves.
+
+Owns: the job's state table and what each move records. Running it is the runner's; its capacity
+belongs to its attempt. Always holds: `version` grows by one with each fact, and a terminal job
+never moves again.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from services.chassis.errors import FailedPrecondition
+from services.chassis.tenancy import TenantId
+from services.scheduler.domain.files import FileEntry
+from services.scheduler.domain.identities import AttemptId, JobId, NodeId
+from services.scheduler.domain.jobs.spec import JobSpec
+from services.scheduler.domain.transitions import IllegalTransition
+
+PROGRESS_METRICS_MAX: Final = 64
+MESSAGE_CHARACTERS_MAX: Final = 512
+LAST_LINES_CHARACTERS_MAX: Final = 4 << 10
+
+
+class JobState(StrEnum):
+    """Where a job is."""
+
+    QUEUED = "QUEUED"
+    ADMITTED = "ADMITTED"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+S = JobState
+
+TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
+    S.QUEUED: frozenset({S.ADMITTED, S.CANCELLED}),
+    # From ADMITTED on an attempt exists, so only its runtime can say that nothing runs: cancelling
+    # goes through STOPPING even before the start.
+    S.ADMITTED: frozenset({S.STARTING, S.FAILED, S.STOPPING}),
+    S.STARTING: frozenset({S.RUNNING, S.FAILED, S.STOPPING}),
+    S.RUNNING: frozenset({S.SUCCEEDED, S.FAILED, S.STOPPING}),
+    S.STOPPING: frozenset({S.CANCELLED, S.FAILED, S.QUEUED}),  # to QUEUED: preempted, drained
+    S.SUCCEEDED: frozenset(),
+    S.FAILED: frozenset(),
+    S.CANCELLED: frozenset(),
+}
+
+
+class FailureReason(StrEnum):
+    """The bounded set of ways in which a job fails."""
+
+    EXIT_CODE = "exit_code"
+    KILLED = "killed"
+    RUN_TIMEOUT = "run_timeout"
+    OUTPUTS = "outputs"
+    START = "start"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailure:
+    """Why a job FAILED; `last_lines` is the end of its standard error."""
+
+    reason: FailureReason
+    message: str
+    exit_code: int | None = None
+    last_lines: str = ""
+
+    def bounded(self) -> "JobFailure":
+        """Return it with texts that fit; they come from the job, so they may hold anything."""
+        return replace(
+            self,
+            message=_storable(self.message)[:MESSAGE_CHARACTERS_MAX],
+            last_lines=_storable(self.last_lines)[-LAST_LINES_CHARACTERS_MAX:],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """The last thing that the job said about itself; `fraction` is 0..1."""
+
+    fraction: float
+    message: str
+    metrics: Mapping[str, float]
+    reported_at: datetime
+
+    def bounded(self) -> "JobProgress":
+        """Return it within bounds, without metrics that are no finite number."""
+        finite = [
+            (_storable(name)[:MESSAGE_CHARACTERS_MAX], value)
+            for name, value in self.metrics.items()
+            if math.isfinite(value)
+        ]
+        return replace(
+            self,
+            fraction=min(1.0, max(0.0, self.fraction)) if math.isfinite(self.fraction) else 0.0,
+            message=_storable(self.message)[:MESSAGE_CHARACTERS_MAX],
+            metrics=dict(finite[:PROGRESS_METRICS_MAX]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OutputManifest:
+    """The files of one output, all of them in the registry's artifact store."""
+
+    name: str
+    register_as: str
+    files: tuple[FileEntry, ...]
+
+
+class StopCause(StrEnum):
+    """What decides whether a stopped job ends CANCELLED or FAILED."""
+
+    CANCELLED = "cancelled"
+    RUN_TIMEOUT = "run_timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequest:
+    """That a running thing should end, since when, and why."""
+
+    cause: StopCause
+    reason: str
+    requested_at: datetime
+
+
+class Phase(StrEnum):
+    """The stretches of a job's life that its trace shows as spans."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+
+
+@dataclass(frozen=True, slots=True)
+class EndedPhase:
+    """A phase that a move has ended."""
+
+    phase: Phase
+    started_at: datetime
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class JobTransitioned:
+    """The fact that a job moved; published as `modelyard.job.<state>.v1`."""
+
+    job_id: JobId
+    tenant: TenantId
+    name: str
+    state: JobState
+    reason: str
+    version: int
+    attempt_number: int
+    attempt_id: AttemptId | None
+    at: datetime
+    source_digest: str
+    traceparent: str | None
+    outputs: tuple[OutputManifest, ...] = ()
+    failure: JobFailure | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    ended_phase: EndedPhase | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as its owner sees it; each move returns the new value and the fact to publish."""
+
+    id: JobId
+    tenant: TenantId
+    spec: JobSpec
+    state: JobState
+    reason: str
+    version: int
+    created_at: datetime
+    traceparent: str | None = None
+    """The submission's; parent of all that happens to the job."""
+    attempt_number: int = 0
+    attempt_id: AttemptId | None = None
+    node_id: NodeId | None = None
+    progress: JobProgress | None = None
+    failure: JobFailure | None = None
+    stop: StopRequest | None = None
+    admitted_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+    @classmethod
+    def queued(
+        cls,
+        job_id: JobId,
+        tenant: TenantId,
+        spec: JobSpec,
+        *,
+        at: datetime,
+        traceparent: str | None,
+    ) -> "tuple[Job, JobTransitioned]":
+        """Return a new job, last in its line."""
+        job = cls(
+            id=job_id,
+            tenant=tenant,
+            spec=spec,
+            state=S.QUEUED,
+            reason="submitted",
+            version=1,
+            created_at=at,
+            traceparent=traceparent,
+        )
+        return job, _fact_of(job, at)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Tell whether the job has ended."""
+        return not TRANSITIONS[self.state]
+
+    @property
+    def phase(self) -> Phase | None:
+        """Return the phase that the job is in; stopping belongs to the phase that it interrupts."""
+        if self.is_terminal:
+            return None
+        if self.state is S.QUEUED:
+            return Phase.QUEUED
+        return Phase.STARTING if self.started_at is None else Phase.RUNNING
+
+    def admitted(
+        self, attempt_id: AttemptId, node_id: NodeId, *, at: datetime
+    ) -> "tuple[Job, JobTransitioned]":
+        """Capacity is taken on a node, for a new attempt."""
+        return self.move(
+            S.ADMITTED,
+            reason=f"placed on {node_id}",
+            at=at,
+            attempt_number=self.attempt_number + 1,
+            attempt_id=attempt_id,
+            node_id=node_id,
+            admitted_at=at,
+        )
+
+    def starting(self, *, at: datetime) -> "tuple[Job, JobTransitioned]":
+        """Its files are being fetched and its container created."""
+        return self.move(S.STARTING, reason="preparing its container", at=at)
+
+    def running(self, *, at: datetime) -> "tuple[Job, JobTransitioned]":
+        """Its first instruction has run."""
+        return self.move(S.RUNNING, reason="started", at=at, started_at=at)
+
+    def progressed(self, progress: JobProgress) -> "Job":
+        """Return the job with its newest progress: shown, but no fact, so no new version."""
+        return replace(self, progress=progress.bounded())
+
+    def asked_to_stop(
+        self, *, reason: str, at: datetime, cause: StopCause = StopCause.CANCELLED
+    ) -> "tuple[Job, JobTransitioned] | None":
+        """Ask for the job's end: at once when nothing runs, else STOPPING until confirmed.
+
+        Returns None when that was asked before: the first request stands. Raises FailedPrecondition
+        when the job ended by itself.
+        """
+        if self.state in {S.STOPPING, S.CANCELLED}:
+            return None
+        if self.is_terminal:
+            raise FailedPrecondition(
+                f"job {self.id} has already ended as {self.state}",
+                detail={"kind": "job", "id": self.id, "state": self.state},
+            )
+        if self.state is S.QUEUED:
+            return self.cancelled(reason=reason, at=at)
+        stop = StopRequest(cause, reason, at)
+        return self.move(S.STOPPING, reason=reason, at=at, stop=stop)
+
+    def succeeded(
+        self, outputs: tuple[OutputManifest, ...], *, at: datetime
+    ) -> "tuple[Job, JobTransitioned]":
+        """It ended with exit code 0 and its outputs are stored."""
+        moved, fact = self.move(S.SUCCEEDED, reason="exit code 0", at=at, ended_at=at)
+        metrics = self.progress.metrics if self.progress else {}
+        return moved, replace(fact, outputs=outputs, metrics=metrics)
+
+    def failed(self, failure: JobFailure, *, at: datetime) -> "tuple[Job, JobTransitioned]":
+        """It ended in another way, confirmed by its runtime."""
+        failure = failure.bounded()
+        return self.move(S.FAILED, reason=failure.message, at=at, failure=failure, ended_at=at)
+
+    def cancelled(self, *, reason: str, at: datetime) -> "tuple[Job, JobTransitioned]":
+        """It ended as asked; from STOPPING, its runtime has confirmed."""
+        return self.move(S.CANCELLED, reason=reason, at=at, ended_at=at)
+
+    def move(
+        self, to: JobState, *, reason: str, at: datetime, **changes: Any
+    ) -> "tuple[Job, JobTransitioned]":
+        """Move by the table, and by nothing else; raises IllegalTransition."""
+        if to not in TRANSITIONS[self.state]:
+            raise IllegalTransition("job", self.id, state=self.state, to=to)
+        moved = replace(self, state=to, reason=reason, version=self.version + 1, **changes)
+        return moved, replace(_fact_of(moved, at), ended_phase=self._phase_ended_by(moved, at))
+
+    def _phase_ended_by(self, moved: "Job", at: datetime) -> EndedPhase | None:
+        began = {
+            Phase.QUEUED: self.created_at,
+            Phase.STARTING: self.admitted_at,
+            Phase.RUNNING: self.started_at,
+        }
+        phase = self.phase
+        if phase is None or phase is moved.phase:
+            return None
+        return EndedPhase(phase, started_at=began[phase] or self.created_at, ended_at=at)
+
+
+def _fact_of(job: Job, at: datetime) -> JobTransitioned:
+    return JobTransitioned(
+        job_id=job.id,
+        tenant=job.tenant,
+        name=job.spec.name,
+        state=job.state,
+        reason=job.reason,
+        version=job.version,
+        attempt_number=job.attempt_number,
+        attempt_id=job.attempt_id,
+        at=at,
+        source_digest=job.spec.source_digest,
+        traceparent=job.traceparent,
+        failure=job.failure,
+    )
+
+
+def _storable(text: str) -> str:
+    """Neither NUL nor half a surrogate pair can be stored as text."""
+    return text.encode(errors="replace").decode().replace("\0", "\ufffd")

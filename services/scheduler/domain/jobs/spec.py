@@ -1,0 +1,170 @@
+"""What a user asks for with a job, and the bounds on each field.
+
+Owns: the shape of a job's description. Whether a node could hold it is for `use_cases.jobs`.
+Always holds: a spec that passed `check` fits in one row, one event and one process environment.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+from services.chassis.errors import InvalidArgument
+from services.scheduler.domain.files import check_digest, check_relative_path
+from services.scheduler.domain.resources import DEFAULT_RESOURCES, Resources
+
+NAME_CHARACTERS_MAX: Final = 128
+COMMAND_PARTS_MAX: Final = 256
+COMMAND_BYTES_MAX: Final = 32 << 10
+ENV_COUNT_MAX: Final = 128
+ENV_BYTES_MAX: Final = 32 << 10
+INPUTS_MAX: Final = 32
+OUTPUTS_MAX: Final = 32
+LABELS_MAX: Final = 32
+LABEL_VALUE_CHARACTERS_MAX: Final = 256
+PRIORITY_MAX: Final = 100
+RUN_TIMEOUT_MAX: Final = timedelta(days=7)
+STOP_GRACE_MAX: Final = timedelta(minutes=10)
+
+_IMAGE: Final = re.compile(r"[a-z0-9][a-zA-Z0-9._/:@-]{0,254}")
+_ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_PART_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_LABEL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._/-]{0,62}")
+_OWN_ENV: Final = ("MODELYARD_", "TRACEPARENT")
+
+
+@dataclass(frozen=True, slots=True)
+class JobInput:
+    """Bytes that the job reads, placed at `inputs/<name>`."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobOutput:
+    """A file or folder that the job leaves; with `register_as` it becomes a model's version."""
+
+    name: str
+    path: str
+    register_as: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobTimeouts:
+    """Bounds on a job's phases."""
+
+    run: timedelta = timedelta(hours=24)
+    """From its start to its end."""
+    stop_grace: timedelta = timedelta(seconds=10)
+    """From the request to stop until it is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What a user asks for; it never changes after submission."""
+
+    name: str
+    image: str
+    command: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    source_digest: str = ""
+    inputs: tuple[JobInput, ...] = ()
+    outputs: tuple[JobOutput, ...] = ()
+    resources: Resources = DEFAULT_RESOURCES
+    timeouts: JobTimeouts = field(default_factory=JobTimeouts)
+    priority: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise InvalidArgument naming the first field that is out of bounds."""
+        if not 0 < len(self.name) <= NAME_CHARACTERS_MAX or not self.name.isprintable():
+            raise InvalidArgument(
+                "spec.name", f"must have 1 to {NAME_CHARACTERS_MAX} printable characters"
+            )
+        check_image(self.image, field="spec.image")
+        self._check_command()
+        self._check_env()
+        if self.source_digest:
+            check_digest(self.source_digest, field="spec.source_digest")
+        self._check_inputs()
+        self._check_outputs()
+        self._check_timeouts()
+        if not 0 <= self.priority <= PRIORITY_MAX:
+            raise InvalidArgument("spec.priority", f"must be between 0 and {PRIORITY_MAX}")
+        self._check_labels()
+
+    def _check_command(self) -> None:
+        _check_count("spec.command", len(self.command), least=1, most=COMMAND_PARTS_MAX)
+        if sum(len(part.encode()) for part in self.command) > COMMAND_BYTES_MAX:
+            raise InvalidArgument("spec.command", f"must have at most {COMMAND_BYTES_MAX} bytes")
+        if any("\0" in part for part in self.command):
+            raise InvalidArgument("spec.command", "must not contain NUL")
+
+    def _check_env(self) -> None:
+        _check_count("spec.env", len(self.env), most=ENV_COUNT_MAX)
+        for name, value in self.env.items():
+            if not _ENV_NAME.fullmatch(name):
+                raise InvalidArgument("spec.env", f"names must match {_ENV_NAME.pattern}")
+            if name.startswith(_OWN_ENV):
+                raise InvalidArgument(f"spec.env.{name}", "is set by the platform")
+            if "\0" in value:
+                raise InvalidArgument(f"spec.env.{name}", "must not contain NUL")
+        if sum(len(n) + len(v.encode()) for n, v in self.env.items()) > ENV_BYTES_MAX:
+            raise InvalidArgument("spec.env", f"must have at most {ENV_BYTES_MAX} bytes")
+
+    def _check_inputs(self) -> None:
+        _check_names("spec.inputs", [given.name for given in self.inputs], most=INPUTS_MAX)
+        for place, given in enumerate(self.inputs):
+            check_digest(given.digest, field=f"spec.inputs[{place}].digest")
+
+    def _check_outputs(self) -> None:
+        _check_names("spec.outputs", [left.name for left in self.outputs], most=OUTPUTS_MAX)
+        for place, left in enumerate(self.outputs):
+            check_relative_path(left.path, field=f"spec.outputs[{place}].path")
+            if left.register_as and not _MODEL_NAME.fullmatch(left.register_as):
+                raise InvalidArgument(
+                    f"spec.outputs[{place}].register_as", f"must match {_MODEL_NAME.pattern}"
+                )
+
+    def _check_timeouts(self) -> None:
+        if not timedelta(seconds=1) <= self.timeouts.run <= RUN_TIMEOUT_MAX:
+            raise InvalidArgument("spec.timeouts.run", "must be between 1 second and 7 days")
+        if not timedelta() <= self.timeouts.stop_grace <= STOP_GRACE_MAX:
+            raise InvalidArgument(
+                "spec.timeouts.stop_grace", "must be between 0 seconds and 10 minutes"
+            )
+
+    def _check_labels(self) -> None:
+        _check_count("spec.labels", len(self.labels), most=LABELS_MAX)
+        for name, value in self.labels.items():
+            if not _LABEL_NAME.fullmatch(name):
+                raise InvalidArgument("spec.labels", f"names must match {_LABEL_NAME.pattern}")
+            if len(value) > LABEL_VALUE_CHARACTERS_MAX or not value.isprintable():
+                raise InvalidArgument(
+                    f"spec.labels.{name}",
+                    f"must have at most {LABEL_VALUE_CHARACTERS_MAX} printable characters",
+                )
+
+
+def check_image(image: str, *, field: str) -> None:
+    """Raise InvalidArgument unless this can be an image's name."""
+    if not _IMAGE.fullmatch(image):
+        raise InvalidArgument(field, f"must match {_IMAGE.pattern}")
+
+
+def _check_count(field: str, count: int, *, least: int = 0, most: int) -> None:
+    if not least <= count <= most:
+        raise InvalidArgument(field, f"must have {least} to {most} entries")
+
+
+def _check_names(field: str, names: list[str], *, most: int) -> None:
+    """Names become folders: they are short, plain and unique."""
+    _check_count(field, len(names), most=most)
+    for place, name in enumerate(names):
+        if not _PART_NAME.fullmatch(name):
+            raise InvalidArgument(f"{field}[{place}].name", f"must match {_PART_NAME.pattern}")
+    if len(set(names)) < len(names):
+        raise InvalidArgument(field, "names must be unique")

@@ -1,0 +1,67 @@
+"""Amounts of a node's capacity.
+
+Owns: the arithmetic of capacity. Always holds: amounts are never negative.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+from services.chassis.errors import InvalidArgument
+
+_MEMORY_BYTES_MIN: Final = 1 << 20
+_CPU_MILLICORES_MAX: Final = 1_000_000
+_MEMORY_BYTES_MAX: Final = 1 << 50
+_GPU_COUNT_MAX: Final = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What an attempt takes from its node, or what a node has."""
+
+    cpu_millicores: int = 0
+    memory_bytes: int = 0
+    gpu_count: int = 0
+
+    def __post_init__(self) -> None:
+        amounts = (self.cpu_millicores, self.memory_bytes, self.gpu_count)
+        assert min(amounts) >= 0, f"negative amount in {amounts}"
+
+    def __add__(self, other: Self) -> "Resources":
+        return Resources(
+            self.cpu_millicores + other.cpu_millicores,
+            self.memory_bytes + other.memory_bytes,
+            self.gpu_count + other.gpu_count,
+        )
+
+    def __sub__(self, other: Self) -> "Resources":
+        return Resources(
+            self.cpu_millicores - other.cpu_millicores,
+            self.memory_bytes - other.memory_bytes,
+            self.gpu_count - other.gpu_count,
+        )
+
+    def fits_in(self, free: Self) -> bool:
+        """Tell whether each amount is at most what is free."""
+        return (
+            self.cpu_millicores <= free.cpu_millicores
+            and self.memory_bytes <= free.memory_bytes
+            and self.gpu_count <= free.gpu_count
+        )
+
+
+DEFAULT_RESOURCES: Final = Resources(cpu_millicores=1_000, memory_bytes=1 << 30)
+"""What a request without resources gets: one core, one GiB, no GPU."""
+
+
+def requested_resources(
+    *, cpu_millicores: int, memory_bytes: int, gpu_count: int, field: str
+) -> Resources:
+    """Return what a caller asks for, checked; raises InvalidArgument below `field`."""
+    for name, amount, least, most in (
+        ("cpu_millicores", cpu_millicores, 1, _CPU_MILLICORES_MAX),
+        ("memory_bytes", memory_bytes, _MEMORY_BYTES_MIN, _MEMORY_BYTES_MAX),
+        ("gpu_count", gpu_count, 0, _GPU_COUNT_MAX),
+    ):
+        if not least <= amount <= most:
+            raise InvalidArgument(f"{field}.{name}", f"must be between {least} and {most}")
+    return Resources(cpu_millicores, memory_bytes, gpu_count)

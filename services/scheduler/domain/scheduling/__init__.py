@@ -1,0 +1,1 @@
+"""Who goes where, decided from a snapshot."""

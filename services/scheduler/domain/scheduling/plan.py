@@ -1,0 +1,68 @@
+"""Turns the heads of the line and free capacity into placements.
+
+Pure: it reads a snapshot and returns decisions. `use_cases.scheduling` applies them and checks each
+one again, since the snapshot may be old by then.
+
+Invariants: placements never ask a node for more than it had free; within a kind nobody passes an
+earlier one that could be placed (no backfill). Replicas and jobs stand in two lines, replicas
+first: a replica may wait for ever, since others never end, and must not hold up the jobs.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from services.scheduler.domain.attempts.attempt import OwnerKind
+from services.scheduler.domain.fleet.node import Node
+from services.scheduler.domain.identities import NodeId
+from services.scheduler.domain.resources import Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """One who waits for capacity: a job or a replica."""
+
+    kind: OwnerKind
+    id: str
+    priority: int
+    queue_seq: int
+    resources: Resources
+
+    @property
+    def order(self) -> tuple[bool, int, int]:
+        """Return the sort key: replicas, then larger priority, then who came first."""
+        return (self.kind is OwnerKind.JOB, -self.priority, self.queue_seq)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """That a head may run on a node."""
+
+    head: Head
+    node_id: NodeId
+
+
+def plan(heads: Iterable[Head], nodes: Sequence[Node]) -> list[Placement]:
+    """Place heads in strict order, each on the node that it leaves fullest."""
+    free = {node.id: node.free for node in nodes}
+    blocked: set[OwnerKind] = set()
+    placements = []
+    for head in sorted(heads, key=lambda head: head.order):
+        if head.kind in blocked:
+            continue
+        node_id = _tightest(head.resources, free)
+        if node_id is not None:
+            free[node_id] -= head.resources
+            placements.append(Placement(head, node_id))
+        elif any(head.resources.fits_in(node.capacity) for node in nodes):
+            blocked.add(head.kind)  # it will fit once something ends: nobody may pass it
+    return placements
+
+
+def _tightest(resources: Resources, free: dict[NodeId, Resources]) -> NodeId | None:
+    """Best fit keeps whole nodes free for large heads; equal ones are told apart by id."""
+    fitting = [
+        (left.gpu_count, left.cpu_millicores, left.memory_bytes, node_id)
+        for node_id, left in free.items()
+        if resources.fits_in(left)
+    ]
+    return min(fitting)[-1] if fitting else None

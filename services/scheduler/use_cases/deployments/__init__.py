@@ -1,0 +1,1 @@
+"""What callers and the reconciler do with deployments."""

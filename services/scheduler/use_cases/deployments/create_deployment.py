@@ -1,0 +1,78 @@
+"""Start serving a model version."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from services.chassis.errors import InvalidArgument, QuotaExceeded
+from services.chassis.ids import Ids
+from services.chassis.tenancy import TenantId
+from services.scheduler.domain.deployments.deployment import Deployment, DeploymentSpec
+from services.scheduler.domain.deployments.replica import Replica
+from services.scheduler.domain.identities import DeploymentId, ReplicaId
+from services.scheduler.use_cases.deployments.shown import ShownDeployment
+from services.scheduler.use_cases.ports import ModelCatalog, RequestKey, UnitOfWork
+
+METHOD: Final = "CreateDeployment"
+
+
+@dataclass(frozen=True, slots=True)
+class CreateDeployment:
+    """Pin the model's version, then put the replicas in line: what follows is the cycle's.
+
+    An alias is resolved once, here: a deployment never changes the bytes that it serves.
+    """
+
+    unit_of_work: UnitOfWork
+    catalog: ModelCatalog
+    ids: Ids
+    replicas_max: int
+    """How many replicas all of a tenant's deployments may have together."""
+
+    async def __call__(
+        self,
+        tenant: TenantId,
+        spec: DeploymentSpec,
+        *,
+        key: RequestKey | None,
+        traceparent: str | None,
+    ) -> ShownDeployment:
+        """Return the new deployment, or for a repeated request the one that the first made."""
+        # 1. The description is within its bounds.
+        reference = spec.check()
+        # 2. Ask the registry before any transaction is open.
+        model = await self.catalog.resolve(reference)
+        async with self.unit_of_work(tenant) as tx:
+            # 3. A repeated request is answered as before.
+            if key is not None:
+                made = await tx.answers.remember(METHOD, key)
+                if made is not None:
+                    earlier = await tx.deployments.find(made)
+                    replicas = await tx.deployments.replicas([earlier.id])
+                    return ShownDeployment(earlier, replicas[earlier.id])
+            # 4. There is a machine for it, and quota.
+            if not await tx.fleet.could_ever_fit(spec.resources):
+                raise InvalidArgument("spec.resources", "no node is large enough")
+            used = await tx.deployments.wanted_replica_count()
+            if used + spec.replica_count > self.replicas_max:
+                raise QuotaExceeded("replicas", limit=self.replicas_max, used=used)
+            # 5. The deployment, its replicas in line, and its empty routing entry.
+            deployment, created = Deployment.created(
+                DeploymentId(self.ids.new("dep")),
+                tenant,
+                spec,
+                model,
+                at=tx.now,
+                traceparent=traceparent,
+            )
+            replicas_in_line = [
+                Replica.queued(
+                    ReplicaId(self.ids.new("rep")), tenant, deployment.id, ordinal=ordinal
+                )
+                for ordinal in range(spec.replica_count)
+            ]
+            await tx.deployments.add(deployment, replicas_in_line)
+            tx.emit(created)
+            tx.emit(deployment.routing_entry(()))
+            if key is not None:
+                await tx.answers.answer(METHOD, key, deployment.id)
+        return ShownDeployment(deployment, replicas_in_line)

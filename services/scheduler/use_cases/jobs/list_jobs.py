@@ -1,0 +1,29 @@
+"""Show a tenant's jobs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.chassis.tenancy import TenantId
+from services.scheduler.domain.identities import JobId
+from services.scheduler.domain.jobs.job import Job, JobState
+from services.scheduler.use_cases.paging import Page, PageRequest
+from services.scheduler.use_cases.ports import UnitOfWork
+
+
+@dataclass(frozen=True, slots=True)
+class ListJobs:
+    """Show a tenant's jobs, newest first, a page at a time."""
+
+    unit_of_work: UnitOfWork
+
+    async def __call__(
+        self, tenant: TenantId, page: PageRequest, *, states: Sequence[JobState] = ()
+    ) -> Page[Job]:
+        """Return a page of jobs in these states; no states: all."""
+        async with self.unit_of_work(tenant) as tx:
+            jobs = await tx.jobs.newest(
+                before=JobId(page.after) if page.after else None,
+                states=states,
+                limit=page.size + 1,
+            )
+        return Page.of(jobs, page.size, lambda job: job.id)

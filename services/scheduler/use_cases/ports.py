@@ -1,0 +1,366 @@
+"""What the use cases need from outside.
+
+Owns: the Protocols of the store, the registry and the lease. A repository exists only inside a
+unit of work: for one tenant, or for the whole system by name and with a reason.
+
+Always holds: what is read with `…_for_update` (and all that the system reads to change it) is
+locked until the commit; `save` refuses with Conflict what has moved on since this transaction read
+it. Rows are locked in this order, so that transactions never wait for each other in a ring:
+attempt, deployment, replica, job, node.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from services.chassis.tenancy import TenantId
+from services.scheduler.domain.attempts.attempt import Attempt, AttemptTransitioned
+from services.scheduler.domain.attempts.work import AttemptWork
+from services.scheduler.domain.deployments.deployment import (
+    Deployment,
+    DeploymentChanged,
+    RoutingEntry,
+)
+from services.scheduler.domain.deployments.model import ModelPin, ModelReference
+from services.scheduler.domain.deployments.replica import Replica
+from services.scheduler.domain.fleet.node import Node
+from services.scheduler.domain.identities import (
+    AttemptId,
+    DeploymentId,
+    JobId,
+    NodeId,
+    ReplicaId,
+)
+from services.scheduler.domain.jobs.job import Job, JobState, JobTransitioned
+from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.scheduling.plan import Head
+
+Fact = JobTransitioned | AttemptTransitioned | DeploymentChanged | RoutingEntry
+
+
+class Lease(Protocol):
+    """A lease that this process holds, or held."""
+
+    @property
+    def name(self) -> str:
+        """Return what it is for."""
+        ...
+
+    @property
+    def holder(self) -> str:
+        """Return the process start that holds it."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """Return the how-manieth holder it has."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """What makes a request repeatable: the caller's key and the hash of what it asks for."""
+
+    key: str
+    request_hash: bytes
+
+
+class Answers(Protocol):
+    """Earlier answers of this tenant's repeatable requests."""
+
+    async def remember(self, method: str, key: RequestKey) -> str | None:
+        """Return the id that an equal earlier request made; None when this is the first.
+
+        Raises KeyReused when the key came with another request, InProgress while a twin works.
+        """
+        ...
+
+    async def answer(self, method: str, key: RequestKey, made: str) -> None:
+        """Store the id that the first request made."""
+        ...
+
+
+class TenantJobs(Protocol):
+    """One tenant's jobs."""
+
+    async def add(self, job: Job) -> None:
+        """Put a new job last in its line."""
+        ...
+
+    async def get(self, job_id: JobId) -> Job:
+        """Return a job; raises NotFound, for another tenant's job too."""
+        ...
+
+    async def get_for_update(self, job_id: JobId) -> Job:
+        """Return a job and keep it from changing until the commit; raises NotFound."""
+        ...
+
+    async def save(self, job: Job) -> None:
+        """Store a job that this transaction has read; raises Conflict."""
+        ...
+
+    async def newest(
+        self, *, before: JobId | None, states: Sequence[JobState], limit: int
+    ) -> Sequence[Job]:
+        """Return jobs from the newest on, after `before` in that order; no states: all."""
+        ...
+
+    async def queued_count(self) -> int:
+        """Count those in line; until the commit nobody else of the tenant can count or add."""
+        ...
+
+
+class TenantDeployments(Protocol):
+    """One tenant's deployments with their replicas; deleted ones are seen by id only."""
+
+    async def add(self, deployment: Deployment, replicas: Sequence[Replica]) -> None:
+        """Store a new deployment; raises AlreadyExists when its name is taken."""
+        ...
+
+    async def find(self, id_or_name: str) -> Deployment:
+        """Return a deployment; raises NotFound, for another tenant's too."""
+        ...
+
+    async def find_for_update(self, id_or_name: str) -> Deployment:
+        """Return a deployment and keep it and its replicas from changing; raises NotFound."""
+        ...
+
+    async def save(self, deployment: Deployment) -> None:
+        """Store a deployment that this transaction has read; raises Conflict."""
+        ...
+
+    async def newest(self, *, before: DeploymentId | None, limit: int) -> Sequence[Deployment]:
+        """Return deployments from the newest on, after `before` in that order."""
+        ...
+
+    async def replicas(
+        self, deployment_ids: Sequence[DeploymentId]
+    ) -> dict[DeploymentId, list[Replica]]:
+        """Return the replicas of these deployments, by place."""
+        ...
+
+    async def wanted_replica_count(self) -> int:
+        """Count replicas of all deployments; until the commit nobody else can count or add."""
+        ...
+
+
+class LargestNode(Protocol):
+    """What callers may know of the fleet."""
+
+    async def could_ever_fit(self, resources: Resources) -> bool:
+        """Tell whether some node is large enough, or no node has registered yet."""
+        ...
+
+
+class Transaction(Protocol):
+    """A unit of work for one tenant; commits when its block ends well."""
+
+    @property
+    def now(self) -> datetime:
+        """Return the one instant that this transaction stamps."""
+        ...
+
+    @property
+    def answers(self) -> Answers:
+        """Return the tenant's earlier answers."""
+        ...
+
+    @property
+    def jobs(self) -> TenantJobs:
+        """Return the tenant's jobs."""
+        ...
+
+    @property
+    def deployments(self) -> TenantDeployments:
+        """Return the tenant's deployments."""
+        ...
+
+    @property
+    def fleet(self) -> LargestNode:
+        """Return what a tenant may know of the nodes."""
+        ...
+
+    def emit(self, fact: Fact) -> None:
+        """Publish a fact if and only if this transaction commits."""
+        ...
+
+
+class Jobs(Protocol):
+    """All tenants' jobs, for loops."""
+
+    async def get_any(self, job_id: JobId) -> Job:
+        """Return a job of any tenant, locked; raises NotFound."""
+        ...
+
+    async def save(self, job: Job) -> None:
+        """Store a job that this transaction has read; raises Conflict."""
+        ...
+
+
+class Attempts(Protocol):
+    """All tenants' attempts."""
+
+    async def add(self, attempt: Attempt) -> None:
+        """Store a new attempt; its owner has no other open one."""
+        ...
+
+    async def get(self, attempt_id: AttemptId) -> Attempt:
+        """Return an attempt, locked; raises NotFound."""
+        ...
+
+    async def save(self, attempt: Attempt) -> None:
+        """Store an attempt that this transaction has read; raises Conflict."""
+        ...
+
+    async def open_on_node(self, node_id: NodeId) -> Sequence[AttemptWork]:
+        """Return what is CREATED or STARTED on a node, oldest first, with all it takes to run it.
+
+        Bounded by the node's capacity; nothing is locked.
+        """
+        ...
+
+
+class Deployments(Protocol):
+    """All tenants' deployments."""
+
+    async def get(self, deployment_id: DeploymentId) -> Deployment:
+        """Return a deployment, locked; raises NotFound."""
+        ...
+
+    async def save(self, deployment: Deployment) -> None:
+        """Store a deployment that this transaction has read; raises Conflict."""
+        ...
+
+    async def due(self, *, at: datetime, limit: int) -> Sequence[DeploymentId]:
+        """Return deployments that something is to be done for: restarts due, deletions under way.
+
+        Nothing is locked.
+        """
+        ...
+
+    async def routing_entries(
+        self, *, after: DeploymentId | None, deleted_since: datetime, limit: int
+    ) -> Sequence[RoutingEntry]:
+        """Return current routing entries by deployment id, with those deleted since then."""
+        ...
+
+
+class Replicas(Protocol):
+    """All tenants' replicas; reading one locks its deployment first."""
+
+    async def get(self, replica_id: ReplicaId) -> Replica:
+        """Return a replica, locked with its deployment; raises NotFound."""
+        ...
+
+    async def of_deployment(self, deployment_id: DeploymentId) -> Sequence[Replica]:
+        """Return a deployment's replicas by place, locked with it."""
+        ...
+
+    async def save(self, replica: Replica) -> None:
+        """Store a replica that this transaction has read; raises Conflict."""
+        ...
+
+
+class Nodes(Protocol):
+    """The machines that run containers."""
+
+    async def register(self, node_id: NodeId, capacity: Resources) -> None:
+        """Add a node or change its capacity, with a heartbeat; what is booked stays booked."""
+        ...
+
+    async def heartbeat(self, node_id: NodeId) -> None:
+        """Note that the node's runner is alive."""
+        ...
+
+    async def get(self, node_id: NodeId) -> Node:
+        """Return a node, locked; raises NotFound."""
+        ...
+
+    async def alive(self, *, since: datetime) -> Sequence[Node]:
+        """Return nodes whose last heartbeat isn't older; nothing is locked."""
+        ...
+
+    async def save(self, node: Node) -> None:
+        """Store what is used of a node that this transaction has read."""
+        ...
+
+    async def release(self, node_id: NodeId, resources: Resources) -> None:
+        """Give an ended attempt's capacity back."""
+        ...
+
+
+class Line(Protocol):
+    """Who waits for capacity."""
+
+    async def heads(self, *, limit: int) -> Sequence[Head]:
+        """Return at most `limit` heads of each kind, in order; nothing is locked."""
+        ...
+
+
+class SystemTransaction(Protocol):
+    """A unit of work that spans tenants, for loops."""
+
+    @property
+    def now(self) -> datetime:
+        """Return the one instant that this transaction stamps."""
+        ...
+
+    @property
+    def jobs(self) -> Jobs:
+        """Return all jobs."""
+        ...
+
+    @property
+    def attempts(self) -> Attempts:
+        """Return all attempts."""
+        ...
+
+    @property
+    def deployments(self) -> Deployments:
+        """Return all deployments."""
+        ...
+
+    @property
+    def replicas(self) -> Replicas:
+        """Return all replicas."""
+        ...
+
+    @property
+    def nodes(self) -> Nodes:
+        """Return the nodes."""
+        ...
+
+    @property
+    def line(self) -> Line:
+        """Return who waits for capacity."""
+        ...
+
+    async def hold(self, lease: Lease) -> None:
+        """Begin a lease holder's transaction with this; raises Conflict when it is over."""
+        ...
+
+    def emit(self, fact: Fact) -> None:
+        """Publish a fact if and only if this transaction commits."""
+        ...
+
+
+class UnitOfWork(Protocol):
+    """Opens transactions."""
+
+    def __call__(self, tenant: TenantId) -> AbstractAsyncContextManager[Transaction]:
+        """Open one for a tenant."""
+        ...
+
+    def system(self, *, because: str) -> AbstractAsyncContextManager[SystemTransaction]:
+        """Open one that is no tenant's."""
+        ...
+
+
+class ModelCatalog(Protocol):
+    """The model registry, as far as deployments need it."""
+
+    async def resolve(self, reference: ModelReference) -> ModelPin:
+        """Return the version that this names in the caller's tenant; raises NotFound."""
+        ...
