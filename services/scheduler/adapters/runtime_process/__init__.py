@@ -1,0 +1,1 @@
+"""Containers as plain processes of this machine, for where there is no engine."""

@@ -1,0 +1,263 @@
+"""The folder of one container of the process runtime: its layout, and the records in it.
+
+    <containers root>/<container name>/
+        config.json      what to run; written by `create`
+        claim.json       who may run it: a shim, or nobody (tombstone)      ┐ `shim.py`
+        started.json     the program's process and its first instruction    │ writes
+        exit.json        how it ended                                       │ these
+        container.log    its output, in Docker's json-file format           ┘
+        work/ inputs/ outputs/ checkpoint/ progress.jsonl
+
+Owns: laying a folder out at once or not at all, and reading its records. Leaves to `runtime.py` the
+processes behind them. Always holds: a folder has its name only when it is complete.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from services.scheduler.adapters.runtime_process import shim
+from services.scheduler.adapters.runtime_process.bundle import unpack_bundle
+from services.scheduler.adapters.runtime_process.processes import ProcessIdentity
+from services.scheduler.domain.attempts.runtime import ContainerExit, ContainerSpec, EndCause
+
+INPUTS: Final = "inputs"
+OUTPUTS: Final = "outputs"
+CHECKPOINT: Final = "checkpoint"
+PROGRESS: Final = "progress.jsonl"
+SHIM_LOG: Final = "shim.log"
+_HIDDEN: Final = "."
+"""First character of what is not yet, or no longer, a container."""
+TOMBSTONE: Final[dict[str, Any]] = {"tombstone": True}
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerFolder:
+    """One container's folder, there or not."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The container's name."""
+        return self.path.name
+
+    def exists(self) -> bool:
+        """Return whether the name is taken."""
+        return self.path.is_dir()
+
+    def config(self) -> Mapping[str, Any]:
+        """Return what `create` wrote; empty for a tombstone and for what is not there."""
+        return self._read(shim.CONFIG) or {}
+
+    def claim(self) -> "Claim | None":
+        """Return what was decided about it; None: nothing yet."""
+        data = self._read(shim.CLAIM)
+        if data is None:
+            return None
+        return Claim(ProcessIdentity.from_json(data["shim"]) if "shim" in data else None)
+
+    def started(self) -> "Started | None":
+        """Return its program's process and start, once recorded."""
+        data = self._read(shim.STARTED)
+        if data is None:
+            return None
+        return Started(
+            program=ProcessIdentity.from_json(data["child"]),
+            at=datetime.fromisoformat(data["started_at"]),
+        )
+
+    def ended(self) -> "Ended | None":
+        """Return its exit record, once there."""
+        data = self._read(shim.EXIT)
+        if data is None:
+            return None
+        if data.get("lost"):
+            return Ended(exit=None)
+        return Ended(
+            exit=ContainerExit(
+                code=data["code"],
+                signal=data["signal"],
+                cause=EndCause(data["cause"]) if data["cause"] else None,
+                started_at=datetime.fromisoformat(data["started_at"]),
+                ended_at=datetime.fromisoformat(data["ended_at"]),
+                memory_bytes_peak=data["memory_bytes_peak"],
+                cpu=timedelta(seconds=data["cpu_s"]),
+            )
+        )
+
+    def record_lost(self) -> None:
+        """Record that its end can't be known, so that a later look says the same."""
+        shim.record(str(self.path / shim.EXIT), {"lost": True})
+
+    def record_stop_request(self, *, kill_at: float) -> None:
+        """Write down for the shim when, by the monotonic clock, the program's time is up.
+
+        An earlier instant that was asked for stands.
+        """
+        asked = self._read(shim.STOP)
+        if asked is None or kill_at < asked["kill_at"]:
+            shim.record(str(self.path / shim.STOP), {"kill_at": kill_at}, sync=False)
+
+    def shim_log(self) -> str:
+        """Return the end of what the shim itself had to say: a traceback, if anything."""
+        try:
+            return (self.path / SHIM_LOG).read_text(errors="replace")[-1000:].strip()
+        except FileNotFoundError:
+            return ""
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            data: dict[str, Any] = json.loads((self.path / name).read_bytes())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The one decision about a container."""
+
+    shim: ProcessIdentity | None
+    """None: a tombstone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The record of a start."""
+
+    program: ProcessIdentity
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The record of an end; without exit it is not known how."""
+
+    exit: ContainerExit | None
+
+
+def containers(root: Path) -> Iterator[ContainerFolder]:
+    """Yield all containers, tombstones included."""
+    for path in sorted(root.iterdir()):
+        if not path.name.startswith(_HIDDEN) and path.is_dir():
+            yield ContainerFolder(path)
+
+
+def lay_out(
+    root: Path, spec: ContainerSpec, *, environment: Callable[[Path], Mapping[str, str]]
+) -> bool:
+    """Make a container's folder from its spec; False when the name is taken.
+
+    `environment` is told the final folder, whose paths the program gets.
+    """
+    with _new_folder(root, spec.name) as (new, publish):
+        final = root / spec.name
+        for part in (shim.WORK, INPUTS, OUTPUTS, CHECKPOINT):
+            (new / part).mkdir()
+        if spec.source is not None:
+            unpack_bundle(Path(spec.source), new / shim.WORK)
+        for placed in spec.files:
+            _copy_read_only(Path(placed.file), new / shim.WORK / placed.path)
+        for path, text in spec.texts.items():
+            target = new / shim.WORK / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+        for placed in spec.inputs:
+            _copy_read_only(Path(placed.file), new / INPUTS / placed.path)
+        _make_folders_read_only(new / INPUTS)
+        config = {
+            "name": spec.name,
+            "tenant": spec.tenant,
+            "image": spec.image,
+            "labels": dict(spec.labels),
+            "command": list(spec.command),
+            "environment": dict(environment(final)),
+            "memory_bytes": spec.memory_bytes,
+            "run_time_max_s": _seconds(spec.run_time_max),
+            "stop_grace_s": spec.stop_grace.total_seconds(),
+        }
+        shim.record(str(new / shim.CONFIG), config)
+        (new / shim.CONFIG).chmod(0o600)  # the environment may hold secrets
+        return publish()
+
+
+def lay_out_tombstone(root: Path, name: str) -> bool:
+    """Take a free name for nobody; False when it is taken."""
+    with _new_folder(root, name) as (new, publish):
+        shim.take_claim(TOMBSTONE, folder=str(new))
+        return publish()
+
+
+def discard(folder: ContainerFolder) -> None:
+    """Free a container's name at once, then delete what it had."""
+    bin_ = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=folder.path.parent))
+    folder.path.rename(bin_ / folder.name)
+    _delete(bin_)
+
+
+def discard_unfinished(root: Path) -> None:
+    """Delete what a crash left half made or half deleted."""
+    for path in root.iterdir():
+        if path.name.startswith(_HIDDEN) and path.is_dir():
+            _delete(path)
+
+
+def _delete(folder: Path) -> None:
+    _make_folders_writable(folder)
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def _new_folder(root: Path, name: str) -> Iterator[tuple[Path, Callable[[], bool]]]:
+    """Give a folder to fill, and the act that gives it its name, once; else it is deleted."""
+    root.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f"{_HIDDEN}{name}.", dir=root))
+    new.chmod(0o755)
+
+    def publish() -> bool:
+        try:
+            new.rename(root / name)  # fails if there is a folder that is not empty
+        except OSError:
+            if (root / name).exists():
+                return False
+            raise
+        return True
+
+    try:
+        yield new, publish
+    finally:
+        if new.exists():
+            _delete(new)
+
+
+def _copy_read_only(source: Path, target: Path) -> None:
+    """Copy: a link would let a program with root's rights change the node's cache."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    target.chmod(0o444)
+
+
+def _make_folders_read_only(folder: Path) -> None:
+    for path, _, _ in os.walk(folder, topdown=False):
+        Path(path).chmod(0o555)
+
+
+def _make_folders_writable(folder: Path) -> None:
+    """Undo what was made read-only, by us or by the program, so that it can be deleted."""
+    for path, folders, _ in os.walk(folder):
+        for name in folders:  # before they are walked into
+            inner = Path(path, name)
+            if not inner.is_symlink():
+                inner.chmod(0o700)
+
+
+def _seconds(duration: timedelta | None) -> float | None:
+    return None if duration is None else duration.total_seconds()

@@ -1,0 +1,316 @@
+"""Containers as plain processes of this machine: `ContainerRuntime` where there is no engine.
+
+Owns: which processes stand behind a container's folder. Each is run by its own `shim.py`, which
+outlives this process; a restarted runner finds everything again from the folders. Leaves to the
+shim output, limits and the exit record, to `folder.py` the files.
+
+Isolates nothing: it is off unless settings allow it, and refuses a second tenant. Always holds: a
+process is signalled only after its pidfd was opened and its start time compared.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from services.scheduler.adapters.runtime_process import shim
+from services.scheduler.adapters.runtime_process.folder import (
+    CHECKPOINT,
+    INPUTS,
+    OUTPUTS,
+    PROGRESS,
+    SHIM_LOG,
+    TOMBSTONE,
+    ContainerFolder,
+    containers,
+    discard,
+    discard_unfinished,
+    lay_out,
+    lay_out_tombstone,
+)
+from services.scheduler.adapters.runtime_process.processes import (
+    CONTAINER_MARK,
+    kill_strays,
+    opened,
+    readable,
+)
+from services.scheduler.domain.attempts.attempt import LogLocation
+from services.scheduler.domain.attempts.runtime import (
+    Capabilities,
+    Capability,
+    ContainerFolders,
+    ContainerPhase,
+    ContainerSpec,
+    ContainerStatus,
+)
+
+_CAPABILITIES: Final = Capabilities("process", frozenset({Capability.OOM_REPORTED}))
+_SYSTEM_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+_START_WAIT_MAX_S: Final = 30.0
+_KILL_WAIT_MAX_S: Final = 10.0
+
+
+class ProcessRuntime:
+    """The process runtime of one node.
+
+    `root` holds a folder for each container. `images` maps an image to a folder with a `bin`, such
+    as a virtual environment. `environment` is for every program and its shim.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        images: Mapping[str, Path],
+        allow_mixed_tenants: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._root = root.absolute()
+        self._images = {name: folder.absolute() for name, folder in images.items()}
+        self._allow_mixed_tenants = allow_mixed_tenants
+        self._environment = dict(environment or {})
+        self._children: set[int] = set()
+        self._root.mkdir(parents=True, exist_ok=True)
+        discard_unfinished(self._root)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Declare what it can do beyond the core."""
+        return _CAPABILITIES
+
+    async def create(self, spec: ContainerSpec) -> None:
+        """Lay a container's folder out, unless it is there.
+
+        Raises FailedPrecondition if the name is a tombstone's or another tenant's work is on the
+        node, InvalidArgument if the image is not known or the bundle is none.
+        """
+        await asyncio.to_thread(self._create, spec)
+
+    async def entomb(self, name: str) -> ContainerStatus:
+        """Take the name so that it never starts from now on; return what is there afterwards.
+
+        That is a tombstone, unless it had been started before.
+        """
+        return await asyncio.to_thread(self._entomb, name)
+
+    async def start(self, name: str) -> ContainerStatus:
+        """Run a created container's first instruction; anything else stays as it is.
+
+        Raises NotFound for an absent one.
+        """
+        status = self._inspect(self._folder(name))
+        if status.phase is ContainerPhase.ABSENT:
+            raise NotFound("container", name)
+        if status.phase is not ContainerPhase.CREATED:
+            return status
+        ready, shim_end = os.pipe()
+        try:
+            try:
+                self._spawn_shim(name, ready=shim_end)
+            finally:
+                os.close(shim_end)
+            async with asyncio.timeout(_START_WAIT_MAX_S):
+                await readable(ready)  # closed by the program's start, or by the shim's end
+        except TimeoutError as error:
+            raise Unavailable("the container's shim") from error
+        finally:
+            os.close(ready)
+        status = self._inspect(self._folder(name))
+        if status.phase is ContainerPhase.CREATED:
+            raise FailedPrecondition(f"the shim ended early: {self._folder(name).shim_log()}")
+        return status
+
+    async def inspect(self, name: str) -> ContainerStatus:
+        """Return what stands behind a name."""
+        return self._inspect(self._folder(name))
+
+    async def list(self, labels: Mapping[str, str]) -> Sequence[ContainerStatus]:
+        """Return the containers that bear all these labels."""
+        return await asyncio.to_thread(self._list, labels)
+
+    async def wait_exit(self, name: str) -> ContainerStatus:
+        """Wait until a container runs no more, whoever started it; return what it is then."""
+        folder = self._folder(name)
+        status = self._inspect(folder)
+        claim = folder.claim()
+        if status.phase is not ContainerPhase.RUNNING or claim is None or claim.shim is None:
+            return status
+        with opened(claim.shim) as descriptor:
+            if descriptor is not None:
+                await readable(descriptor)
+        self._reap()
+        return await asyncio.to_thread(self._settle, folder)
+
+    async def stop(self, name: str, *, grace: timedelta) -> ContainerStatus:
+        """End a running container: TERM to its whole tree, KILL after the grace; return its end.
+
+        The shim does it, so that it also happens if the runner does not live that long.
+        """
+        folder = self._folder(name)
+        claim = folder.claim()
+        if self._inspect(folder).phase is not ContainerPhase.RUNNING or claim is None:
+            return self._inspect(folder)
+        assert claim.shim is not None, "what runs has a shim"
+        folder.record_stop_request(kill_at=time.monotonic() + grace.total_seconds())
+        with opened(claim.shim) as descriptor:
+            if descriptor is not None:
+                signal.pidfd_send_signal(descriptor, signal.SIGUSR1)
+                try:
+                    async with asyncio.timeout(grace.total_seconds() + _KILL_WAIT_MAX_S):
+                        await readable(descriptor)
+                except TimeoutError:
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                    await readable(descriptor)
+        return await self.wait_exit(name)
+
+    async def remove(self, name: str) -> None:
+        """Delete a container that does not run, with its output; an absent one is no error.
+
+        Raises FailedPrecondition while it runs.
+        """
+        await asyncio.to_thread(self._remove, name)
+
+    def folders(self, name: str) -> ContainerFolders:
+        """Return where the node sees what the container leaves."""
+        path = self._folder(name).path
+        return ContainerFolders(outputs=path / OUTPUTS, progress=path / PROGRESS)
+
+    def log_location(self, name: str) -> LogLocation:
+        """Return where its output is."""
+        return LogLocation(path=f"{name}/{shim.LOG}")
+
+    def _folder(self, name: str) -> ContainerFolder:
+        return ContainerFolder(self._root / name)
+
+    def _create(self, spec: ContainerSpec) -> None:
+        image = self._images.get(spec.image)
+        if image is None:
+            raise InvalidArgument("image", f"{spec.image!r} is not known to this runtime")
+        self._refuse_second_tenant(spec)
+
+        def environment(folder: Path) -> Mapping[str, str]:
+            return self._program_environment(spec, folder=folder, image=image)
+
+        if lay_out(self._root, spec, environment=environment):
+            return
+        claim = self._folder(spec.name).claim()
+        if claim is not None and claim.shim is None:
+            raise FailedPrecondition(f"container {spec.name} was given up before it was created")
+
+    def _refuse_second_tenant(self, spec: ContainerSpec) -> None:
+        if self._allow_mixed_tenants:
+            return
+        for folder in containers(self._root):
+            other = folder.config().get("tenant", spec.tenant)
+            if other != spec.tenant and self._inspect(folder).phase in {
+                ContainerPhase.CREATED,
+                ContainerPhase.RUNNING,
+            }:
+                raise FailedPrecondition(
+                    "the process runtime isolates nothing and another tenant's work is on this node"
+                )
+
+    def _program_environment(
+        self, spec: ContainerSpec, *, folder: Path, image: Path
+    ) -> Mapping[str, str]:
+        return {
+            "PATH": f"{image / 'bin'}:{_SYSTEM_PATH}",
+            "HOME": str(folder / shim.WORK),
+            "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
+            **self._environment,
+            **spec.environment,
+            CONTAINER_MARK: spec.name,
+            "MODELYARD_INPUTS": str(folder / INPUTS),
+            "MODELYARD_OUTPUTS": str(folder / OUTPUTS),
+            "MODELYARD_CHECKPOINT": str(folder / CHECKPOINT),
+            "MODELYARD_PROGRESS": str(folder / PROGRESS),
+        }
+
+    def _entomb(self, name: str) -> ContainerStatus:
+        folder = self._folder(name)
+        if not lay_out_tombstone(self._root, name) and folder.claim() is None:
+            shim.take_claim(TOMBSTONE, folder=str(folder.path))  # or a shim is quicker
+        return self._inspect(folder)
+
+    def _spawn_shim(self, name: str, *, ready: int) -> None:
+        self._reap()
+        folder = self._folder(name).path
+        log = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-S", "-E", shim.__file__, str(folder), "3"],
+            {"PATH": _SYSTEM_PATH, "LANG": "C.UTF-8", **self._environment},
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, ready, 3),
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 2, str(folder / SHIM_LOG), log, 0o644),
+            ],
+            setsigmask=(),
+        )
+        self._children.add(pid)
+
+    def _reap(self) -> None:
+        """Take in the ends of own shims; those of an earlier runner are init's."""
+        for pid in tuple(self._children):
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                    continue
+            self._children.discard(pid)
+
+    def _inspect(self, folder: ContainerFolder) -> ContainerStatus:
+        labels = folder.config().get("labels", {})
+        started = folder.started()
+        phase, ended = self._phase(folder), folder.ended()
+        return ContainerStatus(
+            name=folder.name,
+            phase=phase,
+            labels=labels,
+            started_at=started.at if started is not None else None,
+            exit=ended.exit if ended is not None else None,
+        )
+
+    def _phase(self, folder: ContainerFolder) -> ContainerPhase:
+        claim = folder.claim()
+        if claim is None:
+            return ContainerPhase.CREATED if folder.exists() else ContainerPhase.ABSENT
+        if claim.shim is None:
+            return ContainerPhase.TOMBSTONE
+        is_alive = claim.shim.is_alive()  # first: the record comes before the shim's end
+        ended = folder.ended()
+        if ended is not None:
+            return ContainerPhase.EXITED if ended.exit is not None else ContainerPhase.LOST
+        return ContainerPhase.RUNNING if is_alive else ContainerPhase.LOST
+
+    def _list(self, labels: Mapping[str, str]) -> Sequence[ContainerStatus]:
+        statuses = [self._inspect(folder) for folder in containers(self._root)]
+        return [status for status in statuses if labels.items() <= status.labels.items()]
+
+    def _settle(self, folder: ContainerFolder) -> ContainerStatus:
+        """Make a loss final: whatever is left without its shim is killed before it is told."""
+        status = self._inspect(folder)
+        if status.phase is ContainerPhase.LOST and folder.ended() is None:
+            started = folder.started()
+            kill_strays(folder.name, started.program if started is not None else None)
+            folder.record_lost()
+        return status
+
+    def _remove(self, name: str) -> None:
+        folder = self._folder(name)
+        phase = self._phase(folder)
+        if phase is ContainerPhase.CREATED:
+            phase = self._entomb(name).phase
+        if phase is ContainerPhase.RUNNING:
+            raise FailedPrecondition(f"container {name} is running")
+        if phase is not ContainerPhase.ABSENT:
+            self._settle(folder)
+            with contextlib.suppress(FileNotFoundError):
+                discard(folder)

@@ -1,0 +1,1 @@
+"""Driving attempts: from created, over their container, to a recorded end."""

@@ -1,0 +1,146 @@
+"""What driving attempts needs from outside: a container runtime, artifacts, and model servers.
+
+Owns: the Protocols. Leaves the store and the lease to `use_cases.ports`.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import PurePath
+from typing import Protocol
+
+from services.chassis.tenancy import TenantId
+from services.scheduler.domain.attempts.attempt import LogLocation
+from services.scheduler.domain.attempts.runtime import (
+    Capabilities,
+    ContainerFolders,
+    ContainerSpec,
+    ContainerStatus,
+)
+from services.scheduler.domain.deployments.model import ModelPin
+
+
+class ContainerRuntime(Protocol):
+    """The engine that runs containers on this node; `tests/contract/container_runtime` says how.
+
+    A name is used once: it is created, started and ended at most once each, or entombed before.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Declare what it can do beyond the core."""
+        ...
+
+    async def create(self, spec: ContainerSpec) -> None:
+        """Make a container, unless there is one of this name.
+
+        Raises FailedPrecondition if the name was entombed or this node may not run it,
+        InvalidArgument if the spec can't be met.
+        """
+        ...
+
+    async def entomb(self, name: str) -> ContainerStatus:
+        """Take a name that was not started, so that it never will be; return what it is then."""
+        ...
+
+    async def start(self, name: str) -> ContainerStatus:
+        """Start what is created, and nothing else; return what it is then. Raises NotFound."""
+        ...
+
+    async def inspect(self, name: str) -> ContainerStatus:
+        """Return what stands behind a name."""
+        ...
+
+    async def list(self, labels: Mapping[str, str]) -> Sequence[ContainerStatus]:
+        """Return the containers that bear all these labels."""
+        ...
+
+    async def wait_exit(self, name: str) -> ContainerStatus:
+        """Wait while it runs; return what it is then."""
+        ...
+
+    async def stop(self, name: str, *, grace: timedelta) -> ContainerStatus:
+        """End it: TERM to its whole tree, KILL after the grace; return what it is then."""
+        ...
+
+    async def remove(self, name: str) -> None:
+        """Delete a container or tombstone; raises FailedPrecondition while it runs."""
+        ...
+
+    def folders(self, name: str) -> ContainerFolders:
+        """Return where the node sees what the container leaves."""
+        ...
+
+    def log_location(self, name: str) -> LogLocation:
+        """Return where its output is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """Bytes in the registry's artifact store."""
+
+    digest: str
+    size_bytes: int
+
+
+class ArtifactStore(Protocol):
+    """The registry's bytes, seen from a node."""
+
+    def held(
+        self, tenant: TenantId, digests: Sequence[str]
+    ) -> AbstractAsyncContextManager[Mapping[str, PurePath]]:
+        """Give these bytes as files of the node, verified, for as long as the block lasts.
+
+        Raises NotFound if the tenant has none of a digest, PayloadTooLarge if the node can't hold
+        it, Unavailable if the registry can't be reached.
+        """
+        ...
+
+    async def put(self, tenant: TenantId, file: PurePath) -> StoredFile:
+        """Store a file's bytes; repeatable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSetup:
+    """How a model server is run: texts and read-only files in its working folder, and a command."""
+
+    command: tuple[str, ...]
+    texts: Mapping[str, str]
+    model_files: Mapping[str, str]
+    """Digest by relative path."""
+    address: str
+    """Where it will listen, `host:port`."""
+
+
+class ModelServers(Protocol):
+    """The model servers that images hold."""
+
+    def setup(self, image: str, *, name: str, model: ModelPin) -> ServerSetup:
+        """Return how this image serves a model under a name; raises InvalidArgument if it can't."""
+        ...
+
+    async def is_ready(self, address: str, *, name: str) -> bool:
+        """Return whether the server answers for this model; a failing connection is a no."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpan:
+    """A container's run, written into the submission's trace when it is over."""
+
+    name: str
+    traceparent: str | None
+    started_at: datetime
+    ended_at: datetime
+    attributes: Mapping[str, str | int]
+
+
+class RunTraces(Protocol):
+    """Where spans go that are written afterwards, with explicit times."""
+
+    def record(self, span: RunSpan) -> None:
+        """Write one; never fails."""
+        ...
