@@ -1,0 +1,1 @@
+"""The registry's ports on PostgreSQL and a file system."""

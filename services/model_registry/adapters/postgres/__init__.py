@@ -1,0 +1,1 @@
+"""Models, versions and what tenants have stored, in PostgreSQL."""

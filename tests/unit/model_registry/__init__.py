@@ -1,0 +1,1 @@
+"""The registry's rules and its blob store, without a database."""
