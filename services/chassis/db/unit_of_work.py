@@ -25,6 +25,7 @@ from services.chassis.db.engine import begin
 from services.chassis.db.errors import database_errors, is_outage
 from services.chassis.db.lease import HeldLease, hold
 from services.chassis.db.tables import ChassisTables, shard_of
+from services.chassis.errors import PayloadTooLarge
 from services.chassis.events.envelope import NewEvent
 from services.chassis.events.ports import DuplicateEvent
 from services.chassis.ids import Ids
@@ -32,7 +33,10 @@ from services.chassis.telemetry.tracing import current_traceparent
 from services.chassis.tenancy import TenantId
 from services.chassis.transaction_mark import in_transaction
 
-_EVENTS_MAX: Final = 10_000
+EVENT_BYTES_MAX: Final = 900_000
+"""Below what a topic takes with key and headers, so that no committed event is refused there."""
+EVENTS_MAX: Final = 10_000
+"""Events of one transaction; a use case that needs more works in several."""
 
 
 @dataclass(slots=True)
@@ -56,8 +60,11 @@ class Transaction:
 
         Without a `traceparent` of its own the event becomes a child of the current span. Events
         of one key leave in the order of commits as long as their writers hold that aggregate's row.
+        Raises PayloadTooLarge.
         """
-        assert len(self.emitted) < _EVENTS_MAX, "a unit of work emits a bounded number of events"
+        if len(event.data) > EVENT_BYTES_MAX:
+            raise PayloadTooLarge("event", bytes_max=EVENT_BYTES_MAX)
+        assert len(self.emitted) < EVENTS_MAX, "a unit of work emits a bounded number of events"
         self.emitted.append((event, event.traceparent or current_traceparent()))
 
     async def claim_event(self, consumer: str, event_id: str) -> None:

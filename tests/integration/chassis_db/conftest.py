@@ -1,0 +1,90 @@
+"""A database of its own for each test, with the chassis' tables and one table of accounts."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from deploy.local import postgres
+from deploy.local.postgres import PostgresServer
+from deploy.local.state import State
+from services.chassis.clock import SystemClock
+from services.chassis.db.engine import open_engine
+from services.chassis.db.tables import NAMING, ChassisTables, chassis_tables
+from services.chassis.db.unit_of_work import PostgresUnitOfWork
+from services.chassis.ids import TimeOrderedIds
+from services.chassis.settings import PostgresSettings
+
+METADATA = sa.MetaData(naming_convention=NAMING)
+TABLES = chassis_tables(METADATA)
+ACCOUNTS = sa.Table(
+    "account",
+    METADATA,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("version", sa.BigInteger, nullable=False),
+)
+LOCK_TIMEOUT = timedelta(milliseconds=300)
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One test's database as a service sees it."""
+
+    url: str
+    engine: AsyncEngine
+    tables: ChassisTables
+    unit_of_work: PostgresUnitOfWork
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    state = State(tmp_path_factory.mktemp("postgres"))
+    yield postgres.start(state, durable=False)
+    postgres.halt(state)
+
+
+@pytest.fixture(scope="session")
+def template(server: PostgresServer) -> str:
+    server.execute("CREATE DATABASE chassis_template")
+
+    async def create() -> None:
+        engine = create_async_engine(server.url("chassis_template"), poolclass=sa.NullPool)
+        async with engine.begin() as connection:
+            await connection.run_sync(METADATA.create_all)
+
+    asyncio.run(create())
+    return "chassis_template"
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+async def url(server: PostgresServer, template: str) -> AsyncIterator[str]:
+    name = f"chassis_{next(_numbers)}"
+    admin = await server.connect()
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield server.url(name)
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+@pytest.fixture
+def settings(url: str) -> PostgresSettings:
+    return PostgresSettings(url=SecretStr(url), lock_timeout=LOCK_TIMEOUT)
+
+
+@pytest.fixture
+async def store(settings: PostgresSettings) -> AsyncIterator[Store]:
+    async with open_engine(settings, application_name="tests") as engine:
+        clock = SystemClock()
+        unit_of_work = PostgresUnitOfWork(
+            engine, TABLES, source="modelyard/tests", clock=clock, ids=TimeOrderedIds(clock)
+        )
+        yield Store(settings.url.get_secret_value(), engine, TABLES, unit_of_work)
