@@ -10,7 +10,12 @@ RPC clients check).
 """
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
@@ -127,19 +132,13 @@ class PostgresUnitOfWork:
 
     @asynccontextmanager
     async def system(self, *, because: str) -> AsyncIterator[Transaction]:
-        """Open a unit of work that is no tenant's; the reason is on its span."""
+        """Open a unit of work that is no tenant's; the reason is on its span, if it has one."""
         async with self._open(None, because=because) as tx:
             yield tx
 
     @asynccontextmanager
     async def _open(self, tenant: TenantId | None, *, because: str) -> AsyncIterator[Transaction]:
-        with (
-            _marked(),
-            trace.get_tracer(__name__).start_as_current_span("transaction") as span,
-            database_errors(),
-        ):
-            if because:
-                span.set_attribute("modelyard.system.because", because)
+        with _marked(), _span(because), database_errors():
             async with self._breaker.calling(), begin(self._engine) as connection:
                 tx = Transaction(connection, self._tables, tenant, self._clock.now())
                 yield tx
@@ -174,6 +173,18 @@ class PostgresUnitOfWork:
                 for event, traceparent in tx.emitted
             ],
         )
+
+
+def _span(because: str) -> AbstractContextManager[object]:
+    """Show the transaction in the trace that it is part of.
+
+    Loops that find nothing to do are part of none: they would fill the trace store with lone spans.
+    """
+    if not trace.get_current_span().is_recording():
+        return nullcontext()
+    return trace.get_tracer(__name__).start_as_current_span(
+        "transaction", attributes={"modelyard.system.because": because} if because else None
+    )
 
 
 @contextmanager

@@ -106,6 +106,7 @@ class KafkaProducer:
         self._ack_wait_max = ack_wait_max
         self._queue_records_max = queue_records_max
         self._session = _Session(config, on_fatal=self._give_up)
+        self._given_up: list[_Session] = []
 
     async def send(self, record: Record) -> None:
         """Return when the broker has acknowledged the record."""
@@ -133,20 +134,25 @@ class KafkaProducer:
 
     async def ping(self) -> None:
         """Return when a broker answers; raises Unavailable."""
-        await asyncio.to_thread(self._session.ping)
+        client = self._session.client  # the current session's, which is alive
+        try:
+            await asyncio.to_thread(client.list_topics, timeout=_PING_S)
+        except KafkaException as error:
+            raise Unavailable("kafka") from error
 
     async def close(self) -> None:
-        """Wait, bounded, for what is unanswered; then end the session."""
-        await asyncio.to_thread(self._session.end)
+        """Wait, bounded, for what is unanswered; then end every session's thread."""
+        for session in (*self._given_up, self._session):
+            await asyncio.to_thread(session.end)
 
     def _enqueue(
         self, session: "_Session", records: Sequence[Record]
     ) -> list[_Answer | ModelyardError]:
         answers: list[_Answer | ModelyardError] = []
-        failed: dict[tuple[str, bytes], ModelyardError] = {}  # by topic and key: no gaps
-        full: ModelyardError | None = (
-            None  # for the rest of the call: places freed meanwhile don't count
-        )
+        # No gaps: a key stops at its first failure, and a full queue stops the whole call, even if
+        # places have become free meanwhile.
+        failed: dict[tuple[str, bytes], ModelyardError] = {}
+        full: ModelyardError | None = None
         for record in records:
             error = full or failed.get((record.topic, record.key))
             if error is None:
@@ -169,6 +175,7 @@ class KafkaProducer:
         telemetry.PRODUCERS_REBUILT.inc()
         self._session = _Session(self._config, on_fatal=self._give_up)
         session.abandon()
+        self._given_up = [gone for gone in self._given_up if gone.is_alive] + [session]
 
 
 class _Session:
@@ -181,14 +188,14 @@ class _Session:
         self._unanswered: set[_Answer] = set()  # event loop only
         self._ending = threading.Event()
         self._flush_s = _FLUSH_S
-        self._client = Client({**config, "error_cb": self._on_error}, logger=_logger)
+        self.client = Client({**config, "error_cb": self._on_error}, logger=_logger)
         self._thread = threading.Thread(target=self._serve, name="kafka-producer", daemon=True)
         self._thread.start()
 
     def produce(self, record: Record) -> _Answer:
         """Enqueue a record. Raises BufferError when the queue is full, KafkaException."""
         answer: _Answer = self._loop.create_future()
-        self._client.produce(
+        self.client.produce(
             record.topic,
             key=record.key,
             value=record.value,
@@ -198,12 +205,10 @@ class _Session:
         self._unanswered.add(answer)
         return answer
 
-    def ping(self) -> None:
-        """Ask a broker for its metadata; blocks at most `_PING_S`."""
-        try:
-            self._client.list_topics(timeout=_PING_S)
-        except KafkaException as error:
-            raise Unavailable("kafka") from error
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
 
     def end(self) -> None:
         """Flush, bounded, and stop the thread; blocks until it has ended."""
@@ -218,7 +223,7 @@ class _Session:
         self._settle([(answer, gone) for answer in list(self._unanswered)])
 
     def _serve(self) -> None:
-        client = self._client
+        client = self.client
         while not self._ending.is_set():
             client.poll(_POLL_S)
             self._hand_over()
@@ -226,6 +231,7 @@ class _Session:
         client.purge()
         client.poll(0)
         self._hand_over()
+        del self.client  # destroying it takes a while: here, and not on the event loop
 
     def _hand_over(self) -> None:
         """Give a whole round's reports to the event loop in one call: 20 us a record otherwise."""

@@ -1,0 +1,170 @@
+"""How a process lives: loops with an owner, readiness, and an ordered end.
+
+Owns: the stages of a shutdown. SIGTERM turns readiness off, waits for load balancers, then ends
+stage after stage: INTAKE (no new work), WORK (what is under way), RELAY (what must still leave),
+LAST (leases). Always holds: a loop that fails takes the process down with exit code 1, and the rest
+ends in order; no stage is waited for longer than its bound.
+"""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import uvloop
+from loguru import logger
+
+from services.chassis.errors import ModelyardError
+from services.chassis.settings import ShutdownSettings
+
+Run = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
+_CHECK_TIMEOUT_S = 2.0
+
+
+class Stage(IntEnum):
+    """When in the shutdown a loop is told to stop."""
+
+    INTAKE = 1
+    WORK = 2
+    RELAY = 3
+    LAST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ReadinessReport:
+    """Whether requests should come here, and each check's answer ("ok" or a reason)."""
+
+    is_ready: bool
+    checks: Mapping[str, str]
+
+
+class Readiness:
+    """Named checks; ready when none fails and the process is not leaving."""
+
+    def __init__(self) -> None:
+        self._checks: dict[str, Callable[[], Awaitable[None]]] = {}
+        self._is_leaving = False
+
+    def add(self, name: str, check: Callable[[], Awaitable[None]]) -> None:
+        """Add a check that raises when what it checks is not there."""
+        self._checks[name] = check
+
+    def leave(self) -> None:
+        """Be not ready from now on."""
+        self._is_leaving = True
+
+    async def is_ready(self) -> bool:
+        """Run the checks; tell whether all passed."""
+        return (await self.report()).is_ready
+
+    async def report(self) -> ReadinessReport:
+        """Run the checks at once, each for at most two seconds."""
+        answers = await asyncio.gather(*(self._answer(check) for check in self._checks.values()))
+        checks = dict(zip(self._checks, answers, strict=True))
+        if self._is_leaving:
+            checks["process"] = "leaving"
+        return ReadinessReport(all(answer == "ok" for answer in checks.values()), checks)
+
+    async def _answer(self, check: Callable[[], Awaitable[None]]) -> str:
+        try:
+            async with asyncio.timeout(_CHECK_TIMEOUT_S):
+                await check()
+        except ModelyardError as error:
+            return error.message
+        except Exception as error:  # noqa: BLE001 a check that fails in any way is a reason
+            return f"{type(error).__name__}: {error}"[:200]
+        return "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    name: str
+    run: Run
+    stage: Stage
+    stopping: asyncio.Event
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Owns the process's loops."""
+
+    _loops: list[_Loop] = field(default_factory=list)
+
+    def add(self, name: str, run: Run, stage: Stage) -> None:
+        """Add a loop; `run` is to return soon after its event is set."""
+        self._loops.append(_Loop(name, run, stage, asyncio.Event()))
+
+    async def run(
+        self, stop: asyncio.Event, readiness: Readiness, settings: ShutdownSettings
+    ) -> bool:
+        """Run all loops until `stop` or until one fails; tell whether none failed."""
+        loop = asyncio.get_running_loop()
+        tasks: dict[str, asyncio.Task[None]] = {
+            entry.name: loop.create_task(entry.run(entry.stopping), name=entry.name)
+            for entry in self._loops
+        }
+        stopped = loop.create_task(stop.wait(), name="stop")
+        await asyncio.wait([stopped, *tasks.values()], return_when=asyncio.FIRST_COMPLETED)
+        is_failed = not stop.is_set()
+        stopped.cancel()
+        readiness.leave()
+        logger.info("leaving", because="a loop ended" if is_failed else "asked to")
+        if not is_failed:
+            await asyncio.sleep(settings.drain_wait.total_seconds())
+        for stage in Stage:
+            await self._end(stage, tasks, settings)
+        return _report(tasks) and not is_failed
+
+    async def _end(
+        self, stage: Stage, tasks: Mapping[str, asyncio.Task[None]], settings: ShutdownSettings
+    ) -> None:
+        entries = [entry for entry in self._loops if entry.stage is stage]
+        for entry in entries:
+            entry.stopping.set()
+        ending = [tasks[entry.name] for entry in entries]
+        if not ending:
+            return
+        _, late = await asyncio.wait(ending, timeout=settings.stage_timeout.total_seconds())
+        for task in late:
+            logger.warning("loop did not stop in time", loop=task.get_name())
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=settings.stage_timeout.total_seconds())
+
+
+async def run_until_stopped(
+    supervisor: Supervisor, readiness: Readiness, settings: ShutdownSettings
+) -> int:
+    """Run until SIGTERM or SIGINT, or until a loop fails; return the process's exit code."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        return 0 if await supervisor.run(stop, readiness, settings) else 1
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def run_main(main: Coroutine[Any, Any, int]) -> int:
+    """Run a process's main coroutine and return its exit code."""
+    try:
+        return uvloop.run(main)
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        sys.stdout.flush()
+
+
+def _report(tasks: Mapping[str, asyncio.Task[None]]) -> bool:
+    """Log what loops failed with; tell whether none did."""
+    is_clean = True
+    for name, task in tasks.items():
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            is_clean = False
+            logger.opt(exception=error).error("loop failed", loop=name)
+    return is_clean

@@ -1,0 +1,1 @@
+"""gRPC between services: server, client, identity, deadlines, errors."""

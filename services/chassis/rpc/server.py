@@ -1,0 +1,279 @@
+"""A service's gRPC server.
+
+Owns: what surrounds every call, outermost first: errors → metrics → span → deadline → identity and
+scope. Handlers raise `ModelyardError`; anything else is logged with an id and reads INTERNAL: gRPC
+itself would send an exception's text to the caller. A method without a declared scope stops the
+start. Health and reflection are open to everybody.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+from google.protobuf import descriptor_pool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+from grpc_status import rpc_status
+from loguru import logger
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+from typing_extensions import override
+
+from services.chassis.clock import SystemClock
+from services.chassis.errors import (
+    DeadlineExceeded,
+    Internal,
+    ModelyardError,
+    PermissionDenied,
+    Unauthenticated,
+)
+from services.chassis.ids import Ids, TimeOrderedIds
+from services.chassis.rpc import telemetry
+from services.chassis.rpc.context import Context, acting_as, bounded_by
+from services.chassis.rpc.deadline import Deadline
+from services.chassis.rpc.identity import Caller, TokenVerifier
+from services.chassis.rpc.status import CODES, is_callees_fault, to_status
+from services.chassis.settings import GrpcServerSettings
+from services.chassis.telemetry.tracing import context_from, tracer
+
+_OPEN: Final = ("/grpc.health.v1.", "/grpc.reflection.")
+
+
+@dataclass(slots=True)
+class RpcServer:
+    """A running server."""
+
+    port: int
+    _server: grpc.aio.Server
+    _health: HealthServicer
+    _is_drained: bool = False
+
+    async def drain(self, grace: timedelta) -> None:
+        """Tell clients to go elsewhere, let calls at work finish, cancel them after `grace`."""
+        if self._is_drained:
+            return
+        self._is_drained = True
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace.total_seconds())
+
+
+@asynccontextmanager
+async def serve(
+    settings: GrpcServerSettings,
+    *,
+    register: Callable[[grpc.aio.Server], None],
+    services: Sequence[str],
+    verifier: TokenVerifier,
+    required_scopes: Mapping[str, str],
+    ids: Ids | None = None,
+) -> AsyncIterator[RpcServer]:
+    """Answer calls to `services` (full names) until the context closes.
+
+    `required_scopes` maps "/package.Service/Method", or "package.Service" for all of its methods,
+    to the scope that a caller needs. Raises ValueError for a method that has none.
+    """
+    scopes = _scopes_by_method(services, required_scopes)
+    around = _Around(
+        scopes, verifier, settings.default_deadline, ids or TimeOrderedIds(SystemClock())
+    )
+    server = grpc.aio.server(
+        interceptors=[_Interceptor(around)],
+        maximum_concurrent_rpcs=settings.concurrent_calls_max,
+        options=[
+            ("grpc.max_receive_message_length", settings.message_bytes_max),
+            ("grpc.max_send_message_length", settings.message_bytes_max),
+            ("grpc.max_connection_age_ms", _milliseconds(settings.connection_age_max)),
+            ("grpc.max_connection_age_grace_ms", 60_000),
+            # Clients ping every 30 s to notice a silent partition; by default the server would
+            # answer a ping more often than every 5 minutes by closing the connection.
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    register(server)
+    health = HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    reflection.enable_server_reflection(
+        [*services, "grpc.health.v1.Health", reflection.SERVICE_NAME], server
+    )
+    port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+    await server.start()
+    for name in ("", *services):
+        await health.set(name, health_pb2.HealthCheckResponse.SERVING)
+    running = RpcServer(port=port, _server=server, _health=health)
+    try:
+        yield running
+    finally:
+        await running.drain(timedelta(0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What is done around each call."""
+
+    scopes: Mapping[str, str]
+    verifier: TokenVerifier
+    default_deadline: timedelta
+    ids: Ids
+
+    @asynccontextmanager
+    async def call(self, method: str, context: Context, *, is_stream: bool) -> AsyncIterator[None]:
+        """Run one call inside; its failure becomes the call's status."""
+        started = time.perf_counter()
+        code = "OK"
+        metadata = _metadata(context)
+        with tracer(__name__).start_as_current_span(
+            method.lstrip("/"),
+            context=context_from(metadata.get("traceparent")),
+            kind=SpanKind.SERVER,
+            attributes={telemetry.SYSTEM: "grpc", telemetry.METHOD: method.lstrip("/")},
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                async with self._bounded(method, context, is_stream=is_stream):
+                    caller = self._caller(method, metadata)
+                    with acting_as(caller.principal, service=caller.service):
+                        yield
+            except asyncio.CancelledError:
+                code = "CANCELLED"
+                raise
+            except grpc.aio.AbortError:
+                code = "ABORTED"
+                raise
+            except ModelyardError as error:
+                code = CODES[error.code].name
+                await self._refuse(error, context, span)
+            except Exception as error:  # noqa: BLE001 the boundary: a bug becomes INTERNAL with an id
+                internal = Internal(self.ids.new("err"))
+                code = CODES[internal.code].name
+                logger.opt(exception=error).error(
+                    "call failed", method=method, error_id=internal.detail["error_id"]
+                )
+                await self._refuse(internal, context, span)
+            finally:
+                span.set_attribute(telemetry.STATUS, code)
+                telemetry.SERVER_SECONDS.labels(method, code).observe(time.perf_counter() - started)
+
+    async def _refuse(self, error: ModelyardError, context: Context, span: trace.Span) -> None:
+        # Only what is this server's fault is an error of its span: a refusal is an answer.
+        if is_callees_fault(error):
+            span.set_status(Status(StatusCode.ERROR, error.message))
+        await context.abort_with_status(rpc_status.to_status(to_status(error)))
+
+    def _caller(self, method: str, metadata: Mapping[str, str]) -> Caller:
+        scheme, _, token = metadata.get("authorization", "").partition(" ")
+        if scheme != "Bearer":
+            raise Unauthenticated
+        caller = self.verifier.verify(token)
+        scope = self.scopes[method]
+        if scope not in caller.principal.scopes:
+            raise PermissionDenied(scope)
+        return caller
+
+    @asynccontextmanager
+    async def _bounded(
+        self, method: str, context: Context, *, is_stream: bool
+    ) -> AsyncIterator[None]:
+        remaining_s = context.time_remaining()
+        if remaining_s is None and is_stream:
+            yield
+            return
+        if remaining_s is None:
+            remaining_s = self.default_deadline.total_seconds()
+        until = Deadline.after(timedelta(seconds=max(0.0, remaining_s)))
+        try:
+            async with asyncio.timeout(remaining_s):
+                with bounded_by(until):
+                    yield
+        except TimeoutError as error:
+            raise DeadlineExceeded(method.lstrip("/")) from error
+
+
+class _Interceptor(grpc.aio.ServerInterceptor):
+    """Puts `_Around` around unary answers and around streams of answers."""
+
+    def __init__(self, around: _Around) -> None:
+        self._around = around
+
+    @override
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """Return the method's handler, wrapped."""
+        handler = await continuation(handler_call_details)
+        method: str = handler_call_details.method
+        if handler is None or method.startswith(_OPEN):
+            return handler
+        if handler.unary_unary or handler.stream_unary:
+            return self._unary(method, handler)
+        return self._stream(method, handler)
+
+    def _unary(self, method: str, handler: Any) -> Any:
+        behaviour = handler.unary_unary or handler.stream_unary
+        is_stream = bool(handler.stream_unary)
+
+        async def answer(request: Any, context: Context) -> Any:
+            async with self._around.call(method, context, is_stream=is_stream):
+                return await behaviour(request, context)
+
+        make: Any = (
+            grpc.stream_unary_rpc_method_handler
+            if is_stream
+            else grpc.unary_unary_rpc_method_handler
+        )
+        return make(
+            answer,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _stream(self, method: str, handler: Any) -> Any:
+        behaviour = handler.unary_stream or handler.stream_stream
+
+        async def answers(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with self._around.call(method, context, is_stream=True):
+                async for answer in behaviour(request, context):
+                    yield answer
+
+        make: Any = (
+            grpc.unary_stream_rpc_method_handler
+            if handler.unary_stream
+            else grpc.stream_stream_rpc_method_handler
+        )
+        return make(
+            answers,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+
+def _scopes_by_method(
+    services: Sequence[str], required_scopes: Mapping[str, str]
+) -> dict[str, str]:
+    pool = descriptor_pool.Default()
+    scopes = {}
+    for service in services:
+        for method in pool.FindServiceByName(service).methods:
+            path = f"/{service}/{method.name}"
+            scope = required_scopes.get(path) or required_scopes.get(service)
+            if scope is None:
+                raise ValueError(f"{path} declares no scope")
+            scopes[path] = scope
+    return scopes
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    return {
+        name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)
+    }
+
+
+def _milliseconds(duration: timedelta) -> int:
+    return int(duration.total_seconds() * 1000)

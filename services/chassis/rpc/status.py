@@ -1,0 +1,161 @@
+"""The one mapping between `ModelyardError` and gRPC status (ADR-0004).
+
+The code and details travel as google.rpc.ErrorInfo (domain "modelyard"), waiting times as
+RetryInfo, so that an error arrives as the class that it left as. An answer without them comes from
+gRPC itself or from a stranger and is read by its status code.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Final
+
+import grpc
+import grpc.aio
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from services.chassis.errors import (
+    AlreadyExists,
+    Conflict,
+    DeadlineExceeded,
+    ErrorCode,
+    FailedPrecondition,
+    InProgress,
+    Internal,
+    InvalidArgument,
+    KeyReused,
+    ModelyardError,
+    NotFound,
+    PayloadTooLarge,
+    PermissionDenied,
+    QueueFull,
+    QuotaExceeded,
+    RateLimited,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+)
+
+DOMAIN: Final = "modelyard"
+
+CODES: Final[Mapping[ErrorCode, grpc.StatusCode]] = {
+    ErrorCode.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorCode.PAYLOAD_TOO_LARGE: grpc.StatusCode.INVALID_ARGUMENT,
+    ErrorCode.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    ErrorCode.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
+    ErrorCode.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    ErrorCode.ALREADY_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
+    ErrorCode.CONFLICT: grpc.StatusCode.ABORTED,
+    ErrorCode.KEY_REUSED: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorCode.IN_PROGRESS: grpc.StatusCode.ABORTED,
+    ErrorCode.FAILED_PRECONDITION: grpc.StatusCode.FAILED_PRECONDITION,
+    ErrorCode.QUOTA_EXCEEDED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorCode.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorCode.RATE_LIMITED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ErrorCode.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    ErrorCode.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
+    ErrorCode.UNIMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
+    ErrorCode.INTERNAL: grpc.StatusCode.INTERNAL,
+}
+
+_CLASSES: Final[Mapping[str, type[ModelyardError]]] = {
+    kind.code: kind
+    for kind in (
+        AlreadyExists,
+        Conflict,
+        DeadlineExceeded,
+        FailedPrecondition,
+        InProgress,
+        Internal,
+        InvalidArgument,
+        KeyReused,
+        NotFound,
+        PayloadTooLarge,
+        PermissionDenied,
+        QueueFull,
+        QuotaExceeded,
+        RateLimited,
+        Unauthenticated,
+        Unavailable,
+        Unimplemented,
+    )
+}
+
+
+def to_status(error: ModelyardError) -> Status:
+    """Return the status that carries the error."""
+    details = [
+        _packed(
+            error_details_pb2.ErrorInfo(
+                reason=error.code, domain=DOMAIN, metadata=dict(error.detail)
+            )
+        )
+    ]
+    if error.retry_after is not None:
+        delay = Duration()
+        delay.FromTimedelta(error.retry_after)
+        details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
+    number: int = CODES[error.code].value[0]
+    return Status(code=number, message=error.message, details=details)
+
+
+def from_call_error(call_error: grpc.aio.AioRpcError, *, callee: str) -> ModelyardError:
+    """Return the error that a call ended with."""
+    status = rpc_status.from_call(call_error)  # type: ignore[arg-type]
+    if status is not None:
+        found = _from_status(status)
+        if found is not None:
+            return found
+    match call_error.code():
+        case grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED:
+            return DeadlineExceeded(callee)
+        case grpc.StatusCode.UNAVAILABLE:
+            return Unavailable(callee)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return PayloadTooLarge("message", bytes_max=0)
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return Unimplemented(f"{callee} does not offer this")
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return Unauthenticated()
+        case _:
+            return Internal(f"from {callee}")
+
+
+def is_callees_fault(error: BaseException) -> bool:
+    """Tell whether an error speaks against the callee's health: what its breaker counts."""
+    return isinstance(error, Unavailable | DeadlineExceeded | Internal)
+
+
+def _from_status(status: Status) -> ModelyardError | None:
+    info, retry_after = error_details_pb2.ErrorInfo(), None
+    has_info = False
+    for detail in status.details:
+        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+            has_info = detail.Unpack(info)
+        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+            retry = error_details_pb2.RetryInfo()
+            detail.Unpack(retry)
+            retry_after = retry.retry_delay.ToTimedelta()
+    kind = _CLASSES.get(info.reason) if has_info and info.domain == DOMAIN else None
+    return None if kind is None else _rebuilt(kind, status.message, info.metadata, retry_after)
+
+
+def _rebuilt(
+    kind: type[ModelyardError],
+    message: str,
+    detail: Mapping[str, str],
+    retry_after: timedelta | None,
+) -> ModelyardError:
+    # Past the subclass's own constructor: the sentence has been made where the error was raised.
+    error = kind.__new__(kind)
+    ModelyardError.__init__(error, message, detail=detail, retry_after=retry_after)
+    return error
+
+
+def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> Any:
+    packed = Any()
+    packed.Pack(message)
+    return packed

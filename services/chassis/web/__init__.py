@@ -1,0 +1,1 @@
+"""HTTP that every service has: problem documents, health, metrics."""
