@@ -120,7 +120,7 @@ class Attempt:
     @property
     def container_name(self) -> str:
         """Return its container's name: one an attempt, so that a late create finds it taken."""
-        return f"modelyard-{self.id}"
+        return container_name(self.id)
 
     @property
     def is_terminal(self) -> bool:
@@ -153,3 +153,16 @@ class Attempt:
             raise IllegalTransition("attempt", self.id, state=self.state, to=to)
         moved = replace(self, state=to, version=self.version + 1, **changes)
         return moved, AttemptTransitioned(moved, at)
+
+
+_CONTAINER_PREFIX: Final = "modelyard-"
+
+
+def container_name(attempt_id: AttemptId) -> str:
+    """Return the name that an attempt's container has on its node."""
+    return f"{_CONTAINER_PREFIX}{attempt_id}"
+
+
+def attempt_of_container(name: str) -> AttemptId:
+    """Return whose container this is; of a foreign one, an attempt that nobody knows."""
+    return AttemptId(name.removeprefix(_CONTAINER_PREFIX))
