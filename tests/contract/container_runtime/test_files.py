@@ -8,9 +8,13 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from services.chassis.errors import InvalidArgument
-from services.scheduler.domain.attempts.runtime import ContainerPhase, PlacedFile
-from tests.contract.container_runtime.kit import Kit
+from services.chassis.errors import InvalidArgument, NotFound, PayloadTooLarge
+from services.scheduler.domain.attempts.runtime import (
+    ContainerPhase,
+    PlacedFile,
+    ProgressData,
+)
+from tests.contract.container_runtime.kit import NO_GRACE, Kit
 
 pytestmark = pytest.mark.contract
 
@@ -75,22 +79,96 @@ async def test_working_folder_gets_files_and_texts(kit: Kit, tmp_path: Path) -> 
     assert kit.output(name) == "weights {}\n"
 
 
-async def test_outputs_and_progress_are_seen_on_the_node(kit: Kit) -> None:
-    name = await kit.started(
-        "import os\n"
-        "open(os.path.join(os.environ['MODELYARD_OUTPUTS'], 'model'), 'w').write('m')\n"
-        "open(os.environ['MODELYARD_PROGRESS'], 'a').write('{}\\n')\n"
-        "open(os.path.join(os.environ['MODELYARD_CHECKPOINT'], 'c'), 'w').write('c')\n"
+async def test_outputs_are_listed_with_their_paths(kit: Kit) -> None:
+    status = await kit.ran(
+        "import os, pathlib; root = pathlib.Path(os.environ['MODELYARD_OUTPUTS'])\n"
+        "(root / 'report.txt').write_text('r'); (root / 'model' / 'deep').mkdir(parents=True)\n"
+        "(root / 'model' / 'b').write_text('b'); (root / 'model' / 'deep' / 'a').write_text('a')"
     )
-    await kit.runtime.wait_exit(name)
-    folders = kit.runtime.folders(name)
 
-    assert _text(folders.outputs / "model") == "m"
-    assert _text(folders.progress) == "{}\n"
+    async def left(path: str, **bounds: int) -> list[tuple[str, str]]:
+        limits = {"files_max": 2, "bytes_max": 2} | bounds
+        files = await kit.runtime.list_output(status.name, path, **limits)
+        return [(file.path, _text(file.file)) for file in files]
+
+    assert await left("report.txt") == [("report.txt", "r")]
+    assert await left("model") == [("b", "b"), ("deep/a", "a")]
+    for path in ("missing", "model/missing", "report.txt/x"):
+        with pytest.raises(NotFound):
+            await left(path)
+    with pytest.raises(InvalidArgument):
+        await left("model", files_max=1)
+    with pytest.raises(PayloadTooLarge):
+        await left("model", bytes_max=1)
+
+
+@pytest.mark.parametrize("path", ["link", "folder", "link/passwd", "pipe", "../work"])
+async def test_outputs_are_refused_when_they_lead_elsewhere(kit: Kit, path: str) -> None:
+    status = await kit.ran(
+        "import os; os.chdir(os.environ['MODELYARD_OUTPUTS'])\n"
+        "os.symlink('/etc', 'link'); os.mkdir('folder'); os.symlink('/etc', 'folder/link')\n"
+        "os.mkfifo('pipe')"
+    )
+
+    with pytest.raises(InvalidArgument):
+        await kit.runtime.list_output(status.name, path, files_max=10, bytes_max=10)
+
+
+async def test_progress_is_read_from_where_it_was_left(kit: Kit) -> None:
+    name = await kit.started(
+        "import os, sys\n"
+        "progress = open(os.environ['MODELYARD_PROGRESS'], 'ab', buffering=0)\n"
+        "progress.write(b'one\\n'); print('up'); os.kill(os.getpid(), 19)\n"
+        "progress.write(b'two\\n' * 100_000)"
+    )
+    assert await kit.runtime.read_progress("never-made", offset=3) == ProgressData(b"", 3)
+    await kit.said(name, "up")
+
+    first = await kit.runtime.read_progress(name, offset=0)
+    assert first == ProgressData(b"one\n", 4)
+    await kit.runtime.stop(name, grace=NO_GRACE)
+    assert await kit.runtime.read_progress(name, offset=4) == ProgressData(b"", 4)
+
+
+async def test_progress_is_skipped_to_its_end_when_it_is_long(kit: Kit) -> None:
+    status = await kit.ran(
+        "import os; open(os.environ['MODELYARD_PROGRESS'], 'wb').write(b'12345\\n' * 100_000)"
+    )
+
+    progress = await kit.runtime.read_progress(status.name, offset=0)
+
+    assert progress.next_offset == 600_000
+    assert len(progress.data) < 300_000
+    assert progress.data.endswith(b"12345\n")
+
+
+async def test_progress_is_empty_when_the_program_made_it_a_link_or_a_pipe(kit: Kit) -> None:
+    for act in ("os.symlink('/etc/passwd', path)", "os.mkfifo(path)"):
+        status = await kit.ran(f"import os; path = os.environ['MODELYARD_PROGRESS']; {act}")
+
+        assert await kit.runtime.read_progress(status.name, offset=0) == ProgressData(b"", 0)
+
+
+async def test_last_lines_are_the_end_of_standard_error(kit: Kit) -> None:
+    status = await kit.ran(
+        "import sys; print('not this'); sys.stderr.write('x' * 99 + '\\nlast: ü\\nline\\n')"
+    )
+
+    assert await kit.runtime.last_lines(status.name, bytes_max=50) == "last: ü\nline\n"
+    assert await kit.runtime.last_lines("never-made", bytes_max=50) == ""
 
 
 def _text(path: PurePath) -> str:
     return Path(path).read_text()
+
+
+async def test_checkpoint_folder_is_writable(kit: Kit) -> None:
+    status = await kit.ran(
+        "import os; open(os.path.join(os.environ['MODELYARD_CHECKPOINT'], 'c'), 'w').write('c')"
+    )
+
+    assert status.exit is not None
+    assert status.exit.code == 0
 
 
 async def test_remove_deletes_what_the_program_made_unwritable(kit: Kit) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
-from services.scheduler.adapters.runtime_process import shim
+from services.scheduler.adapters.runtime_process import leavings, shim
 from services.scheduler.adapters.runtime_process.folder import (
     CHECKPOINT,
     INPUTS,
@@ -45,10 +45,11 @@ from services.scheduler.domain.attempts.attempt import LogLocation
 from services.scheduler.domain.attempts.runtime import (
     Capabilities,
     Capability,
-    ContainerFolders,
     ContainerPhase,
     ContainerSpec,
     ContainerStatus,
+    LeftFile,
+    ProgressData,
 )
 
 _CAPABILITIES: Final = Capabilities("process", frozenset({Capability.OOM_REPORTED}))
@@ -91,7 +92,10 @@ class ProcessRuntime:
         Raises FailedPrecondition if the name is a tombstone's or another tenant's work is on the
         node, InvalidArgument if the image is not known or the bundle is none.
         """
-        await asyncio.to_thread(self._create, spec)
+        try:
+            await asyncio.to_thread(self._create, spec)
+        except OSError as error:
+            raise Unavailable(f"the node's disk ({error.strerror})") from error
 
     async def entomb(self, name: str) -> ContainerStatus:
         """Take the name so that it never starts from now on; return what is there afterwards.
@@ -136,16 +140,17 @@ class ProcessRuntime:
         return await asyncio.to_thread(self._list, labels)
 
     async def wait_exit(self, name: str) -> ContainerStatus:
-        """Wait until a container runs no more, whoever started it; return what it is then."""
+        """Wait until a container runs no more, whoever started it; return what it is then.
+
+        What is lost or absent has no process left when this returns.
+        """
         folder = self._folder(name)
-        status = self._inspect(folder)
         claim = folder.claim()
-        if status.phase is not ContainerPhase.RUNNING or claim is None or claim.shim is None:
-            return status
-        with opened(claim.shim) as descriptor:
-            if descriptor is not None:
-                await readable(descriptor)
-        self._reap()
+        if claim is not None and claim.shim is not None:
+            with opened(claim.shim) as descriptor:
+                if descriptor is not None:
+                    await readable(descriptor)
+            self._reap()
         return await asyncio.to_thread(self._settle, folder)
 
     async def stop(self, name: str, *, grace: timedelta) -> ContainerStatus:
@@ -177,10 +182,26 @@ class ProcessRuntime:
         """
         await asyncio.to_thread(self._remove, name)
 
-    def folders(self, name: str) -> ContainerFolders:
-        """Return where the node sees what the container leaves."""
-        path = self._folder(name).path
-        return ContainerFolders(outputs=path / OUTPUTS, progress=path / PROGRESS)
+    async def read_progress(self, name: str, *, offset: int) -> ProgressData:
+        """Return what the program has appended to its progress since `offset`."""
+        progress = self._folder(name).path / PROGRESS
+        return await asyncio.to_thread(leavings.read_progress, progress, offset=offset)
+
+    async def list_output(
+        self, name: str, path: str, *, files_max: int, bytes_max: int
+    ) -> Sequence[LeftFile]:
+        """Return the files that it left at a path below $MODELYARD_OUTPUTS."""
+        outputs = self._folder(name).path / OUTPUTS
+        return await asyncio.to_thread(
+            leavings.list_output, outputs, path, files_max=files_max, bytes_max=bytes_max
+        )
+
+    async def last_lines(self, name: str, *, bytes_max: int) -> str:
+        """Return the end of its standard error."""
+        log = self._folder(name).path / shim.LOG
+        return await asyncio.to_thread(
+            leavings.last_lines, log, stream="stderr", bytes_max=bytes_max
+        )
 
     def log_location(self, name: str) -> LogLocation:
         """Return where its output is."""
@@ -247,7 +268,12 @@ class ProcessRuntime:
         pid = os.posix_spawn(
             sys.executable,
             [sys.executable, "-S", "-E", shim.__file__, str(folder), "3"],
-            {"PATH": _SYSTEM_PATH, "LANG": "C.UTF-8", **self._environment},
+            {
+                "PATH": _SYSTEM_PATH,
+                "LANG": "C.UTF-8",
+                **self._environment,
+                CONTAINER_MARK: name,
+            },
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, ready, 3),
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -295,11 +321,13 @@ class ProcessRuntime:
         return [status for status in statuses if labels.items() <= status.labels.items()]
 
     def _settle(self, folder: ContainerFolder) -> ContainerStatus:
-        """Make a loss final: whatever is left without its shim is killed before it is told."""
+        """Make a loss final: whatever is left without its shim, or its folder, is killed first."""
         status = self._inspect(folder)
-        if status.phase is ContainerPhase.LOST and folder.ended() is None:
+        is_new_loss = status.phase is ContainerPhase.LOST and folder.ended() is None
+        if is_new_loss or status.phase is ContainerPhase.ABSENT:
             started = folder.started()
             kill_strays(folder.name, started.program if started is not None else None)
+        if is_new_loss:
             folder.record_lost()
         return status
 

@@ -145,12 +145,19 @@ class ContainerSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class ContainerFolders:
-    """Where the node sees what a container leaves."""
+class LeftFile:
+    """A file that a container has left: its path within the output, and where the node has it."""
 
-    outputs: PurePath
-    progress: PurePath
-    """The file that the program appends its progress to; need not exist."""
+    path: str
+    file: PurePath
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressData:
+    """What a program has appended to $MODELYARD_PROGRESS, and from where to read on."""
+
+    data: bytes
+    next_offset: int
 
 
 def is_inner_path(path: str) -> bool:

@@ -4,7 +4,7 @@ Owns: the Protocols. Leaves the store and the lease to `use_cases.ports`.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import PurePath
@@ -14,11 +14,13 @@ from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import LogLocation
 from services.scheduler.domain.attempts.runtime import (
     Capabilities,
-    ContainerFolders,
     ContainerSpec,
     ContainerStatus,
+    LeftFile,
+    ProgressData,
 )
 from services.scheduler.domain.deployments.model import ModelPin
+from services.scheduler.use_cases.ports import Lease
 
 
 class ContainerRuntime(Protocol):
@@ -68,8 +70,21 @@ class ContainerRuntime(Protocol):
         """Delete a container or tombstone; raises FailedPrecondition while it runs."""
         ...
 
-    def folders(self, name: str) -> ContainerFolders:
-        """Return where the node sees what the container leaves."""
+    async def read_progress(self, name: str, *, offset: int) -> ProgressData:
+        """Return what the program has appended to its progress since `offset`, or the end of it."""
+        ...
+
+    async def list_output(
+        self, name: str, path: str, *, files_max: int, bytes_max: int
+    ) -> Sequence[LeftFile]:
+        """Return the files that it left at a path below $MODELYARD_OUTPUTS.
+
+        Raises NotFound if there are none, InvalidArgument for what is no file, PayloadTooLarge.
+        """
+        ...
+
+    async def last_lines(self, name: str, *, bytes_max: int) -> str:
+        """Return the end of its standard error."""
         ...
 
     def log_location(self, name: str) -> LogLocation:
@@ -105,7 +120,7 @@ class ArtifactStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ServerSetup:
-    """How a model server is run: texts and read-only files in its working folder, and a command."""
+    """How a model server is run: a command, and texts and read-only files in its working folder."""
 
     command: tuple[str, ...]
     texts: Mapping[str, str]
@@ -113,34 +128,52 @@ class ServerSetup:
     """Digest by relative path."""
     address: str
     """Where it will listen, `host:port`."""
+    ready_url: str
+    """Answers 200 once the model can be asked."""
 
 
-class ModelServers(Protocol):
-    """The model servers that images hold."""
+class ModelServer(Protocol):
+    """One kind of model server, as an image holds it."""
 
-    def setup(self, image: str, *, name: str, model: ModelPin) -> ServerSetup:
-        """Return how this image serves a model under a name; raises InvalidArgument if it can't."""
+    def setup(self, *, name: str, model: ModelPin) -> ServerSetup:
+        """Return how it serves a model under a name; raises InvalidArgument if it can't."""
         ...
 
-    async def is_ready(self, address: str, *, name: str) -> bool:
-        """Return whether the server answers for this model; a failing connection is a no."""
+
+class ServerProbe(Protocol):
+    """Asks a server whether it is there."""
+
+    async def is_ready(self, url: str) -> bool:
+        """Return whether it answers 200 in time."""
+        ...
+
+
+class NodeLease(Protocol):
+    """The right to act on this node's containers."""
+
+    @property
+    def held(self) -> Lease | None:
+        """Return the lease while this process may act on it."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RunSpan:
-    """A container's run, written into the submission's trace when it is over."""
+    """A container's run, to be written into its submission's trace when it is over."""
 
-    name: str
-    traceparent: str | None
+    traceparent: str
     started_at: datetime
     ended_at: datetime
     attributes: Mapping[str, str | int]
 
 
 class RunTraces(Protocol):
-    """Where spans go that are written afterwards, with explicit times."""
+    """The submissions' traces."""
+
+    def under(self, traceparent: str | None) -> AbstractContextManager[None]:
+        """Make what is called in this block part of a submission's trace."""
+        ...
 
     def record(self, span: RunSpan) -> None:
-        """Write one; never fails."""
+        """Write a span with explicit times; never fails."""
         ...

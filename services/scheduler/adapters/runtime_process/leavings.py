@@ -1,0 +1,103 @@
+"""What a container has left on this machine: progress, outputs, and its last words.
+
+Owns: reading them, bounded, and never through a link. Leaves to the callers what they mean.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NoReturn
+
+from services.chassis.errors import InvalidArgument, NotFound, PayloadTooLarge
+from services.scheduler.domain.attempts.runtime import LeftFile, ProgressData, is_inner_path
+
+PROGRESS_BYTES_MAX: Final = 256 * 1024
+_LOG_TAIL_BYTES_MAX: Final = 256 * 1024
+
+
+def read_progress(path: Path, *, offset: int) -> ProgressData:
+    """Return what was appended since `offset`, at most the last 256 KiB: only the end counts."""
+    try:
+        # The program may have put anything there: no link is followed, no pipe waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return ProgressData(b"", next_offset=offset)
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return ProgressData(b"", next_offset=offset)
+        begin = offset if offset <= status.st_size else 0  # it was truncated
+        begin = max(begin, status.st_size - PROGRESS_BYTES_MAX)
+        file.seek(begin)
+        data = file.read(status.st_size - begin)
+    return ProgressData(data, next_offset=begin + len(data))
+
+
+def list_output(folder: Path, path: str, *, files_max: int, bytes_max: int) -> Sequence[LeftFile]:
+    """Return the files of one output: a file by its own name, a folder's by their paths in it.
+
+    Raises NotFound if there is none, InvalidArgument for links and whatever else is no file,
+    PayloadTooLarge beyond the bounds.
+    """
+    if not is_inner_path(path):
+        raise InvalidArgument("outputs", f"{path!r} leads out of the output folder")
+    found: list[LeftFile] = []
+    total = 0
+    for file, relative in _walk(folder, path):
+        total += file.lstat().st_size
+        if len(found) >= files_max:
+            raise InvalidArgument("outputs", f"{path!r} holds more than {files_max} files")
+        if total > bytes_max:
+            raise PayloadTooLarge(f"output {path!r}", bytes_max=bytes_max)
+        found.append(LeftFile(path=relative, file=file))
+    if not found:
+        raise NotFound("output", path)
+    return sorted(found, key=lambda left: left.path)
+
+
+def last_lines(log: Path, *, stream: str, bytes_max: int) -> str:
+    """Return the end of what was written to one stream, from the beginning of a line if it can."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _LOG_TAIL_BYTES_MAX))
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return ""
+    if size > _LOG_TAIL_BYTES_MAX:
+        del lines[0]  # its beginning is missing
+    records = (json.loads(line) for line in lines)
+    text = "".join(record["log"] for record in records if record["stream"] == stream)
+    end = text.encode()[-bytes_max:].decode(errors="ignore")
+    return end if len(end) == len(text) else end.partition("\n")[2] or end
+
+
+def _walk(folder: Path, path: str) -> Iterator[tuple[Path, str]]:
+    target = folder
+    for part in path.split("/"):
+        target /= part
+        _require_no_link(target, path)
+    if target.is_file():
+        yield target, target.name
+        return
+
+    def refuse(error: OSError) -> NoReturn:
+        raise InvalidArgument("outputs", f"{path!r} can't be read: {error.strerror}") from error
+
+    for inner, folders, files in os.walk(target, onerror=refuse):
+        for name in (*folders, *files):
+            _require_no_link(Path(inner, name), path)
+        for name in files:
+            file = Path(inner, name)
+            yield file, file.relative_to(target).as_posix()
+
+
+def _require_no_link(file: Path, path: str) -> None:
+    try:
+        mode = file.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFound("output", path) from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InvalidArgument("outputs", f"{file.name!r} of {path!r} is no file or folder")

@@ -1,0 +1,303 @@
+"""Drive one attempt from created to a recorded end, a step at a time."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final, assert_never
+
+from services.chassis.clock import Clock
+from services.chassis.errors import ModelyardError, Unavailable
+from services.scheduler.domain.attempts.next_step import Step, next_step
+from services.scheduler.domain.attempts.progress import ProgressTail
+from services.scheduler.domain.attempts.runtime import (
+    ContainerExit,
+    ContainerPhase,
+    ContainerStatus,
+    EndCause,
+)
+from services.scheduler.domain.attempts.work import AttemptWork, JobWork, ReplicaWork
+from services.scheduler.domain.jobs.job import (
+    LAST_LINES_CHARACTERS_MAX,
+    FailureReason,
+    JobFailure,
+    JobProgress,
+)
+from services.scheduler.use_cases.attempts.ports import (
+    ContainerRuntime,
+    NodeLease,
+    RunSpan,
+    RunTraces,
+    ServerProbe,
+)
+from services.scheduler.use_cases.attempts.prepare_container import (
+    LABEL_ADDRESS,
+    LABEL_READY_URL,
+    PrepareContainer,
+)
+from services.scheduler.use_cases.attempts.record_attempt import (
+    Outcome,
+    RecordAttempt,
+    Succeeded,
+)
+from services.scheduler.use_cases.attempts.store_outputs import StoreOutputs
+from services.scheduler.use_cases.ports import Lease
+
+AGAIN: Final = timedelta(0)
+"""Look again at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriveLimits:
+    """How long the runner waits for what, and how often it looks."""
+
+    start_wait_max: timedelta = timedelta(minutes=10)
+    """From an attempt's creation on; what keeps it from starting is given up after that."""
+    upload_wait_max: timedelta = timedelta(minutes=10)
+    """From a job's end on; a registry that can't be reached is waited for so long."""
+    ready_wait_max: timedelta = timedelta(seconds=60)
+    """From a server's start on until it first answers."""
+    probe_failures_max: int = 3
+    """In a row; then a server is out of the routing entry, and is stopped."""
+    progress_interval: timedelta = timedelta(seconds=1)
+    warming_interval: timedelta = timedelta(milliseconds=250)
+    probe_interval: timedelta = timedelta(seconds=2)
+    replica_stop_grace: timedelta = timedelta(seconds=10)
+
+
+@dataclass(slots=True)
+class AttemptMemory:
+    """What makes driving cheaper and its messages better; losing it in a restart is no harm."""
+
+    progress: ProgressTail = field(default_factory=ProgressTail)
+    probe_failure_count: int = 0
+    start_failure: JobFailure | None = None
+    is_running: bool = False
+    """The container was seen running: its exit is worth waiting for."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriveAttempt:
+    """Look at an attempt and its container, and take the one step that follows.
+
+    Each effect on the runtime asks for the node's lease first, each record holds it: a runner that
+    lost its node stops acting. Raises what may pass (`retryable`): the caller looks again later.
+    """
+
+    runtime: ContainerRuntime
+    prepare: PrepareContainer
+    store_outputs: StoreOutputs
+    record: RecordAttempt
+    probe: ServerProbe
+    traces: RunTraces
+    node_lease: NodeLease
+    clock: Clock
+    limits: DriveLimits
+
+    async def __call__(self, work: AttemptWork, memory: AttemptMemory) -> timedelta | None:
+        """Take a step; return when to look again. None: not before there is news."""
+        with self.traces.under(work.traceparent):
+            container = await self.runtime.inspect(work.attempt.container_name)
+            step = next_step(work, container, now=self.clock.now())
+            memory.is_running = container.phase is ContainerPhase.RUNNING
+            return await self._take(step, work, container, memory)
+
+    async def _take(  # noqa: C901 (one line a step)
+        self, step: Step, work: AttemptWork, container: ContainerStatus, memory: AttemptMemory
+    ) -> timedelta | None:
+        match step:
+            case Step.PREPARE:
+                return await self._prepare(work, memory)
+            case Step.START:
+                return await self._start(work, memory)
+            case Step.RECORD_START:
+                return await self._record_start(work, container)
+            case Step.WATCH if isinstance(work.owner, ReplicaWork):
+                return await self._watch_replica(work, work.owner, container, memory)
+            case Step.WATCH:
+                return await self._watch_job(work, memory)
+            case Step.TIME_OUT:
+                await self.record.out_of_time(self._lease(), work)
+                return None
+            case Step.STOP:
+                return await self._stop(work)
+            case Step.FINISH:
+                return await self._finish(work, container, memory)
+            case Step.RECORD_LOSS:
+                return await self._record_loss(work)
+            case Step.CLOSE:
+                return await self._close(work, memory)
+        assert_never(step)
+
+    async def _prepare(self, work: AttemptWork, memory: AttemptMemory) -> timedelta | None:
+        await self.record.starting(self._lease(), work)
+        try:
+            await self.prepare(work)
+        except ModelyardError as error:
+            return await self._give_up_start(work, memory, error)
+        return AGAIN
+
+    async def _start(self, work: AttemptWork, memory: AttemptMemory) -> timedelta | None:
+        self._lease()
+        try:
+            await self.runtime.start(work.attempt.container_name)
+        except ModelyardError as error:
+            return await self._give_up_start(work, memory, error)
+        return AGAIN
+
+    async def _give_up_start(
+        self, work: AttemptWork, memory: AttemptMemory, error: ModelyardError
+    ) -> timedelta | None:
+        """Close the attempt, unless what hinders its start may still pass."""
+        waits_until = work.attempt.created_at + self.limits.start_wait_max
+        if error.retryable and self.clock.now() < waits_until:
+            raise error
+        memory.start_failure = JobFailure(FailureReason.START, error.message)
+        return await self._close(work, memory)
+
+    async def _close(self, work: AttemptWork, memory: AttemptMemory) -> timedelta | None:
+        lease = self._lease()
+        container = await self.runtime.entomb(work.attempt.container_name)
+        if container.phase is not ContainerPhase.TOMBSTONE:
+            return AGAIN  # it had been started
+        given_up = JobFailure(FailureReason.START, "it was given up before its start")
+        await self.record.closed(lease, work, memory.start_failure or given_up)
+        return None
+
+    async def _record_start(
+        self, work: AttemptWork, container: ContainerStatus
+    ) -> timedelta | None:
+        location = self.runtime.log_location(container.name)
+        started_at = container.started_at or self.clock.now()
+        await self.record.started(self._lease(), work, log_location=location, at=started_at)
+        return None
+
+    async def _watch_job(self, work: AttemptWork, memory: AttemptMemory) -> timedelta | None:
+        progress = await self._new_progress(work, memory)
+        if progress is not None:
+            await self.record.progressed(self._lease(), work, progress)
+        assert isinstance(work.owner, JobWork), "replicas are watched in another way"
+        assert work.attempt.started_at is not None, "what is watched has started"
+        time_left = work.attempt.started_at + work.owner.spec.timeouts.run - self.clock.now()
+        return max(AGAIN, min(self.limits.progress_interval, time_left))
+
+    async def _new_progress(self, work: AttemptWork, memory: AttemptMemory) -> JobProgress | None:
+        read = await self.runtime.read_progress(
+            work.attempt.container_name, offset=memory.progress.offset
+        )
+        before, memory.progress = (
+            memory.progress,
+            memory.progress.fed(read.data, next_offset=read.next_offset),
+        )
+        said = memory.progress.said
+        return said.at(self.clock.now()) if said is not None and said != before.said else None
+
+    async def _watch_replica(
+        self,
+        work: AttemptWork,
+        replica: ReplicaWork,
+        container: ContainerStatus,
+        memory: AttemptMemory,
+    ) -> timedelta | None:
+        is_ready = await self.probe.is_ready(container.labels[LABEL_READY_URL])
+        if replica.address is None:
+            return await self._watch_warming(work, container, is_ready=is_ready)
+        memory.probe_failure_count = 0 if is_ready else memory.probe_failure_count + 1
+        if memory.probe_failure_count < self.limits.probe_failures_max:
+            return self.limits.probe_interval
+        memory.probe_failure_count = 0
+        await self.record.answers_no_more(self._lease(), work)
+        return None
+
+    async def _watch_warming(
+        self, work: AttemptWork, container: ContainerStatus, *, is_ready: bool
+    ) -> timedelta | None:
+        if is_ready:
+            address = container.labels[LABEL_ADDRESS]
+            await self.record.answers(self._lease(), work, address=address)
+            return None
+        assert container.started_at is not None, "what is watched has started"
+        if self.clock.now() >= container.started_at + self.limits.ready_wait_max:
+            return await self._stop(work)
+        return self.limits.warming_interval
+
+    async def _stop(self, work: AttemptWork) -> timedelta | None:
+        self._lease()
+        grace = (
+            work.owner.spec.timeouts.stop_grace
+            if isinstance(work.owner, JobWork)
+            else self.limits.replica_stop_grace
+        )
+        await self.runtime.stop(work.attempt.container_name, grace=grace)
+        return AGAIN
+
+    async def _finish(
+        self, work: AttemptWork, container: ContainerStatus, memory: AttemptMemory
+    ) -> timedelta | None:
+        end = container.exit
+        assert end is not None, "what has exited tells how"
+        # 1. The last progress belongs to the job's end.
+        is_job = isinstance(work.owner, JobWork)
+        progress = await self._new_progress(work, memory) if is_job else None
+        # 2. What it left goes to the registry, before anybody is told that it succeeded.
+        outcome = await self._outcome(work, end)
+        # 3. End, capacity and owner in one commit; then its span.
+        if await self.record.exited(self._lease(), work, end, outcome, progress=progress):
+            self._trace(work, end)
+        return None
+
+    async def _outcome(self, work: AttemptWork, end: ContainerExit) -> Outcome:
+        if end.code == 0 and isinstance(work.owner, JobWork):
+            if work.stop is not None or not work.is_current:
+                return Succeeded(())  # nobody asks for its outputs any more
+            try:
+                return Succeeded(await self.store_outputs(work, work.owner))
+            except ModelyardError as error:
+                if (
+                    error.retryable
+                    and self.clock.now() < end.ended_at + self.limits.upload_wait_max
+                ):
+                    raise
+                return JobFailure(FailureReason.OUTPUTS, error.message, exit_code=0)
+        reason, message = _why(end, memory_bytes=work.attempt.resources.memory_bytes)
+        last_lines = await self.runtime.last_lines(
+            work.attempt.container_name, bytes_max=LAST_LINES_CHARACTERS_MAX
+        )
+        return JobFailure(reason, message, exit_code=end.code, last_lines=last_lines)
+
+    async def _record_loss(self, work: AttemptWork) -> timedelta | None:
+        lease = self._lease()
+        await self.runtime.wait_exit(work.attempt.container_name)  # nothing of it is left
+        message = "its container is gone, and how it ended is not known"
+        await self.record.lost(lease, work, JobFailure(FailureReason.LOST, message))
+        return None
+
+    def _lease(self) -> Lease:
+        lease = self.node_lease.held
+        if lease is None:
+            raise Unavailable("this node's lease")
+        return lease
+
+    def _trace(self, work: AttemptWork, end: ContainerExit) -> None:
+        if work.traceparent is None:
+            return
+        attributes: dict[str, str | int] = {
+            "modelyard.attempt.id": work.attempt.id,
+            "modelyard.attempt.number": work.attempt.number,
+            "modelyard.node.id": work.attempt.node_id,
+            "modelyard.container.exit_code": end.code,
+            "modelyard.container.memory_bytes_peak": end.memory_bytes_peak,
+        }
+        self.traces.record(RunSpan(work.traceparent, end.started_at, end.ended_at, attributes))
+
+
+def _why(end: ContainerExit, *, memory_bytes: int) -> tuple[FailureReason, str]:
+    """Return what a container's end says about why it ended."""
+    match end.cause:
+        case EndCause.TIME_LIMIT:
+            return FailureReason.RUN_TIMEOUT, "ran longer than its limit"
+        case EndCause.MEMORY_LIMIT:
+            return FailureReason.KILLED, f"used more memory than its {memory_bytes} bytes"
+        case EndCause.STOP if end.signal is not None:
+            return FailureReason.KILLED, "was stopped"
+    if end.signal is not None:
+        return FailureReason.KILLED, f"killed by signal {end.signal}"
+    return FailureReason.EXIT_CODE, f"exit code {end.code}"

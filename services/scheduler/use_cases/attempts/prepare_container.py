@@ -1,0 +1,120 @@
+"""Make an attempt's container, with all the files that it needs."""
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import PurePath
+from typing import Final
+
+from services.chassis.errors import InvalidArgument
+from services.scheduler.domain.attempts.runtime import ContainerSpec, PlacedFile
+from services.scheduler.domain.attempts.work import AttemptWork, JobWork, ReplicaWork
+from services.scheduler.use_cases.attempts.ports import ArtifactStore, ContainerRuntime, ModelServer
+
+LABEL_ADDRESS: Final = "modelyard.address"
+"""Where a replica's server listens."""
+LABEL_READY_URL: Final = "modelyard.ready-url"
+
+_RUNTIME_MARGIN: Final = timedelta(seconds=5)
+"""The runtime's own limit on the run time is for when no runner is there: it comes second."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareContainer:
+    """Fetch bundle, inputs or model by digest, then create the container; both are repeatable.
+
+    Raises what can't be helped (NotFound, InvalidArgument, PayloadTooLarge, FailedPrecondition) and
+    what may pass (Unavailable).
+    """
+
+    runtime: ContainerRuntime
+    artifacts: ArtifactStore
+    servers: Mapping[str, ModelServer]
+    """By image; only these can be a replica's."""
+    replica_stop_grace: timedelta
+
+    async def __call__(self, work: AttemptWork) -> None:
+        """Create the container, unless it is there."""
+        if isinstance(work.owner, JobWork):
+            await self._prepare_job(work, work.owner)
+        else:
+            await self._prepare_replica(work, work.owner)
+
+    async def _prepare_job(self, work: AttemptWork, job: JobWork) -> None:
+        spec = job.spec
+        digests = [given.digest for given in spec.inputs]
+        if spec.source_digest:
+            digests.append(spec.source_digest)
+        async with self._held(work, digests) as files:
+            inputs = [PlacedFile(given.name, files[given.digest]) for given in spec.inputs]
+            await self.runtime.create(
+                ContainerSpec(
+                    name=work.attempt.container_name,
+                    tenant=work.attempt.tenant,
+                    image=spec.image,
+                    command=spec.command,
+                    environment={
+                        **spec.env,
+                        **_environment(work),
+                        "MODELYARD_JOB_ID": job.job_id,
+                    },
+                    labels=_labels(work),
+                    source=files[spec.source_digest] if spec.source_digest else None,
+                    inputs=tuple(inputs),
+                    memory_bytes=work.attempt.resources.memory_bytes,
+                    cpu_millicores=work.attempt.resources.cpu_millicores,
+                    run_time_max=spec.timeouts.run + _RUNTIME_MARGIN,
+                    stop_grace=spec.timeouts.stop_grace,
+                )
+            )
+
+    async def _prepare_replica(self, work: AttemptWork, replica: ReplicaWork) -> None:
+        server = self.servers.get(replica.image)
+        if server is None:
+            raise InvalidArgument("image", f"{replica.image!r} holds no known model server")
+        setup = server.setup(name=replica.deployment_name, model=replica.model)
+        async with self._held(work, list(setup.model_files.values())) as files:
+            placed = [PlacedFile(path, files[each]) for path, each in setup.model_files.items()]
+            await self.runtime.create(
+                ContainerSpec(
+                    name=work.attempt.container_name,
+                    tenant=work.attempt.tenant,
+                    image=replica.image,
+                    command=setup.command,
+                    environment={
+                        **_environment(work),
+                        "MODELYARD_DEPLOYMENT_ID": replica.deployment_id,
+                    },
+                    labels={
+                        **_labels(work),
+                        LABEL_ADDRESS: setup.address,
+                        LABEL_READY_URL: setup.ready_url,
+                    },
+                    files=tuple(placed),
+                    texts=setup.texts,
+                    memory_bytes=work.attempt.resources.memory_bytes,
+                    cpu_millicores=work.attempt.resources.cpu_millicores,
+                    stop_grace=self.replica_stop_grace,
+                )
+            )
+
+    def _held(
+        self, work: AttemptWork, digests: list[str]
+    ) -> AbstractAsyncContextManager[Mapping[str, PurePath]]:
+        return self.artifacts.held(work.attempt.tenant, sorted(set(digests)))
+
+
+def _environment(work: AttemptWork) -> Mapping[str, str]:
+    environment = {"MODELYARD_ATTEMPT": str(work.attempt.number)}
+    if work.traceparent is not None:
+        environment["TRACEPARENT"] = work.traceparent
+    return environment
+
+
+def _labels(work: AttemptWork) -> Mapping[str, str]:
+    return {
+        "modelyard.attempt": work.attempt.id,
+        "modelyard.owner": work.attempt.owner.public_id,
+        "modelyard.tenant": work.attempt.tenant,
+    }

@@ -1,0 +1,43 @@
+"""Bring what a job has left into the artifact store."""
+
+from dataclasses import dataclass
+
+from services.scheduler.domain.attempts.work import AttemptWork, JobWork
+from services.scheduler.domain.files import FileEntry, check_relative_path
+from services.scheduler.domain.jobs.job import OutputManifest
+from services.scheduler.domain.jobs.spec import JobOutput
+from services.scheduler.use_cases.attempts.ports import ArtifactStore, ContainerRuntime
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOutputs:
+    """Stream each file of each declared output to the registry; repeatable, since it is by digest.
+
+    Raises NotFound for an output that was not left, InvalidArgument or PayloadTooLarge for one that
+    can't be taken, and whatever the registry answers.
+    """
+
+    runtime: ContainerRuntime
+    artifacts: ArtifactStore
+    files_max: int
+    """Of one output; with its path each is part of the job's event."""
+    bytes_max: int
+    """Of one output."""
+
+    async def __call__(self, work: AttemptWork, job: JobWork) -> tuple[OutputManifest, ...]:
+        """Return what was stored, output by output."""
+        return tuple([await self._store(work, output) for output in job.spec.outputs])
+
+    async def _store(self, work: AttemptWork, output: JobOutput) -> OutputManifest:
+        left = await self.runtime.list_output(
+            work.attempt.container_name,
+            output.path,
+            files_max=self.files_max,
+            bytes_max=self.bytes_max,
+        )
+        files: list[FileEntry] = []
+        for each in left:
+            check_relative_path(each.path, field=f"outputs.{output.name}")
+            stored = await self.artifacts.put(work.attempt.tenant, each.file)
+            files.append(FileEntry(each.path, stored.size_bytes, stored.digest))
+        return OutputManifest(output.name, output.register_as, tuple(files))
