@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from services.chassis.db.errors import connecting
 from services.chassis.settings import PostgresSettings
+from services.chassis.telemetry.tracing import tracer
 
 _STARTED_AT: Final = "modelyard_started_at_ns"
 _QUERY_TEXT_MAX: Final = 512
@@ -113,7 +114,7 @@ def _statement_ended(
     if started_at is None:
         return
     operation = statement.split(maxsplit=1)[0].upper()
-    span = trace.get_tracer(__name__).start_span(
+    span = tracer(__name__).start_span(
         operation,
         kind=SpanKind.CLIENT,
         start_time=started_at,

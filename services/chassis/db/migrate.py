@@ -10,20 +10,27 @@ Always holds: a run is one transaction: a failed migration leaves the database a
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Protocol
 
 import sqlalchemy as sa
 from alembic import command, context
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.operations import Operations
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.chassis.db.tables import NAMING, chassis_tables
 
 _ONE_AT_A_TIME: Final = 0x6D6F_6465_6C79  # "modely": the advisory lock that runs take in turn
 _LOCK_TIMEOUT: Final = "4s"
+
+
+class Bound(Protocol):
+    """What is asked of `alembic.op`: the connection that the migration runs on."""
+
+    def get_bind(self) -> sa.Connection:
+        """Return the connection."""
+        ...
 
 
 async def upgrade(url: str, script_location: Path, revision: str = "head") -> None:
@@ -56,7 +63,7 @@ def run_migrations(metadata: sa.MetaData) -> None:
         context.run_migrations()
 
 
-def create_chassis_tables(op: Operations | Any) -> None:
+def create_chassis_tables(op: Bound) -> None:
     """Create outbox, inbox, idempotency and lease in a service's first migration.
 
     Once released these tables change by new functions here, called from new migrations.
@@ -66,7 +73,7 @@ def create_chassis_tables(op: Operations | Any) -> None:
     metadata.create_all(op.get_bind())
 
 
-def drop_chassis_tables(op: Operations | Any) -> None:
+def drop_chassis_tables(op: Bound) -> None:
     """Undo `create_chassis_tables`."""
     metadata = sa.MetaData(naming_convention=NAMING)
     chassis_tables(metadata)

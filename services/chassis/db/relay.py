@@ -33,11 +33,11 @@ from services.chassis.db import telemetry
 from services.chassis.db.engine import autocommitting, begin
 from services.chassis.db.errors import database_errors
 from services.chassis.db.lease import HeldLease, LeaseKeeper, hold_all, until
-from services.chassis.db.tables import SHARD_COUNT, ChassisTables
+from services.chassis.db.tables import SHARD_COUNT, ChassisTables, shard_of
 from services.chassis.errors import ModelyardError, Unavailable
 from services.chassis.events.envelope import NewEvent, record_of
 from services.chassis.events.ports import Producer, Record
-from services.chassis.telemetry.tracing import context_from
+from services.chassis.telemetry.tracing import context_from, tracer
 
 _LINKS_MAX: Final = 64
 _BACKOFF_MIN_S: Final = 0.1
@@ -47,6 +47,7 @@ _SAMPLED: Final = "-01"
 _DATABASE_NOW: Final = sa.func.clock_timestamp()
 
 Rows = Sequence[sa.Row[Any]]
+Failures = Mapping[str, tuple[sa.Row[Any], Exception]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class _Stopped:
 
     since: datetime  # when that row's fact came to be
     failure_count: int
-    until: float  # by the monotonic clock
+    retry_at: float  # by the monotonic clock
 
 
 class Relay:
@@ -118,14 +119,17 @@ class Relay:
         leases = {shard: held for shard, keeper in self.keepers.items() if (held := keeper.held)}
         if not leases:
             return False
-        # 2. A batch in the order of commits; the transaction ends with the read.
+        # 2. Which keys are still put off? Others are tried again, or were never in trouble.
+        earlier, self._stopped = self._stopped, self._still_stopped(leases)
+        # 3. A batch in the order of commits; the transaction ends with the read.
         rows = await self._unpublished(leases)
         self._observe(rows)
         if not rows:
             return False
-        # 3. Send with no transaction open; a key's rows after its first failure were not sent.
-        acknowledged = await self._send(rows)
-        # 4. Mark, unless the shard has gone to another process meanwhile.
+        # 4. Send with no transaction open; a key's rows after its first failure count as not sent.
+        acknowledged, failed = await self._send(rows)
+        self._stop(failed, earlier)
+        # 5. Mark, unless the shard has gone to another process meanwhile.
         await self._mark(acknowledged, leases)
         return len(rows) == self._batch_rows_max
 
@@ -151,15 +155,21 @@ class Relay:
         await stopping.wait()
         self._woken.set()
 
-    async def _unpublished(self, leases: Mapping[int, HeldLease]) -> Rows:
+    def _still_stopped(self, leases: Mapping[int, HeldLease]) -> dict[str, _Stopped]:
         now = self._clock.monotonic()
-        stopped = [key for key, stop in self._stopped.items() if now < stop.until]
+        return {
+            key: stop
+            for key, stop in self._stopped.items()
+            if now < stop.retry_at and shard_of(key) in leases
+        }
+
+    async def _unpublished(self, leases: Mapping[int, HeldLease]) -> Rows:
         outbox = self._tables.outbox
         statement = (
             sa.select(outbox)
             .where(outbox.c.published_at.is_(None))
             .where(outbox.c.shard == sa.any_(_array(leases, sa.SmallInteger)))
-            .where(outbox.c.aggregateid != sa.all_(_array(stopped, sa.Text)))
+            .where(outbox.c.aggregateid != sa.all_(_array(self._stopped, sa.Text)))
             .order_by(outbox.c.seq)
             .limit(self._batch_rows_max)
         )
@@ -167,10 +177,13 @@ class Relay:
             async with begin(self._autocommitting) as connection:
                 return (await connection.execute(statement)).all()
 
-    async def _send(self, rows: Rows) -> Rows:
-        """Return the rows to mark: of each key those before its first failure."""
+    async def _send(self, rows: Rows) -> tuple[Rows, Failures]:
+        """Return the rows to mark, and of each key that failed its first row and why.
+
+        Raises Unavailable when the broker takes nothing: no key is to blame then.
+        """
         # An own trace, begun in an empty context: the loop runs under whatever woke it.
-        with trace.get_tracer(__name__).start_as_current_span(
+        with tracer(__name__).start_as_current_span(
             "send outbox",
             context=Context(),
             kind=SpanKind.CLIENT,
@@ -192,36 +205,27 @@ class Relay:
             else:
                 failed[row.aggregateid] = (row, error)
         telemetry.OUTBOX_FAILED.inc(len(failed))
-        if (
-            failed
-            and not acknowledged
-            and all(_is_transient(error) for _, error in failed.values())
-        ):
-            raise Unavailable("broker") from failed[rows[0].aggregateid][1]
-        self._stop_and_free(failed, acknowledged)
-        return acknowledged
+        if acknowledged:
+            telemetry.OUTBOX_LAG.observe(self._age_s(acknowledged[0].time))
+        elif all(_is_transient(error) for _, error in failed.values()):
+            raise Unavailable("broker") from outcomes[0]
+        return acknowledged, failed
 
-    def _stop_and_free(
-        self, failed: Mapping[str, tuple[sa.Row[Any], Exception]], acknowledged: Rows
-    ) -> None:
-        """Put off each key that failed, longer each time; free those that moved.
+    def _stop(self, failed: Failures, earlier: Mapping[str, _Stopped]) -> None:
+        """Put off each key that failed, longer each time.
 
         A row that the broker refuses for good keeps its key stopped: skipping it would lose an
         event, so a person has to look (the alert is on the oldest row's age).
         """
-        for row in acknowledged:
-            self._stopped.pop(row.aggregateid, None)
         for key, (row, error) in failed.items():
             logger.error(
-                "outbox row refused", event_id=row.id, topic=row.aggregatetype, error=str(error)
+                "outbox key stopped", event_id=row.id, topic=row.aggregatetype, error=str(error)
             )
-            earlier = self._stopped.get(key)
-            if earlier is None and len(self._stopped) >= _STOPPED_KEYS_MAX:
+            if len(self._stopped) >= _STOPPED_KEYS_MAX:
                 continue  # read again at once: costs a place in each batch, never the order
-            count = earlier.failure_count + 1 if earlier else 1
-            self._stopped[key] = _Stopped(
-                row.time, count, self._clock.monotonic() + _backoff_s(count)
-            )
+            count = earlier[key].failure_count + 1 if key in earlier else 1
+            retry_at = self._clock.monotonic() + _backoff_s(count)
+            self._stopped[key] = _Stopped(row.time, count, retry_at)
         telemetry.OUTBOX_STOPPED_KEYS.set(len(self._stopped))
 
     async def _mark(self, rows: Rows, leases: Mapping[int, HeldLease]) -> None:
@@ -238,9 +242,12 @@ class Relay:
         telemetry.OUTBOX_PUBLISHED.inc(len(ours))
 
     def _observe(self, rows: Rows) -> None:
-        times = [stop.since for stop in self._stopped.values()] + [row.time for row in rows[:1]]
-        oldest_s = (self._clock.now() - min(times)).total_seconds() if times else 0.0
-        telemetry.OUTBOX_OLDEST_SECONDS.set(max(oldest_s, 0.0))
+        waiting = [stop.since for stop in self._stopped.values()] + [row.time for row in rows[:1]]
+        telemetry.OUTBOX_OLDEST.set(self._age_s(min(waiting)) if waiting else 0)
+        telemetry.OUTBOX_STOPPED_KEYS.set(len(self._stopped))
+
+    def _age_s(self, time: datetime) -> float:
+        return max(0.0, (self._clock.now() - time).total_seconds())
 
 
 def _record(row: sa.Row[Any]) -> Record:

@@ -34,7 +34,7 @@ from services.chassis.errors import PayloadTooLarge
 from services.chassis.events.envelope import NewEvent
 from services.chassis.events.ports import DuplicateEvent
 from services.chassis.ids import Ids
-from services.chassis.telemetry.tracing import current_traceparent
+from services.chassis.telemetry.tracing import current_traceparent, tracer
 from services.chassis.tenancy import TenantId
 from services.chassis.transaction_mark import in_transaction
 
@@ -182,7 +182,7 @@ def _span(because: str) -> AbstractContextManager[object]:
     """
     if not trace.get_current_span().is_recording():
         return nullcontext()
-    return trace.get_tracer(__name__).start_as_current_span(
+    return tracer(__name__).start_as_current_span(
         "transaction", attributes={"modelyard.system.because": because} if because else None
     )
 

@@ -8,6 +8,10 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -45,8 +49,11 @@ class Store:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     state = State(tmp_path_factory.mktemp("postgres"))
-    yield postgres.start(state, durable=False)
-    postgres.halt(state)
+    try:
+        yield postgres.start(state, durable=False)
+    finally:
+        postgres.halt(state)
+        state.clean()
 
 
 @pytest.fixture(scope="session")
@@ -88,3 +95,13 @@ async def store(settings: PostgresSettings) -> AsyncIterator[Store]:
             engine, TABLES, source="modelyard/tests", clock=clock, ids=TimeOrderedIds(clock)
         )
         yield Store(settings.url.get_secret_value(), engine, TABLES, unit_of_work)
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """Record spans for one test; the global provider can be set only once a process."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    return exporter

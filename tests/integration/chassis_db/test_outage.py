@@ -29,12 +29,15 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(90)
 
 
 @pytest.fixture
-def state(tmp_path: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
     """A server of this test's own, since it is stopped and started."""
     state = State(tmp_path_factory.mktemp("restarted"))
-    postgres.start(state, durable=False)
-    yield state
-    postgres.halt(state)
+    try:
+        postgres.start(state, durable=False)
+        yield state
+    finally:
+        postgres.halt(state)
+        state.clean()
 
 
 async def test_units_of_work_and_relay_recover_from_a_restart(state: State) -> None:
@@ -89,6 +92,18 @@ async def test_a_connection_that_died_in_the_pool_is_replaced_unnoticed(store: S
         await connection.execute(others)
     async with store.unit_of_work(ALPHA) as tx:
         assert await tx.connection.scalar(sa.text("SELECT 1")) == 1
+
+
+async def test_a_connection_lost_inside_a_transaction_is_unavailable(store: Store) -> None:
+    async def work() -> None:
+        async with store.unit_of_work(ALPHA) as tx:
+            backend = await tx.connection.scalar(sa.text("SELECT pg_backend_pid()"))
+            async with store.engine.connect() as connection:
+                await connection.execute(sa.select(sa.func.pg_terminate_backend(backend)))
+            await tx.connection.execute(sa.text("SELECT 1"))
+
+    with pytest.raises(Unavailable):
+        await work()
 
 
 async def test_a_full_pool_is_unavailable_but_no_outage(store: Store) -> None:

@@ -6,6 +6,9 @@ from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
+from opentelemetry import trace
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import REGISTRY
 
 from services.chassis.clock import Clock, SystemClock
 from services.chassis.db.relay import Relay
@@ -98,6 +101,22 @@ async def test_relay_sends_in_order_with_the_facts_own_trace_and_marks(store: St
     assert len(producer.kept) == 2
 
 
+async def test_relays_own_span_is_a_trace_of_its_own_that_links_to_the_facts(
+    store: Store, spans: InMemorySpanExporter
+) -> None:
+    relay = _relay(store, FakeProducer())
+    await _lead(relay)
+    async with store.unit_of_work(ALPHA) as tx:
+        tx.emit(an_event(traceparent=TRACEPARENT))
+
+    with trace.get_tracer("test").start_as_current_span("whatever woke the relay"):
+        await relay.relay_once()
+
+    (sent,) = [span for span in spans.get_finished_spans() if span.name == "send outbox"]
+    assert sent.parent is None
+    assert [f"{link.context.trace_id:032x}" for link in sent.links] == [TRACEPARENT.split("-")[1]]
+
+
 async def test_relay_sends_nothing_without_a_lease(store: Store) -> None:
     producer = FakeProducer()
     await _emit(store, [1])
@@ -179,6 +198,23 @@ async def test_a_refused_row_stops_its_key_and_no_other(store: Store) -> None:
     await relay.relay_once()
     assert producer.values("acc_1") == [b"1", b"2", b"3", b"4"]
     assert await _unpublished(store) == 0
+
+
+async def test_a_stopped_key_is_forgotten_when_its_row_is_gone(store: Store) -> None:
+    refused = PayloadTooLarge("record", bytes_max=1)
+    clock, producer = ManualClock(), FakeProducer(refuse=lambda _: refused)
+    relay = _relay(store, producer, clock=clock)
+    await _lead(relay)
+    await _emit(store, [1])
+    await relay.relay_once()
+    assert REGISTRY.get_sample_value("modelyard_outbox_stopped_keys") == 1
+
+    async with store.engine.begin() as connection:  # as the runbook says
+        await connection.execute(sa.delete(store.tables.outbox))
+    clock.advance(1)
+    await relay.relay_once()
+    assert REGISTRY.get_sample_value("modelyard_outbox_stopped_keys") == 0
+    assert REGISTRY.get_sample_value("modelyard_outbox_oldest_unpublished_seconds") == 0
 
 
 async def test_nothing_is_marked_or_put_off_while_the_broker_takes_nothing(store: Store) -> None:

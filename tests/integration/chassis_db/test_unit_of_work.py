@@ -5,8 +5,6 @@ import asyncio
 import pytest
 import sqlalchemy as sa
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy.exc import IntegrityError
 
@@ -109,15 +107,15 @@ async def test_emit_refuses_an_event_that_no_record_could_carry(store: Store) ->
 
 
 async def test_claim_event_refuses_the_second_delivery_for_the_same_consumer(store: Store) -> None:
-    async def handle(consumer: str) -> None:
+    async def handle(consumer: str, effect: str) -> None:
         async with store.unit_of_work(ALPHA) as tx:
-            await _insert_account(tx, consumer)
+            await _insert_account(tx, effect)
             await tx.claim_event(consumer, "evt_1")
 
-    await handle("register_outputs")
-    await handle("count_usage")
+    await handle("register_outputs", "acc_1")
+    await handle("count_usage", "acc_2")
     with pytest.raises(DuplicateEvent):
-        await handle("count_usage")
+        await handle("count_usage", "acc_3")
     assert await _count(store, ACCOUNTS) == 2
 
 
@@ -214,14 +212,9 @@ async def test_a_bug_in_a_statement_stays_a_bug(store: Store) -> None:
 
 
 async def test_a_trace_shows_the_transaction_and_its_statements(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, spans: InMemorySpanExporter
 ) -> None:
-    spans = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(spans))
-    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
-
-    with provider.get_tracer("test").start_as_current_span("request") as request:
+    with trace.get_tracer("test").start_as_current_span("request") as request:
         async with store.unit_of_work(ALPHA) as tx:
             await _insert_account(tx)
             tx.emit(an_event())
@@ -239,3 +232,11 @@ async def test_a_trace_shows_the_transaction_and_its_statements(
     assert traceparent is not None
     assert f"{transaction.context.trace_id:032x}" in traceparent
     assert f"{transaction.context.span_id:016x}" in traceparent
+
+
+async def test_work_that_is_part_of_no_trace_begins_none(
+    store: Store, spans: InMemorySpanExporter
+) -> None:
+    async with store.unit_of_work.system(because="a loop looks around") as tx:
+        await tx.connection.execute(sa.select(ACCOUNTS))
+    assert spans.get_finished_spans() == ()

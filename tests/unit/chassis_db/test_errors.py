@@ -1,7 +1,8 @@
 """Which failures of a database mean what; those that a real server can't be made to show."""
 
 import pytest
-from sqlalchemy.exc import DBAPIError, IntegrityError, TimeoutError as PoolTimeoutError
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from services.chassis.db.errors import (
     TransactionAborted,
