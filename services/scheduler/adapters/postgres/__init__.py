@@ -1,0 +1,1 @@
+"""The scheduler's tables and its unit of work."""

@@ -1,0 +1,169 @@
+"""Attempts in PostgreSQL, alone and joined with their owners."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.errors import NotFound
+from services.scheduler.adapters.postgres.rows import (
+    VersionedRows,
+    from_document,
+    from_resources,
+    maybe_from_document,
+    to_document,
+    to_resources,
+)
+from services.scheduler.adapters.postgres.tables import ATTEMPTS, DEPLOYMENTS, JOBS, REPLICAS
+from services.scheduler.domain.attempts.attempt import (
+    Attempt,
+    AttemptState,
+    LogLocation,
+    Owner,
+    OwnerKind,
+)
+from services.scheduler.domain.attempts.work import AttemptWork, JobWork, ReplicaWork
+from services.scheduler.domain.deployments.deployment import DeploymentSpec
+from services.scheduler.domain.deployments.model import ModelPin
+from services.scheduler.domain.deployments.replica import ReplicaState
+from services.scheduler.domain.identities import AttemptId, NodeId
+from services.scheduler.domain.jobs.job import JobState, StopCause, StopRequest
+from services.scheduler.domain.jobs.spec import JobSpec
+
+_OPEN: Final = (AttemptState.CREATED, AttemptState.STARTED)
+_OPEN_WORK: Final = (
+    sa.select(
+        ATTEMPTS,
+        JOBS.c.state.label("job_state"),
+        JOBS.c.spec.label("job_spec"),
+        JOBS.c.stop.label("job_stop"),
+        JOBS.c.attempt_id.label("job_attempt_id"),
+        REPLICAS.c.state.label("replica_state"),
+        REPLICAS.c.reason.label("replica_reason"),
+        REPLICAS.c.address.label("replica_address"),
+        REPLICAS.c.attempt_id.label("replica_attempt_id"),
+        REPLICAS.c.stop_requested_at.label("replica_stop_requested_at"),
+        DEPLOYMENTS.c.id.label("deployment_id"),
+        DEPLOYMENTS.c.spec.label("deployment_spec"),
+        DEPLOYMENTS.c.model.label("deployment_model"),
+    )
+    .outerjoin(JOBS, JOBS.c.id == ATTEMPTS.c.owner_id)
+    .outerjoin(REPLICAS, REPLICAS.c.id == ATTEMPTS.c.owner_id)
+    .outerjoin(DEPLOYMENTS, DEPLOYMENTS.c.id == REPLICAS.c.deployment_id)
+    .where(ATTEMPTS.c.state.in_(_OPEN))
+    .order_by(ATTEMPTS.c.id)
+)
+
+
+class PostgresAttempts:
+    """All tenants' attempts; implements `ports.Attempts`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+        self._rows = VersionedRows(connection, ATTEMPTS, kind="attempt")
+
+    async def add(self, attempt: Attempt) -> None:
+        """Store a new attempt."""
+        await self._connection.execute(
+            sa.insert(ATTEMPTS).values(
+                id=attempt.id,
+                tenant=attempt.tenant,
+                owner_kind=attempt.owner.kind,
+                owner_id=attempt.owner.id,
+                public_owner_id=attempt.owner.public_id,
+                number=attempt.number,
+                node_id=attempt.node_id,
+                traceparent=attempt.traceparent,
+                created_at=attempt.created_at,
+                **from_resources(attempt.resources),
+                **from_attempt(attempt),
+            )
+        )
+
+    async def get(self, attempt_id: AttemptId) -> Attempt:
+        """Return an attempt, locked."""
+        found = await self._connection.execute(
+            sa.select(ATTEMPTS).where(ATTEMPTS.c.id == attempt_id).with_for_update()
+        )
+        row = found.mappings().one_or_none()
+        if row is None:
+            raise NotFound("attempt", attempt_id)
+        self._rows.read(row)
+        return to_attempt(row)
+
+    async def save(self, attempt: Attempt) -> None:
+        """Store an attempt that this transaction has read."""
+        await self._rows.write(attempt.id, from_attempt(attempt))
+
+    async def open_on_node(self, node_id: NodeId) -> Sequence[AttemptWork]:
+        """Return what is open on a node, oldest first."""
+        found = await self._connection.execute(_OPEN_WORK.where(ATTEMPTS.c.node_id == node_id))
+        return [to_work(row) for row in found.mappings()]
+
+
+def from_attempt(attempt: Attempt) -> dict[str, Any]:
+    """Return the columns that an attempt's moves change."""
+    return {
+        "state": attempt.state,
+        "version": attempt.version,
+        "log_location": to_document(attempt.log_location),
+        "exit_code": attempt.exit_code,
+        "started_at": attempt.started_at,
+        "ended_at": attempt.ended_at,
+    }
+
+
+def to_attempt(row: sa.RowMapping) -> Attempt:
+    """Return the attempt in a row."""
+    return Attempt(
+        id=row["id"],
+        tenant=row["tenant"],
+        owner=Owner(OwnerKind(row["owner_kind"]), row["owner_id"], row["public_owner_id"]),
+        number=row["number"],
+        node_id=row["node_id"],
+        resources=to_resources(row),
+        state=AttemptState(row["state"]),
+        version=row["version"],
+        created_at=row["created_at"],
+        traceparent=row["traceparent"],
+        log_location=maybe_from_document(LogLocation, row["log_location"]),
+        exit_code=row["exit_code"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+    )
+
+
+def to_work(row: sa.RowMapping) -> AttemptWork:
+    """Return the attempt in a row, joined with its owner."""
+    attempt = to_attempt(row)
+    if attempt.owner.kind is OwnerKind.JOB:
+        return AttemptWork(
+            attempt=attempt,
+            owner=JobWork(
+                job_id=row["owner_id"],
+                state=JobState(row["job_state"]),
+                spec=from_document(JobSpec, row["job_spec"]),
+            ),
+            stop=maybe_from_document(StopRequest, row["job_stop"]),
+            is_current=row["job_attempt_id"] == attempt.id,
+        )
+    return AttemptWork(
+        attempt=attempt,
+        owner=ReplicaWork(
+            replica_id=row["owner_id"],
+            deployment_id=row["deployment_id"],
+            deployment_name=from_document(DeploymentSpec, row["deployment_spec"]).name,
+            image=from_document(DeploymentSpec, row["deployment_spec"]).image,
+            model=from_document(ModelPin, row["deployment_model"]),
+            address=row["replica_address"],
+        ),
+        stop=_replica_stop(row),
+        is_current=row["replica_attempt_id"] == attempt.id,
+    )
+
+
+def _replica_stop(row: sa.RowMapping) -> StopRequest | None:
+    if row["replica_state"] != ReplicaState.STOPPING:
+        return None
+    return StopRequest(StopCause.CANCELLED, row["replica_reason"], row["replica_stop_requested_at"])

@@ -1,0 +1,156 @@
+"""Jobs in PostgreSQL."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.errors import NotFound
+from services.chassis.tenancy import TenantId
+from services.scheduler.adapters.postgres.rows import (
+    VersionedRows,
+    from_document,
+    from_resources,
+    maybe_from_document,
+    to_document,
+)
+from services.scheduler.adapters.postgres.tables import JOBS, QUEUE_SEQ
+from services.scheduler.domain.identities import JobId
+from services.scheduler.domain.jobs.job import (
+    Job,
+    JobFailure,
+    JobProgress,
+    JobState,
+    StopRequest,
+)
+from services.scheduler.domain.jobs.spec import JobSpec
+
+
+class PostgresJobs:
+    """All tenants' jobs; implements `ports.Jobs`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+        self._rows = VersionedRows(connection, JOBS, kind="job")
+
+    async def get_any(self, job_id: JobId) -> Job:
+        """Return a job of any tenant, locked."""
+        return await self.one(sa.select(JOBS).where(JOBS.c.id == job_id).with_for_update(), job_id)
+
+    async def save(self, job: Job) -> None:
+        """Store a job that this transaction has read."""
+        await self._rows.write(job.id, from_job(job))
+
+    async def one(self, query: sa.Select[Any], job_id: JobId) -> Job:
+        """Return the job that a query finds."""
+        row = (await self._connection.execute(query)).mappings().one_or_none()
+        if row is None:
+            raise NotFound("job", job_id)
+        self._rows.read(row)
+        return to_job(row)
+
+
+class PostgresTenantJobs:
+    """One tenant's jobs; implements `ports.TenantJobs`."""
+
+    def __init__(self, connection: AsyncConnection, tenant: TenantId) -> None:
+        self._connection = connection
+        self._tenant = tenant
+        self._jobs = PostgresJobs(connection)
+
+    async def add(self, job: Job) -> None:
+        """Put a new job last in its line."""
+        assert job.tenant == self._tenant, "a job is added in its own tenant's unit of work"
+        await self._connection.execute(
+            sa.insert(JOBS).values(
+                id=job.id,
+                tenant=job.tenant,
+                spec=to_document(job.spec),
+                priority=job.spec.priority,
+                queue_seq=QUEUE_SEQ.next_value(),
+                traceparent=job.traceparent,
+                created_at=job.created_at,
+                **from_resources(job.spec.resources),
+                **from_job(job),
+            )
+        )
+
+    async def get(self, job_id: JobId) -> Job:
+        """Return a job of this tenant."""
+        return await self._jobs.one(self._ours().where(JOBS.c.id == job_id), job_id)
+
+    async def get_for_update(self, job_id: JobId) -> Job:
+        """Return a job of this tenant, locked."""
+        query = self._ours().where(JOBS.c.id == job_id).with_for_update()
+        return await self._jobs.one(query, job_id)
+
+    async def save(self, job: Job) -> None:
+        """Store a job that this transaction has read."""
+        await self._jobs.save(job)
+
+    async def newest(
+        self, *, before: JobId | None, states: Sequence[JobState], limit: int
+    ) -> Sequence[Job]:
+        """Return a page of this tenant's jobs."""
+        query = self._ours().order_by(JOBS.c.id.desc()).limit(limit)
+        if before is not None:
+            query = query.where(JOBS.c.id < before)
+        if states:
+            query = query.where(JOBS.c.state.in_(states))
+        return [to_job(row) for row in (await self._connection.execute(query)).mappings()]
+
+    async def queued_count(self) -> int:
+        """Count those in line, alone: the bound is exact, however many submit at once."""
+        turn = sa.func.hashtextextended(f"line of {self._tenant}", 0)
+        await self._connection.execute(sa.select(sa.func.pg_advisory_xact_lock(turn)))
+        count = await self._connection.scalar(
+            sa.select(sa.func.count())
+            .select_from(JOBS)
+            .where(JOBS.c.tenant == self._tenant, JOBS.c.state == JobState.QUEUED)
+        )
+        return count or 0
+
+    def _ours(self) -> sa.Select[Any]:
+        return sa.select(JOBS).where(JOBS.c.tenant == self._tenant)
+
+
+def from_job(job: Job) -> dict[str, Any]:
+    """Return the columns that a job's moves change."""
+    return {
+        "state": job.state,
+        "reason": job.reason,
+        "version": job.version,
+        "attempt_number": job.attempt_number,
+        "attempt_id": job.attempt_id,
+        "node_id": job.node_id,
+        "progress": to_document(job.progress),
+        "failure": to_document(job.failure),
+        "stop": to_document(job.stop),
+        "admitted_at": job.admitted_at,
+        "started_at": job.started_at,
+        "ended_at": job.ended_at,
+    }
+
+
+def to_job(row: sa.RowMapping) -> Job:
+    """Return the job in a row."""
+    return Job(
+        id=row["id"],
+        tenant=row["tenant"],
+        spec=from_document(JobSpec, row["spec"]),
+        state=JobState(row["state"]),
+        reason=row["reason"],
+        version=row["version"],
+        created_at=row["created_at"],
+        traceparent=row["traceparent"],
+        attempt_number=row["attempt_number"],
+        attempt_id=row["attempt_id"],
+        node_id=row["node_id"],
+        progress=maybe_from_document(JobProgress, row["progress"]),
+        failure=maybe_from_document(JobFailure, row["failure"]),
+        stop=maybe_from_document(StopRequest, row["stop"]),
+        admitted_at=row["admitted_at"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+    )

@@ -1,0 +1,74 @@
+"""What all repositories of the scheduler do with rows.
+
+Owns: descriptions as JSON documents, amounts of resources as columns, and compare-and-set by
+version. Always holds: a row is written only over the version that this transaction has read.
+"""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.errors import Conflict
+from services.scheduler.domain.resources import Resources
+
+T = TypeVar("T")
+
+
+def to_document(value: object) -> Any:
+    """Return a frozen value as what JSON can hold; absent stays absent."""
+    return msgspec.to_builtins(value)
+
+
+def from_document(kind: type[T], document: Any) -> T:
+    """Return the value in a document; unknown fields of a newer release are passed over."""
+    return msgspec.convert(document, kind)
+
+
+def maybe_from_document(kind: type[T], document: Any) -> T | None:
+    """Return the value in a document, or None where there is none."""
+    return None if document is None else msgspec.convert(document, kind)
+
+
+def from_resources(resources: Resources, *, prefix: str = "") -> dict[str, int]:
+    """Return the columns of an amount."""
+    return {
+        f"{prefix}cpu_millicores": resources.cpu_millicores,
+        f"{prefix}memory_bytes": resources.memory_bytes,
+        f"{prefix}gpu_count": resources.gpu_count,
+    }
+
+
+def to_resources(row: sa.RowMapping, *, prefix: str = "") -> Resources:
+    """Return the amount in a row."""
+    return Resources(
+        row[f"{prefix}cpu_millicores"], row[f"{prefix}memory_bytes"], row[f"{prefix}gpu_count"]
+    )
+
+
+class VersionedRows:
+    """One table within one transaction, written by compare-and-set."""
+
+    def __init__(self, connection: AsyncConnection, table: sa.Table, *, kind: str) -> None:
+        self._connection = connection
+        self._table = table
+        self._kind = kind
+        self._versions: dict[str, int] = {}
+
+    def read(self, row: sa.RowMapping) -> None:
+        """Note the version that this transaction decides on."""
+        self._versions[row["id"]] = row["version"]
+
+    async def write(self, identity: str, values: Mapping[str, Any]) -> None:
+        """Write over the version that was read; raises Conflict when there is another by now."""
+        updated = await self._connection.execute(
+            sa.update(self._table)
+            .where(self._table.c.id == identity)
+            .where(self._table.c.version == self._versions[identity])
+            .values(values)
+        )
+        if updated.rowcount != 1:
+            raise Conflict(self._kind, identity)
+        self._versions[identity] = values["version"]

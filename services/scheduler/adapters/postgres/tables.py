@@ -1,0 +1,187 @@
+"""The scheduler's tables.
+
+Owns: columns, constraints and the indexes that the repositories' queries rely on. Descriptions
+that nobody searches in are JSON documents (`documents`); what is searched, ordered or counted has
+columns. Always holds, by the database itself: an owner has at most one open attempt, a tenant at
+most one living deployment of a name, and a node never has less than nothing in use.
+"""
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Sequence,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from services.chassis.db.tables import NAMING, chassis_tables, utc
+
+METADATA: Final = MetaData(naming_convention=NAMING)
+CHASSIS: Final = chassis_tables(METADATA)
+
+QUEUE_SEQ: Final = Sequence("queue_seq", metadata=METADATA)
+"""Places in the line; who comes back into line takes a new one."""
+
+
+def _document(name: str, *, nullable: bool = False) -> Column[Any]:
+    return Column(name, JSONB(none_as_null=True), nullable=nullable)
+
+
+def _resources(prefix: str = "") -> tuple[Column[Any], ...]:
+    return (
+        Column(f"{prefix}cpu_millicores", BigInteger, nullable=False),
+        Column(f"{prefix}memory_bytes", BigInteger, nullable=False),
+        Column(f"{prefix}gpu_count", Integer, nullable=False),
+    )
+
+
+JOBS: Final = Table(
+    "job",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    _document("spec"),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("queue_seq", BigInteger, nullable=False),
+    *_resources(),
+    Column("attempt_number", Integer, nullable=False),
+    Column("attempt_id", Text),
+    Column("node_id", Text),
+    _document("progress", nullable=True),
+    _document("failure", nullable=True),
+    _document("stop", nullable=True),
+    Column("traceparent", Text),
+    utc("created_at"),
+    utc("admitted_at", nullable=True),
+    utc("started_at", nullable=True),
+    utc("ended_at", nullable=True),
+)
+Index("ix_job_newest", JOBS.c.tenant, JOBS.c.id.desc())
+Index(
+    "ix_job_line",
+    JOBS.c.priority.desc(),
+    JOBS.c.queue_seq,
+    postgresql_where=text("state = 'QUEUED'"),
+)
+Index("ix_job_queued", JOBS.c.tenant, postgresql_where=text("state = 'QUEUED'"))
+
+NODES: Final = Table(
+    "node",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    *_resources(),
+    *_resources("used_"),
+    utc("heartbeat_at"),
+    utc("registered_at"),
+    CheckConstraint(
+        "used_cpu_millicores >= 0 AND used_memory_bytes >= 0 AND used_gpu_count >= 0",
+        name="used_not_negative",
+    ),
+)
+
+ATTEMPTS: Final = Table(
+    "attempt",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("owner_kind", Text, nullable=False),
+    Column("owner_id", Text, nullable=False),
+    Column("public_owner_id", Text, nullable=False, comment="job, or the replica's deployment"),
+    Column("number", Integer, nullable=False),
+    Column("node_id", Text, ForeignKey(NODES.c.id), nullable=False),
+    *_resources(),
+    Column("state", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    _document("log_location", nullable=True),
+    Column("exit_code", Integer),
+    Column("traceparent", Text),
+    utc("created_at"),
+    utc("started_at", nullable=True),
+    utc("ended_at", nullable=True),
+)
+Index("uq_attempt_number", ATTEMPTS.c.owner_id, ATTEMPTS.c.number, unique=True)
+Index(
+    "uq_attempt_open_owner",
+    ATTEMPTS.c.owner_id,
+    unique=True,
+    postgresql_where=text("state IN ('CREATED', 'STARTED')"),
+)
+Index(
+    "ix_attempt_open_on_node",
+    ATTEMPTS.c.node_id,
+    ATTEMPTS.c.id,
+    postgresql_where=text("state IN ('CREATED', 'STARTED')"),
+)
+
+DEPLOYMENTS: Final = Table(
+    "deployment",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    _document("spec"),
+    _document("model"),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("generation", BigInteger, nullable=False, comment="of its routing entry"),
+    *_resources(),
+    Column("traceparent", Text),
+    utc("created_at"),
+    utc("deleting_at", nullable=True),
+    utc("deleted_at", nullable=True),
+)
+Index("ix_deployment_newest", DEPLOYMENTS.c.tenant, DEPLOYMENTS.c.id.desc())
+Index(
+    "uq_deployment_name",
+    DEPLOYMENTS.c.tenant,
+    DEPLOYMENTS.c.name,
+    unique=True,
+    postgresql_where=text("state <> 'DELETED'"),
+)
+Index(
+    "ix_deployment_deleting",
+    DEPLOYMENTS.c.id,
+    postgresql_where=text("state = 'DELETING'"),
+)
+
+REPLICAS: Final = Table(
+    "replica",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("deployment_id", Text, ForeignKey(DEPLOYMENTS.c.id), nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("queue_seq", BigInteger, nullable=False),
+    Column("attempt_number", Integer, nullable=False),
+    Column("attempt_id", Text),
+    Column("node_id", Text),
+    Column("address", Text),
+    Column("restart_count", Integer, nullable=False),
+    Column("failure_count", Integer, nullable=False),
+    utc("ready_at", nullable=True),
+    utc("stop_requested_at", nullable=True),
+    utc("restart_at", nullable=True),
+)
+Index("uq_replica_ordinal", REPLICAS.c.deployment_id, REPLICAS.c.ordinal, unique=True)
+Index("ix_replica_line", REPLICAS.c.queue_seq, postgresql_where=text("state = 'QUEUED'"))
+Index(
+    "ix_replica_restart",
+    REPLICAS.c.restart_at,
+    postgresql_where=text("restart_at IS NOT NULL"),
+)

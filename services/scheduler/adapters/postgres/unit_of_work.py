@@ -1,0 +1,116 @@
+"""The scheduler's transactions: the chassis' with this service's repositories and facts.
+
+Owns: that a fact leaves as a child of its submission's trace, whoever moves the thing, and that a
+phase that a job's move has ended becomes a span once the move is committed.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
+
+from services.chassis.db import idempotency
+from services.chassis.db.lease import HeldLease
+from services.chassis.db.unit_of_work import PostgresUnitOfWork as ChassisUnitOfWork
+from services.chassis.db.unit_of_work import Transaction as ChassisTransaction
+from services.chassis.tenancy import TenantId
+from services.scheduler.adapters.postgres.attempts import PostgresAttempts
+from services.scheduler.adapters.postgres.deployments import (
+    PostgresDeployments,
+    PostgresReplicas,
+    PostgresTenantDeployments,
+)
+from services.scheduler.adapters.postgres.facts import event_of
+from services.scheduler.adapters.postgres.fleet import PostgresLine, PostgresNodes
+from services.scheduler.adapters.postgres.jobs import PostgresJobs, PostgresTenantJobs
+from services.scheduler.domain.jobs.job import JobTransitioned
+from services.scheduler.telemetry import record_phase, transition
+from services.scheduler.use_cases.ports import Fact, Lease, RequestKey
+
+
+class _Emitting:
+    """What both kinds of transaction share."""
+
+    def __init__(self, inner: ChassisTransaction) -> None:
+        self._inner = inner
+
+    @property
+    def now(self) -> datetime:
+        """Return the one instant that this transaction stamps."""
+        return self._inner.now
+
+    def emit(self, fact: Fact) -> None:
+        """Publish a fact if and only if this transaction commits."""
+        event = event_of(fact)
+        with transition(event.type, subject=event.subject, parent=event.traceparent) as traceparent:
+            self._inner.emit(replace(event, traceparent=traceparent))
+        if isinstance(fact, JobTransitioned) and fact.ended_phase is not None:
+            phase = fact.ended_phase
+            self._inner.on_commit(
+                lambda: record_phase(phase, job_id=fact.job_id, parent=fact.traceparent)
+            )
+
+
+class PostgresTransaction(_Emitting):
+    """One tenant's transaction; implements `ports.Transaction`."""
+
+    def __init__(self, inner: ChassisTransaction, tenant: TenantId) -> None:
+        super().__init__(inner)
+        self.answers = PostgresAnswers(inner)
+        self.jobs = PostgresTenantJobs(inner.connection, tenant)
+        self.deployments = PostgresTenantDeployments(inner.connection, tenant)
+        self.fleet = PostgresNodes(inner.connection, now=inner.now)
+
+
+class PostgresSystemTransaction(_Emitting):
+    """A transaction that spans tenants; implements `ports.SystemTransaction`."""
+
+    def __init__(self, inner: ChassisTransaction) -> None:
+        super().__init__(inner)
+        self.jobs = PostgresJobs(inner.connection)
+        self.attempts = PostgresAttempts(inner.connection)
+        self.deployments = PostgresDeployments(inner.connection)
+        self.replicas = PostgresReplicas(inner.connection)
+        self.nodes = PostgresNodes(inner.connection, now=inner.now)
+        self.line = PostgresLine(inner.connection)
+
+    async def hold(self, lease: Lease) -> None:
+        """Begin a lease holder's transaction with this."""
+        await self._inner.hold(HeldLease(lease.name, lease.holder, lease.epoch))
+
+
+class PostgresAnswers:
+    """Earlier answers, each the id of what a request made; implements `ports.Answers`."""
+
+    def __init__(self, inner: ChassisTransaction) -> None:
+        self._inner = inner
+
+    async def remember(self, method: str, key: RequestKey) -> str | None:
+        """Return the id that an equal earlier request made, if any."""
+        made = await idempotency.remember(
+            self._inner, method=method, key=key.key, request_hash=key.request_hash
+        )
+        return None if made is None else made.decode()
+
+    async def answer(self, method: str, key: RequestKey, made: str) -> None:
+        """Store the id that the first request made."""
+        await idempotency.answer(self._inner, method=method, key=key.key, response=made.encode())
+
+
+class PostgresUnitOfWork:
+    """Opens transactions on the scheduler's database; implements `ports.UnitOfWork`."""
+
+    def __init__(self, inner: ChassisUnitOfWork) -> None:
+        self._inner = inner
+
+    @asynccontextmanager
+    async def __call__(self, tenant: TenantId) -> AsyncIterator[PostgresTransaction]:
+        """Open a transaction for a tenant."""
+        async with self._inner(tenant) as inner:
+            yield PostgresTransaction(inner, tenant)
+
+    @asynccontextmanager
+    async def system(self, *, because: str) -> AsyncIterator[PostgresSystemTransaction]:
+        """Open a transaction that is no tenant's."""
+        async with self._inner.system(because=because) as inner:
+            yield PostgresSystemTransaction(inner)

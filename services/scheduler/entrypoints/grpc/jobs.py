@@ -1,0 +1,175 @@
+"""JobService: translates, calls one use case, translates back."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from modelyard.scheduler.v1 import job_pb2, job_service_pb2 as pb
+from modelyard.scheduler.v1.job_service_pb2_grpc import JobServiceServicer
+from services.chassis.errors import InvalidArgument
+from services.chassis.rpc.context import Context, principal
+from services.chassis.telemetry.tracing import current_traceparent, trace_id_of
+from services.scheduler.domain.identities import JobId
+from services.scheduler.domain.jobs.job import Job, JobFailure, JobProgress, JobState
+from services.scheduler.domain.jobs.spec import JobInput, JobOutput, JobSpec, JobTimeouts
+from services.scheduler.entrypoints.grpc.messages import (
+    duration_from_pb,
+    duration_to_pb,
+    page_from_pb,
+    request_key_of,
+    resources_from_pb,
+    resources_to_pb,
+    timestamp_to_pb,
+)
+from services.scheduler.telemetry import JOBS_SUBMITTED
+from services.scheduler.use_cases.jobs.cancel_job import CancelJob
+from services.scheduler.use_cases.jobs.get_job import GetJob
+from services.scheduler.use_cases.jobs.list_jobs import ListJobs
+from services.scheduler.use_cases.jobs.submit_job import SubmitJob
+
+
+@dataclass(frozen=True, slots=True)
+class JobRpcs(JobServiceServicer):
+    """Answers `modelyard.scheduler.v1.JobService` for the caller's tenant."""
+
+    submit_job: SubmitJob
+    get_job: GetJob
+    list_jobs: ListJobs
+    cancel_job: CancelJob
+
+    async def SubmitJob(
+        self, request: pb.SubmitJobRequest, context: Context
+    ) -> pb.SubmitJobResponse:
+        """Queue a job."""
+        job = await self.submit_job(
+            principal().tenant,
+            spec_from_pb(request.spec),
+            key=request_key_of(context, request),
+            traceparent=current_traceparent(),
+        )
+        JOBS_SUBMITTED.inc()
+        return pb.SubmitJobResponse(job=job_to_pb(job))
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
+        """Show one job."""
+        job = await self.get_job(principal().tenant, JobId(request.job_id))
+        return pb.GetJobResponse(job=job_to_pb(job))
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
+        """Show the tenant's jobs."""
+        page = await self.list_jobs(
+            principal().tenant, page_from_pb(request.page), states=states_from_pb(request.states)
+        )
+        response = pb.ListJobsResponse(jobs=[job_to_pb(job) for job in page.items])
+        response.page.next_page_token = page.next_token
+        return response
+
+    async def CancelJob(
+        self, request: pb.CancelJobRequest, context: Context
+    ) -> pb.CancelJobResponse:
+        """Ask for a job's end."""
+        job = await self.cancel_job(
+            principal().tenant, JobId(request.job_id), reason=request.reason
+        )
+        return pb.CancelJobResponse(job=job_to_pb(job))
+
+
+def spec_from_pb(spec: job_pb2.JobSpec) -> JobSpec:
+    """Return what is asked for; absent resources and time-outs are the service's defaults."""
+    return JobSpec(
+        name=spec.name,
+        image=spec.image,
+        command=tuple(spec.command),
+        env=dict(spec.env),
+        source_digest=spec.source_digest,
+        inputs=tuple(JobInput(given.name, given.digest) for given in spec.inputs),
+        outputs=tuple(JobOutput(left.name, left.path, left.register_as) for left in spec.outputs),
+        resources=resources_from_pb(spec.resources if spec.HasField("resources") else None),
+        timeouts=timeouts_from_pb(spec.timeouts),
+        priority=spec.priority,
+        labels=dict(spec.labels),
+    )
+
+
+def timeouts_from_pb(timeouts: job_pb2.JobTimeouts) -> JobTimeouts:
+    """Return the time-outs that are given, and the service's for those that are absent."""
+    default = JobTimeouts()
+    run, stop_grace = default.run, default.stop_grace
+    if timeouts.HasField("run"):
+        run = duration_from_pb(timeouts.run, field="spec.timeouts.run")
+    if timeouts.HasField("stop_grace"):
+        stop_grace = duration_from_pb(timeouts.stop_grace, field="spec.timeouts.stop_grace")
+    return JobTimeouts(run, stop_grace)
+
+
+def states_from_pb(states: Iterable[job_pb2.JobState]) -> list[JobState]:
+    """Return the states that are asked for; raises InvalidArgument for none of ours."""
+    known = {job_pb2.JobState.Value(f"JOB_STATE_{state}"): state for state in JobState}
+    asked = []
+    for place, state in enumerate(states):
+        if state not in known:
+            raise InvalidArgument(f"states[{place}]", "is no job state")
+        asked.append(known[state])
+    return asked
+
+
+def job_to_pb(job: Job) -> job_pb2.Job:
+    """Return a job as callers see it."""
+    return job_pb2.Job(
+        id=job.id,
+        spec=spec_to_pb(job.spec),
+        state=job_pb2.JobState.Value(f"JOB_STATE_{job.state}"),
+        reason=job.reason,
+        version=job.version,
+        attempt_number=job.attempt_number,
+        attempt_id=job.attempt_id or "",
+        node_id=job.node_id or "",
+        progress=progress_to_pb(job.progress) if job.progress else None,
+        failure=failure_to_pb(job.failure) if job.failure else None,
+        created_at=timestamp_to_pb(job.created_at),
+        started_at=timestamp_to_pb(job.started_at),
+        ended_at=timestamp_to_pb(job.ended_at),
+        trace_id=trace_id_of(job.traceparent),
+    )
+
+
+def spec_to_pb(spec: JobSpec) -> job_pb2.JobSpec:
+    """Return a spec as it was asked for, with the defaults that were filled in."""
+    return job_pb2.JobSpec(
+        name=spec.name,
+        image=spec.image,
+        command=spec.command,
+        env=spec.env,
+        source_digest=spec.source_digest,
+        inputs=[job_pb2.JobInput(name=each.name, digest=each.digest) for each in spec.inputs],
+        outputs=[
+            job_pb2.JobOutput(name=each.name, path=each.path, register_as=each.register_as)
+            for each in spec.outputs
+        ],
+        resources=resources_to_pb(spec.resources),
+        timeouts=job_pb2.JobTimeouts(
+            run=duration_to_pb(spec.timeouts.run),
+            stop_grace=duration_to_pb(spec.timeouts.stop_grace),
+        ),
+        priority=spec.priority,
+        labels=spec.labels,
+    )
+
+
+def progress_to_pb(progress: JobProgress) -> job_pb2.JobProgress:
+    """Return the job's last word about itself."""
+    return job_pb2.JobProgress(
+        fraction=progress.fraction,
+        message=progress.message,
+        metrics=progress.metrics,
+        reported_at=timestamp_to_pb(progress.reported_at),
+    )
+
+
+def failure_to_pb(failure: JobFailure) -> job_pb2.JobFailure:
+    """Return why a job failed."""
+    return job_pb2.JobFailure(
+        reason=failure.reason,
+        message=failure.message,
+        exit_code=failure.exit_code,
+        last_lines=failure.last_lines,
+    )

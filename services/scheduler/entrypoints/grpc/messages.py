@@ -1,0 +1,88 @@
+"""Messages that jobs and deployments share, to and from domain values.
+
+Owns: refusing what a message can't mean: an enum's UNSPECIFIED, a duration out of any bounds.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from modelyard.common.v1 import files_pb2, paging_pb2, resources_pb2
+from services.chassis.db.idempotency import request_hash
+from services.chassis.errors import InvalidArgument
+from services.chassis.rpc.context import Context, idempotency_key
+from services.scheduler.domain.files import FileEntry
+from services.scheduler.domain.resources import (
+    DEFAULT_RESOURCES,
+    Resources,
+    requested_resources,
+)
+from services.scheduler.use_cases.paging import PageRequest
+from services.scheduler.use_cases.ports import RequestKey
+
+_DURATION_SECONDS_MAX: Final = 10**9
+
+
+def request_key_of(context: Context, request: Message) -> RequestKey | None:
+    """Return what makes this call repeatable, if its caller asked for that."""
+    key = idempotency_key(context)
+    if key is None:
+        return None
+    return RequestKey(key, request_hash(request.SerializeToString(deterministic=True)))
+
+
+def page_from_pb(page: paging_pb2.PageRequest) -> PageRequest:
+    """Return which page is asked for; raises InvalidArgument."""
+    return PageRequest.of(page.page_size, page.page_token)
+
+
+def resources_from_pb(asked: resources_pb2.Resources | None) -> Resources:
+    """Return the checked resources of a spec; absent ones are the default."""
+    if asked is None:
+        return DEFAULT_RESOURCES
+    return requested_resources(
+        cpu_millicores=asked.cpu_millicores,
+        memory_bytes=asked.memory_bytes,
+        gpu_count=asked.gpu_count,
+        field="spec.resources",
+    )
+
+
+def resources_to_pb(resources: Resources) -> resources_pb2.Resources:
+    """Return resources as a message."""
+    return resources_pb2.Resources(
+        cpu_millicores=resources.cpu_millicores,
+        memory_bytes=resources.memory_bytes,
+        gpu_count=resources.gpu_count,
+    )
+
+
+def file_to_pb(entry: FileEntry) -> files_pb2.FileEntry:
+    """Return a file as a message."""
+    return files_pb2.FileEntry(path=entry.path, size_bytes=entry.size_bytes, digest=entry.digest)
+
+
+def timestamp_to_pb(at: datetime | None) -> Timestamp | None:
+    """Return an instant as a message."""
+    if at is None:
+        return None
+    timestamp = Timestamp()
+    timestamp.FromDatetime(at)
+    return timestamp
+
+
+def duration_to_pb(length: timedelta) -> Duration:
+    """Return a length of time as a message."""
+    duration = Duration()
+    duration.FromTimedelta(length)
+    return duration
+
+
+def duration_from_pb(duration: Duration, *, field: str) -> timedelta:
+    """Return a length of time; raises InvalidArgument when it is beyond any use."""
+    if abs(duration.seconds) > _DURATION_SECONDS_MAX:
+        raise InvalidArgument(field, "is out of range")
+    return timedelta(seconds=duration.seconds, microseconds=duration.nanos // 1_000)

@@ -1,0 +1,63 @@
+"""The leader's loop: give free capacity to those who wait for it.
+
+Owns: when to run a cycle. Every process has this loop; the one that holds the lease `scheduling`
+acts. A failed cycle is told and tried again at the next turn.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from loguru import logger
+
+from services.chassis.db.lease import LeaseKeeper
+from services.chassis.errors import ModelyardError
+from services.scheduler.domain.attempts.attempt import OwnerKind
+from services.scheduler.entrypoints.loops.waking import Waking
+from services.scheduler.telemetry import CYCLE_DURATION, PLACEMENTS, WAITING
+from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
+    CycleReport,
+    RunSchedulingCycle,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulingLoop:
+    """Runs a cycle whenever something was committed that may change who can run."""
+
+    run_cycle: RunSchedulingCycle
+    lease: LeaseKeeper
+    waking: Waking
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Run cycles while this process leads, until `stopping` is set."""
+        while not stopping.is_set():
+            await self.turn()
+            await self.waking.wait()
+
+    async def turn(self) -> None:
+        """Run one cycle, if this process leads."""
+        held = self.lease.held
+        if held is None:
+            return
+        try:
+            with CYCLE_DURATION.time():
+                report = await self.run_cycle(held)
+        except ModelyardError as error:
+            logger.warning("scheduling cycle failed", error=error.message)
+        else:
+            _tell(report)
+
+
+def _tell(report: CycleReport) -> None:
+    for kind in OwnerKind:
+        waiting = sum(head.kind is kind for head in report.heads)
+        WAITING.labels(kind.lower()).set(waiting)
+    for placement, outcome in report.outcomes:
+        PLACEMENTS.labels(placement.head.kind.lower(), outcome).inc()
+        logger.info(
+            "placement applied",
+            owner_kind=placement.head.kind,
+            owner_id=placement.head.id,
+            node_id=placement.node_id,
+            outcome=outcome,
+        )

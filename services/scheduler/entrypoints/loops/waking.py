@@ -1,0 +1,28 @@
+"""Waiting for something to do.
+
+Owns: the wait of a loop that commits wake: it looks at once when woken, and by itself after
+`interval_max`, so that a wake-up that was lost, or belongs to another process, costs little.
+"""
+
+import asyncio
+import contextlib
+from datetime import timedelta
+
+
+class Waking:
+    """A loop's alarm; `wake` may be called from any callback of the loop's thread."""
+
+    def __init__(self, interval_max: timedelta) -> None:
+        self._interval_max_s = interval_max.total_seconds()
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        """Let the loop look now; cheap, and once for many calls."""
+        self._woken.set()
+
+    async def wait(self) -> None:
+        """Return when woken since the last return, or after the interval."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._interval_max_s):
+                await self._woken.wait()
+        self._woken.clear()

@@ -1,0 +1,62 @@
+"""The scheduler's own names of metrics and spans.
+
+Owns: what is counted and how spans are called. Labels are bounded: ids go on spans, never on
+metrics.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from services.chassis.telemetry.metrics import counter, gauge, histogram
+from services.chassis.telemetry.tracing import (
+    context_from,
+    current_traceparent,
+    record_span,
+    tracer,
+)
+from services.scheduler.domain.jobs.job import EndedPhase
+
+JOBS_SUBMITTED: Final = counter(
+    "modelyard_scheduler_jobs_submitted", help="Jobs accepted into the line."
+)
+PLACEMENTS: Final = counter(
+    "modelyard_scheduler_placements",
+    help="Placements that a scheduling cycle decided, by what became of them.",
+    labels=("kind", "outcome"),
+)
+CYCLE_DURATION: Final = histogram(
+    "modelyard_scheduler_cycle_duration", unit="seconds", help="Length of a scheduling cycle."
+)
+WAITING: Final = gauge(
+    "modelyard_scheduler_waiting_heads",
+    help="Jobs and replicas that the last cycle saw in line, at most its bound a kind.",
+    labels=("kind",),
+)
+
+
+@contextmanager
+def transition(event_type: str, *, subject: str, parent: str | None) -> Iterator[str | None]:
+    """Open the short span of a fact under its submission; yields the traceparent to publish.
+
+    A fact without a submission's trace stays in the current one.
+    """
+    if parent is None:
+        yield current_traceparent()
+        return
+    with tracer(__name__).start_as_current_span(
+        event_type, context=context_from(parent), attributes={"modelyard.subject": subject}
+    ):
+        yield current_traceparent() or parent
+
+
+def record_phase(phase: EndedPhase, *, job_id: str, parent: str | None) -> None:
+    """Write the span of a phase that has ended: `job queued`, `job starting`, `job running`."""
+    if parent is not None:
+        record_span(
+            f"job {phase.phase}",
+            parent=parent,
+            started_at=phase.started_at,
+            ended_at=phase.ended_at,
+            attributes={"modelyard.job.id": job_id},
+        )

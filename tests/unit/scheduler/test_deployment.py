@@ -1,0 +1,165 @@
+"""Deployments and replicas: names, states, restarts, routing, deletion."""
+
+from datetime import timedelta
+
+import pytest
+
+from services.chassis.errors import InvalidArgument
+from services.scheduler.domain.deployments.deployment import DeploymentState, ReplicaEndpoint
+from services.scheduler.domain.deployments.model import ModelReference
+from services.scheduler.domain.deployments.next_steps import next_steps
+from services.scheduler.domain.deployments.replica import (
+    Replica,
+    ReplicaState,
+    restart_delay,
+)
+from services.scheduler.domain.identities import AttemptId, ReplicaId
+from tests.unit.scheduler.builders import (
+    NODE,
+    NOW,
+    a_deployment,
+    a_deployment_spec,
+    a_replica,
+    later,
+)
+
+SETTLE = timedelta(seconds=2)
+
+
+def a_warming_replica() -> Replica:
+    return a_replica().placed(AttemptId("att_1"), NODE)
+
+
+def a_ready_replica(name: str = "rep_1", *, address: str = "127.0.0.1:9000") -> Replica:
+    replica = a_replica(id=ReplicaId(name)).placed(AttemptId("att_1"), NODE)
+    return replica.ready(address, at=NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        ("models:/digits@champion", ModelReference("digits", alias="champion")),
+        ("models:/digits/12", ModelReference("digits", version=12)),
+    ],
+)
+def test_a_model_is_named_by_alias_or_version(text: str, reference: ModelReference) -> None:
+    assert ModelReference.parse(text, field="spec.model") == reference
+
+
+@pytest.mark.parametrize(
+    "text", ["", "digits", "models:/digits", "models:/digits/0", "models:/a/b/1", "models:/a@"]
+)
+def test_other_names_of_models_are_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument):
+        ModelReference.parse(text, field="spec.model")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": "Digits"}, "spec.name"),
+        ({"name": "a" * 64}, "spec.name"),
+        ({"name": "a-"}, "spec.name"),
+        ({"name": "a_b"}, "spec.name"),
+        ({"image": ""}, "spec.image"),
+        ({"replica_count": 0}, "spec.replica_count"),
+        ({"replica_count": 33}, "spec.replica_count"),
+        ({"model": "digits"}, "spec.model"),
+    ],
+)
+def test_a_field_out_of_bounds_is_named(changes: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidArgument) as refusal:
+        a_deployment_spec(**changes).check()
+    assert refusal.value.detail["field"] == field
+
+
+def test_a_deployment_serves_while_a_replica_answers() -> None:
+    served = a_deployment().observed(ready_count=1, at=NOW)
+    assert served is not None
+    deployment, fact = served
+    assert (deployment.state, fact.what) == (DeploymentState.SERVING, "serving")
+    assert deployment.observed(ready_count=2, at=NOW) is None
+
+    prepared = deployment.observed(ready_count=0, at=NOW)
+    assert prepared is not None
+    assert prepared[1].what == "preparing"
+
+
+def test_a_deployment_on_its_way_out_follows_no_replica() -> None:
+    asked = a_deployment().asked_to_delete(at=NOW)
+    assert asked is not None
+    deployment, fact = asked
+    assert fact.what == "deleting"
+    assert deployment.observed(ready_count=1, at=NOW) is None
+    assert deployment.asked_to_delete(at=NOW) is None
+
+
+def test_a_routing_entry_names_only_replicas_that_answer() -> None:
+    replicas = [a_ready_replica("rep_2", address="h:2"), a_warming_replica(), a_ready_replica()]
+    entry = a_deployment().rerouted().routing_entry(replicas)
+    assert entry.generation == 1
+    assert entry.endpoints == (
+        ReplicaEndpoint(ReplicaId("rep_1"), "127.0.0.1:9000"),
+        ReplicaEndpoint(ReplicaId("rep_2"), "h:2"),
+    )
+    assert not entry.deleted
+
+
+def test_a_deleted_deployment_has_no_endpoints_whatever_still_runs() -> None:
+    asked = a_deployment().asked_to_delete(at=NOW)
+    assert asked is not None
+    entry = asked[0].routing_entry([a_ready_replica()])
+    assert (entry.endpoints, entry.deleted) == ((), True)
+
+
+def test_restarts_wait_longer_each_time_up_to_a_minute() -> None:
+    assert [restart_delay(n).total_seconds() for n in range(1, 9)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert restart_delay(10**6).total_seconds() == 60
+
+
+def test_an_ended_replica_goes_back_in_line_when_its_delay_is_over() -> None:
+    ended = a_warming_replica().ended(reason="exit code 1", at=NOW)
+    assert ended.restart_at == later(1)
+    assert next_steps(a_deployment(), [ended], at=later(0.9), routes_settle=SETTLE) == []
+
+    [back] = next_steps(a_deployment(), [ended], at=later(1), routes_settle=SETTLE)
+    assert (back.state, back.restart_count, back.restart_at) == (ReplicaState.QUEUED, 1, None)
+
+    again = back.placed(AttemptId("att_2"), NODE).ended(reason="exit code 1", at=later(3))
+    assert again.restart_at == later(5)
+    assert again.attempt_number == 2
+
+
+def test_a_replica_that_served_for_long_starts_over_with_short_delays() -> None:
+    tired = a_replica(failure_count=6).placed(AttemptId("att_1"), NODE).ready("h:1", at=NOW)
+    assert tired.ended(reason="exit code 1", at=later(61)).restart_at == later(62)
+    assert tired.ended(reason="exit code 1", at=later(10)).restart_at == later(70)
+
+
+def test_a_replica_that_stopped_answering_leaves_the_routing_entry() -> None:
+    unready = a_ready_replica().unready(reason="no answer")
+    assert (unready.state, unready.address) == (ReplicaState.WARMING, None)
+
+
+def test_deletion_stops_what_answers_only_after_routes_have_settled() -> None:
+    asked = a_deployment().asked_to_delete(at=NOW)
+    assert asked is not None
+    ended = a_warming_replica().ended(reason="exit code 1", at=NOW)
+    replicas = [a_replica(), a_warming_replica(), a_ready_replica(), ended]
+
+    at_once = next_steps(asked[0], replicas, at=later(1), routes_settle=SETTLE)
+    assert [each.state for each in at_once] == [
+        ReplicaState.ENDED,
+        ReplicaState.STOPPING,
+        ReplicaState.ENDED,
+    ]
+    assert all(each.restart_at is None for each in at_once)
+
+    [stopping] = next_steps(asked[0], [a_ready_replica()], at=later(2), routes_settle=SETTLE)
+    assert (stopping.state, stopping.address) == (ReplicaState.STOPPING, None)
+    assert next_steps(asked[0], [stopping, *at_once], at=later(9), routes_settle=SETTLE) == []
+
+
+def test_a_stopped_replica_does_not_come_back() -> None:
+    stopping = a_ready_replica().asked_to_stop(reason="deleted", at=NOW)
+    assert stopping.ended(reason="exit code 0", at=NOW).restart_at is None

@@ -1,0 +1,90 @@
+"""Bounds on each field of a job's description."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from services.chassis.errors import InvalidArgument
+from services.scheduler.domain.jobs.spec import JobInput, JobOutput, JobTimeouts
+from services.scheduler.domain.resources import requested_resources
+from tests.unit.scheduler.builders import DIGEST, a_spec
+
+
+def refused_field(**changes: Any) -> str:
+    with pytest.raises(InvalidArgument) as refusal:
+        a_spec(**changes).check()
+    return refusal.value.detail["field"]
+
+
+def test_a_full_spec_within_bounds_is_accepted() -> None:
+    a_spec(
+        env={"EPOCHS": "3"},
+        source_digest=DIGEST,
+        inputs=(JobInput("data", DIGEST),),
+        outputs=(JobOutput("model", "out/model.pkl", "digits"), JobOutput("report", "r.txt")),
+        timeouts=JobTimeouts(timedelta(seconds=1), timedelta()),
+        priority=100,
+        labels={"team": "vision"},
+    ).check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": ""}, "spec.name"),
+        ({"name": "x" * 129}, "spec.name"),
+        ({"name": "two\nlines"}, "spec.name"),
+        ({"image": ""}, "spec.image"),
+        ({"image": "a b"}, "spec.image"),
+        ({"command": ()}, "spec.command"),
+        ({"command": ("x",) * 257}, "spec.command"),
+        ({"command": ("x" * 40_000,)}, "spec.command"),
+        ({"command": ("a\0b",)}, "spec.command"),
+        ({"env": {"1X": "a"}}, "spec.env"),
+        ({"env": {f"X{n}": "" for n in range(129)}}, "spec.env"),
+        ({"env": {"X": "y" * 40_000}}, "spec.env"),
+        ({"env": {"X": "a\0b"}}, "spec.env.X"),
+        ({"env": {"MODELYARD_ATTEMPT": "9"}}, "spec.env.MODELYARD_ATTEMPT"),
+        ({"env": {"TRACEPARENT": ""}}, "spec.env.TRACEPARENT"),
+        ({"source_digest": "sha256:abc"}, "spec.source_digest"),
+        ({"inputs": (JobInput("a/b", DIGEST),)}, "spec.inputs[0].name"),
+        ({"inputs": (JobInput("a", "md5:1"),)}, "spec.inputs[0].digest"),
+        ({"inputs": (JobInput("a", DIGEST),) * 2}, "spec.inputs"),
+        ({"outputs": (JobOutput("a", "/etc/passwd"),)}, "spec.outputs[0].path"),
+        ({"outputs": (JobOutput("a", "x/../../y"),)}, "spec.outputs[0].path"),
+        ({"outputs": (JobOutput("a", "./y"),)}, "spec.outputs[0].path"),
+        ({"outputs": (JobOutput("a", "x\\y"),)}, "spec.outputs[0].path"),
+        ({"outputs": (JobOutput("a", ""),)}, "spec.outputs[0].path"),
+        ({"outputs": (JobOutput("a", "y", "no/slash"),)}, "spec.outputs[0].register_as"),
+        ({"outputs": tuple(JobOutput(f"o{n}", "y") for n in range(33))}, "spec.outputs"),
+        ({"timeouts": JobTimeouts(run=timedelta())}, "spec.timeouts.run"),
+        ({"timeouts": JobTimeouts(run=timedelta(days=8))}, "spec.timeouts.run"),
+        ({"timeouts": JobTimeouts(stop_grace=timedelta(hours=1))}, "spec.timeouts.stop_grace"),
+        ({"priority": -1}, "spec.priority"),
+        ({"priority": 101}, "spec.priority"),
+        ({"labels": {"Team": "x"}}, "spec.labels"),
+        ({"labels": {"team": "x" * 257}}, "spec.labels.team"),
+        ({"labels": {f"l{n}": "" for n in range(33)}}, "spec.labels"),
+    ],
+)
+def test_a_field_out_of_bounds_is_named(changes: dict[str, Any], field: str) -> None:
+    assert refused_field(**changes) == field
+
+
+@pytest.mark.parametrize(
+    ("amounts", "field"),
+    [
+        ((0, 1 << 30, 0), "spec.resources.cpu_millicores"),
+        ((1_000, 0, 0), "spec.resources.memory_bytes"),
+        ((1_000, 1 << 30, -1), "spec.resources.gpu_count"),
+        ((10**9, 1 << 30, 0), "spec.resources.cpu_millicores"),
+    ],
+)
+def test_resources_out_of_bounds_are_named(amounts: tuple[int, int, int], field: str) -> None:
+    cpu, memory, gpus = amounts
+    with pytest.raises(InvalidArgument) as refusal:
+        requested_resources(
+            cpu_millicores=cpu, memory_bytes=memory, gpu_count=gpus, field="spec.resources"
+        )
+    assert refusal.value.detail["field"] == field
