@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import grpc.aio
-
 from modelyard.logs.v1 import log_service_pb2 as pb
 from modelyard.logs.v1.log_service_pb2_grpc import LogServiceStub
+
 from services.chassis.rpc.client import Edge
 
 

@@ -1,9 +1,9 @@
 """Counts requests in Redis; in this process alone while Redis does not answer.
 
-A sliding window counter: the running window's count plus the part of the last window that is still in
-view. One script, so one trip and no race between replicas. Redis gets 100 ms; behind a breaker a dead
-one costs nothing, and each replica then counts for itself, which may admit up to `replicas` times the
-limit for as long as the outage lasts (bounded fail-open).
+A sliding window counter: the running window's count plus the part of the last window that is still
+in view. One script, so one trip and no race between replicas. Redis gets 100 ms; behind a breaker a
+dead one costs nothing, and each replica then counts for itself, which may admit up to `replicas`
+times the limit for as long as the outage lasts (bounded fail-open).
 """
 
 from dataclasses import dataclass
@@ -19,16 +19,15 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from services.api_gateway.domain.rate_limit import RateDecision, RatePolicy
 from services.chassis.breaker import Breaker
 from services.chassis.clock import Clock
 from services.chassis.errors import Unavailable
 
-from services.api_gateway.domain.rate_limit import RateDecision, RatePolicy
-
 REDIS_TIMEOUT: Final = timedelta(milliseconds=100)
 
-# KEYS[1] counter; ARGV: most requests, window in milliseconds. By the clock of Redis: replicas' clocks
-# differ. Answers {allowed, remaining, milliseconds to the next window}.
+# KEYS[1] counter; ARGV: most requests, window in milliseconds. By the clock of Redis: replicas'
+# clocks differ. Answers {allowed, remaining, milliseconds to the next window}.
 _HIT: Final = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -83,7 +82,7 @@ class RedisRateLimiter:
         """Count one request, in Redis if it answers in time."""
         try:
             async with self.breaker.calling():
-                allowed, remaining, left_ms = await self.client.eval(  # type: ignore[misc]
+                allowed, remaining, left_ms = await self.client.eval(
                     _HIT,
                     1,
                     f"modelyard:rate:1:{policy.name}:{key}",
@@ -108,7 +107,7 @@ def memory_rate_limiter(clock: Clock) -> MemoryRateLimiter:
 
 def redis_client(url: str) -> redis.asyncio.Redis:
     """Return a client that fails fast: by default it would try for most of a minute."""
-    return redis.asyncio.Redis.from_url(  # type: ignore[no-any-return]
+    return redis.asyncio.Redis.from_url(
         url,
         socket_timeout=REDIS_TIMEOUT.total_seconds(),
         socket_connect_timeout=REDIS_TIMEOUT.total_seconds(),

@@ -6,11 +6,11 @@ from datetime import timedelta
 from typing import Final
 
 import grpc.aio
-
 from modelyard.registry.v1 import artifact_service_pb2 as artifacts_pb
 from modelyard.registry.v1 import model_service_pb2 as models_pb
 from modelyard.registry.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from modelyard.registry.v1.model_service_pb2_grpc import ModelServiceStub
+
 from services.chassis.rpc.client import Edge, idempotent
 
 CHUNK_BYTES_MAX: Final = 256 * 1024

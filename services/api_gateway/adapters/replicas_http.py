@@ -1,7 +1,7 @@
 """Sends inference requests to replicas over HTTP, with one breaker a replica.
 
-A connection that can't be made is `NotSent`; anything later is not repeated. A pooled connection that
-the replica has closed would fail after bytes were written, so kept connections live shorter
+A connection that can't be made is `NotSent`; anything later is not repeated. A pooled connection
+that the replica has closed would fail after bytes were written, so kept connections live shorter
 (`keepalive_s`) than the server keeps its own (5 s, uvicorn's default).
 """
 
@@ -15,10 +15,9 @@ import aiohttp
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from services.api_gateway.use_cases.infer import InferenceRequest, InferenceResponse, NotSent
 from services.chassis.breaker import Breaker
 from services.chassis.errors import DeadlineExceeded, PayloadTooLarge, Unavailable
-
-from services.api_gateway.use_cases.infer import InferenceRequest, InferenceResponse, NotSent
 
 _PASSED_BACK: Final = frozenset(
     {"content-type", "content-encoding", "inference-header-content-length"}

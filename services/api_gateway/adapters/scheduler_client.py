@@ -1,14 +1,14 @@
-"""The scheduler over gRPC: deadline, retry, breaker, call; reads are repeated, writes with a key too."""
+"""The scheduler over gRPC; reads are repeated, writes only with an idempotency key."""
 
 from dataclasses import dataclass
 from datetime import timedelta
 
 import grpc.aio
-
 from modelyard.scheduler.v1 import deployment_service_pb2 as deployments_pb
 from modelyard.scheduler.v1 import job_service_pb2 as jobs_pb
 from modelyard.scheduler.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from modelyard.scheduler.v1.job_service_pb2_grpc import JobServiceStub
+
 from services.chassis.rpc.client import Edge, idempotent
 
 

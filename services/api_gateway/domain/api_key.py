@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from services.chassis.tenancy import Principal, TenantId
-
 from services.api_gateway.domain.scopes import effective_scopes
+from services.chassis.tenancy import Principal, TenantId
 
 _TEXT: Final = re.compile(r"myk_([0-9a-z]{26})_([0-9A-Za-z_-]{43})")
 NAME_CHARACTERS_MAX: Final = 80

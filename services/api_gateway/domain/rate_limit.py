@@ -38,5 +38,5 @@ class RateDecision:
 
     @property
     def reset_after_s(self) -> int:
-        """Whole seconds until the window is fresh, at least 1: a client that waits so long passes."""
+        """Whole seconds until the window is fresh, at least 1: whoever waits so long passes."""
         return max(1, int(self.reset_after.total_seconds() + 0.999))

@@ -1,9 +1,9 @@
 """Where deployments answer.
 
 Owns: the table from (tenant, deployment name) to replicas and the choice among them. Fed by the
-compacted topic of replica endpoints; an entry with a lower generation than the known one is dropped,
-so repeated and reordered records do no harm. Choice: fewest requests in flight, then round robin;
-a replica that refused a connection is left out for `ejected_for` unless none other is left.
+compacted topic of replica endpoints; an entry with a lower generation than the known one is
+dropped, so repeated and reordered records do no harm. Choice: fewest requests in flight, then round
+robin; a replica that refused a connection is left out for `ejected_for` unless none other is left.
 """
 
 from collections.abc import Iterator

@@ -9,12 +9,11 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from services.api_gateway.domain.api_key import ApiKey, PresentedKey
+from services.api_gateway.use_cases.ports import Directory
 from services.chassis.clock import Clock
 from services.chassis.errors import Unauthenticated
 from services.chassis.tenancy import Principal
-
-from services.api_gateway.domain.api_key import ApiKey, PresentedKey
-from services.api_gateway.use_cases.ports import Directory
 
 
 @dataclass(slots=True)
@@ -44,7 +43,8 @@ class Authenticate:
         if cached is not None and now - cached[0] < self.cached_for.total_seconds():
             return cached[1]
         key = await self.directory.find_key(key_id)
-        # Unknown ids are remembered too, else guessing costs us a query a try; the bound holds both.
+        # Unknown ids are remembered too, else guessing costs us a query a try; the bound holds
+        # both.
         self._cache[key_id] = (now, key)
         self._cache.move_to_end(key_id)
         while len(self._cache) > self.cached_count_max:

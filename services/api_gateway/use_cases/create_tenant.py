@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from services.chassis.tenancy import TenantId
-
 from services.api_gateway.domain.scopes import ADMIN
 from services.api_gateway.use_cases.manage_keys import NewKeys
 from services.api_gateway.use_cases.ports import Directory
+from services.chassis.tenancy import TenantId
 
 
 @dataclass(frozen=True, slots=True)

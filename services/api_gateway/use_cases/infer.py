@@ -1,19 +1,18 @@
 """Pass one inference request to a replica that answers.
 
 Promise: a request reaches at most one replica's program. Late actor: a replica that got the request
-and answers after we gave up. What refuses it: only a request of which no byte was sent goes to another
-replica (`NotSent`); after that its failure is the caller's to see.
+and answers after we gave up. What refuses it: only a request of which no byte was sent goes to
+another replica (`NotSent`); after that its failure is the caller's to see.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.api_gateway.domain.routing import RoutingTable
 from services.chassis.clock import Clock
 from services.chassis.errors import ModelyardError, Unavailable
 from services.chassis.tenancy import TenantId
-
-from services.api_gateway.domain.routing import RoutingTable
 
 
 @dataclass(frozen=True, slots=True)

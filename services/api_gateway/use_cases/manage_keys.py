@@ -4,11 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from services.chassis.clock import Clock
-from services.chassis.errors import InvalidArgument
-from services.chassis.ids import Ids
-from services.chassis.tenancy import TenantId
-
 from services.api_gateway.domain.api_key import (
     NAME_CHARACTERS_MAX,
     ApiKey,
@@ -17,6 +12,10 @@ from services.api_gateway.domain.api_key import (
 )
 from services.api_gateway.domain.scopes import check_scopes
 from services.api_gateway.use_cases.ports import UnitOfWork
+from services.chassis.clock import Clock
+from services.chassis.errors import InvalidArgument
+from services.chassis.ids import Ids
+from services.chassis.tenancy import TenantId
 
 KEYS_LISTED_MAX = 500
 

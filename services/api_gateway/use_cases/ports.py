@@ -1,7 +1,8 @@
 """What the gateway needs from outside.
 
-Jobs, models, deployments and logs belong to other services: for them the ports speak the owner's own
-protobuf, and a route translates JSON to it and back (ADR-0008). Keys and tenants are the gateway's.
+Jobs, models, deployments and logs belong to other services: for them the ports speak the owner's
+own protobuf, and a route translates JSON to it and back (ADR-0008). Keys and tenants are the
+gateway's.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -14,10 +15,10 @@ from modelyard.registry.v1 import artifact_service_pb2 as artifacts_pb
 from modelyard.registry.v1 import model_service_pb2 as models_pb
 from modelyard.scheduler.v1 import deployment_service_pb2 as deployments_pb
 from modelyard.scheduler.v1 import job_service_pb2 as jobs_pb
-from services.chassis.tenancy import TenantId
 
 from services.api_gateway.domain.api_key import ApiKey
 from services.api_gateway.domain.rate_limit import RateDecision, RatePolicy
+from services.chassis.tenancy import TenantId
 
 
 class KeyRepository(Protocol):

@@ -10,12 +10,11 @@ from sqlalchemy import RowMapping, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.api_gateway.adapters.postgres.tables import api_key_table, tenant_table
+from services.api_gateway.domain.api_key import ApiKey
 from services.chassis.db.unit_of_work import PostgresUnitOfWork
 from services.chassis.errors import NotFound
 from services.chassis.tenancy import TenantId
-
-from services.api_gateway.adapters.postgres.tables import API_KEYS, TENANTS
-from services.api_gateway.domain.api_key import ApiKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +27,14 @@ class Keys:
     async def add(self, key: ApiKey) -> None:
         """Insert a key."""
         assert key.tenant == self.tenant
-        await self.connection.execute(insert(API_KEYS).values(**to_row(key)))
+        await self.connection.execute(insert(api_key_table).values(**to_row(key)))
 
     async def get(self, key_id: str) -> ApiKey:
         """Return a key; raises NotFound."""
         found = await self.connection.execute(
-            select(API_KEYS).where(API_KEYS.c.tenant == self.tenant, API_KEYS.c.id == key_id)
+            select(api_key_table).where(
+                api_key_table.c.tenant == self.tenant, api_key_table.c.id == key_id
+            )
         )
         row = found.mappings().one_or_none()
         if row is None:
@@ -43,9 +44,9 @@ class Keys:
     async def list(self, *, limit: int) -> Sequence[ApiKey]:
         """Return the newest keys."""
         found = await self.connection.execute(
-            select(API_KEYS)
-            .where(API_KEYS.c.tenant == self.tenant)
-            .order_by(API_KEYS.c.id.desc())
+            select(api_key_table)
+            .where(api_key_table.c.tenant == self.tenant)
+            .order_by(api_key_table.c.id.desc())
             .limit(limit)
         )
         return [from_row(row) for row in found.mappings()]
@@ -53,9 +54,9 @@ class Keys:
     async def revoke(self, key_id: str, *, at: datetime) -> None:
         """Set `revoked_at` unless it is set; raises NotFound."""
         changed = await self.connection.execute(
-            update(API_KEYS)
-            .where(API_KEYS.c.tenant == self.tenant, API_KEYS.c.id == key_id)
-            .values(revoked_at=func.coalesce(API_KEYS.c.revoked_at, at))
+            update(api_key_table)
+            .where(api_key_table.c.tenant == self.tenant, api_key_table.c.id == key_id)
+            .values(revoked_at=func.coalesce(api_key_table.c.revoked_at, at))
         )
         if changed.rowcount == 0:
             raise NotFound("api key", key_id)
@@ -90,7 +91,9 @@ class PostgresDirectory:
     async def find_key(self, key_id: str) -> ApiKey | None:
         """Return the key with this id, or None."""
         async with self.base.system(because="authentication finds a key's tenant") as tx:
-            found = await tx.connection.execute(select(API_KEYS).where(API_KEYS.c.id == key_id))
+            found = await tx.connection.execute(
+                select(api_key_table).where(api_key_table.c.id == key_id)
+            )
             row = found.mappings().one_or_none()
         return None if row is None else from_row(row)
 
@@ -98,13 +101,13 @@ class PostgresDirectory:
         """Insert the tenant and its key together; False when the tenant exists."""
         async with self.base.system(because="a tenant is made from outside of any") as tx:
             added = await tx.connection.execute(
-                upsert(TENANTS)
+                upsert(tenant_table)
                 .values(id=tenant, created_at=first_key.created_at)
                 .on_conflict_do_nothing()
             )
             if added.rowcount == 0:
                 return False
-            await tx.connection.execute(insert(API_KEYS).values(**to_row(first_key)))
+            await tx.connection.execute(insert(api_key_table).values(**to_row(first_key)))
         return True
 
 

@@ -1,19 +1,18 @@
 """Routing entries from the compacted topic into the gateway's table.
 
-The table is a projection: every replica of the gateway reads the whole topic, and is ready only once
-it has caught up. A repeated or older entry is dropped by its generation.
+The table is a projection: every replica of the gateway reads the whole topic, and is ready only
+once it has caught up. A repeated or older entry is dropped by its generation.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
 from loguru import logger
-
 from modelyard.scheduler.v1 import deployment_events_pb2 as pb
-from services.chassis.events.envelope import Event
-from services.chassis.tenancy import TenantId
 
 from services.api_gateway.domain.routing import Endpoint, Route, RoutingTable
+from services.chassis.events.envelope import Event
+from services.chassis.tenancy import TenantId
 
 TOPIC: Final = "modelyard.replica.endpoints.v1"
 TYPE: Final = "modelyard.replica-endpoints.changed.v1"

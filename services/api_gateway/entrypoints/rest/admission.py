@@ -1,8 +1,9 @@
 """Who may enter, and how often: one ASGI middleware before every route.
 
-Steps: exempt paths pass; the credential becomes a principal; the tenant's rate is counted; the rest of
-the application runs as that principal, so that calls inward carry its token. A refused credential
-counts against its network address instead. Decided on headers alone, before the body is read.
+Steps: exempt paths pass; the credential becomes a principal; the tenant's rate is counted; the rest
+of the application runs as that principal, so that calls inward carry its token. A refused
+credential counts against its network address instead. Decided on headers alone, before the body is
+read.
 """
 
 from dataclasses import dataclass
@@ -11,13 +12,12 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.chassis.errors import ModelyardError, RateLimited, Unauthenticated
-from services.chassis.rpc.context import acting_as
-from services.chassis.tenancy import Principal
-
 from services.api_gateway.domain.rate_limit import RateDecision
 from services.api_gateway.entrypoints.rest.dependencies import Gateway
 from services.api_gateway.entrypoints.rest.problems import problem_response
+from services.chassis.errors import ModelyardError, RateLimited, Unauthenticated
+from services.chassis.rpc.context import acting_as
+from services.chassis.tenancy import Principal
 
 EXEMPT: Final = frozenset(
     {

@@ -1,4 +1,4 @@
-"""`/v1/api-keys`: a tenant's keys; the text of a key is in the answer that makes it, and nowhere else."""
+"""`/v1/api-keys`: a tenant's keys; a key's text is in the answer that makes it, nowhere else."""
 
 from datetime import datetime, timedelta
 

@@ -2,8 +2,6 @@
 
 from fastapi import FastAPI
 
-from services.chassis.ids import Ids
-
 from services.api_gateway.entrypoints.rest.admission import Admission
 from services.api_gateway.entrypoints.rest.api_keys import api_keys_router
 from services.api_gateway.entrypoints.rest.artifacts import artifacts_router
@@ -15,6 +13,7 @@ from services.api_gateway.entrypoints.rest.logs import logs_router
 from services.api_gateway.entrypoints.rest.models import models_router
 from services.api_gateway.entrypoints.rest.operations import operations_router
 from services.api_gateway.entrypoints.rest.problems import add_problem_handlers
+from services.chassis.ids import Ids
 
 
 def build_app(edge: Gateway, *, ids: Ids) -> FastAPI:

@@ -6,10 +6,6 @@ from fastapi import Request
 from opentelemetry.trace import TracerProvider
 from slowapi import Limiter
 
-from services.chassis.clock import Clock
-from services.chassis.lifecycle import Readiness
-from services.chassis.tenancy import Principal
-
 from services.api_gateway.domain.rate_limit import RatePolicy
 from services.api_gateway.domain.scopes import require
 from services.api_gateway.use_cases.authenticate import Authenticate
@@ -23,6 +19,9 @@ from services.api_gateway.use_cases.ports import (
     ModelsClient,
     RateLimiter,
 )
+from services.chassis.clock import Clock
+from services.chassis.lifecycle import Readiness
+from services.chassis.tenancy import Principal
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,13 @@
 """`/v1/deployments`: model servers that are kept running."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import BaseModel, Field
-
 from modelyard.scheduler.v1 import deployment_pb2 as pb
 from modelyard.scheduler.v1 import deployment_service_pb2 as service_pb
+from pydantic import BaseModel, Field
+
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, gateway
 from services.api_gateway.entrypoints.rest.fields import Body, IdempotencyKey, Resources, instant
 from services.api_gateway.entrypoints.rest.paging import PageSize, PageToken, page_request
@@ -81,14 +81,20 @@ class Deployment(BaseModel):
         return Deployment.model_construct(
             id=deployment.id,
             spec=DeploymentSpec.from_pb(deployment.spec),
-            state=pb.DeploymentState.Name(deployment.state).removeprefix("DEPLOYMENT_STATE_"),
+            state=cast(
+                "DeploymentState",
+                pb.DeploymentState.Name(deployment.state).removeprefix("DEPLOYMENT_STATE_"),
+            ),
             reason=deployment.reason,
             model_name=deployment.model.model_name,
             model_version=deployment.model.version,
             replicas=[
                 Replica.model_construct(
                     id=replica.id,
-                    state=pb.ReplicaState.Name(replica.state).removeprefix("REPLICA_STATE_"),
+                    state=cast(
+                        "ReplicaState",
+                        pb.ReplicaState.Name(replica.state).removeprefix("REPLICA_STATE_"),
+                    ),
                     reason=replica.reason,
                     attempt_id=replica.attempt_id,
                     restart_count=replica.restart_count,

@@ -1,14 +1,13 @@
 """Field types that several nouns share, each with its bound."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import Header
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import BaseModel, ConfigDict, Field
-
 from modelyard.common.v1 import files_pb2, resources_pb2
+from pydantic import BaseModel, ConfigDict, Field
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Labels = Annotated[
@@ -80,8 +79,6 @@ class StoredFile(Body):
 
 def instant(value: Timestamp) -> datetime | None:
     """Return an aware time, or None for one that was not set."""
-    from datetime import UTC
-
     return value.ToDatetime(tzinfo=UTC) if value.seconds or value.nanos else None
 
 

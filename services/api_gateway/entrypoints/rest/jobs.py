@@ -1,13 +1,13 @@
 """`/v1/jobs`: submit, show, list, cancel."""
 
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, Field
-
 from modelyard.scheduler.v1 import job_pb2 as pb
 from modelyard.scheduler.v1 import job_service_pb2 as service_pb
+from pydantic import BaseModel, Field
+
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, gateway
 from services.api_gateway.entrypoints.rest.fields import (
     Body,
@@ -175,7 +175,7 @@ class Job(BaseModel):
         return Job.model_construct(
             id=job.id,
             spec=JobSpec.from_pb(job.spec),
-            state=pb.JobState.Name(job.state).removeprefix(_STATE_PREFIX),
+            state=cast("JobState", pb.JobState.Name(job.state).removeprefix(_STATE_PREFIX)),
             reason=job.reason,
             version=job.version,
             attempt_number=job.attempt_number,

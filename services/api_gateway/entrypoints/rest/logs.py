@@ -1,7 +1,7 @@
 """`/v1/{jobs,deployments}/{id}/logs`: output as JSON pages, or live as server-sent events.
 
-The position `<attempt>.<sequence>` is the id of each event, so that a client that lost its connection
-goes on from `Last-Event-ID` without gap or repeat.
+The position `<attempt>.<sequence>` is the id of each event, so that a client that lost its
+connection goes on from `Last-Event-ID` without gap or repeat.
 """
 
 import json
@@ -11,21 +11,32 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel
-
 from modelyard.logs.v1 import log_record_pb2 as pb
 from modelyard.logs.v1 import log_service_pb2 as service_pb
 from modelyard.scheduler.v1 import deployment_service_pb2 as deployments_pb
 from modelyard.scheduler.v1 import job_service_pb2 as jobs_pb
+from pydantic import BaseModel, Field
+
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, gateway
+from services.api_gateway.entrypoints.rest.fields import Body
 from services.chassis.errors import InvalidArgument, ModelyardError
 from services.chassis.web.problem import problem_of
 
 Stream = Literal["stdout", "stderr"]
-After = Annotated[
-    str, Query(pattern=r"^(\d{1,9}\.\d{1,18})?$", description="Position: attempt.sequence.")
-]
 EVENT_STREAM = "text/event-stream"
+
+
+class LogQuery(Body):
+    """Which output."""
+
+    after: str = Field(
+        default="", pattern=r"^(\d{1,9}\.\d{1,18})?$", description="Position: attempt.sequence."
+    )
+    follow: bool = Field(default=False, description="Live, as server-sent events.")
+    contains: str = Field(default="", max_length=500)
+    stream: Stream | None = None
+    attempt: int = Field(default=0, ge=0, le=1_000_000, description="0: all.")
+    limit: int = Field(default=500, ge=1, le=5000)
 
 
 class LogRecord(BaseModel):
@@ -87,12 +98,7 @@ def logs_router(edge: Gateway) -> APIRouter:
         async def read(
             request: Request,
             owner_id: str,
-            after: After = "",
-            follow: bool = False,
-            contains: Annotated[str, Query(max_length=500)] = "",
-            stream: Stream | None = None,
-            attempt: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
-            limit: Annotated[int, Query(ge=1, le=5000)] = 500,
+            query: Annotated[LogQuery, Query()],
             last_event_id: Annotated[
                 str | None, Header(pattern=r"^\d{1,9}\.\d{1,18}$", max_length=40)
             ] = None,
@@ -100,13 +106,13 @@ def logs_router(edge: Gateway) -> APIRouter:
             """Read output; with `follow`, live as server-sent events until it is complete."""
             caller(request, "logs:read")
             found = await owner(gateway(request), owner_id)
-            position = _position(last_event_id or after)
+            position = _position(last_event_id or query.after)
             narrowed = service_pb.LogFilter(
-                contains=contains,
-                source=_source(stream),
-                attempt_number=attempt,
+                contains=query.contains,
+                source=_source(query.stream),
+                attempt_number=query.attempt,
             )
-            if follow:
+            if query.follow:
                 records = gateway(request).logs.follow(
                     service_pb.FollowLogsRequest(owner_id=found, after=position, filter=narrowed)
                 )
@@ -117,7 +123,7 @@ def logs_router(edge: Gateway) -> APIRouter:
                 )
             page = await gateway(request).logs.read(
                 service_pb.ReadLogsRequest(
-                    owner_id=found, after=position, record_count_max=limit, filter=narrowed
+                    owner_id=found, after=position, record_count_max=query.limit, filter=narrowed
                 )
             )
             body = LogPage(
@@ -133,7 +139,7 @@ def logs_router(edge: Gateway) -> APIRouter:
 
 
 async def _events(answers: AsyncIterator[service_pb.FollowLogsResponse]) -> AsyncIterator[str]:
-    """Render answers as events `log`, then one `complete`, or one `problem` after which to resume."""
+    """Render answers as events `log`, then `complete`, or `problem` after which to resume."""
     # At once, so that the client knows that it is connected before the first line.
     yield ": following\n\n"
     try:
@@ -157,7 +163,7 @@ def _position(text: str) -> service_pb.LogPosition:
     return service_pb.LogPosition(attempt_number=int(attempt), sequence=int(sequence))
 
 
-def _source(stream: Stream | None) -> pb.LogSource:
+def _source(stream: Stream | None) -> pb.LogSource.ValueType:
     match stream:
         case None:
             return pb.LOG_SOURCE_UNSPECIFIED

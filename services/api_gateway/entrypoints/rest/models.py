@@ -1,13 +1,13 @@
 """`/v1/models`: models, their versions, aliases and tags."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Path, Request
-from pydantic import BaseModel, Field
-
 from modelyard.registry.v1 import model_pb2 as pb
 from modelyard.registry.v1 import model_service_pb2 as service_pb
+from pydantic import BaseModel, Field
+
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, gateway
 from services.api_gateway.entrypoints.rest.fields import (
     PROTO_INT64_MAX,
@@ -98,7 +98,10 @@ class ModelVersion(BaseModel):
         return ModelVersion.model_construct(
             model_name=version.model_name,
             version=version.version,
-            state=pb.VersionState.Name(version.state).removeprefix("VERSION_STATE_"),
+            state=cast(
+                "VersionState",
+                pb.VersionState.Name(version.state).removeprefix("VERSION_STATE_"),
+            ),
             files=[StoredFile.from_pb(file) for file in version.files],
             tags=dict(version.tags),
             metrics=dict(version.metrics),
@@ -124,7 +127,7 @@ class VersionPage(BaseModel):
     next_page_token: str
 
 
-def models_router(edge: Gateway) -> APIRouter:
+def models_router(edge: Gateway) -> APIRouter:  # noqa: C901 one closure a route
     """Return the routes on models."""
     router = APIRouter(prefix="/v1/models", tags=["models"])
     burst = edge.burst_limiter.limit(edge.policies.burst)

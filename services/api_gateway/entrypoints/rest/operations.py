@@ -3,9 +3,8 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from services.chassis.telemetry.metrics import render_metrics
-
 from services.api_gateway.entrypoints.rest.dependencies import gateway
+from services.chassis.telemetry.metrics import render_metrics
 
 
 def operations_router() -> APIRouter:

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import Query
-
 from modelyard.common.v1 import paging_pb2 as pb
 
 PageSize = Annotated[int, Query(ge=1, le=500, description="Items on a page.")]

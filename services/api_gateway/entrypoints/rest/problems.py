@@ -5,6 +5,7 @@ Protocol clients read.
 """
 
 from collections.abc import Mapping
+from datetime import timedelta
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -24,8 +25,6 @@ from services.chassis.errors import (
 )
 from services.chassis.ids import Ids
 from services.chassis.web.problem import problem_of
-
-from datetime import timedelta
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -1,0 +1,56 @@
+"""`python -m services.api_gateway`: serve; `… migrate`; `… init`; `… create-tenant NAME`."""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from services.api_gateway.bootstrap import create_tenant, serve
+from services.api_gateway.settings import Settings
+from services.chassis.lifecycle import run_main
+from services.chassis.tenancy import tenant_id
+
+
+def main() -> int:
+    """Run the command that was asked for; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m services.api_gateway")
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("migrate", help="bring the database to its latest shape")
+    commands.add_parser("init", help="make the tenant `default`; prints its first key, once")
+    tenant = commands.add_parser("create-tenant", help="make a tenant; prints its first key, once")
+    tenant.add_argument("name")
+    arguments = parser.parse_args()
+    settings = Settings()
+    match arguments.command:
+        case "migrate":
+            return _migrate(settings)
+        case "init":
+            return _create_tenant(settings, "default", is_new_required=False)
+        case "create-tenant":
+            return _create_tenant(settings, arguments.name, is_new_required=True)
+        case _:
+            return run_main(serve(settings))
+
+
+def _migrate(settings: Settings) -> int:
+    # Imported here: a serving process has no alembic in memory.
+    from services.chassis.db.migrate import upgrade  # noqa: PLC0415
+
+    url = settings.postgres.url.get_secret_value()
+    asyncio.run(upgrade(url, Path(__file__).parent / "migrations"))
+    return 0
+
+
+def _create_tenant(settings: Settings, name: str, *, is_new_required: bool) -> int:
+    text = asyncio.run(create_tenant(settings, tenant_id(name)))
+    if text is not None:
+        # The one thing this program is asked to print: the key is shown here and nowhere else.
+        sys.stdout.write(f"{text}\n")
+    elif is_new_required:
+        sys.stderr.write(f"tenant {name} exists already\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
