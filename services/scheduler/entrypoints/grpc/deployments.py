@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from modelyard.scheduler.v1 import (
     deployment_events_pb2,
     deployment_pb2,
+)
+from modelyard.scheduler.v1 import (
     deployment_service_pb2 as pb,
 )
 from modelyard.scheduler.v1.deployment_service_pb2_grpc import DeploymentServiceServicer
+from typing_extensions import override
+
 from services.chassis.rpc.context import Context, principal
 from services.chassis.telemetry.tracing import current_traceparent, trace_id_of
 from services.scheduler.domain.deployments.deployment import DeploymentSpec, RoutingEntry
@@ -42,6 +46,7 @@ class DeploymentRpcs(DeploymentServiceServicer):
     delete_deployment: DeleteDeployment
     list_routes: ListRoutes
 
+    @override
     async def CreateDeployment(
         self, request: pb.CreateDeploymentRequest, context: Context
     ) -> pb.CreateDeploymentResponse:
@@ -54,6 +59,7 @@ class DeploymentRpcs(DeploymentServiceServicer):
         )
         return pb.CreateDeploymentResponse(deployment=deployment_to_pb(shown))
 
+    @override
     async def GetDeployment(
         self, request: pb.GetDeploymentRequest, context: Context
     ) -> pb.GetDeploymentResponse:
@@ -61,6 +67,7 @@ class DeploymentRpcs(DeploymentServiceServicer):
         shown = await self.get_deployment(principal().tenant, request.deployment)
         return pb.GetDeploymentResponse(deployment=deployment_to_pb(shown))
 
+    @override
     async def ListDeployments(
         self, request: pb.ListDeploymentsRequest, context: Context
     ) -> pb.ListDeploymentsResponse:
@@ -72,6 +79,7 @@ class DeploymentRpcs(DeploymentServiceServicer):
         response.page.next_page_token = page.next_token
         return response
 
+    @override
     async def DeleteDeployment(
         self, request: pb.DeleteDeploymentRequest, context: Context
     ) -> pb.DeleteDeploymentResponse:
@@ -79,6 +87,7 @@ class DeploymentRpcs(DeploymentServiceServicer):
         shown = await self.delete_deployment(principal().tenant, request.deployment)
         return pb.DeleteDeploymentResponse(deployment=deployment_to_pb(shown))
 
+    @override
     async def ListRoutes(
         self, request: pb.ListRoutesRequest, context: Context
     ) -> pb.ListRoutesResponse:

@@ -3,8 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from modelyard.scheduler.v1 import job_pb2, job_service_pb2 as pb
+from modelyard.scheduler.v1 import job_pb2
+from modelyard.scheduler.v1 import job_service_pb2 as pb
 from modelyard.scheduler.v1.job_service_pb2_grpc import JobServiceServicer
+from typing_extensions import override
+
 from services.chassis.errors import InvalidArgument
 from services.chassis.rpc.context import Context, principal
 from services.chassis.telemetry.tracing import current_traceparent, trace_id_of
@@ -36,6 +39,7 @@ class JobRpcs(JobServiceServicer):
     list_jobs: ListJobs
     cancel_job: CancelJob
 
+    @override
     async def SubmitJob(
         self, request: pb.SubmitJobRequest, context: Context
     ) -> pb.SubmitJobResponse:
@@ -49,11 +53,13 @@ class JobRpcs(JobServiceServicer):
         JOBS_SUBMITTED.inc()
         return pb.SubmitJobResponse(job=job_to_pb(job))
 
+    @override
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         """Show one job."""
         job = await self.get_job(principal().tenant, JobId(request.job_id))
         return pb.GetJobResponse(job=job_to_pb(job))
 
+    @override
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         """Show the tenant's jobs."""
         page = await self.list_jobs(
@@ -63,6 +69,7 @@ class JobRpcs(JobServiceServicer):
         response.page.next_page_token = page.next_token
         return response
 
+    @override
     async def CancelJob(
         self, request: pb.CancelJobRequest, context: Context
     ) -> pb.CancelJobResponse:
@@ -101,9 +108,9 @@ def timeouts_from_pb(timeouts: job_pb2.JobTimeouts) -> JobTimeouts:
     return JobTimeouts(run, stop_grace)
 
 
-def states_from_pb(states: Iterable[job_pb2.JobState]) -> list[JobState]:
+def states_from_pb(states: Iterable[int]) -> list[JobState]:
     """Return the states that are asked for; raises InvalidArgument for none of ours."""
-    known = {job_pb2.JobState.Value(f"JOB_STATE_{state}"): state for state in JobState}
+    known = {int(job_pb2.JobState.Value(f"JOB_STATE_{state}")): state for state in JobState}
     asked = []
     for place, state in enumerate(states):
         if state not in known:

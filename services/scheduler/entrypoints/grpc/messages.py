@@ -9,8 +9,8 @@ from typing import Final
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-
 from modelyard.common.v1 import files_pb2, paging_pb2, resources_pb2
+
 from services.chassis.db.idempotency import request_hash
 from services.chassis.errors import InvalidArgument
 from services.chassis.rpc.context import Context, idempotency_key
