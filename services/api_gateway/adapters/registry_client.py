@@ -1,5 +1,6 @@
 """The registry over gRPC: models by unary calls, artifacts by streams both ways."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,6 +12,7 @@ from modelyard.registry.v1 import model_service_pb2 as models_pb
 from modelyard.registry.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from modelyard.registry.v1.model_service_pb2_grpc import ModelServiceStub
 
+from services.chassis.errors import ModelyardError
 from services.chassis.rpc.client import Edge, idempotent
 
 CHUNK_BYTES_MAX: Final = 256 * 1024
@@ -127,11 +129,17 @@ class GrpcArtifacts:
         self, chunks: AsyncIterator[bytes], *, digest: str, size_bytes: int
     ) -> artifacts_pb.PutArtifactResponse:
         """Store bytes. Not repeated: the body can be read once."""
+        parts = _Parts(chunks, digest=digest, size_bytes=size_bytes)
         async with self.edge.guard():
-            return await ArtifactServiceStub(self.channel).PutArtifact(
-                _parts(chunks, digest=digest, size_bytes=size_bytes),
-                timeout=self.stream_timeout.total_seconds(),
-            )
+            try:
+                return await ArtifactServiceStub(self.channel).PutArtifact(
+                    parts.stream(), timeout=self.stream_timeout.total_seconds()
+                )
+            except (grpc.aio.AioRpcError, asyncio.CancelledError):
+                # gRPC cancels a call whose requests fail, and keeps the reason to itself.
+                if parts.failure is not None:
+                    raise parts.failure from None
+                raise
 
     async def stat(self, digest: str) -> artifacts_pb.StatArtifactResponse:
         """Tell a stored artifact's size."""
@@ -153,12 +161,25 @@ class GrpcArtifacts:
                 yield part.chunk
 
 
-async def _parts(
-    chunks: AsyncIterator[bytes], *, digest: str, size_bytes: int
-) -> AsyncIterator[artifacts_pb.PutArtifactRequest]:
-    yield artifacts_pb.PutArtifactRequest(
-        header=artifacts_pb.ArtifactHeader(digest=digest, size_bytes=size_bytes)
-    )
-    async for chunk in chunks:
-        for start in range(0, len(chunk), CHUNK_BYTES_MAX):
-            yield artifacts_pb.PutArtifactRequest(chunk=chunk[start : start + CHUNK_BYTES_MAX])
+@dataclass(slots=True)
+class _Parts:
+    """An upload's header and chunks; remembers why they ended early."""
+
+    chunks: AsyncIterator[bytes]
+    digest: str
+    size_bytes: int
+    failure: ModelyardError | None = None
+
+    async def stream(self) -> AsyncIterator[artifacts_pb.PutArtifactRequest]:
+        """Yield the requests."""
+        yield artifacts_pb.PutArtifactRequest(
+            header=artifacts_pb.ArtifactHeader(digest=self.digest, size_bytes=self.size_bytes)
+        )
+        try:
+            async for chunk in self.chunks:
+                for start in range(0, len(chunk), CHUNK_BYTES_MAX):
+                    piece = chunk[start : start + CHUNK_BYTES_MAX]
+                    yield artifacts_pb.PutArtifactRequest(chunk=piece)
+        except ModelyardError as error:
+            self.failure = error
+            raise

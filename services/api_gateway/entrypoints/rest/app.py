@@ -5,6 +5,7 @@ from fastapi import FastAPI
 from services.api_gateway.entrypoints.rest.admission import Admission
 from services.api_gateway.entrypoints.rest.api_keys import api_keys_router
 from services.api_gateway.entrypoints.rest.artifacts import artifacts_router
+from services.api_gateway.entrypoints.rest.body_limit import BodyLimit
 from services.api_gateway.entrypoints.rest.dependencies import Gateway
 from services.api_gateway.entrypoints.rest.deployments import deployments_router
 from services.api_gateway.entrypoints.rest.inference import inference_router
@@ -23,7 +24,6 @@ def build_app(edge: Gateway, *, ids: Ids) -> FastAPI:
         version="1",
         description="Runs, registers, serves and meters machine-learning work.",
         redoc_url=None,
-        max_body_size=edge.policies.body_bytes_max,
         telemetry={
             "tracer_provider": edge.tracer_provider,
             "operation_spans": False,
@@ -47,5 +47,7 @@ def build_app(edge: Gateway, *, ids: Ids) -> FastAPI:
     ):
         app.include_router(router)
     add_problem_handlers(app, ids=ids)
+    # The last one added is the outermost: who may enter is decided before a body is looked at.
+    app.add_middleware(BodyLimit, policies=edge.policies)
     app.add_middleware(Admission, gateway=edge)
     return app

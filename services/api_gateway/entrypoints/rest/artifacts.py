@@ -1,5 +1,6 @@
 """`/v1/artifacts`: bytes by their digest, streamed both ways."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -28,7 +29,6 @@ def artifacts_router(edge: Gateway) -> APIRouter:
         "",
         status_code=201,
         response_model=Artifact,
-        max_body_size=edge.policies.artifact_bytes_max,
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -46,7 +46,9 @@ def artifacts_router(edge: Gateway) -> APIRouter:
         """Store the body; with `digest`, only if it is that."""
         caller(request, "artifacts:write")
         stored = await gateway(request).artifacts.put(
-            request.stream(), digest=digest, size_bytes=_announced_size(request, edge)
+            _bounded(request.stream(), edge.policies.artifact_bytes_max),
+            digest=digest,
+            size_bytes=_announced_size(request, edge),
         )
         return Artifact(digest=stored.digest, size_bytes=stored.size_bytes)
 
@@ -64,6 +66,15 @@ def artifacts_router(edge: Gateway) -> APIRouter:
         )
 
     return router
+
+
+async def _bounded(chunks: AsyncIterator[bytes], bytes_max: int) -> AsyncIterator[bytes]:
+    received = 0
+    async for chunk in chunks:
+        received += len(chunk)
+        if received > bytes_max:
+            raise PayloadTooLarge("body", bytes_max=bytes_max)
+        yield chunk
 
 
 def _announced_size(request: Request, edge: Gateway) -> int:

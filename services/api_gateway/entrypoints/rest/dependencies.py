@@ -38,6 +38,12 @@ class EdgePolicies:
     artifact_bytes_max: int
     inference_bytes_max: int
 
+    def bytes_max_of(self, path: str) -> int:
+        """Return the largest body that a path takes."""
+        if path.startswith("/v2"):
+            return self.inference_bytes_max
+        return self.artifact_bytes_max if path.startswith("/v1/artifacts") else self.body_bytes_max
+
 
 @dataclass(frozen=True, slots=True)
 class Gateway:

@@ -45,40 +45,41 @@ def inference_router(edge: Gateway) -> APIRouter:
         """Name the server and the extensions that pass through it."""
         return {"name": "modelyard", "version": "2", "extensions": ["binary_tensor_data"]}
 
-    @router.get("/models/{model}/ready")
-    @router.get("/models/{model}/versions/{version}/ready", operation_id="model_version_ready")
-    async def model_ready(request: Request, model: ModelName, version: Version = "") -> Response:
-        """Tell whether a replica of the model answers."""
-        return await _pass(request, model, version, "/ready")
+    def add(method: str, verb: str, name: str) -> None:
+        """Add a call on a model, with and without a version in its path."""
 
-    @router.get("/models/{model}")
-    @router.get("/models/{model}/versions/{version}", operation_id="model_version_metadata")
-    async def model_metadata(request: Request, model: ModelName, version: Version = "") -> Response:
-        """Describe the model's inputs and outputs."""
-        return await _pass(request, model, version, "")
+        async def on_model(request: Request, model: ModelName) -> Response:
+            return await _pass(request, f"/v2/models/{model}{verb}", model)
 
-    @router.post("/models/{model}/infer", max_body_size=edge.policies.inference_bytes_max)
-    @router.post(
-        "/models/{model}/versions/{version}/infer",
-        max_body_size=edge.policies.inference_bytes_max,
-        operation_id="model_version_infer",
-    )
-    async def infer(request: Request, model: ModelName, version: Version = "") -> Response:
-        """Ask the model."""
-        return await _pass(request, model, version, "/infer")
+        async def on_version(request: Request, model: ModelName, version: Version) -> Response:
+            return await _pass(request, f"/v2/models/{model}/versions/{version}{verb}", model)
 
+        for path, route, operation in (
+            ("/models/{model}", on_model, name),
+            ("/models/{model}/versions/{version}", on_version, f"{name}_of_version"),
+        ):
+            router.add_api_route(
+                path + verb,
+                route,
+                methods=[method],
+                name=operation,
+                operation_id=operation,
+            )
+
+    add("GET", "/ready", "model_ready")
+    add("GET", "", "model_metadata")
+    add("POST", "/infer", "model_infer")
     return router
 
 
-async def _pass(request: Request, model: str, version: str, verb: str) -> Response:
+async def _pass(request: Request, path: str, model: str) -> Response:
     principal = caller(request, "inference")
-    versioned = f"/versions/{version}" if version else ""
     answer = await gateway(request).infer(
         principal.tenant,
         model,
         InferenceRequest(
             method=request.method,
-            path=f"/v2/models/{model}{versioned}{verb}",
+            path=path,
             headers={k: v for k, v in request.headers.items() if k in _PASSED_ON},
             body=await request.body(),
         ),

@@ -29,14 +29,18 @@ from services.chassis.web.problem import problem_of
 MEDIA_TYPE = "application/problem+json"
 
 
-def problem_response(error: ModelyardError, *, path: str) -> Response:
-    """Return the answer that says what went wrong."""
+def problem_response(error: ModelyardError, *, path: str, status: int | None = None) -> Response:
+    """Return the answer that says what went wrong, with the error's own status by default."""
     problem = problem_of(error)
     headers = dict(problem.headers)
     body = dict(problem.body)
+    if status is not None:
+        body["status"] = status
     if path.startswith("/v2"):
         body["error"] = error.message
-    return JSONResponse(body, status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)
+    return JSONResponse(
+        body, status_code=status or problem.status, headers=headers, media_type=MEDIA_TYPE
+    )
 
 
 def add_problem_handlers(app: FastAPI, *, ids: Ids) -> None:
@@ -64,7 +68,9 @@ def add_problem_handlers(app: FastAPI, *, ids: Ids) -> None:
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return problem_response(_expected(error, request), path=request.url.path)
+        return problem_response(
+            _expected(error, request), path=request.url.path, status=error.status_code
+        )
 
     async def on_burst(request: Request, error: Exception) -> Response:
         assert isinstance(error, RateLimitExceeded)
@@ -91,18 +97,11 @@ def _expected(error: HTTPException, request: Request) -> ModelyardError:
         case 405:
             return Unimplemented(f"{request.method} is not offered on {request.url.path}")
         case 413:
-            return PayloadTooLarge("body", bytes_max=_limit_of(request))
+            return PayloadTooLarge(
+                "body", bytes_max=request.app.state.gateway.policies.bytes_max_of(request.url.path)
+            )
         case _:
             return FailedPrecondition(str(error.detail))
-
-
-def _limit_of(request: Request) -> int:
-    policies = request.app.state.gateway.policies
-    if request.url.path.startswith("/v1/artifacts"):
-        return int(policies.artifact_bytes_max)
-    if request.url.path.startswith("/v2"):
-        return int(policies.inference_bytes_max)
-    return int(policies.body_bytes_max)
 
 
 def _field(location: tuple[int | str, ...]) -> str:

@@ -1,0 +1,398 @@
+"""A gateway whose neighbours are fakes, behind the real REST application."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import httpx
+from modelyard.logs.v1 import log_record_pb2, log_service_pb2
+from modelyard.registry.v1 import artifact_service_pb2, model_pb2, model_service_pb2
+from modelyard.scheduler.v1 import (
+    deployment_pb2,
+    deployment_service_pb2,
+    job_pb2,
+    job_service_pb2,
+)
+from opentelemetry.sdk.trace import TracerProvider
+from slowapi import Limiter
+
+from services.api_gateway.adapters.rate_limiter import memory_rate_limiter
+from services.api_gateway.domain.api_key import ApiKey
+from services.api_gateway.domain.rate_limit import RatePolicy
+from services.api_gateway.domain.routing import RoutingTable
+from services.api_gateway.entrypoints.rest.app import build_app
+from services.api_gateway.entrypoints.rest.dependencies import EdgePolicies, Gateway
+from services.api_gateway.use_cases.authenticate import Authenticate
+from services.api_gateway.use_cases.infer import (
+    Infer,
+    InferenceRequest,
+    InferenceResponse,
+    NotSent,
+)
+from services.api_gateway.use_cases.manage_keys import IssueKey, ListKeys, NewKeys, RevokeKey
+from services.chassis.clock import SystemClock
+from services.chassis.errors import ModelyardError, NotFound
+from services.chassis.ids import TimeOrderedIds
+from services.chassis.lifecycle import Readiness
+from services.chassis.rpc.context import principal
+from services.chassis.tenancy import TenantId
+
+TENANT = TenantId("default")
+SECRET = "s" * 43
+
+
+@dataclass
+class Clock:
+    """A clock that moves when told to."""
+
+    at: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    elapsed_s: float = 0.0
+
+    def now(self) -> datetime:
+        return self.at + timedelta(seconds=self.elapsed_s)
+
+    def monotonic(self) -> float:
+        return self.elapsed_s
+
+
+@dataclass
+class FakeKeys:
+    """Keys in memory, for every tenant."""
+
+    keys: dict[str, ApiKey] = field(default_factory=dict)
+    lookups: int = 0
+
+    async def find_key(self, key_id: str) -> ApiKey | None:
+        self.lookups += 1
+        return self.keys.get(key_id)
+
+    async def add_tenant(self, tenant: TenantId, first_key: ApiKey) -> bool:
+        raise NotImplementedError
+
+    @asynccontextmanager
+    async def __call__(self, tenant: TenantId) -> AsyncIterator["FakeKeyTransaction"]:
+        yield FakeKeyTransaction(FakeTenantKeys(self, tenant))
+
+
+@dataclass
+class FakeTenantKeys:
+    """One tenant's view."""
+
+    store: FakeKeys
+    tenant: TenantId
+
+    async def add(self, key: ApiKey) -> None:
+        self.store.keys[key.id] = key
+
+    async def get(self, key_id: str) -> ApiKey:
+        key = self.store.keys.get(key_id)
+        if key is None or key.tenant != self.tenant:
+            raise NotFound("api key", key_id)
+        return key
+
+    async def list(self, *, limit: int) -> Sequence[ApiKey]:
+        return [key for key in self.store.keys.values() if key.tenant == self.tenant][:limit]
+
+    async def revoke(self, key_id: str, *, at: datetime) -> None:
+        key = await self.get(key_id)
+        self.store.keys[key_id] = replace(key, revoked_at=key.revoked_at or at)
+
+
+@dataclass(frozen=True)
+class FakeKeyTransaction:
+    """One tenant's transaction."""
+
+    keys: FakeTenantKeys
+
+
+@dataclass
+class FakeJobs:
+    """A scheduler that remembers what it was asked, or fails with `error`."""
+
+    error: ModelyardError | None = None
+    submitted: list[tuple[job_service_pb2.SubmitJobRequest, str | None, str]] = field(
+        default_factory=list
+    )
+    listed: list[job_service_pb2.ListJobsRequest] = field(default_factory=list)
+
+    async def submit(
+        self, request: job_service_pb2.SubmitJobRequest, *, key: str | None
+    ) -> job_service_pb2.SubmitJobResponse:
+        self._fail()
+        self.submitted.append((request, key, principal().tenant))
+        return job_service_pb2.SubmitJobResponse(job=a_job(spec=request.spec))
+
+    async def get(self, request: job_service_pb2.GetJobRequest) -> job_service_pb2.GetJobResponse:
+        self._fail()
+        return job_service_pb2.GetJobResponse(job=a_job(job_id=request.job_id))
+
+    async def list(
+        self, request: job_service_pb2.ListJobsRequest
+    ) -> job_service_pb2.ListJobsResponse:
+        self._fail()
+        self.listed.append(request)
+        return job_service_pb2.ListJobsResponse(jobs=[a_job()])
+
+    async def cancel(
+        self, request: job_service_pb2.CancelJobRequest
+    ) -> job_service_pb2.CancelJobResponse:
+        self._fail()
+        return job_service_pb2.CancelJobResponse(
+            job=a_job(job_id=request.job_id, state=job_pb2.JOB_STATE_STOPPING)
+        )
+
+    def _fail(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+class FakeDeployments:
+    """A scheduler with one deployment."""
+
+    async def create(
+        self, request: deployment_service_pb2.CreateDeploymentRequest, *, key: str | None
+    ) -> deployment_service_pb2.CreateDeploymentResponse:
+        return deployment_service_pb2.CreateDeploymentResponse(
+            deployment=deployment_pb2.Deployment(
+                id="dep_1", spec=request.spec, state=deployment_pb2.DEPLOYMENT_STATE_PREPARING
+            )
+        )
+
+    async def get(
+        self, request: deployment_service_pb2.GetDeploymentRequest
+    ) -> deployment_service_pb2.GetDeploymentResponse:
+        return deployment_service_pb2.GetDeploymentResponse(
+            deployment=deployment_pb2.Deployment(
+                id="dep_1", state=deployment_pb2.DEPLOYMENT_STATE_SERVING
+            )
+        )
+
+    async def list(
+        self, request: deployment_service_pb2.ListDeploymentsRequest
+    ) -> deployment_service_pb2.ListDeploymentsResponse:
+        return deployment_service_pb2.ListDeploymentsResponse()
+
+    async def delete(
+        self, request: deployment_service_pb2.DeleteDeploymentRequest
+    ) -> deployment_service_pb2.DeleteDeploymentResponse:
+        return deployment_service_pb2.DeleteDeploymentResponse(
+            deployment=deployment_pb2.Deployment(
+                id="dep_1", state=deployment_pb2.DEPLOYMENT_STATE_DELETING
+            )
+        )
+
+
+class FakeModels:
+    """A registry with one model."""
+
+    async def create(
+        self, request: model_service_pb2.CreateModelRequest, *, key: str | None
+    ) -> model_service_pb2.CreateModelResponse:
+        return model_service_pb2.CreateModelResponse(model=model_pb2.Model(name=request.name))
+
+    async def get(
+        self, request: model_service_pb2.GetModelRequest
+    ) -> model_service_pb2.GetModelResponse:
+        return model_service_pb2.GetModelResponse(model=model_pb2.Model(name=request.name))
+
+    async def list(
+        self, request: model_service_pb2.ListModelsRequest
+    ) -> model_service_pb2.ListModelsResponse:
+        return model_service_pb2.ListModelsResponse()
+
+    async def create_version(
+        self, request: model_service_pb2.CreateVersionRequest, *, key: str | None
+    ) -> model_service_pb2.CreateVersionResponse:
+        return model_service_pb2.CreateVersionResponse(version=self._version(request.model_name))
+
+    async def get_version(
+        self, request: model_service_pb2.GetVersionRequest
+    ) -> model_service_pb2.GetVersionResponse:
+        return model_service_pb2.GetVersionResponse(version=self._version(request.model_name))
+
+    async def list_versions(
+        self, request: model_service_pb2.ListVersionsRequest
+    ) -> model_service_pb2.ListVersionsResponse:
+        return model_service_pb2.ListVersionsResponse(versions=[self._version(request.model_name)])
+
+    async def set_alias(
+        self, request: model_service_pb2.SetAliasRequest
+    ) -> model_service_pb2.SetAliasResponse:
+        alias = model_pb2.Alias(name=request.alias, version=request.version)
+        return model_service_pb2.SetAliasResponse(
+            model=model_pb2.Model(name=request.model_name, aliases=[alias])
+        )
+
+    async def delete_alias(
+        self, request: model_service_pb2.DeleteAliasRequest
+    ) -> model_service_pb2.DeleteAliasResponse:
+        return model_service_pb2.DeleteAliasResponse(model=model_pb2.Model(name=request.model_name))
+
+    async def set_tags(
+        self, request: model_service_pb2.SetModelTagsRequest
+    ) -> model_service_pb2.SetModelTagsResponse:
+        return model_service_pb2.SetModelTagsResponse(
+            model=model_pb2.Model(name=request.model_name, tags=request.tags)
+        )
+
+    def _version(self, name: str) -> model_pb2.ModelVersion:
+        return model_pb2.ModelVersion(
+            model_name=name, version=1, state=model_pb2.VERSION_STATE_READY
+        )
+
+
+@dataclass
+class FakeArtifacts:
+    """Bytes in memory."""
+
+    stored: dict[str, bytes] = field(default_factory=dict)
+
+    async def put(
+        self, chunks: AsyncIterator[bytes], *, digest: str, size_bytes: int
+    ) -> artifact_service_pb2.PutArtifactResponse:
+        body = b"".join([chunk async for chunk in chunks])
+        digest = digest or "sha256:" + "0" * 64
+        self.stored[digest] = body
+        return artifact_service_pb2.PutArtifactResponse(digest=digest, size_bytes=len(body))
+
+    async def stat(self, digest: str) -> artifact_service_pb2.StatArtifactResponse:
+        if digest not in self.stored:
+            raise NotFound("artifact", digest)
+        return artifact_service_pb2.StatArtifactResponse(
+            digest=digest, size_bytes=len(self.stored[digest])
+        )
+
+    async def get(self, digest: str) -> AsyncIterator[bytes]:
+        yield self.stored[digest]
+
+
+@dataclass
+class FakeLogs:
+    """Two lines, live or as a page; `error` ends a stream after the first."""
+
+    error: ModelyardError | None = None
+    followed: list[log_service_pb2.FollowLogsRequest] = field(default_factory=list)
+
+    async def read(
+        self, request: log_service_pb2.ReadLogsRequest
+    ) -> log_service_pb2.ReadLogsResponse:
+        return log_service_pb2.ReadLogsResponse(
+            records=[a_line(1), a_line(2)],
+            next=log_service_pb2.LogPosition(attempt_number=1, sequence=2),
+            complete=True,
+        )
+
+    async def follow(
+        self, request: log_service_pb2.FollowLogsRequest
+    ) -> AsyncIterator[log_service_pb2.FollowLogsResponse]:
+        self.followed.append(request)
+        yield log_service_pb2.FollowLogsResponse(records=[a_line(1)])
+        if self.error is not None:
+            raise self.error
+        yield log_service_pb2.FollowLogsResponse(records=[a_line(2)], complete=True)
+
+
+@dataclass
+class FakeReplicas:
+    """Replicas that answer, but for those whose address is in `refusing`."""
+
+    refusing: set[str] = field(default_factory=set)
+    sent: list[tuple[str, InferenceRequest]] = field(default_factory=list)
+
+    async def send(self, address: str, request: InferenceRequest) -> InferenceResponse:
+        if address in self.refusing:
+            raise NotSent(address)
+        self.sent.append((address, request))
+        return InferenceResponse(200, {"content-type": "application/json"}, b'{"outputs": []}')
+
+
+@dataclass
+class Edge:
+    """The gateway under test and its fakes."""
+
+    clock: Clock = field(default_factory=Clock)
+    keys: FakeKeys = field(default_factory=FakeKeys)
+    jobs: FakeJobs = field(default_factory=FakeJobs)
+    artifacts: FakeArtifacts = field(default_factory=FakeArtifacts)
+    logs: FakeLogs = field(default_factory=FakeLogs)
+    replicas: FakeReplicas = field(default_factory=FakeReplicas)
+    routes: RoutingTable = field(default_factory=RoutingTable)
+    requests_max: int = 100
+    burst: str = "1000/second"
+
+    def client(self, *, key: str | None = None) -> httpx.AsyncClient:
+        """Return a client of the application; by default without a credential."""
+        new_keys = NewKeys(self.clock, TimeOrderedIds(self.clock), lambda: SECRET)
+        window = timedelta(seconds=60)
+        gateway = Gateway(
+            authenticate=Authenticate(self.keys, self.clock),
+            issue_key=IssueKey(self.keys, new_keys),
+            list_keys=ListKeys(self.keys),
+            revoke_key=RevokeKey(self.keys, self.clock),
+            infer=Infer(self.routes, self.replicas, self.clock),
+            jobs=self.jobs,
+            deployments=FakeDeployments(),
+            models=FakeModels(),
+            artifacts=self.artifacts,
+            logs=self.logs,
+            limiter=memory_rate_limiter(SystemClock()),
+            burst_limiter=Limiter(
+                key_func=lambda request: str(request.scope["modelyard.principal"].tenant),
+                storage_uri="memory://",
+                key_style="endpoint",
+            ),
+            policies=EdgePolicies(
+                tenant=RatePolicy("tenant", self.requests_max, window),
+                source=RatePolicy("source", self.requests_max, window),
+                burst=self.burst,
+                body_bytes_max=10_000,
+                artifact_bytes_max=100_000,
+                inference_bytes_max=50_000,
+            ),
+            readiness=Readiness(),
+            clock=self.clock,
+            tracer_provider=TracerProvider(),
+        )
+        app = build_app(gateway, ids=TimeOrderedIds(self.clock))
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app, raise_app_exceptions=False),
+            base_url="http://edge",
+            headers={} if key is None else {"Authorization": f"Bearer {key}"},
+        )
+
+    async def key(
+        self, *scopes: str, tenant: TenantId = TENANT, lifetime: timedelta | None = None
+    ) -> str:
+        """Issue a key and return its text."""
+        new_keys = NewKeys(self.clock, TimeOrderedIds(self.clock), lambda: SECRET)
+        _, text = await IssueKey(self.keys, new_keys)(
+            tenant, name="test", scopes=frozenset(scopes or {"admin"}), lifetime=lifetime
+        )
+        return text
+
+
+def a_job(
+    *,
+    job_id: str = "job_1",
+    state: job_pb2.JobState.ValueType = job_pb2.JOB_STATE_QUEUED,
+    spec: job_pb2.JobSpec | None = None,
+) -> job_pb2.Job:
+    """Return a job as the scheduler would."""
+    return job_pb2.Job(id=job_id, spec=spec or job_pb2.JobSpec(name="n"), state=state, version=1)
+
+
+def a_line(sequence: int) -> log_record_pb2.LogRecord:
+    """Return a line of output."""
+    return log_record_pb2.LogRecord(
+        attempt_id="att_1",
+        attempt_number=1,
+        sequence=sequence,
+        source=log_record_pb2.LOG_SOURCE_STDOUT,
+        text=f"line {sequence} ü",
+    )
+
+
+def a_spec(**changes: object) -> dict[str, object]:
+    """Return the smallest job that is accepted."""
+    return {"name": "n", "image": "modelyard/base", "command": ["true"], **changes}

@@ -1,0 +1,278 @@
+"""What callers of the REST API see, good and bad."""
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from services.api_gateway.domain.routing import Endpoint, Route
+from services.chassis.errors import InProgress, KeyReused, NotFound, QueueFull, Unavailable
+from services.chassis.tenancy import TenantId
+from tests.unit.api_gateway.edge import TENANT, Edge, a_spec
+
+
+async def test_submit_hands_spec_key_and_tenant_to_the_scheduler() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post(
+            "/v1/jobs",
+            json=a_spec(timeouts={"run": "PT5M"}, outputs=[{"name": "m", "path": "m.bin"}]),
+            headers={"Idempotency-Key": "k-1"},
+        )
+    assert answer.status_code == 202
+    assert answer.headers["location"] == "/v1/jobs/job_1"
+    assert answer.json()["state"] == "QUEUED"
+    [(request, key, tenant)] = edge.jobs.submitted
+    assert (key, tenant) == ("k-1", "default")
+    assert request.spec.timeouts.run.seconds == 300
+    assert request.spec.outputs[0].path == "m.bin"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (a_spec(priority=101), "priority"),
+        (a_spec(comand=["typo"]), "comand"),
+        (a_spec(command=[]), "command"),
+        (a_spec(command="not a list"), "command"),
+        (a_spec(env={"1BAD": "x"}), "env.1BAD"),
+        (a_spec(resources={"cpu_millicores": 0}), "resources.cpu_millicores"),
+        (a_spec(source_digest="sha256:short"), "source_digest"),
+        (a_spec(name="x" * 129), "name"),
+        (a_spec(timeouts={"run": "-PT1S"}), "timeouts.run"),
+    ],
+)
+async def test_a_wrong_field_is_named_and_nothing_is_submitted(
+    body: dict[str, object], field: str
+) -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs", json=body)
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["code"] == "INVALID_ARGUMENT"
+    assert any(error["field"].startswith(field) for error in problem["errors"]), problem
+    assert edge.jobs.submitted == []
+
+
+async def test_malformed_json_is_a_problem_document() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post(
+            "/v1/jobs", content=b"{", headers={"content-type": "application/json"}
+        )
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "INVALID_ARGUMENT"
+
+
+async def test_a_body_over_its_bound_is_refused() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs", json=a_spec(env={"A": "x" * 20_000}))
+    assert answer.status_code == 413
+    assert answer.json()["code"] == "PAYLOAD_TOO_LARGE"
+    assert edge.jobs.submitted == []
+
+
+async def test_missing_wrong_expired_and_revoked_keys_read_the_same() -> None:
+    edge = Edge()
+    good = await edge.key(lifetime=timedelta(hours=1))
+    revoked = await edge.key()
+    answers = []
+    async with edge.client() as client:
+        for header in (None, "Bearer nonsense", f"Basic {good}", f"Bearer {good[:-1]}x"):
+            headers = {} if header is None else {"Authorization": header}
+            answers.append(await client.get("/v1/jobs", headers=headers))
+    async with edge.client(key=good) as client:
+        key_id = "key_" + revoked.split("_")[1]
+        assert (await client.delete(f"/v1/api-keys/{key_id}")).status_code == 204
+        answers.append(await client.get("/v1/jobs", headers={"Authorization": f"Bearer {revoked}"}))
+        edge.clock.elapsed_s += 3601
+        answers.append(await client.get("/v1/jobs"))
+    assert [answer.status_code for answer in answers] == [401] * 6
+    assert len({answer.text for answer in answers}) == 1
+
+
+async def test_a_revoked_key_acts_no_longer_than_the_cache_lives() -> None:
+    edge = Edge()
+    admin, other = await edge.key(), await edge.key("jobs:read")
+    async with edge.client(key=other) as client:
+        assert (await client.get("/v1/jobs")).status_code == 200
+        revoking = {"Authorization": f"Bearer {admin}"}
+        key_id = "key_" + other.split("_")[1]
+        await client.delete(f"/v1/api-keys/{key_id}", headers=revoking)
+        edge.clock.elapsed_s += 1.0
+        assert (await client.get("/v1/jobs")).status_code == 401
+
+
+async def test_a_key_without_the_scope_is_forbidden_and_the_scope_is_named() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key("jobs:read")) as client:
+        assert (await client.get("/v1/jobs")).status_code == 200
+        answer = await client.post("/v1/jobs", json=a_spec())
+    assert answer.status_code == 403
+    assert "jobs:write" in answer.json()["detail"]
+
+
+async def test_another_tenants_key_is_not_found() -> None:
+    edge = Edge()
+    foreign = await edge.key(tenant=TenantId("other"))
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.delete("/v1/api-keys/key_" + foreign.split("_")[1])
+        missing = await client.delete("/v1/api-keys/key_" + "0" * 26)
+    assert (answer.status_code, missing.status_code) == (404, 404)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (NotFound("job", "job_9"), 404, "NOT_FOUND"),
+        (KeyReused(), 409, "KEY_REUSED"),
+        (InProgress(), 409, "IN_PROGRESS"),
+        (QueueFull("queue", limit=100, retry_after=timedelta(seconds=5)), 429, "QUEUE_FULL"),
+        (Unavailable("scheduler"), 503, "UNAVAILABLE"),
+    ],
+)
+async def test_the_owners_refusal_reaches_the_caller(
+    error: NotFound | QueueFull, status: int, code: str
+) -> None:
+    edge = Edge()
+    edge.jobs.error = error
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs", json=a_spec())
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert ("retry-after" in answer.headers) == (error.retry_after is not None)
+
+
+async def test_the_rate_is_told_and_its_excess_refused() -> None:
+    edge = Edge(requests_max=3)
+    async with edge.client(key=await edge.key()) as client:
+        answers = [await client.get("/v1/jobs") for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert answers[0].headers["ratelimit-policy"] == '"tenant";q=3;w=60'
+    assert answers[0].headers["ratelimit"].startswith('"tenant";r=2;t=')
+    assert int(answers[3].headers["retry-after"]) >= 1
+
+
+async def test_bursts_on_one_route_are_capped_whatever_the_id() -> None:
+    edge = Edge(burst="2/minute")
+    async with edge.client(key=await edge.key()) as client:
+        statuses = [(await client.get(f"/v1/jobs/job_{n}")).status_code for n in range(3)]
+        assert statuses == [200, 200, 429]
+        assert (await client.get("/v1/jobs")).status_code == 200
+
+
+async def test_refused_credentials_are_limited_by_their_source() -> None:
+    edge = Edge(requests_max=2)
+    async with edge.client(key="myk_wrong") as client:
+        statuses = [(await client.get("/v1/jobs")).status_code for _ in range(3)]
+    assert statuses == [401, 401, 429]
+
+
+async def test_logs_are_a_page_or_live_events_with_positions() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        page = (await client.get("/v1/jobs/job_1/logs")).json()
+        live = await client.get("/v1/jobs/job_1/logs?follow=true&after=1.0")
+    assert [record["text"] for record in page["records"]] == ["line 1 ü", "line 2 ü"]
+    assert (page["next"], page["is_complete"]) == ("1.2", True)
+    assert live.headers["content-type"].startswith("text/event-stream")
+    events = [block for block in live.text.split("\n\n") if block.startswith("id: ")]
+    assert [event.split("\n")[0] for event in events] == ["id: 1.1", "id: 1.2"]
+    assert json.loads(events[0].split("data: ")[1])["text"] == "line 1 ü"
+    assert "event: complete" in live.text
+
+
+async def test_a_follower_that_was_cut_off_goes_on_from_its_last_event() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        await client.get("/v1/jobs/job_1/logs?follow=true", headers={"Last-Event-ID": "1.7"})
+    assert edge.logs.followed[0].after.sequence == 7
+
+
+async def test_a_stream_that_fails_says_so_and_does_not_claim_to_be_complete() -> None:
+    edge = Edge()
+    edge.logs.error = Unavailable("log-collector")
+    async with edge.client(key=await edge.key()) as client:
+        live = await client.get("/v1/jobs/job_1/logs?follow=true")
+    assert "event: problem" in live.text
+    assert "event: complete" not in live.text
+
+
+async def test_artifacts_are_streamed_both_ways_within_their_bound() -> None:
+    edge = Edge()
+    digest = "sha256:" + "a" * 64
+    async with edge.client(key=await edge.key()) as client:
+        stored = await client.post(
+            "/v1/artifacts", params={"digest": digest}, content=b"x" * 50_000
+        )
+        assert stored.status_code == 201
+        found = await client.get(f"/v1/artifacts/{digest}")
+        assert found.content == b"x" * 50_000
+        assert (await client.get("/v1/artifacts/sha256:" + "b" * 64)).status_code == 404
+        large = await client.post("/v1/artifacts", content=b"x" * 100_001)
+        assert large.status_code == 413
+
+
+async def test_inference_goes_on_to_another_replica_when_nothing_was_sent() -> None:
+    edge = Edge()
+    endpoints = (Endpoint("rep_1", "a:1"), Endpoint("rep_2", "b:2"))
+    edge.routes.apply(Route("dep_1", TENANT, "digits", 1, endpoints))
+    edge.replicas.refusing = {"a:1"}
+    async with edge.client(key=await edge.key()) as client:
+        for _ in range(4):
+            answer = await client.post(
+                "/v2/models/digits/infer",
+                content=b"\x00raw",
+                headers={"Inference-Header-Content-Length": "0"},
+            )
+            assert answer.status_code == 200
+    assert {address for address, _ in edge.replicas.sent} == {"b:2"}
+    request = edge.replicas.sent[0][1]
+    assert request.body == b"\x00raw"
+    assert request.headers["inference-header-content-length"] == "0"
+    assert "authorization" not in request.headers
+
+
+async def test_inference_failures_carry_the_protocols_error_key() -> None:
+    edge = Edge()
+    edge.routes.apply(Route("dep_1", TenantId("other"), "theirs", 1, (Endpoint("r", "a:1"),)))
+    edge.routes.apply(Route("dep_2", TENANT, "empty", 1, ()))
+    async with edge.client(key=await edge.key()) as client:
+        foreign = await client.post("/v2/models/theirs/infer", json={})
+        empty = await client.post("/v2/models/empty/infer", json={})
+        big = await client.post("/v2/models/empty/infer", content=b"x" * 50_001)
+    assert (foreign.status_code, empty.status_code, big.status_code) == (404, 503, 413)
+    assert all("error" in answer.json() for answer in (foreign, empty, big))
+
+
+async def test_unknown_paths_and_methods_are_problems() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        missing = await client.get("/v1/nothing")
+        wrong = await client.delete("/v1/jobs")
+    assert (missing.status_code, wrong.status_code) == (404, 405)
+    assert missing.headers["content-type"] == "application/problem+json"
+
+
+async def test_health_and_the_description_need_no_key() -> None:
+    edge = Edge()
+    async with edge.client() as client:
+        for path in ("/livez", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v2"):
+            assert (await client.get(path)).status_code == 200, path
+
+
+async def test_every_route_but_health_needs_a_credential() -> None:
+    edge = Edge(requests_max=10_000)
+    async with edge.client() as client:
+        description = (await client.get("/openapi.json")).json()
+        for path, methods in description["paths"].items():
+            if path.startswith(("/livez", "/healthz", "/readyz", "/metrics", "/v2/health")):
+                continue
+            if path == "/v2":
+                continue
+            concrete = path.replace("{", "").replace("}", "")
+            for method in methods:
+                answer = await client.request(method, concrete)
+                assert answer.status_code == 401, (method, path)
