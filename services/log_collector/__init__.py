@@ -1,0 +1,1 @@
+"""Keeps what containers print: every line once, in order, longer than the container lives."""

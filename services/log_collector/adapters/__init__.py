@@ -1,0 +1,1 @@
+"""The collector's ports on files, PostgreSQL and Kafka."""

@@ -1,0 +1,1 @@
+"""Reads what container runtimes write: Docker's json-file format, over rotations."""

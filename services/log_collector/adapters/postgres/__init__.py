@@ -1,0 +1,1 @@
+"""Log streams in PostgreSQL; their records are not in it."""

@@ -1,0 +1,1 @@
+"""Stores blocks of records on the local disk; a segment is buffer and checkpoint at once."""

@@ -1,0 +1,246 @@
+"""The log collector's wiring: settings → ports → use cases → RPCs, consumer, loops."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import grpc.aio
+from modelyard.logs.v1.log_service_pb2_grpc import add_LogServiceServicer_to_server
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.chassis.clock import Clock, SystemClock
+from services.chassis.db.engine import open_engine
+from services.chassis.db.janitor import Janitor
+from services.chassis.db.relay import Relay
+from services.chassis.db.unit_of_work import PostgresUnitOfWork
+from services.chassis.events.consumer import EventConsumer, Handler
+from services.chassis.events.kafka_consumer import open_subscription
+from services.chassis.events.kafka_producer import KafkaProducer, open_producer
+from services.chassis.events.ports import Subscription
+from services.chassis.ids import Ids, TimeOrderedIds
+from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_until_stopped
+from services.chassis.rpc.identity import TokenVerifier
+from services.chassis.rpc.server import serve as serve_rpcs
+from services.chassis.telemetry.logging import set_up_logging
+from services.chassis.telemetry.tracing import open_tracing
+from services.chassis.web.operations import serve_operations
+from services.log_collector.adapters.container_files.output import (
+    ContainerFiles,
+    open_container_files,
+)
+from services.log_collector.adapters.kafka_blocks import KafkaBlockPublisher
+from services.log_collector.adapters.postgres.tables import chassis
+from services.log_collector.adapters.postgres.unit_of_work import LogUnitOfWork
+from services.log_collector.adapters.segments.store import open_segment_store
+from services.log_collector.entrypoints.consumers import attempt_lifecycle
+from services.log_collector.entrypoints.grpc.logs import SCOPES, LogServicer
+from services.log_collector.entrypoints.grpc.logs import SERVICE as LOG_SERVICE
+from services.log_collector.entrypoints.protobuf import event_of
+from services.log_collector.settings import Settings
+from services.log_collector.use_cases.collect_stream import CollectingBounds, CollectStream
+from services.log_collector.use_cases.collect_streams import CollectStreams
+from services.log_collector.use_cases.complete_stream import CompleteStream
+from services.log_collector.use_cases.end_stream import EndStream
+from services.log_collector.use_cases.expect_stream import ExpectStream
+from services.log_collector.use_cases.follow_logs import FollowLogs
+from services.log_collector.use_cases.live_output import LiveOutput
+from services.log_collector.use_cases.open_stream import OpenStream
+from services.log_collector.use_cases.output_reader import OutputReader
+from services.log_collector.use_cases.ports import (
+    BlockPublisher,
+    ContainerOutput,
+    LogStore,
+    UnitOfWork,
+)
+from services.log_collector.use_cases.publish_blocks import PublishBlocks
+from services.log_collector.use_cases.read_logs import ReadLogs
+from services.log_collector.use_cases.unpublished import Unpublished
+
+SERVICE: Final = "log-collector"
+SOURCE: Final = f"/{SERVICE}"
+DEAD_LETTERS: Final = f"modelyard.{SERVICE}.dead-letter.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What the use cases need from outside."""
+
+    clock: Clock
+    unit_of_work: UnitOfWork
+    output: ContainerOutput
+    store: LogStore
+    publisher: BlockPublisher
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """What answers RPCs and events, and what runs by itself."""
+
+    live: LiveOutput
+    servicer: LogServicer
+    handlers: Mapping[str, Handler]
+    collect_streams: CollectStreams
+    publish_blocks: PublishBlocks
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Let a gRPC server answer with this app."""
+        add_LogServiceServicer_to_server(self.servicer, server)
+
+
+def wire(ports: Ports, settings: Settings) -> App:
+    """Put use cases on ports."""
+    live, unpublished = LiveOutput(), Unpublished()
+    reader = OutputReader(ports.store, live)
+    collect = settings.collect
+    collect_stream = CollectStream(
+        ports.output,
+        ports.store,
+        live,
+        unpublished,
+        ports.clock,
+        CollectingBounds(
+            block_wait_max=collect.block_wait_max,
+            read_interval_min=collect.read_interval_min,
+            sync_interval=collect.sync_interval,
+            settle_after_end=collect.settle_after_end,
+            absent_after_end_max=collect.absent_after_end_max,
+        ),
+    )
+    return App(
+        live=live,
+        servicer=LogServicer(
+            ReadLogs(ports.unit_of_work, reader),
+            FollowLogs(
+                ports.unit_of_work,
+                reader,
+                live,
+                ports.clock,
+                followers_max=settings.read.followers_max,
+            ),
+        ),
+        handlers=attempt_lifecycle.handlers(
+            ExpectStream(ports.unit_of_work, live),
+            OpenStream(ports.unit_of_work, live),
+            EndStream(ports.unit_of_work, live),
+        ),
+        collect_streams=CollectStreams(
+            ports.unit_of_work,
+            collect_stream,
+            CompleteStream(ports.unit_of_work, live, ports.clock),
+            live,
+            node_id=collect.node_id,
+            streams_max=collect.streams_max,
+        ),
+        publish_blocks=PublishBlocks(ports.store, ports.publisher, unpublished),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """The technology under the ports, for what the chassis runs on it."""
+
+    ids: Ids
+    engine: AsyncEngine
+    database: PostgresUnitOfWork
+    producer: KafkaProducer
+    subscription: Subscription
+    files: ContainerFiles
+    verifier: TokenVerifier
+
+
+@asynccontextmanager
+async def production_ports(settings: Settings) -> AsyncIterator[tuple[Ports, Outside]]:
+    """Open everything outside; closed in reverse order, whatever fails."""
+    clock = SystemClock()
+    ids = TimeOrderedIds(clock)
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(
+            open_engine(settings.postgres, application_name=SERVICE)
+        )
+        producer = await stack.enter_async_context(open_producer(settings.kafka, client_id=SERVICE))
+        subscription = await stack.enter_async_context(
+            open_subscription(
+                settings.kafka, group=SERVICE, topics=[attempt_lifecycle.TOPIC], client_id=SERVICE
+            )
+        )
+        files = await stack.enter_async_context(
+            open_container_files(settings.collect.containers_root)
+        )
+        store = await stack.enter_async_context(
+            open_segment_store(
+                settings.store.root, segment_bytes_max=settings.store.segment_bytes_max
+            )
+        )
+        database = PostgresUnitOfWork(engine, chassis, source=SOURCE, clock=clock, ids=ids)
+        ports = Ports(
+            clock=clock,
+            unit_of_work=LogUnitOfWork(database, event_of),
+            output=files,
+            store=store,
+            publisher=KafkaBlockPublisher(producer, source=SOURCE, clock=clock),
+        )
+        verifier = TokenVerifier.load(settings.identity, clock)
+        yield ports, Outside(ids, engine, database, producer, subscription, files, verifier)
+
+
+async def serve(settings: Settings) -> int:
+    """Run the log collector until it is told to stop; return its exit code."""
+    set_up_logging(SERVICE, level=settings.telemetry.log_level)
+    with open_tracing(SERVICE, settings.telemetry):
+        async with AsyncExitStack() as stack:
+            ports, outside = await stack.enter_async_context(production_ports(settings))
+            app = wire(ports, settings)
+            relay = Relay(
+                outside.engine,
+                chassis,
+                outside.producer,
+                holder=outside.ids.new("proc"),
+                clock=ports.clock,
+            )
+            outside.database.add_listener(relay.wake)
+            consumer = EventConsumer(
+                outside.subscription,
+                app.handlers,
+                dead_letters=outside.producer,
+                dead_letter_topic=DEAD_LETTERS,
+                service=SERVICE,
+                group=SERVICE,
+            )
+            readiness = _readiness(outside)
+
+            async def answer(stopping: asyncio.Event) -> None:
+                async with serve_rpcs(
+                    settings.grpc,
+                    register=app.register,
+                    services=(LOG_SERVICE,),
+                    verifier=outside.verifier,
+                    required_scopes=SCOPES,
+                ) as server:
+                    await stopping.wait()
+                    app.live.drain()
+                    await server.drain(settings.shutdown.stage_timeout / 2)
+
+            supervisor = Supervisor()
+            supervisor.add("grpc", answer, Stage.INTAKE)
+            supervisor.add("consumer", consumer.run, Stage.INTAKE)
+            supervisor.add("collect", app.collect_streams.run, Stage.WORK)
+            supervisor.add("publish", app.publish_blocks.run, Stage.RELAY)
+            supervisor.add("relay", relay.run, Stage.RELAY)
+            supervisor.add("janitor", Janitor(outside.engine, chassis).run, Stage.LAST)
+            await stack.enter_async_context(serve_operations(settings.operations, readiness))
+            return await run_until_stopped(supervisor, readiness, settings.shutdown)
+
+
+def _readiness(outside: Outside) -> Readiness:
+    async def database_answers() -> None:
+        async with outside.database.system(because="readiness") as tx:
+            await tx.connection.execute(select(1))
+
+    readiness = Readiness()
+    readiness.add("database", database_answers)
+    readiness.add("kafka", outside.producer.ping)
+    readiness.add("containers", outside.files.check)
+    return readiness

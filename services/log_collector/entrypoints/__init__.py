@@ -1,0 +1,1 @@
+"""What drives the collector: questions over gRPC, and other services' events."""

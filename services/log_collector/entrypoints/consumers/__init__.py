@@ -1,0 +1,1 @@
+"""What other services' events make the collector do."""

@@ -1,0 +1,1 @@
+"""What the collector does, one class a file."""

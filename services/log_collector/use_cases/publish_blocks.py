@@ -1,0 +1,84 @@
+"""Send stored blocks to Kafka, from the disk and for as long as it takes.
+
+The cursor of an attempt moves after the acknowledgement; a crash in between sends a block again, so
+readers skip the sequences that they have. A broker that is away for a day is a day of lag.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import groupby
+from typing import Final
+
+from loguru import logger
+
+from services.chassis.errors import PayloadTooLarge
+from services.log_collector.use_cases.ports import BlockPublisher, LogStore, PublishableBlock
+from services.log_collector.use_cases.signal import wait_until
+from services.log_collector.use_cases.unpublished import Unpublished
+
+_ATTEMPTS_PER_BATCH: Final = 16
+_BYTES_PER_ATTEMPT: Final = 512 * 1024
+BLOCK_BYTES_MAX: Final = 950_000
+"""Brokers take records of a million bytes, and there are headers."""
+_RETRY_AFTER: Final = timedelta(milliseconds=200)
+_RETRY_AFTER_MAX: Final = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishBlocks:
+    """Publish all attempts' blocks, each attempt's in order, all attempts in turn."""
+
+    store: LogStore
+    publisher: BlockPublisher
+    unpublished: Unpublished
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Publish until asked to stop; what is left then waits on the disk."""
+        for attempt_id in await self.store.unpublished_attempts():
+            self.unpublished.add(attempt_id)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._wake_when(stopping))
+            pause = _RETRY_AFTER
+            while not stopping.is_set():
+                grown = self.unpublished.grown.next()
+                attempt_ids = self.unpublished.take(_ATTEMPTS_PER_BATCH)
+                if not attempt_ids:
+                    await grown.wait()
+                elif await self._publish(attempt_ids):
+                    pause = _RETRY_AFTER
+                else:
+                    await wait_until(stopping, at_most_s=pause.total_seconds())
+                    pause = min(2 * pause, _RETRY_AFTER_MAX)
+
+    async def _wake_when(self, stopping: asyncio.Event) -> None:
+        await stopping.wait()
+        self.unpublished.grown.fire()
+
+    async def _publish(self, attempt_ids: list[str]) -> bool:
+        """Publish the next blocks of these attempts; tell whether all were acknowledged."""
+        blocks: list[PublishableBlock] = []
+        for attempt_id in attempt_ids:
+            found = await self.store.publishable(
+                attempt_id, bytes_max=_BYTES_PER_ATTEMPT, block_bytes_max=BLOCK_BYTES_MAX
+            )
+            blocks += found.blocks
+            if found.has_more:
+                self.unpublished.add(attempt_id)
+        outcomes = await self.publisher.publish(blocks)
+        is_whole = True
+        for attempt_id, group in groupby(
+            zip(blocks, outcomes, strict=True), key=lambda sent: sent[0].attempt_id
+        ):
+            through = None
+            for block, error in group:
+                if isinstance(error, PayloadTooLarge):
+                    logger.error("log block is too large to publish", attempt_id=attempt_id)
+                elif error is not None:
+                    is_whole = False
+                    self.unpublished.add(attempt_id)
+                    break
+                through = block.last_sequence
+            if through is not None:
+                await self.store.mark_published(attempt_id, through=through)
+        return is_whole

@@ -1,0 +1,27 @@
+"""A wake-up for any number of waiters."""
+
+import asyncio
+from contextlib import suppress
+
+
+class Signal:
+    """Wakes all who wait; take `next()` before looking at what changed, then wait for it."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def next(self) -> asyncio.Event:
+        """Return an event that the next `fire` sets."""
+        return self._event
+
+    def fire(self) -> None:
+        """Wake all who wait."""
+        self._event.set()
+        self._event = asyncio.Event()
+
+
+async def wait_until(event: asyncio.Event, *, at_most_s: float) -> None:
+    """Return when the event is set, or after this time."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(at_most_s):
+            await event.wait()

@@ -1,0 +1,234 @@
+"""What was stored is read back whole, whatever a crash has left behind it."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.log_collector.adapters.segments.block_format import (
+    HEADER_BYTES,
+    BlockHeader,
+    NotABlock,
+    StreamIdentity,
+    decompress,
+    encode,
+    split,
+)
+from services.log_collector.adapters.segments.store import SegmentStore, open_segment_store
+from services.log_collector.domain.assembly import Carry, Unfinished
+from services.log_collector.domain.checkpoint import Block, Checkpoint, FilePosition
+from services.log_collector.domain.records import Batch, Lines, LogFilter, Mark, Source
+from tests.unit.log_collector.builders import NOW, a_block, a_stream, some_lines
+
+IDENTITY = StreamIdentity(attempt_id="att_1", tenant="acme", owner_id="job_1", attempt_number=1)
+ANY = LogFilter()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SegmentStore]:
+    async with open_segment_store(tmp_path, segment_bytes_max=4096) as store:
+        yield store
+
+
+async def stored_texts(
+    store: SegmentStore, *, after: int = 0, wanted: LogFilter = ANY
+) -> list[str]:
+    texts: list[str] = []
+    while True:
+        scan = await store.scan("att_1", after=after, wanted=wanted, bytes_max=1000)
+        if scan.through == after:
+            return texts
+        for batch in scan.batches:
+            texts += batch.lines.texts
+        after = scan.through
+
+
+times = st.datetimes(
+    min_value=datetime(1970, 1, 1),  # noqa: DTZ001  hypothesis adds the zone
+    max_value=datetime(2200, 1, 1),  # noqa: DTZ001
+    timezones=st.just(UTC),
+)
+rows = st.lists(
+    st.tuples(times, st.sampled_from(Source), st.text(), st.sampled_from([None, *Mark])),
+    max_size=20,
+)
+
+
+@given(rows, st.integers(1, 2**40), st.text(max_size=10))
+def test_a_block_comes_back_as_it_was(
+    rows: list[tuple[datetime, Source, str, Mark | None]], first_sequence: int, rest: str
+) -> None:
+    lines = Lines(
+        [row[0] for row in rows],
+        [row[1] for row in rows],
+        [row[2] for row in rows],
+        {index: row[3] for index, row in enumerate(rows) if row[3] is not None},
+    )
+    checkpoint = Checkpoint(
+        FilePosition(device=2**40, inode=2**50, fingerprint=2**32 - 1, offset=2**45),
+        Carry({Source.STDERR: Unfinished(NOW, rest)}, last_time=NOW),
+        first_sequence + len(lines),
+    )
+    raw = encode(Block(Batch(first_sequence, lines), checkpoint), IDENTITY)
+
+    header = BlockHeader.parse(raw)
+    body = raw[HEADER_BYTES:]
+    header.check(body)
+
+    assert header.checkpoint(body) == checkpoint
+    assert decompress(header.payload(body)) == Batch(first_sequence, lines)
+
+
+def test_times_before_1970_are_kept_as_1970() -> None:
+    lines = Lines([datetime(1, 1, 1, tzinfo=UTC)], [Source.STDOUT], ["zero time"])
+    raw = encode(Block(Batch(1, lines), Checkpoint(next_sequence=2)), IDENTITY)
+
+    batch = decompress(BlockHeader.parse(raw).payload(raw[HEADER_BYTES:]))
+
+    assert batch is not None
+    assert batch.lines.times == [datetime(1970, 1, 1, tzinfo=UTC)]
+
+
+@given(st.data())
+def test_no_damaged_byte_goes_unnoticed(data: st.DataObject) -> None:
+    raw = bytearray(encode(a_block(1, ["a", "b"]), IDENTITY))
+    place = data.draw(st.integers(0, len(raw) - 1))
+    raw[place] ^= data.draw(st.integers(1, 255))
+
+    with pytest.raises(NotABlock):
+        BlockHeader.parse(bytes(raw)).check(bytes(raw[HEADER_BYTES:]))
+
+
+async def test_a_writer_goes_on_behind_the_newest_block_when_opened_again(
+    store: SegmentStore,
+) -> None:
+    async with store.open_writer(a_stream()) as writer:
+        assert writer.checkpoint == Checkpoint()
+        await writer.append(a_block(1, ["a", "b"], offset=10))
+        await writer.append(a_block(3, ["c"], offset=20))
+    async with store.open_writer(a_stream()) as writer:
+        assert writer.checkpoint == a_block(3, ["c"], offset=20).checkpoint
+        await writer.append(a_block(4, ["d"]))
+
+    assert await stored_texts(store) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("kept_bytes", [1, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + 9])
+async def test_a_torn_end_is_cut_and_written_again(
+    store: SegmentStore, tmp_path: Path, kept_bytes: int
+) -> None:
+    async with store.open_writer(a_stream()) as writer:
+        await writer.append(a_block(1, ["a"], offset=10))
+    torn = encode(a_block(2, ["b"]), IDENTITY)[:kept_bytes]
+    (segment,) = (tmp_path / "att_1").glob("*.seg")
+    with segment.open("ab") as file:
+        file.write(torn)
+    assert await stored_texts(store) == ["a"]
+
+    async with store.open_writer(a_stream()) as writer:
+        assert writer.checkpoint.next_sequence == 2
+        await writer.append(a_block(2, ["b"]))
+
+    assert await stored_texts(store) == ["a", "b"]
+
+
+async def test_a_torn_first_block_of_a_segment_leaves_the_checkpoint_of_the_one_before(
+    store: SegmentStore, tmp_path: Path
+) -> None:
+    async with store.open_writer(a_stream()) as writer:
+        await writer.append(a_block(1, ["a"], offset=10))
+    (tmp_path / "att_1" / f"{2:020}.seg").write_bytes(b"MYL1 torn")
+
+    async with store.open_writer(a_stream()) as writer:
+        assert writer.checkpoint.next_sequence == 2
+        await writer.append(a_block(2, ["b"]))
+
+    assert await stored_texts(store) == ["a", "b"]
+
+
+async def test_a_damaged_block_inside_is_skipped_up_to_the_next_segment(
+    store: SegmentStore, tmp_path: Path
+) -> None:
+    async with store.open_writer(a_stream()) as writer:
+        for sequence in range(1, 60):
+            await writer.append(a_block(sequence, [f"line {sequence}"]))
+    first, second, *_ = sorted((tmp_path / "att_1").glob("*.seg"))
+    raw = bytearray(first.read_bytes())
+    raw[len(raw) // 2] ^= 255
+    first.write_bytes(raw)
+
+    async with open_segment_store(tmp_path, segment_bytes_max=4096) as fresh:
+        texts = await stored_texts(fresh)
+
+    second_first = int(second.stem)
+    assert texts[-1] == "line 59"
+    assert f"line {second_first}" in texts
+    assert len(texts) < 59
+
+
+async def test_any_sequence_is_found_over_segments(store: SegmentStore) -> None:
+    async with store.open_writer(a_stream()) as writer:
+        for sequence in range(1, 200, 2):
+            await writer.append(a_block(sequence, [str(sequence), str(sequence + 1)]))
+
+    for after in (0, 1, 2, 57, 198, 199):
+        assert await stored_texts(store, after=after) == [
+            str(number) for number in range(after + 1, 201)
+        ]
+
+
+async def test_blocks_without_a_match_are_looked_at_and_left_out(store: SegmentStore) -> None:
+    async with store.open_writer(a_stream()) as writer:
+        await writer.append(a_block(1, ["a needle"]))
+        await writer.append(a_block(2, ["hay"]))
+        late = some_lines(["needle, late"], at=NOW + timedelta(hours=1))
+        await writer.append(Block(Batch(3, late), Checkpoint(next_sequence=4)))
+
+    scan = await store.scan(
+        "att_1",
+        after=0,
+        wanted=LogFilter(contains="needle", until=NOW + timedelta(minutes=1)),
+        bytes_max=10_000,
+    )
+
+    assert [batch.first_sequence for batch in scan.batches] == [1]
+    assert scan.through == 3
+
+
+async def test_an_attempt_that_was_never_stored_is_empty(store: SegmentStore) -> None:
+    assert await stored_texts(store) == []
+
+
+async def test_published_blocks_are_not_given_out_again(store: SegmentStore) -> None:
+    async with store.open_writer(a_stream()) as writer:
+        await writer.append(a_block(1, ["a"]))
+        await writer.append(a_block(2, ["b"]))
+        assert list(await store.unpublished_attempts()) == ["att_1"]
+        both = await store.publishable("att_1", bytes_max=10_000, block_bytes_max=10_000)
+        assert [block.first_sequence for block in both.blocks] == [1, 2]
+
+        await store.mark_published("att_1", through=1)
+        rest = await store.publishable("att_1", bytes_max=10_000, block_bytes_max=10_000)
+        assert [block.first_sequence for block in rest.blocks] == [2]
+        assert list(await store.unpublished_attempts()) == ["att_1"]
+
+        await store.mark_published("att_1", through=2)
+        assert list(await store.unpublished_attempts()) == []
+        await writer.append(a_block(3, ["c"]))
+        assert list(await store.unpublished_attempts()) == ["att_1"]
+
+
+def test_a_large_block_is_split_for_the_wire() -> None:
+    texts = [f"{number:064x}{number * 7919:032x}" for number in range(500)]
+    raw = encode(a_block(10, texts), IDENTITY)
+    payload = BlockHeader.parse(raw).payload(raw[HEADER_BYTES:])
+
+    parts = split(payload, IDENTITY, bytes_max=len(payload) // 3)
+
+    batches = [batch for _, _, part in parts if (batch := decompress(part)) is not None]
+    assert [text for batch in batches for text in batch.lines.texts] == texts
+    assert [batch.first_sequence for batch in batches] == [first for first, _, _ in parts]
+    assert all(len(part) <= len(payload) // 3 for _, _, part in parts)
