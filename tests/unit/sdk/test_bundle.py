@@ -1,0 +1,42 @@
+"""How a folder becomes a bundle."""
+
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from modelyard.cli import bundle
+from modelyard.cli.bundle import BundleTooLarge, pack
+
+
+def test_the_same_files_give_the_same_digest_whenever_and_wherever_they_lie(tmp_path: Path) -> None:
+    digests = []
+    for number in (1, 2):
+        folder = tmp_path / f"copy-{number}"
+        (folder / "pkg").mkdir(parents=True)
+        (folder / "pkg" / "b.py").write_text("b")
+        (folder / "a.py").write_text("a")
+        os.utime(folder / "a.py", (number * 1000, number * 1000))
+        digests.append(pack(folder, tmp_path / f"{number}.tar.gz").digest)
+    assert digests[0] == digests[1]
+
+
+def test_caches_environments_and_links_stay_out(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    for name in (".git/config", ".venv/bin/python", "__pycache__/x.pyc", "train.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    (folder / "link").symlink_to("/etc/passwd")
+    packed = pack(folder, tmp_path / "out.tar.gz")
+    with tarfile.open(packed.path) as tar:
+        assert tar.getnames() == ["train.py"]
+
+
+def test_a_folder_that_is_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundle, "BUNDLE_BYTES_MAX", 1000)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "noise").write_bytes(os.urandom(5000))
+    with pytest.raises(BundleTooLarge):
+        pack(tmp_path / "folder", tmp_path / "out.tar.gz")

@@ -1,0 +1,153 @@
+"""What the client library sends, repeats and gives back."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from modelyard.client import ApiError, Client, ConnectionFailed, JobSpec
+
+JOB = {
+    "id": "job_1",
+    "spec": {"name": "n", "image": "i", "command": ["true"]},
+    "state": "QUEUED",
+    "reason": "",
+    "version": 1,
+    "attempt_number": 0,
+    "attempt_id": "",
+    "node_id": "",
+    "progress": None,
+    "failure": None,
+    "created_at": "2026-01-01T00:00:00Z",
+    "started_at": None,
+    "ended_at": None,
+    "trace_id": "",
+    "a_field_of_a_newer_server": 1,
+}
+SPEC = JobSpec(name="n", image="i", command=["true"])
+
+
+def a_client(
+    handler: Callable[[httpx.Request], httpx.Response], pauses: list[float] | None = None
+) -> Client:
+    return Client(
+        "http://edge",
+        "myk_x",
+        transport=httpx.MockTransport(handler),
+        sleep=([] if pauses is None else pauses).append,
+    )
+
+
+def test_submit_repeats_with_the_same_key_after_503() -> None:
+    keys: list[str] = []
+    pauses: list[float] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers["Idempotency-Key"])
+        if len(keys) < 3:
+            return httpx.Response(503, headers={"Retry-After": "2"}, json={"code": "UNAVAILABLE"})
+        return httpx.Response(202, json=JOB)
+
+    with a_client(handler, pauses) as client:
+        assert client.submit_job(SPEC).id == "job_1"
+    assert len(set(keys)) == 1
+    assert len(keys) == 3
+    assert all(pause >= 2 for pause in pauses)
+
+
+def test_a_refusal_is_raised_at_once_with_its_code() -> None:
+    calls: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        calls.append(request)
+        return httpx.Response(404, json={"code": "NOT_FOUND", "detail": "job x was not found"})
+
+    with a_client(handler) as client, pytest.raises(ApiError, match="job x") as raised:
+        client.job("x")
+    assert (raised.value.code, raised.value.status, len(calls)) == ("NOT_FOUND", 404, 1)
+
+
+def test_an_answer_that_is_no_json_is_still_an_api_error() -> None:
+    with (
+        a_client(lambda _: httpx.Response(500, text="<html>")) as client,
+        pytest.raises(ApiError, match="HTTP 500"),
+    ):
+        client.job("x")
+
+
+def test_inference_is_not_repeated() -> None:
+    calls: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        calls.append(request)
+        raise httpx.ReadError("gone")
+
+    with a_client(handler) as client, pytest.raises(ConnectionFailed):
+        client.infer("digits", {})
+    assert len(calls) == 1
+
+
+def test_following_goes_on_from_the_last_position_after_a_lost_connection() -> None:
+    asked: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.params["after"])
+        number = len(asked)
+        events = f"id: 1.{number}\nevent: log\ndata: {json.dumps(a_record(number))}\n\n"
+        if number == 3:
+            events += "event: complete\ndata: {}\n\n"
+        return httpx.Response(200, headers={"content-type": "text/event-stream"}, text=events)
+
+    with a_client(handler) as client:
+        records = list(client.follow_logs("job_1"))
+    assert [record.sequence for record in records] == [1, 2, 3]
+    assert asked == ["", "1.1", "1.2"]
+
+
+def test_following_an_unknown_job_fails_at_once() -> None:
+    with (
+        a_client(lambda _: httpx.Response(404, json={"code": "NOT_FOUND"})) as client,
+        pytest.raises(ApiError),
+    ):
+        list(client.follow_logs("job_x"))
+
+
+def test_logs_are_read_page_by_page() -> None:
+    pages = {
+        "": {"records": [a_record(1)], "next": "1.1", "is_complete": False},
+        "1.1": {"records": [a_record(2)], "next": "1.2", "is_complete": True},
+    }
+    with a_client(
+        lambda request: httpx.Response(200, json=pages[request.url.params["after"]])
+    ) as client:
+        assert [record.sequence for record in client.logs("job_1")] == [1, 2]
+
+
+def test_an_artifact_is_sent_whole_again_after_a_lost_connection(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * 100_000)
+    bodies: list[bytes] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.read())
+        if len(bodies) == 1:
+            return httpx.Response(503, json={})
+        return httpx.Response(201, json={"digest": "sha256:1", "size_bytes": 100_000})
+
+    with a_client(handler) as client:
+        assert client.put_artifact(source, digest="sha256:1") == "sha256:1"
+    assert [len(body) for body in bodies] == [100_000, 100_000]
+
+
+def a_record(sequence: int) -> dict[str, object]:
+    return {
+        "position": f"1.{sequence}",
+        "attempt_id": "att_1",
+        "attempt_number": 1,
+        "sequence": sequence,
+        "stream": "stdout",
+        "time": "2026-01-01T00:00:00Z",
+        "text": "x",
+        "is_cut": False,
+    }
