@@ -1,0 +1,110 @@
+"""The node's cache of files by digest."""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from services.chassis.errors import PayloadTooLarge, Unavailable
+from services.chassis.tenancy import TenantId
+from services.scheduler.adapters.registry_artifacts.node_cache import BoundedFile, NodeCache
+
+ONE, OTHER = TenantId("one"), TenantId("other")
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+class Source:
+    """Gives bytes, and counts how often."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def of(self, data: bytes) -> Callable[[BoundedFile], Awaitable[None]]:
+        async def download(file: BoundedFile) -> None:
+            self.count += 1
+            await asyncio.sleep(0)
+            file.write(data)
+
+        return download
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+def _kept(root: Path) -> int:
+    return len([path for path in root.rglob("*") if path.is_file()])
+
+
+async def test_file_is_fetched_once_for_all_who_ask(tmp_path: Path, source: Source) -> None:
+    cache = NodeCache(tmp_path, bytes_max=100)
+
+    async def ask() -> bytes:
+        async with cache.held(ONE, _digest(b"data"), source.of(b"data")) as path:
+            return path.read_bytes()
+
+    assert set(await asyncio.gather(ask(), ask(), ask())) == {b"data"}
+    assert await ask() == b"data"
+    assert source.count == 1
+
+
+async def test_file_is_fetched_for_each_tenant(tmp_path: Path, source: Source) -> None:
+    cache = NodeCache(tmp_path, bytes_max=100)
+    for tenant in (ONE, OTHER):
+        async with cache.held(tenant, _digest(b"data"), source.of(b"data")):
+            pass
+
+    assert source.count == 2
+
+
+async def test_file_is_fetched_again_when_somebody_changed_it(
+    tmp_path: Path, source: Source
+) -> None:
+    cache = NodeCache(tmp_path, bytes_max=100)
+    async with cache.held(ONE, _digest(b"data"), source.of(b"data")) as path:
+        path.chmod(0o644)
+        path.write_bytes(b"evil")
+    async with cache.held(ONE, _digest(b"data"), source.of(b"data")) as path:
+        assert path.read_bytes() == b"data"
+
+    assert source.count == 2
+
+
+async def test_file_is_refused_when_other_bytes_come(tmp_path: Path, source: Source) -> None:
+    cache = NodeCache(tmp_path, bytes_max=100)
+    with pytest.raises(Unavailable):
+        async with cache.held(ONE, _digest(b"data"), source.of(b"other")):
+            pass
+
+    assert _kept(tmp_path) == 0
+
+
+async def test_cache_drops_the_longest_unused_and_never_what_is_held(
+    tmp_path: Path, source: Source
+) -> None:
+    cache = NodeCache(tmp_path, bytes_max=10)
+    async with cache.held(ONE, _digest(b"held"), source.of(b"held")) as held:
+        for data in (b"old!", b"new!"):
+            async with cache.held(ONE, _digest(data), source.of(data)):
+                pass
+        assert held.exists()
+    async with cache.held(ONE, _digest(b"new!"), source.of(b"new!")):
+        assert _kept(tmp_path) == 2
+    assert source.count == 3
+
+
+async def test_file_is_refused_when_it_is_larger_than_the_cache(
+    tmp_path: Path, source: Source
+) -> None:
+    cache = NodeCache(tmp_path, bytes_max=3)
+    with pytest.raises(PayloadTooLarge):
+        async with cache.held(ONE, _digest(b"data"), source.of(b"data")):
+            pass
+
+    assert _kept(tmp_path) == 0
