@@ -1,0 +1,158 @@
+"""Jobs on a real database: submit, show, list, cancel."""
+
+import asyncio
+
+import pytest
+
+from services.chassis.errors import (
+    InvalidArgument,
+    KeyReused,
+    NotFound,
+    QueueFull,
+)
+from services.scheduler.domain.jobs.job import Job, JobState
+from services.scheduler.use_cases.jobs.cancel_job import CancelJob
+from services.scheduler.use_cases.jobs.list_jobs import ListJobs
+from services.scheduler.use_cases.paging import PageRequest
+from services.scheduler.use_cases.ports import RequestKey
+from tests.integration.scheduler.yard import Yard, cores
+from tests.unit.scheduler.builders import ACME, TRACEPARENT, UMBRELLA, a_spec
+
+KEY = RequestKey("key-1", b"hash of the body")
+
+
+async def submit_with_key(yard: Yard, key: RequestKey = KEY) -> Job:
+    return await yard.submit_job(ACME, a_spec(), key=key, traceparent=TRACEPARENT)
+
+
+async def test_a_submitted_job_is_stored_as_asked_and_told(yard: Yard) -> None:
+    job = await yard.a_job(env={"A": "1"}, labels={"team": "x"}, priority=7)
+    assert await yard.job(job.id) == job
+    [fact] = await yard.job_facts(job.id)
+    assert (fact.version, fact.tenant, fact.name) == (1, ACME, "train")
+    assert await yard.event_types(job.id) == ["job.queued"]
+
+
+async def test_a_fact_is_told_under_the_submissions_trace(yard: Yard) -> None:
+    job = await yard.a_job()
+    [event] = await yard.events(job.id)
+    assert event["traceparent"].split("-")[1] == TRACEPARENT.split("-")[1]
+
+
+async def test_a_repeated_submission_makes_one_job(yard: Yard) -> None:
+    first = await submit_with_key(yard)
+    again = await submit_with_key(yard)
+    assert again == first
+    assert await yard.event_types(first.id) == ["job.queued"]
+
+
+async def test_concurrent_twins_make_one_job(yard: Yard) -> None:
+    made = await asyncio.gather(*(submit_with_key(yard) for _ in range(8)))
+    assert len({job.id for job in made}) == 1
+
+
+async def test_a_repeated_submission_is_answered_though_the_line_is_full(yard: Yard) -> None:
+    first = await submit_with_key(yard)
+    await yard.a_job()
+    await yard.a_job()
+    with pytest.raises(QueueFull):
+        await yard.a_job()
+    assert (await submit_with_key(yard)).id == first.id
+
+
+async def test_a_key_with_another_body_is_refused(yard: Yard) -> None:
+    await submit_with_key(yard)
+    with pytest.raises(KeyReused):
+        await submit_with_key(yard, RequestKey("key-1", b"another body"))
+
+
+async def test_the_line_is_bounded_for_each_tenant_however_many_submit_at_once(yard: Yard) -> None:
+    outcomes = await asyncio.gather(*(yard.a_job() for _ in range(9)), return_exceptions=True)
+    refusals = [outcome for outcome in outcomes if isinstance(outcome, QueueFull)]
+    assert len(refusals) == 6
+    assert refusals[0].retry_after is not None
+    await yard.a_job(tenant=UMBRELLA)
+
+
+async def test_a_refused_submission_leaves_its_key_unused(yard: Yard) -> None:
+    for _ in range(3):
+        await yard.a_job()
+    with pytest.raises(QueueFull):
+        await submit_with_key(yard)
+    await yard.a_node()
+    await yard.cycle()
+    assert (await submit_with_key(yard)).state is JobState.QUEUED
+
+
+async def test_a_job_that_no_node_could_hold_is_refused(yard: Yard) -> None:
+    await yard.a_job(resources=cores(99))  # no node yet: it may come
+    await yard.a_node()
+    with pytest.raises(InvalidArgument, match=r"spec\.resources"):
+        await yard.a_job(resources=cores(99))
+
+
+async def test_another_tenants_job_is_not_found(yard: Yard) -> None:
+    job = await yard.a_job()
+    with pytest.raises(NotFound):
+        await yard.job(job.id, tenant=UMBRELLA)
+    with pytest.raises(NotFound):
+        await CancelJob(yard.store)(UMBRELLA, job.id, reason="mine now")
+    page = await ListJobs(yard.store)(UMBRELLA, PageRequest())
+    assert page.items == []
+
+
+async def test_jobs_are_listed_newest_first_a_page_at_a_time(yard: Yard) -> None:
+    jobs = [await yard.a_job(name=f"job {n}") for n in range(3)]
+    list_jobs = ListJobs(yard.store)
+
+    first = await list_jobs(ACME, PageRequest.of(2, ""))
+    second = await list_jobs(ACME, PageRequest.of(2, first.next_token))
+
+    assert [job.id for job in first.items] == sorted((job.id for job in jobs), reverse=True)[:2]
+    assert [job.id for job in second.items] == sorted(job.id for job in jobs)[:1]
+    assert second.next_token == ""
+
+
+async def test_jobs_are_listed_by_state(yard: Yard) -> None:
+    kept, cancelled = await yard.a_job(), await yard.a_job()
+    await CancelJob(yard.store)(ACME, cancelled.id, reason="")
+    list_jobs = ListJobs(yard.store)
+    queued = await list_jobs(ACME, PageRequest(), states=[JobState.QUEUED])
+    assert [job.id for job in queued.items] == [kept.id]
+
+
+async def test_cancelling_a_queued_job_ends_it_at_once(yard: Yard) -> None:
+    job = await yard.a_job()
+    cancelled = await CancelJob(yard.store)(ACME, job.id, reason="user asked")
+    assert await yard.job(job.id) == cancelled
+    assert cancelled.state is JobState.CANCELLED
+    assert await yard.event_types(job.id) == ["job.queued", "job.cancelled"]
+
+
+async def test_cancelling_a_placed_job_asks_its_runner(yard: Yard) -> None:
+    await yard.a_node()
+    job = await yard.a_job()
+    await yard.cycle()
+
+    stopping = await CancelJob(yard.store)(ACME, job.id, reason="user asked")
+    again = await CancelJob(yard.store)(ACME, job.id, reason="again")
+
+    assert stopping.state is JobState.STOPPING
+    assert again == stopping
+    [work] = await yard.open_work()
+    assert work.stop == stopping.stop
+    assert await yard.used() == job.spec.resources  # held until the runtime has confirmed
+
+
+async def test_concurrent_cancellations_are_told_once(yard: Yard) -> None:
+    job = await yard.a_job()
+    cancel = CancelJob(yard.store)
+    await asyncio.gather(*(cancel(ACME, job.id, reason="x") for _ in range(5)))
+    assert await yard.event_types(job.id) == ["job.queued", "job.cancelled"]
+
+
+@pytest.mark.parametrize("reason", ["x" * 257, "two\nlines"])
+async def test_a_reason_out_of_bounds_is_refused(yard: Yard, reason: str) -> None:
+    job = await yard.a_job()
+    with pytest.raises(InvalidArgument, match="reason"):
+        await CancelJob(yard.store)(ACME, job.id, reason=reason)

@@ -1,0 +1,161 @@
+"""The scheduling cycle on a real database."""
+
+import asyncio
+
+import pytest
+
+from services.chassis.db.errors import LeaseLost
+from services.scheduler.domain.attempts.attempt import AttemptState, OwnerKind
+from services.scheduler.domain.attempts.work import JobWork, ReplicaWork
+from services.scheduler.domain.jobs.job import JobState
+from services.scheduler.domain.resources import Resources
+from services.scheduler.use_cases.jobs.cancel_job import CancelJob
+from services.scheduler.use_cases.scheduling.run_scheduling_cycle import Outcome
+from tests.integration.scheduler.yard import Yard, cores
+from tests.unit.scheduler.builders import ACME, NODE, TRACEPARENT, UMBRELLA, a_pin, resources
+
+
+async def test_a_job_is_admitted_with_an_attempt_that_holds_its_capacity(yard: Yard) -> None:
+    await yard.a_node()
+    job = await yard.a_job(resources=cores(2))
+
+    assert await yard.cycle() == [(job.id, Outcome.PLACED)]
+
+    admitted = await yard.job(job.id)
+    [work] = await yard.open_work()
+    assert admitted.state is JobState.ADMITTED
+    assert (admitted.attempt_id, admitted.attempt_number) == (work.attempt.id, 1)
+    assert (work.attempt.state, work.attempt.owner.kind) == (AttemptState.CREATED, OwnerKind.JOB)
+    assert work.owner == JobWork(job.id, JobState.ADMITTED, job.spec)
+    assert work.is_current
+    assert work.stop is None
+    assert work.traceparent == TRACEPARENT
+    assert await yard.used() == job.spec.resources
+    assert await yard.event_types(job.id) == ["job.queued", "job.admitted"]
+    assert await yard.event_types(work.attempt.id) == ["attempt.created"]
+
+
+async def test_jobs_are_admitted_by_priority_then_by_turn(yard: Yard) -> None:
+    await yard.a_node(resources(cpu=2, memory=8))
+    late = await yard.a_job(resources=cores(1))
+    later = await yard.a_job(resources=cores(1))
+    urgent = await yard.a_job(tenant=UMBRELLA, priority=9, resources=cores(1))
+
+    assert [name for name, _ in await yard.cycle()] == [urgent.id, late.id]
+    assert (await yard.job(later.id)).state is JobState.QUEUED
+
+
+async def test_capacity_comes_back_only_with_the_attempts_end(yard: Yard) -> None:
+    await yard.a_node(resources(cpu=2, memory=8))
+    first = await yard.a_job(resources=cores(2))
+    second = await yard.a_job(resources=cores(2))
+    await yard.cycle()
+    await CancelJob(yard.store)(ACME, first.id, reason="")
+    assert await yard.cycle() == []
+
+    [work] = await yard.open_work()
+    await yard.end(work.attempt.id)
+    assert await yard.used() == Resources()
+    assert await yard.cycle() == [(second.id, Outcome.PLACED)]
+
+
+async def test_a_silent_node_gets_no_work(yard: Yard) -> None:
+    await yard.a_node()
+    await yard.a_job()
+    yard.clock.seconds = 31
+    assert await yard.cycle() == []
+    async with yard.store.system(because="test") as tx:
+        await tx.nodes.heartbeat(NODE)
+    assert len(await yard.cycle()) == 1
+
+
+async def test_a_node_that_registers_again_keeps_what_is_booked(yard: Yard) -> None:
+    await yard.a_node()
+    await yard.a_job(resources=cores(2))
+    await yard.cycle()
+    await yard.a_node(resources(cpu=1, memory=1))
+    assert await yard.used() == resources(cpu=2)
+
+
+async def test_replicas_are_placed_before_jobs(yard: Yard) -> None:
+    await yard.a_node(resources(cpu=2, memory=8))
+    job = await yard.a_job(resources=cores(2))
+    shown = await yard.a_deployment(resources=cores(2))
+    assert await yard.cycle() == [(shown.replicas[0].id, Outcome.PLACED)]
+    [work] = await yard.open_work()
+    assert work.owner == ReplicaWork(
+        replica_id=shown.replicas[0].id,
+        deployment_id=shown.deployment.id,
+        deployment_name="digits",
+        image="modelyard/serve",
+        model=a_pin(),
+        address=None,
+    )
+    assert work.attempt.owner.public_id == shown.deployment.id
+    assert (await yard.job(job.id)).state is JobState.QUEUED
+
+
+async def test_of_two_leaders_at_once_only_the_newer_admits(yard: Yard) -> None:
+    await yard.a_node(resources(cpu=64, memory=64))
+    jobs = [await yard.a_job() for _ in range(3)]
+    older = await yard.lease(holder="proc_1", ttl_s=0)  # over as soon as it is taken
+    newer = await yard.lease(holder="proc_2")
+    assert newer.epoch == older.epoch + 1
+
+    outcomes = await asyncio.gather(
+        yard.run_cycle(older), yard.run_cycle(newer), return_exceptions=True
+    )
+
+    assert isinstance(outcomes[0], LeaseLost)
+    assert not isinstance(outcomes[1], BaseException)
+    assert len(await yard.open_work()) == len(jobs)
+
+
+async def test_cycles_of_one_epoch_at_once_admit_each_job_once(yard: Yard) -> None:
+    await yard.a_node(resources(cpu=64, memory=64))
+    jobs = [await yard.a_job() for _ in range(3)]
+    lease = await yard.lease()
+
+    reports = await asyncio.gather(yard.run_cycle(lease), yard.run_cycle(lease))
+
+    placed = [
+        placement.head.id
+        for report in reports
+        for placement, outcome in report.outcomes
+        if outcome is Outcome.PLACED
+    ]
+    assert sorted(placed) == sorted(job.id for job in jobs)
+
+
+async def test_a_stale_snapshot_never_overbooks(yard: Yard) -> None:
+    await yard.a_node(resources(cpu=2, memory=8))
+    for tenant in (ACME, UMBRELLA):
+        for _ in range(3):
+            await yard.a_job(tenant=tenant, resources=cores(1))
+    lease = await yard.lease()
+    await asyncio.gather(*(yard.run_cycle(lease) for _ in range(4)))
+    assert await yard.used() == resources(cpu=2, memory=2)
+
+
+async def test_a_job_cancelled_meanwhile_only_loses_its_turn(yard: Yard) -> None:
+    await yard.a_node()
+    job = await yard.a_job()
+    lease = await yard.lease()
+    cancel = CancelJob(yard.store)
+    report, _ = await asyncio.gather(yard.run_cycle(lease), cancel(ACME, job.id, reason=""))
+    state = (await yard.job(job.id)).state
+    if report.outcomes and report.outcomes[0][1] is Outcome.PLACED:
+        assert state is JobState.STOPPING
+    else:
+        assert state is JobState.CANCELLED
+        assert await yard.used() == Resources()
+
+
+async def test_nothing_is_placed_under_a_lost_lease(yard: Yard) -> None:
+    await yard.a_node()
+    await yard.a_job()
+    lost = await yard.lease(ttl_s=0)
+    await yard.lease(holder="proc_2")
+    with pytest.raises(LeaseLost):
+        await yard.run_cycle(lost)
+    assert await yard.open_work() == []

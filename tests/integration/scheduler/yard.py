@@ -1,0 +1,266 @@
+"""A scheduler on a real database, moved by hand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from modelyard.scheduler.v1 import deployment_events_pb2, job_events_pb2
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.chassis.clock import SystemClock
+from services.chassis.db.lease import HeldLease, LeaseKeeper
+from services.chassis.db.unit_of_work import PostgresUnitOfWork as ChassisUnitOfWork
+from services.chassis.errors import NotFound
+from services.chassis.ids import TimeOrderedIds
+from services.chassis.tenancy import TenantId
+from services.scheduler.adapters.postgres.tables import ATTEMPTS, CHASSIS, JOBS, NODES, REPLICAS
+from services.scheduler.adapters.postgres.unit_of_work import PostgresUnitOfWork
+from services.scheduler.domain.attempts.attempt import LogLocation
+from services.scheduler.domain.attempts.work import AttemptWork
+from services.scheduler.domain.deployments.model import ModelPin, ModelReference
+from services.scheduler.domain.identities import AttemptId, NodeId, ReplicaId
+from services.scheduler.domain.jobs.job import Job
+from services.scheduler.domain.jobs.spec import JobSpec
+from services.scheduler.domain.resources import Resources
+from services.scheduler.use_cases.deployments.change_replica import change_replica
+from services.scheduler.use_cases.deployments.create_deployment import CreateDeployment
+from services.scheduler.use_cases.deployments.delete_deployment import DeleteDeployment
+from services.scheduler.use_cases.deployments.get_deployment import GetDeployment
+from services.scheduler.use_cases.deployments.reconcile_deployments import ReconcileDeployments
+from services.scheduler.use_cases.deployments.shown import ShownDeployment
+from services.scheduler.use_cases.jobs.submit_job import SubmitJob
+from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
+    CycleReport,
+    Outcome,
+    RunSchedulingCycle,
+)
+from tests.unit.scheduler.builders import (
+    ACME,
+    NODE,
+    NOW,
+    TRACEPARENT,
+    a_deployment_spec,
+    a_pin,
+    a_spec,
+    resources,
+)
+
+ROUTES_SETTLE = timedelta(seconds=2)
+
+
+@dataclass(slots=True)
+class ManualClock:
+    """A clock that moves when told."""
+
+    seconds: float = 0.0
+
+    def now(self) -> Any:
+        return NOW + timedelta(seconds=self.seconds)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@dataclass(slots=True)
+class FakeCatalog:
+    """A registry of one model."""
+
+    pin: ModelPin = field(default_factory=a_pin)
+    asked: list[ModelReference] = field(default_factory=list)
+
+    async def resolve(self, reference: ModelReference) -> ModelPin:
+        self.asked.append(reference)
+        if reference.name != self.pin.model_name:
+            raise NotFound("model", reference.name)
+        return self.pin
+
+
+class Yard:
+    """Builders and views of one test's scheduler."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self.clock = ManualClock()
+        self.ids = TimeOrderedIds(SystemClock())
+        self.database = ChassisUnitOfWork(
+            engine, CHASSIS, source="/scheduler", clock=self.clock, ids=self.ids
+        )
+        self.store = PostgresUnitOfWork(self.database)
+        self.catalog = FakeCatalog()
+        self.submit_job = SubmitJob(
+            self.store, self.ids, queued_jobs_max=3, retry_after=timedelta(seconds=5)
+        )
+        self.run_cycle = RunSchedulingCycle(
+            self.store, self.ids, heads_max=50, node_silence_max=timedelta(seconds=30)
+        )
+        self.create_deployment = CreateDeployment(
+            self.store, self.catalog, self.ids, replicas_max=4
+        )
+        self.delete_deployment = DeleteDeployment(self.store)
+        self.get_deployment = GetDeployment(self.store)
+        self.reconcile = ReconcileDeployments(
+            self.store, deployments_per_pass_max=10, routes_settle=ROUTES_SETTLE
+        )
+
+    async def lease(self, *, holder: str = "proc_1", ttl_s: float = 60) -> HeldLease:
+        """Take the scheduling lease, or renew it."""
+        keeper = LeaseKeeper(
+            self.engine,
+            CHASSIS,
+            "scheduling",
+            holder=holder,
+            ttl=timedelta(seconds=ttl_s),
+            clock=SystemClock(),
+        )
+        held = await keeper.acquire()
+        assert held is not None
+        return held
+
+    async def a_node(self, capacity: Resources | None = None, *, name: str = NODE) -> NodeId:
+        async with self.store.system(because="test") as tx:
+            await tx.nodes.register(NodeId(name), capacity or resources(cpu=4, memory=8))
+        return NodeId(name)
+
+    async def a_job(self, *, tenant: TenantId = ACME, **changes: Any) -> Job:
+        return await self.submit(a_spec(**changes), tenant=tenant)
+
+    async def submit(self, spec: JobSpec, *, tenant: TenantId = ACME) -> Job:
+        return await self.submit_job(tenant, spec, key=None, traceparent=TRACEPARENT)
+
+    async def a_deployment(self, **changes: Any) -> ShownDeployment:
+        return await self.create_deployment(
+            ACME, a_deployment_spec(**changes), key=None, traceparent=TRACEPARENT
+        )
+
+    async def cycle(self) -> list[tuple[str, Outcome]]:
+        """Run one cycle as the leader; tell who was placed."""
+        report: CycleReport = await self.run_cycle(await self.lease())
+        return [(placement.head.id, outcome) for placement, outcome in report.outcomes]
+
+    async def job(self, job_id: str, *, tenant: TenantId = ACME) -> Job:
+        async with self.store(tenant) as tx:
+            return await tx.jobs.get(job_id)  # type: ignore[arg-type]
+
+    async def open_work(self, node_id: NodeId = NODE) -> Sequence[AttemptWork]:
+        async with self.store.system(because="test") as tx:
+            return await tx.attempts.open_on_node(node_id)
+
+    async def start(self, attempt_id: AttemptId) -> None:
+        """Do what the runner does when a container runs."""
+        async with self.store.system(because="test") as tx:
+            attempt = await tx.attempts.get(attempt_id)
+            attempt, fact = attempt.started(LogLocation("x/container.log"), at=tx.now)
+            await tx.attempts.save(attempt)
+            tx.emit(fact)
+
+    async def end(self, attempt_id: AttemptId) -> None:
+        """Do what the runner does when a container has ended: capacity goes back."""
+        async with self.store.system(because="test") as tx:
+            attempt = await tx.attempts.get(attempt_id)
+            attempt, fact = (
+                attempt.exited(1, at=tx.now) if attempt.started_at else attempt.closed(at=tx.now)
+            )
+            await tx.attempts.save(attempt)
+            await tx.nodes.release(attempt.node_id, attempt.resources)
+            tx.emit(fact)
+
+    async def ready(self, replica_id: ReplicaId, address: str) -> None:
+        """Do what the runner does when a model server answers."""
+        async with self.store.system(because="test") as tx:
+            replica = await tx.replicas.get(replica_id)
+            await change_replica(tx, replica.ready(address, at=tx.now))
+
+    async def replica_ended(self, replica_id: ReplicaId) -> None:
+        """Do what the runner does when a model server has ended."""
+        async with self.store.system(because="test") as tx:
+            replica = await tx.replicas.get(replica_id)
+            assert replica.attempt_id is not None
+            await change_replica(tx, replica.ended(reason="exit code 1", at=tx.now))
+        await self.end(replica.attempt_id)
+
+    async def reconciled(self) -> int:
+        """Run one pass as the leader."""
+        return await self.reconcile(await self.lease())
+
+    async def events(self, key: str) -> list[sa.RowMapping]:
+        """Return the outbox rows of an aggregate, in order."""
+        async with self.engine.connect() as connection:
+            found = await connection.execute(
+                sa.select(CHASSIS.outbox)
+                .where(CHASSIS.outbox.c.aggregateid == key)
+                .order_by(CHASSIS.outbox.c.seq)
+            )
+            return list(found.mappings())
+
+    async def event_types(self, key: str) -> list[str]:
+        return [
+            event["type"].removeprefix("modelyard.").removesuffix(".v1")
+            for event in await self.events(key)
+        ]
+
+    async def job_facts(self, job_id: str) -> list[job_events_pb2.JobTransitioned]:
+        return [
+            job_events_pb2.JobTransitioned.FromString(event["payload"])
+            for event in await self.events(job_id)
+        ]
+
+    async def routes(self, deployment_id: str) -> list[deployment_events_pb2.RoutingEntry]:
+        return [
+            deployment_events_pb2.RoutingEntry.FromString(event["payload"])
+            for event in await self.events(deployment_id)
+            if event["aggregatetype"] == "modelyard.replica.endpoints.v1"
+        ]
+
+    async def used(self, node_id: NodeId = NODE) -> Resources:
+        async with self.store.system(because="test") as tx:
+            return (await tx.nodes.get(node_id)).used
+
+    async def check(self) -> None:
+        """Check what must hold whatever happened."""
+        async with self.engine.connect() as connection:
+            await _capacity_is_the_sum_of_open_attempts(connection)
+            await _owners_point_at_their_open_attempt(connection)
+            await _versions_have_no_gap(connection)
+
+
+async def _capacity_is_the_sum_of_open_attempts(connection: Any) -> None:
+    booked = (
+        sa.select(sa.func.coalesce(sa.func.sum(ATTEMPTS.c.cpu_millicores), 0))
+        .where(ATTEMPTS.c.node_id == NODES.c.id, ATTEMPTS.c.state.in_(("CREATED", "STARTED")))
+        .scalar_subquery()
+    )
+    wrong = await connection.execute(
+        sa.select(NODES.c.id).where(NODES.c.used_cpu_millicores != booked)
+    )
+    assert wrong.all() == []
+
+
+async def _owners_point_at_their_open_attempt(connection: Any) -> None:
+    is_owned = sa.or_(
+        sa.exists().where(JOBS.c.attempt_id == ATTEMPTS.c.id),
+        sa.exists().where(REPLICAS.c.attempt_id == ATTEMPTS.c.id),
+    )
+    strays = await connection.execute(
+        sa.select(ATTEMPTS.c.id).where(ATTEMPTS.c.state.in_(("CREATED", "STARTED")), ~is_owned)
+    )
+    assert strays.all() == []
+
+
+async def _versions_have_no_gap(connection: Any) -> None:
+    rows = await connection.execute(
+        sa.select(CHASSIS.outbox)
+        .where(CHASSIS.outbox.c.aggregatetype == "modelyard.job.lifecycle.v1")
+        .order_by(CHASSIS.outbox.c.seq)
+    )
+    versions: dict[str, int] = {}
+    for row in rows.mappings():
+        fact = job_events_pb2.JobTransitioned.FromString(row["payload"])
+        assert fact.version == versions.get(fact.job_id, 0) + 1
+        versions[fact.job_id] = fact.version
+
+
+def cores(count: int) -> Resources:
+    """Return so many cores with little memory."""
+    return Resources(cpu_millicores=count * 1_000, memory_bytes=1 << 30)
