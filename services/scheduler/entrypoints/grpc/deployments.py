@@ -19,6 +19,7 @@ from services.scheduler.domain.deployments.model import ModelPin
 from services.scheduler.domain.deployments.replica import Replica
 from services.scheduler.entrypoints.grpc.messages import (
     file_to_pb,
+    name_from_pb,
     page_from_pb,
     request_key_of,
     resources_from_pb,
@@ -64,7 +65,9 @@ class DeploymentRpcs(DeploymentServiceServicer):
         self, request: pb.GetDeploymentRequest, context: Context
     ) -> pb.GetDeploymentResponse:
         """Show one deployment, by id or name."""
-        shown = await self.get_deployment(principal().tenant, request.deployment)
+        shown = await self.get_deployment(
+            principal().tenant, name_from_pb(request.deployment, kind="deployment")
+        )
         return pb.GetDeploymentResponse(deployment=deployment_to_pb(shown))
 
     @override
@@ -84,7 +87,9 @@ class DeploymentRpcs(DeploymentServiceServicer):
         self, request: pb.DeleteDeploymentRequest, context: Context
     ) -> pb.DeleteDeploymentResponse:
         """Stop serving."""
-        shown = await self.delete_deployment(principal().tenant, request.deployment)
+        shown = await self.delete_deployment(
+            principal().tenant, name_from_pb(request.deployment, kind="deployment")
+        )
         return pb.DeleteDeploymentResponse(deployment=deployment_to_pb(shown))
 
     @override

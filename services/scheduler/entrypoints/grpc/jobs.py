@@ -17,6 +17,7 @@ from services.scheduler.domain.jobs.spec import JobInput, JobOutput, JobSpec, Jo
 from services.scheduler.entrypoints.grpc.messages import (
     duration_from_pb,
     duration_to_pb,
+    name_from_pb,
     page_from_pb,
     request_key_of,
     resources_from_pb,
@@ -56,7 +57,9 @@ class JobRpcs(JobServiceServicer):
     @override
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         """Show one job."""
-        job = await self.get_job(principal().tenant, JobId(request.job_id))
+        job = await self.get_job(
+            principal().tenant, JobId(name_from_pb(request.job_id, kind="job"))
+        )
         return pb.GetJobResponse(job=job_to_pb(job))
 
     @override
@@ -75,7 +78,9 @@ class JobRpcs(JobServiceServicer):
     ) -> pb.CancelJobResponse:
         """Ask for a job's end."""
         job = await self.cancel_job(
-            principal().tenant, JobId(request.job_id), reason=request.reason
+            principal().tenant,
+            JobId(name_from_pb(request.job_id, kind="job")),
+            reason=request.reason,
         )
         return pb.CancelJobResponse(job=job_to_pb(job))
 

@@ -3,6 +3,7 @@
 Owns: refusing what a message can't mean: an enum's UNSPECIFIED, a duration out of any bounds.
 """
 
+import re
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -12,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelyard.common.v1 import files_pb2, paging_pb2, resources_pb2
 
 from services.chassis.db.idempotency import request_hash
-from services.chassis.errors import InvalidArgument
+from services.chassis.errors import InvalidArgument, NotFound
 from services.chassis.rpc.context import Context, idempotency_key
 from services.scheduler.domain.files import FileEntry
 from services.scheduler.domain.resources import (
@@ -24,6 +25,8 @@ from services.scheduler.use_cases.paging import PageRequest
 from services.scheduler.use_cases.ports import RequestKey
 
 _DURATION_SECONDS_MAX: Final = 10**9
+_NAME: Final = re.compile(r"[a-z0-9_-]{1,63}")
+_NAME_SHOWN_CHARACTERS: Final = 64
 
 
 def request_key_of(context: Context, request: Message) -> RequestKey | None:
@@ -32,6 +35,13 @@ def request_key_of(context: Context, request: Message) -> RequestKey | None:
     if key is None:
         return None
     return RequestKey(key, request_hash(request.SerializeToString(deterministic=True)))
+
+
+def name_from_pb(text: str, *, kind: str) -> str:
+    """Return an id or a name that may exist; raises NotFound for what can't be one."""
+    if not _NAME.fullmatch(text):
+        raise NotFound(kind, text[:_NAME_SHOWN_CHARACTERS])
+    return text
 
 
 def page_from_pb(page: paging_pb2.PageRequest) -> PageRequest:

@@ -1,0 +1,311 @@
+"""The scheduler's RPCs over a real channel: translation, identity, scopes, errors."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from google.protobuf.duration_pb2 import Duration
+from modelyard.common.v1 import paging_pb2, resources_pb2
+from modelyard.scheduler.v1 import (
+    deployment_pb2,
+    deployment_service_pb2,
+    deployment_service_pb2_grpc,
+    job_pb2,
+    job_service_pb2,
+    job_service_pb2_grpc,
+)
+
+from services.chassis.clock import SystemClock
+from services.chassis.errors import ModelyardError
+from services.chassis.rpc.client import Edge, idempotent, open_channel
+from services.chassis.rpc.context import acting_as
+from services.chassis.rpc.identity import TokenSigner, TokenVerifier
+from services.chassis.rpc.server import serve
+from services.chassis.settings import GrpcClientSettings, GrpcServerSettings
+from services.chassis.tenancy import Principal, TenantId
+from services.scheduler.bootstrap import DEPLOYMENT_SERVICE, JOB_SERVICE, REQUIRED_SCOPES
+from services.scheduler.entrypoints.grpc.deployments import DeploymentRpcs
+from services.scheduler.entrypoints.grpc.jobs import JobRpcs
+from services.scheduler.use_cases.deployments.list_deployments import ListDeployments
+from services.scheduler.use_cases.deployments.list_routes import ListRoutes
+from services.scheduler.use_cases.jobs.cancel_job import CancelJob
+from services.scheduler.use_cases.jobs.get_job import GetJob
+from services.scheduler.use_cases.jobs.list_jobs import ListJobs
+from tests.integration.scheduler.yard import Yard
+from tests.unit.scheduler.builders import ACME, DIGEST, UMBRELLA
+
+SCOPES = frozenset(REQUIRED_SCOPES.values())
+RESOURCES = resources_pb2.Resources(cpu_millicores=500, memory_bytes=1 << 28)
+SPEC = job_pb2.JobSpec(
+    name="train",
+    image="modelyard/train-sklearn",
+    command=["python", "train.py"],
+    env={"EPOCHS": "3"},
+    source_digest=DIGEST,
+    inputs=[job_pb2.JobInput(name="data", digest=DIGEST)],
+    outputs=[job_pb2.JobOutput(name="model", path="model", register_as="digits")],
+    resources=RESOURCES,
+    priority=5,
+    labels={"team": "vision"},
+)
+DEPLOYMENT = deployment_pb2.DeploymentSpec(
+    name="digits",
+    model="models:/digits@champion",
+    image="modelyard/serve-sklearn",
+    replica_count=1,
+    resources=RESOURCES,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Calls the scheduler as the gateway does."""
+
+    channel: grpc.aio.Channel
+
+    async def job(
+        self, method: str, request: Any, *, tenant: TenantId = ACME, key: str | None = None
+    ) -> Any:
+        return await self._call(job_service_pb2_grpc.JobServiceStub, method, request, tenant, key)
+
+    async def deployment(
+        self, method: str, request: Any, *, tenant: TenantId = ACME, key: str | None = None
+    ) -> Any:
+        stub = deployment_service_pb2_grpc.DeploymentServiceStub
+        return await self._call(stub, method, request, tenant, key)
+
+    async def submit(self, spec: job_pb2.JobSpec = SPEC, **how: Any) -> job_pb2.Job:
+        request = job_service_pb2.SubmitJobRequest(spec=spec)
+        response = await self.job("SubmitJob", request, **how)
+        assert isinstance(response, job_service_pb2.SubmitJobResponse)
+        return response.job
+
+    async def _call(
+        self, stub: Any, method: str, request: Any, tenant: TenantId, key: str | None
+    ) -> Any:
+        with acting_as(Principal(tenant, "tests", SCOPES)):
+            return await Edge.to("scheduler").call(
+                getattr(stub(self.channel), method),
+                request,
+                timeout=timedelta(seconds=10),
+                idempotent=False,
+                metadata=idempotent(key),
+            )
+
+
+@pytest.fixture(scope="module")
+def identity() -> tuple[TokenSigner, TokenVerifier]:
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    clock = SystemClock()
+    return (
+        TokenSigner("api-gateway", private, clock),
+        TokenVerifier({"api-gateway": public}, clock),
+    )
+
+
+@pytest.fixture
+async def client(yard: Yard, identity: tuple[TokenSigner, TokenVerifier]) -> AsyncIterator[Client]:
+    signer, verifier = identity
+
+    def register(server: grpc.aio.Server) -> None:
+        job_service_pb2_grpc.add_JobServiceServicer_to_server(
+            JobRpcs(
+                yard.submit_job, GetJob(yard.store), ListJobs(yard.store), CancelJob(yard.store)
+            ),
+            server,
+        )
+        deployment_service_pb2_grpc.add_DeploymentServiceServicer_to_server(
+            DeploymentRpcs(
+                yard.create_deployment,
+                yard.get_deployment,
+                ListDeployments(yard.store),
+                yard.delete_deployment,
+                ListRoutes(yard.store),
+            ),
+            server,
+        )
+
+    async with (
+        serve(
+            GrpcServerSettings(port=0),
+            register=register,
+            services=(JOB_SERVICE, DEPLOYMENT_SERVICE),
+            verifier=verifier,
+            required_scopes=REQUIRED_SCOPES,
+        ) as server,
+        open_channel(
+            GrpcClientSettings(address=f"127.0.0.1:{server.port}"), signer=signer
+        ) as channel,
+    ):
+        yield Client(channel)
+
+
+async def refusal(call: Any) -> tuple[str, Mapping[str, str]]:
+    with pytest.raises(ModelyardError) as refused:
+        await call
+    return refused.value.code, refused.value.detail
+
+
+async def test_a_job_is_shown_as_it_was_asked_for(client: Client) -> None:
+    job = await client.submit()
+    assert job.state == job_pb2.JOB_STATE_QUEUED
+    assert job.version == 1
+    shown = job_pb2.JobSpec()
+    shown.CopyFrom(job.spec)
+    assert shown.timeouts.run.seconds == 24 * 3600  # the default that was filled in
+    shown.ClearField("timeouts")
+    assert shown == SPEC
+    assert (await client.job("GetJob", job_service_pb2.GetJobRequest(job_id=job.id))).job == job
+
+
+async def test_absent_resources_are_the_default(client: Client) -> None:
+    spec = job_pb2.JobSpec(name="x", image="modelyard/base", command=["true"])
+    job = await client.submit(spec)
+    assert job.spec.resources.cpu_millicores == 1_000
+
+
+async def test_a_repeated_submission_makes_one_job(client: Client) -> None:
+    first = await client.submit(key="k-1")
+    assert (await client.submit(key="k-1")) == first
+    assert (await client.submit(key="k-2")).id != first.id
+
+
+async def test_a_key_with_another_body_is_refused(client: Client) -> None:
+    await client.submit(key="k-1")
+    other = job_pb2.JobSpec()
+    other.CopyFrom(SPEC)
+    other.priority = 6
+    code, _ = await refusal(client.submit(other, key="k-1"))
+    assert code == "KEY_REUSED"
+
+
+async def test_the_same_key_of_another_tenant_is_another_key(client: Client) -> None:
+    first = await client.submit(key="k-1")
+    assert (await client.submit(key="k-1", tenant=UMBRELLA)).id != first.id
+
+
+async def test_a_full_line_says_when_to_come_back(client: Client) -> None:
+    for _ in range(3):
+        await client.submit()
+    with pytest.raises(ModelyardError) as refused:
+        await client.submit()
+    assert refused.value.code == "QUEUE_FULL"
+    assert refused.value.retry_after == timedelta(seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        (job_pb2.JobSpec(), "spec.name"),
+        (job_pb2.JobSpec(name="x", image="i"), "spec.command"),
+        (
+            job_pb2.JobSpec(
+                name="x", image="i", command=["c"], resources=resources_pb2.Resources()
+            ),
+            "spec.resources.cpu_millicores",
+        ),
+        (
+            job_pb2.JobSpec(
+                name="x",
+                image="i",
+                command=["c"],
+                timeouts=job_pb2.JobTimeouts(run=Duration(seconds=315_576_000_000)),
+            ),
+            "spec.timeouts.run",
+        ),
+    ],
+)
+async def test_a_field_out_of_bounds_is_named(
+    client: Client, spec: job_pb2.JobSpec, field: str
+) -> None:
+    code, detail = await refusal(client.submit(spec))
+    assert (code, detail["field"]) == ("INVALID_ARGUMENT", field)
+
+
+async def test_an_unspecified_state_is_refused(client: Client) -> None:
+    request = job_service_pb2.ListJobsRequest(states=[job_pb2.JOB_STATE_UNSPECIFIED])
+    code, detail = await refusal(client.job("ListJobs", request))
+    assert (code, detail["field"]) == ("INVALID_ARGUMENT", "states[0]")
+
+
+@pytest.mark.parametrize("job_id", ["job_unknown", "", "a\0b", "x" * 10_000])
+async def test_an_unknown_job_is_not_found(client: Client, job_id: str) -> None:
+    request = job_service_pb2.GetJobRequest(job_id=job_id)
+    assert (await refusal(client.job("GetJob", request)))[0] == "NOT_FOUND"
+
+
+async def test_another_tenants_job_reads_as_unknown(client: Client) -> None:
+    job = await client.submit()
+    get = client.job("GetJob", job_service_pb2.GetJobRequest(job_id=job.id), tenant=UMBRELLA)
+    cancel = client.job(
+        "CancelJob", job_service_pb2.CancelJobRequest(job_id=job.id), tenant=UMBRELLA
+    )
+    assert (await refusal(get))[0] == "NOT_FOUND"
+    assert (await refusal(cancel))[0] == "NOT_FOUND"
+
+
+async def test_jobs_are_paged(client: Client) -> None:
+    made = [(await client.submit()).id for _ in range(3)]
+    request = job_service_pb2.ListJobsRequest(page=paging_pb2.PageRequest(page_size=2))
+    first = await client.job("ListJobs", request)
+    request.page.page_token = first.page.next_page_token
+    second = await client.job("ListJobs", request)
+    assert [job.id for job in [*first.jobs, *second.jobs]] == sorted(made, reverse=True)
+    assert second.page.next_page_token == ""
+
+
+async def test_a_queued_job_is_cancelled_at_once(client: Client) -> None:
+    job = await client.submit()
+    request = job_service_pb2.CancelJobRequest(job_id=job.id, reason="user asked")
+    response = await client.job("CancelJob", request)
+    assert response.job.state == job_pb2.JOB_STATE_CANCELLED
+    assert response.job.reason == "user asked"
+
+
+async def test_a_deployment_is_created_shown_listed_and_deleted(client: Client) -> None:
+    request = deployment_service_pb2.CreateDeploymentRequest(spec=DEPLOYMENT)
+    made = (await client.deployment("CreateDeployment", request, key="k-1")).deployment
+    assert (await client.deployment("CreateDeployment", request, key="k-1")).deployment == made
+    assert made.spec == DEPLOYMENT
+    assert made.state == deployment_pb2.DEPLOYMENT_STATE_PREPARING
+    assert (made.model.model_name, made.model.version) == ("digits", 3)
+    assert [each.state for each in made.replicas] == [deployment_pb2.REPLICA_STATE_QUEUED]
+
+    named = deployment_service_pb2.GetDeploymentRequest(deployment="digits")
+    assert (await client.deployment("GetDeployment", named)).deployment == made
+    listed = await client.deployment(
+        "ListDeployments", deployment_service_pb2.ListDeploymentsRequest()
+    )
+    assert list(listed.deployments) == [made]
+
+    gone = await client.deployment(
+        "DeleteDeployment", deployment_service_pb2.DeleteDeploymentRequest(deployment=made.id)
+    )
+    assert gone.deployment.state == deployment_pb2.DEPLOYMENT_STATE_DELETING
+    routes = await client.deployment("ListRoutes", deployment_service_pb2.ListRoutesRequest())
+    assert [(route.name, route.deleted) for route in routes.routes] == [("digits", True)]
+
+
+async def test_a_call_without_the_scope_is_refused(client: Client) -> None:
+    stub = job_service_pb2_grpc.JobServiceStub(client.channel)
+    with acting_as(Principal(ACME, "tests", frozenset({"jobs:read"}))):
+        call = Edge.to("scheduler").call(
+            stub.SubmitJob,
+            job_service_pb2.SubmitJobRequest(spec=SPEC),
+            timeout=timedelta(seconds=5),
+            idempotent=False,
+        )
+        assert (await refusal(call))[0] == "PERMISSION_DENIED"
