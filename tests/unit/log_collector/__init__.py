@@ -1,1 +1,1 @@
-"""The collector's pure parts, and its files on a temporary folder."""
+"""The collector's pure parts."""

@@ -209,8 +209,7 @@ def _times_us(times: Sequence[datetime]) -> list[int]:
     # A zero time ("0001-01-01") is legal in the file but outside of what protobuf can hold.
     if times and not (min(times) >= _EPOCH and max(times) < _LATEST):
         times = [min(max(time, _EPOCH), _LATEST) for time in times]
-    # Exact: a float holds microseconds of this century with room for two more binary digits.
-    return [round(time.timestamp() * 1_000_000) for time in times]
+    return [(time - _EPOCH) // _MICROSECOND for time in times]
 
 
 def _marked(lines: Lines, mark: Mark) -> Iterator[int]:

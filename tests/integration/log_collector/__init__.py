@@ -1,0 +1,1 @@
+"""The collector on real files, PostgreSQL, Kafka and gRPC."""

@@ -1,0 +1,301 @@
+"""From a container's file to readers, followers and the broker."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.chassis.errors import InvalidArgument, QueueFull
+from services.chassis.events.ports import DuplicateEvent
+from services.chassis.tenancy import TenantId
+from services.log_collector.domain.log_stream import OwnerKind, StreamState
+from services.log_collector.domain.records import BEGINNING, LogFilter, LogPosition, Source
+from tests.integration.log_collector.fakes import until
+from tests.integration.log_collector.yard import ACME, ANY, Yard, a_stream, running_yard
+from tests.unit.log_collector.builders import entry
+
+STREAM = a_stream()
+
+
+@pytest.fixture
+async def yard(tmp_path: Path) -> AsyncIterator[Yard]:
+    async with running_yard(tmp_path) as yard:
+        yield yard
+
+
+async def test_output_is_read_followed_published_and_completed(yard: Yard) -> None:
+    async with asyncio.TaskGroup() as group:
+        followed = group.create_task(yard.followed())  # before the first attempt exists
+        log = yard.container(STREAM)
+        log.write("one", "two")
+        await yard.open_stream(yard.event(STREAM))
+        await until(lambda: yard.publisher.sequences() == [1, 2])
+        log.write("three")
+        log.write_raw(entry("no newline", end=""))
+        await yard.end_stream(yard.event(STREAM))
+
+    expected = ["one", "two", "three", "no newline"]
+    assert followed.result() == expected
+    assert await yard.texts() == expected
+    assert [fact.stream.state for fact in yard.database.facts] == [
+        StreamState.OPENED,
+        StreamState.COMPLETED,
+    ]
+    assert yard.database.rows["att_1"].record_count == 4
+    await until(lambda: yard.publisher.sequences() == [1, 2, 3, 4])
+
+
+async def test_a_follower_sees_a_record_before_its_block_is_full(yard: Yard) -> None:
+    log = yard.container(STREAM)
+    await yard.open_stream(yard.event(STREAM))
+    pages = yard.follow_logs(ACME, "job_1", after=BEGINNING, wanted=ANY)
+    for number in range(5):
+        log.write(str(number))
+        page = await anext(pages)
+        assert [record.text for _, record in page.records] == [str(number)]
+    await pages.aclose()
+
+
+async def test_rotations_lose_and_repeat_nothing(yard: Yard) -> None:
+    log = yard.container(STREAM)
+    await yard.open_stream(yard.event(STREAM))
+    expected = []
+    for generation in range(10):
+        texts = [f"{generation}.{number}" for number in range(100)]
+        log.write(*texts)
+        expected += texts
+        if generation % 3 == 0:  # the folder keeps three old generations
+            await yard.until_seen(STREAM, len(expected))
+        log.rotate()
+    await yard.end_stream(yard.event(STREAM))
+
+    assert await yard.followed() == expected
+    assert await yard.texts() == expected
+
+
+async def test_a_restart_goes_on_where_the_store_ends(tmp_path: Path) -> None:
+    async with running_yard(tmp_path, STREAM) as yard:
+        log = yard.container(STREAM)
+        log.write(*map(str, range(10)))
+        log.write_raw(entry("unfi", end=""))
+        await until(lambda: len(yard.publisher.sequences()) == 10)
+    async with running_yard(tmp_path, STREAM) as yard:
+        log = yard.container(STREAM)
+        log.write("nished", "10")
+        await yard.end_stream(yard.event(STREAM))
+
+        assert await yard.followed() == [*map(str, range(10)), "unfinished", "10"]
+        await until(lambda: yard.publisher.sequences() == [11, 12])
+
+
+async def test_a_follow_resumed_after_any_record_has_no_gap_and_no_repetition(yard: Yard) -> None:
+    log = yard.container(STREAM)
+    await yard.open_stream(yard.event(STREAM))
+    log.write(*map(str, range(1, 21)))
+    await until(lambda: len(yard.publisher.sequences()) == 20)
+    async with asyncio.TaskGroup() as group:
+        follows = [
+            group.create_task(yard.followed(after=LogPosition(1, sequence)))
+            for sequence in (0, 7, 20)
+        ]
+        log.write(*map(str, range(21, 31)))
+        await yard.end_stream(yard.event(STREAM))
+
+    numbers = list(map(str, range(1, 31)))
+    assert [follow.result() for follow in follows] == [numbers, numbers[7:], numbers[20:]]
+
+
+async def test_attempts_of_a_job_follow_each_other(yard: Yard) -> None:
+    retry = a_stream(attempt_id="att_2", attempt_number=2)
+    first_log, second_log = yard.container(STREAM), yard.container(retry)
+    await yard.expect_stream(yard.event(STREAM))
+    await yard.expect_stream(yard.event(retry))
+    async with asyncio.TaskGroup() as group:
+        followed = group.create_task(yard.followed())
+        only_second = group.create_task(yard.followed(wanted=LogFilter(attempt_number=2)))
+        await yard.open_stream(yard.event(retry))
+        second_log.write("2.1")
+        await until(lambda: yard.publisher.sequences() == [1])
+        await yard.open_stream(yard.event(STREAM))
+        first_log.write("1.1")
+        await yard.end_stream(yard.event(STREAM))
+        await yard.end_stream(yard.event(retry))
+
+    assert followed.result() == ["1.1", "2.1"]
+    assert only_second.result() == ["2.1"]
+    assert await yard.texts() == ["1.1", "2.1"]
+
+
+async def test_replicas_print_at_the_same_time_under_numbers_of_their_own(yard: Yard) -> None:
+    replicas = [
+        a_stream(attempt_id=f"att_{name}", owner_id="dep_1", owner_kind=OwnerKind.REPLICA)
+        for name in ("a", "b")
+    ]
+    logs = [yard.container(replica) for replica in replicas]
+    for replica in replicas:
+        await yard.open_stream(yard.event(replica))
+    pages = yard.follow_logs(ACME, "dep_1", after=BEGINNING, wanted=ANY)
+    for log, replica, number in zip(logs, replicas, (1, 2), strict=True):
+        log.write(replica.attempt_id)
+        page = await anext(pages)
+        assert [(stream.attempt_number, record.text) for stream, record in page.records] == [
+            (number, replica.attempt_id)
+        ]
+    await pages.aclose()
+
+
+async def test_an_end_that_arrives_before_the_start_is_the_end(yard: Yard) -> None:
+    yard.container(STREAM).write("one")
+    await yard.end_stream(yard.event(STREAM))
+    await yard.open_stream(yard.event(STREAM))
+
+    assert await yard.followed() == ["one"]
+    await until(lambda: yard.state(STREAM) is StreamState.COMPLETED)
+
+
+async def test_an_attempt_that_never_ran_is_complete_and_empty(yard: Yard) -> None:
+    never = replace(STREAM, location=None)
+    await yard.expect_stream(yard.event(never))
+    await yard.end_stream(yard.event(never))
+
+    assert await yard.followed() == []
+
+
+async def test_an_event_that_is_delivered_again_changes_nothing(yard: Yard) -> None:
+    event = yard.event(STREAM)
+    await yard.open_stream(event)
+
+    with pytest.raises(DuplicateEvent):
+        await yard.open_stream(event)
+    await yard.open_stream(yard.event(STREAM))
+
+    assert len(yard.database.facts) == 1
+
+
+async def test_a_start_without_a_location_is_refused(yard: Yard) -> None:
+    with pytest.raises(InvalidArgument):
+        await yard.open_stream(replace(yard.event(STREAM), location=None))
+
+
+async def test_a_file_that_stays_absent_leaves_a_gap(yard: Yard) -> None:
+    await yard.open_stream(yard.event(STREAM))
+    await yard.end_stream(yard.event(STREAM))
+
+    (text,) = await yard.followed()
+    assert "absent" in text
+
+
+async def test_a_file_that_appears_late_is_collected(yard: Yard) -> None:
+    await yard.open_stream(yard.event(STREAM))
+    await until(lambda: yard.live.tail("att_1") is not None)
+    yard.container(STREAM).write("late")
+    await yard.end_stream(yard.event(STREAM))
+
+    assert await yard.followed() == ["late"]
+
+
+async def test_another_tenants_output_reads_like_none_at_all(yard: Yard) -> None:
+    yard.container(STREAM).write("secret")
+    await yard.open_stream(yard.event(STREAM))
+    await until(lambda: yard.publisher.sequences() == [1])
+
+    for owner_id in ("job_1", "job_unknown"):
+        page = await yard.read_logs(
+            TenantId("other"), owner_id, after=BEGINNING, record_count_max=0, wanted=ANY
+        )
+        assert not page.records
+        assert page.next == BEGINNING
+        assert not page.is_complete
+
+
+async def test_a_search_finds_text_and_source_and_says_where_it_ends(yard: Yard) -> None:
+    log = yard.container(STREAM)
+    await yard.open_stream(yard.event(STREAM))
+    log.write("hay", "a needle")
+    log.write_raw(entry("another needle", source=Source.STDERR))
+    log.write("hay")
+    await yard.end_stream(yard.event(STREAM))
+    await yard.followed()
+
+    assert await yard.texts(wanted=LogFilter(contains="needle")) == ["a needle", "another needle"]
+    assert await yard.texts(wanted=LogFilter(source=Source.STDERR)) == ["another needle"]
+    page = await yard.read_logs(
+        ACME,
+        "job_1",
+        after=BEGINNING,
+        record_count_max=0,
+        wanted=LogFilter(contains="nowhere"),
+    )
+    assert page.next == LogPosition(1, 4)
+    assert page.is_complete
+
+
+async def test_followers_are_bounded_and_their_places_given_back(yard: Yard) -> None:
+    yard.container(STREAM).write("one")
+    await yard.open_stream(yard.event(STREAM))
+    follows = [yard.follow_logs(ACME, "job_1", after=BEGINNING, wanted=ANY) for _ in range(4)]
+    for follow in follows[:3]:
+        await anext(follow)
+
+    with pytest.raises(QueueFull):
+        await anext(follows[3])
+    await follows[0].aclose()
+    again = yard.follow_logs(ACME, "job_1", after=BEGINNING, wanted=ANY)
+    await anext(again)
+    for follow in (*follows, again):
+        await follow.aclose()
+
+
+async def test_a_drain_ends_followers_at_a_point_to_resume_from(yard: Yard) -> None:
+    yard.container(STREAM).write("one")
+    await yard.open_stream(yard.event(STREAM))
+    follow = yard.follow_logs(ACME, "job_1", after=BEGINNING, wanted=ANY)
+    assert not (await anext(follow)).is_complete
+    yard.live.drain()
+
+    assert [page async for page in follow] == []
+
+
+async def test_blocks_are_kept_for_a_broker_that_is_away(yard: Yard) -> None:
+    yard.publisher.is_down = True
+    log = yard.container(STREAM)
+    await yard.open_stream(yard.event(STREAM))
+    for number in range(5):
+        log.write(str(number))
+        await yard.until_stored(STREAM, number + 1)
+    yard.publisher.is_down = False
+
+    await until(lambda: yard.publisher.sequences() == [1, 2, 3, 4, 5])
+
+
+async def test_a_database_that_is_away_delays_the_end_only(yard: Yard) -> None:
+    log = yard.container(STREAM)
+    await yard.open_stream(yard.event(STREAM))
+    await yard.until_seen(STREAM, 0)
+    await yard.end_stream(yard.event(STREAM))
+    yard.database.is_down = True
+    log.write("one")
+    await until(lambda: yard.publisher.sequences() == [1])
+    yard.database.is_down = False
+
+    assert await yard.followed() == ["one"]
+    assert [fact.stream.state for fact in yard.database.facts] == [
+        StreamState.OPENED,
+        StreamState.COMPLETED,
+    ]
+
+
+async def test_more_streams_than_the_bound_are_collected_in_turn(tmp_path: Path) -> None:
+    streams = [
+        a_stream(attempt_id=f"att_{number}", owner_id=f"job_{number}") for number in range(5)
+    ]
+    async with running_yard(tmp_path, streams_max=2) as yard:
+        for stream in streams:
+            yard.container(stream).write(stream.attempt_id)
+            await yard.open_stream(yard.event(stream))
+            await yard.end_stream(yard.event(stream))
+
+        for stream in streams:
+            assert await yard.followed(stream.owner_id) == [stream.attempt_id]
