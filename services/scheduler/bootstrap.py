@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 import grpc.aio
@@ -17,6 +18,8 @@ from services.chassis.db.janitor import Janitor
 from services.chassis.db.lease import LeaseKeeper
 from services.chassis.db.relay import Relay
 from services.chassis.db.unit_of_work import PostgresUnitOfWork as ChassisUnitOfWork
+from services.chassis.events.consumer import EventConsumer, Handler
+from services.chassis.events.kafka_consumer import open_subscription
 from services.chassis.events.kafka_producer import KafkaProducer, open_producer
 from services.chassis.ids import Ids, TimeOrderedIds
 from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_until_stopped
@@ -26,15 +29,39 @@ from services.chassis.rpc.server import serve as serve_rpcs
 from services.chassis.telemetry.logging import set_up_logging
 from services.chassis.telemetry.tracing import open_tracing
 from services.chassis.web.operations import serve_operations
+from services.scheduler.adapters.model_server_mlserver import MlServerSklearn
 from services.scheduler.adapters.postgres.tables import CHASSIS
 from services.scheduler.adapters.postgres.unit_of_work import PostgresUnitOfWork
+from services.scheduler.adapters.registry_artifacts.artifacts import RegistryArtifacts
+from services.scheduler.adapters.registry_artifacts.node_cache import NodeCache
 from services.scheduler.adapters.registry_models import RegistryModels
+from services.scheduler.adapters.run_traces import TelemetryRunTraces
+from services.scheduler.adapters.runtime_process.runtime import ProcessRuntime
+from services.scheduler.adapters.server_probe import open_server_probe
+from services.scheduler.domain.identities import NodeId
+from services.scheduler.domain.resources import Resources
+from services.scheduler.entrypoints.consumers import log_stream
 from services.scheduler.entrypoints.grpc.deployments import DeploymentRpcs
 from services.scheduler.entrypoints.grpc.jobs import JobRpcs
 from services.scheduler.entrypoints.loops.deployments import DeploymentsLoop
+from services.scheduler.entrypoints.loops.runner import RunnerIntervals, RunnerLoop
 from services.scheduler.entrypoints.loops.scheduling import SchedulingLoop
 from services.scheduler.entrypoints.loops.waking import Waking
 from services.scheduler.settings import Settings
+from services.scheduler.use_cases.attempts.clean_up_containers import CleanUpContainers
+from services.scheduler.use_cases.attempts.drive_attempt import DriveAttempt, DriveLimits
+from services.scheduler.use_cases.attempts.keep_node import KeepNode
+from services.scheduler.use_cases.attempts.ports import (
+    ArtifactStore,
+    ContainerRuntime,
+    ModelServer,
+    RunTraces,
+    ServerProbe,
+)
+from services.scheduler.use_cases.attempts.prepare_container import PrepareContainer
+from services.scheduler.use_cases.attempts.record_attempt import RecordAttempt
+from services.scheduler.use_cases.attempts.remove_container import RemoveContainer
+from services.scheduler.use_cases.attempts.store_outputs import StoreOutputs
 from services.scheduler.use_cases.deployments.create_deployment import CreateDeployment
 from services.scheduler.use_cases.deployments.delete_deployment import DeleteDeployment
 from services.scheduler.use_cases.deployments.get_deployment import GetDeployment
@@ -52,6 +79,8 @@ from services.scheduler.use_cases.scheduling.run_scheduling_cycle import RunSche
 SERVICE: Final = "scheduler"
 JOB_SERVICE: Final = "modelyard.scheduler.v1.JobService"
 DEPLOYMENT_SERVICE: Final = "modelyard.scheduler.v1.DeploymentService"
+DEAD_LETTERS: Final = "modelyard.scheduler.dead-letter.v1"
+MODEL_SERVERS: Final[Mapping[str, ModelServer]] = {"modelyard/serve-sklearn": MlServerSklearn()}
 REQUIRED_SCOPES: Final[Mapping[str, str]] = {
     f"/{JOB_SERVICE}/SubmitJob": "jobs:write",
     f"/{JOB_SERVICE}/GetJob": "jobs:read",
@@ -75,18 +104,29 @@ class Ports:
     database: ChassisUnitOfWork
     unit_of_work: UnitOfWork
     producer: KafkaProducer
-    models: ModelCatalog
     verifier: TokenVerifier
+    models: ModelCatalog
+    artifacts: ArtifactStore
+    runtime: ContainerRuntime
+    probe: ServerProbe
+    traces: RunTraces
+
+    def lease(self, name: str, ttl: timedelta) -> LeaseKeeper:
+        """Return the keeper of a lease for this process incarnation."""
+        holder = self.ids.new("proc")
+        return LeaseKeeper(self.engine, CHASSIS, name, holder=holder, ttl=ttl, clock=self.clock)
 
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """What answers RPCs, and what runs by itself."""
+    """What answers calls and events, and what runs by itself."""
 
     jobs: JobRpcs
     deployments: DeploymentRpcs
-    scheduling_loop: SchedulingLoop
-    deployments_loop: DeploymentsLoop
+    scheduling: SchedulingLoop
+    reconciling: DeploymentsLoop
+    runner: RunnerLoop
+    log_stream: Mapping[str, Handler]
 
     def register(self, server: grpc.aio.Server) -> None:
         """Let a gRPC server answer with this app."""
@@ -96,9 +136,9 @@ class App:
         )
 
     def wake(self) -> None:
-        """Let the leader's loops look: something was committed."""
-        self.scheduling_loop.waking.wake()
-        self.deployments_loop.waking.wake()
+        """Let the loops look: something was committed."""
+        for loop in (self.scheduling, self.reconciling, self.runner):
+            loop.waking.wake()
 
 
 async def serve(settings: Settings) -> int:
@@ -107,38 +147,10 @@ async def serve(settings: Settings) -> int:
     with open_tracing(SERVICE, settings.telemetry):
         async with AsyncExitStack() as stack:
             ports = await stack.enter_async_context(production_ports(settings))
-            leader = _lease(ports, "scheduling", settings)
-            app = wire(ports, settings, leader)
-            relay = Relay(
-                ports.engine,
-                CHASSIS,
-                ports.producer,
-                holder=ports.ids.new("proc"),
-                clock=ports.clock,
-            )
-            ports.database.add_listener(relay.wake)
-            ports.database.add_listener(app.wake)
+            app = wire(ports, settings)
             readiness = _readiness(ports)
-
-            async def answer(stopping: asyncio.Event) -> None:
-                async with serve_rpcs(
-                    settings.grpc,
-                    register=app.register,
-                    services=(JOB_SERVICE, DEPLOYMENT_SERVICE),
-                    verifier=ports.verifier,
-                    required_scopes=REQUIRED_SCOPES,
-                ) as server:
-                    await stopping.wait()
-                    await server.drain(settings.shutdown.stage_timeout / 2)
-
-            supervisor = Supervisor()
-            supervisor.add("grpc", answer, Stage.INTAKE)
-            supervisor.add("scheduling", app.scheduling_loop.run, Stage.INTAKE)
-            supervisor.add("deployments", app.deployments_loop.run, Stage.INTAKE)
-            supervisor.add("relay", relay.run, Stage.RELAY)
-            supervisor.add("janitor", Janitor(ports.engine, CHASSIS).run, Stage.LAST)
-            supervisor.add("lease", leader.run, Stage.LAST)
             await stack.enter_async_context(serve_operations(settings.operations, readiness))
+            supervisor = _supervisor(app, ports, settings)
             return await run_until_stopped(supervisor, readiness, settings.shutdown)
 
 
@@ -148,12 +160,14 @@ async def production_ports(settings: Settings) -> AsyncIterator[Ports]:
     clock = SystemClock()
     ids = TimeOrderedIds(clock)
     signer = TokenSigner.load(SERVICE, settings.identity, clock)
+    runner = settings.runner
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(
             open_engine(settings.postgres, application_name=SERVICE)
         )
         producer = await stack.enter_async_context(open_producer(settings.kafka, client_id=SERVICE))
         registry = await stack.enter_async_context(open_channel(settings.registry, signer=signer))
+        probe = await stack.enter_async_context(open_server_probe(timeout=runner.probe_timeout))
         database = ChassisUnitOfWork(engine, CHASSIS, source=f"/{SERVICE}", clock=clock, ids=ids)
         yield Ports(
             clock=clock,
@@ -162,68 +176,186 @@ async def production_ports(settings: Settings) -> AsyncIterator[Ports]:
             database=database,
             unit_of_work=PostgresUnitOfWork(database),
             producer=producer,
-            models=RegistryModels(registry, Edge.to("model-registry"), settings.registry.deadline),
             verifier=TokenVerifier.load(settings.identity, clock),
+            models=RegistryModels(registry, Edge.to("model-registry"), settings.registry.deadline),
+            artifacts=RegistryArtifacts(
+                registry,
+                # Its own edge: slow transfers must not open the breaker of CreateDeployment.
+                Edge.to("model-registry-artifacts"),
+                NodeCache(runner.node_cache_root, bytes_max=runner.node_cache_bytes_max),
+                transfer_timeout=runner.transfer_timeout,
+            ),
+            runtime=_process_runtime(settings),
+            probe=probe,
+            traces=TelemetryRunTraces(),
         )
 
 
-def wire(ports: Ports, settings: Settings, leader: LeaseKeeper) -> App:
+def wire(ports: Ports, settings: Settings) -> App:
     """Put use cases on ports."""
     store, ids = ports.unit_of_work, ports.ids
-    admission, scheduling = settings.admission, settings.scheduling
-    jobs = JobRpcs(
-        submit_job=SubmitJob(
-            store,
-            ids,
-            queued_jobs_max=admission.queued_jobs_max,
-            retry_after=admission.queue_retry_after,
-        ),
-        get_job=GetJob(store),
-        list_jobs=ListJobs(store),
-        cancel_job=CancelJob(store),
+    admission, scheduling, deployments = (
+        settings.admission,
+        settings.scheduling,
+        settings.deployments,
     )
-    deployments = DeploymentRpcs(
-        create_deployment=CreateDeployment(
-            store, ports.models, ids, replicas_max=admission.replicas_max
+    leader = ports.lease("scheduling", scheduling.lease_ttl)
+    runner, remove_container = _wire_runner(ports, settings)
+    return App(
+        jobs=JobRpcs(
+            submit_job=SubmitJob(
+                store,
+                ids,
+                queued_jobs_max=admission.queued_jobs_max,
+                retry_after=admission.queue_retry_after,
+            ),
+            get_job=GetJob(store),
+            list_jobs=ListJobs(store),
+            cancel_job=CancelJob(store),
         ),
-        get_deployment=GetDeployment(store),
-        list_deployments=ListDeployments(store),
-        delete_deployment=DeleteDeployment(store),
-        list_routes=ListRoutes(store),
-    )
-    scheduling_loop = SchedulingLoop(
-        RunSchedulingCycle(
-            store,
-            ids,
-            heads_max=scheduling.cycle_heads_max,
-            node_silence_max=scheduling.node_silence_max,
+        deployments=DeploymentRpcs(
+            create_deployment=CreateDeployment(
+                store, ports.models, ids, replicas_max=admission.replicas_max
+            ),
+            get_deployment=GetDeployment(store),
+            list_deployments=ListDeployments(store),
+            delete_deployment=DeleteDeployment(store),
+            list_routes=ListRoutes(store),
         ),
-        leader,
-        Waking(scheduling.cycle_interval_max),
-    )
-    deployments_loop = DeploymentsLoop(
-        ReconcileDeployments(
-            store,
-            deployments_per_pass_max=settings.deployments.deployments_per_pass_max,
-            routes_settle=settings.deployments.routes_settle,
+        scheduling=SchedulingLoop(
+            RunSchedulingCycle(
+                store,
+                ids,
+                heads_max=scheduling.cycle_heads_max,
+                node_silence_max=scheduling.node_silence_max,
+            ),
+            leader,
+            Waking(scheduling.cycle_interval_max),
         ),
-        RepublishRoutes(store, batch_max=settings.deployments.republish_batch_max),
-        settings.deployments.republish_interval,
-        leader,
-        Waking(scheduling.cycle_interval_max),
-        ports.clock,
+        reconciling=DeploymentsLoop(
+            ReconcileDeployments(
+                store,
+                deployments_per_pass_max=deployments.deployments_per_pass_max,
+                routes_settle=deployments.routes_settle,
+            ),
+            RepublishRoutes(store, batch_max=deployments.republish_batch_max),
+            deployments.republish_interval,
+            leader,
+            Waking(scheduling.cycle_interval_max),
+            ports.clock,
+        ),
+        runner=runner,
+        log_stream=log_stream.handlers(remove_container),
     )
-    return App(jobs, deployments, scheduling_loop, deployments_loop)
 
 
-def _lease(ports: Ports, name: str, settings: Settings) -> LeaseKeeper:
-    return LeaseKeeper(
-        ports.engine,
-        CHASSIS,
-        name,
-        holder=ports.ids.new("proc"),
-        ttl=settings.scheduling.lease_ttl,
-        clock=ports.clock,
+def _wire_runner(ports: Ports, settings: Settings) -> tuple[RunnerLoop, RemoveContainer]:
+    own, limits = settings.runner, DriveLimits()
+    store, runtime, clock = ports.unit_of_work, ports.runtime, ports.clock
+    node_lease = ports.lease(f"node/{own.node_id}", own.lease_ttl)
+    remove = RemoveContainer(store, runtime, node_lease)
+    drive = DriveAttempt(
+        runtime=runtime,
+        prepare=PrepareContainer(
+            runtime, ports.artifacts, MODEL_SERVERS, replica_stop_grace=limits.replica_stop_grace
+        ),
+        store_outputs=StoreOutputs(
+            runtime,
+            ports.artifacts,
+            files_max=own.output_files_max,
+            bytes_max=own.output_bytes_max,
+        ),
+        record=RecordAttempt(store),
+        probe=ports.probe,
+        traces=ports.traces,
+        node_lease=node_lease,
+        clock=clock,
+        limits=limits,
+    )
+    loop = RunnerLoop(
+        node=KeepNode(
+            store,
+            NodeId(own.node_id),
+            Resources(own.cpu_millicores, own.memory_bytes, own.gpu_count),
+        ),
+        drive=drive,
+        clean_up=CleanUpContainers(
+            runtime,
+            remove,
+            node_lease,
+            clock,
+            kept_after_end=own.kept_after_end,
+            stray_grace=own.stray_grace,
+            containers_per_pass_max=own.containers_per_pass_max,
+        ),
+        runtime=runtime,
+        lease=node_lease,
+        waking=Waking(own.look_interval_max),
+        intervals=RunnerIntervals(),
+    )
+    return loop, remove
+
+
+def _supervisor(app: App, ports: Ports, settings: Settings) -> Supervisor:
+    """Give every loop its place in the shutdown; leases go last."""
+    relay = Relay(
+        ports.engine, CHASSIS, ports.producer, holder=ports.ids.new("proc"), clock=ports.clock
+    )
+    ports.database.add_listener(relay.wake)
+    ports.database.add_listener(app.wake)
+
+    async def answer(stopping: asyncio.Event) -> None:
+        async with serve_rpcs(
+            settings.grpc,
+            register=app.register,
+            services=(JOB_SERVICE, DEPLOYMENT_SERVICE),
+            verifier=ports.verifier,
+            required_scopes=REQUIRED_SCOPES,
+        ) as server:
+            await stopping.wait()
+            await server.drain(settings.shutdown.stage_timeout / 2)
+
+    async def follow_log_streams(stopping: asyncio.Event) -> None:
+        # A group of its own for each node: whose container it is, only the node knows.
+        group = f"{SERVICE}-runner-{settings.runner.node_id}"
+        async with open_subscription(
+            settings.kafka, group=group, topics=[log_stream.TOPIC], client_id=SERVICE
+        ) as subscription:
+            consumer = EventConsumer(
+                subscription,
+                app.log_stream,
+                dead_letters=ports.producer,
+                dead_letter_topic=DEAD_LETTERS,
+                service=SERVICE,
+                group=group,
+            )
+            await consumer.run(stopping)
+
+    supervisor = Supervisor()
+    supervisor.add("grpc", answer, Stage.INTAKE)
+    supervisor.add("log-stream", follow_log_streams, Stage.INTAKE)
+    supervisor.add("scheduling", app.scheduling.run, Stage.INTAKE)
+    supervisor.add("deployments", app.reconciling.run, Stage.INTAKE)
+    supervisor.add("runner", app.runner.run, Stage.WORK)
+    supervisor.add("relay", relay.run, Stage.RELAY)
+    supervisor.add("janitor", Janitor(ports.engine, CHASSIS).run, Stage.RELAY)
+    supervisor.add("scheduling-lease", app.scheduling.lease.run, Stage.LAST)
+    supervisor.add("node-lease", app.runner.lease.run, Stage.LAST)
+    return supervisor
+
+
+def _process_runtime(settings: Settings) -> ProcessRuntime:
+    runtime = settings.runtime
+    if not runtime.allow_unisolated:
+        raise ValueError(
+            "the process runtime isolates nothing: say MODELYARD_RUNTIME__ALLOW_UNISOLATED=true"
+        )
+    root = settings.state_root
+    return ProcessRuntime(
+        runtime.containers_root,
+        images=runtime.images,
+        allow_mixed_tenants=runtime.allow_mixed_tenants,
+        environment={"MODELYARD_STATE_ROOT": root} if root else {},
     )
 
 

@@ -1,6 +1,7 @@
 """The scheduler's settings: environment variables `MODELYARD_…`, read once in `__main__`."""
 
 from datetime import timedelta
+from pathlib import Path
 
 from pydantic import BaseModel, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -54,6 +55,52 @@ class DeploymentSettings(BaseModel):
     """Routing entries per transaction of a republication."""
 
 
+class RuntimeSettings(BaseModel):
+    """The container runtime `process`: plain processes on this machine, without isolation."""
+
+    allow_unisolated: bool = False
+    """Has to be said: what runs can read whatever this service's account can."""
+    allow_mixed_tenants: bool = False
+    """Without it a node runs one tenant's attempts only, since they could see each other."""
+    containers_root: Path
+    """A folder a container: its output, its files, its end. The log collector reads it."""
+    images: dict[str, Path]
+    """Image name → folder of the virtual environment that stands for it."""
+
+
+class RunnerSettings(BaseModel):
+    """This process's node: what it has, and how its attempts are driven."""
+
+    node_id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    """Two processes with one id take turns; a node that changes its id leaves its attempts."""
+    cpu_millicores: int = Field(gt=0)
+    """How much may be booked; nothing measures it."""
+    memory_bytes: int = Field(gt=0)
+    gpu_count: int = Field(default=0, ge=0)
+    lease_ttl: timedelta = timedelta(seconds=10)
+    """After a runner's crash its attempts are not driven for so long; they run on."""
+    look_interval_max: timedelta = timedelta(seconds=1)
+    """Fallback only: a commit of this process wakes the runner at once."""
+    node_cache_root: Path
+    """Bundles, inputs and models by digest, fetched once."""
+    node_cache_bytes_max: int = Field(default=10 << 30, gt=0)
+    """Beyond it the longest unused go; what an attempt holds stays."""
+    transfer_timeout: timedelta = timedelta(minutes=10)
+    """Longest transfer of one file from or to the registry."""
+    output_files_max: int = Field(default=1_000, gt=0)
+    """Files that one output may have; more fail the job."""
+    output_bytes_max: int = Field(default=10 << 30, gt=0)
+    """Bytes that one output may have; more fail the job."""
+    kept_after_end: timedelta = timedelta(hours=1)
+    """A container whose log nobody reported complete is deleted after so long."""
+    stray_grace: timedelta = timedelta(seconds=10)
+    """From SIGTERM to SIGKILL for what runs though its attempt is over."""
+    containers_per_pass_max: int = Field(default=1_000, gt=0)
+    """Containers that one clean-up looks at."""
+    probe_timeout: timedelta = timedelta(seconds=1)
+    """A model server that answers later does not count as ready."""
+
+
 class Settings(BaseSettings):
     """Everything that the scheduler can be told."""
 
@@ -65,6 +112,10 @@ class Settings(BaseSettings):
     kafka: KafkaSettings
     identity: IdentitySettings
     registry: GrpcClientSettings
+    runtime: RuntimeSettings
+    runner: RunnerSettings
+    state_root: str | None = None
+    """Given to each attempt as MODELYARD_STATE_ROOT: the local stack finds its processes by it."""
     telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
     admission: AdmissionSettings = Field(default_factory=AdmissionSettings)
