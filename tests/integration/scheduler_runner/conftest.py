@@ -1,0 +1,24 @@
+"""A database of the scheduler's, and a yard with a runner, for each test."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from services.chassis.db.engine import open_engine
+from services.chassis.settings import PostgresSettings
+from tests.integration.scheduler.conftest import server, template, url
+from tests.integration.scheduler_runner.yard import RunnerYard
+
+__all__ = ["server", "template", "url"]
+
+
+@pytest.fixture
+async def yard(url: str, tmp_path: Path) -> AsyncIterator[RunnerYard]:
+    settings = PostgresSettings(url=SecretStr(url))
+    async with open_engine(settings, application_name="tests") as engine:
+        yard = RunnerYard(engine, url, tmp_path)
+        async with yard.opened():
+            yield yard
+        await yard.check()
