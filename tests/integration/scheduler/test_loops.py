@@ -1,0 +1,99 @@
+"""The leader's loops: who acts, and when."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+
+from services.chassis.clock import SystemClock
+from services.chassis.db.lease import LeaseKeeper
+from services.scheduler.adapters.postgres.tables import CHASSIS
+from services.scheduler.domain.jobs.job import JobState
+from services.scheduler.entrypoints.loops.deployments import DeploymentsLoop
+from services.scheduler.entrypoints.loops.scheduling import SchedulingLoop
+from services.scheduler.entrypoints.loops.waking import Waking
+from services.scheduler.use_cases.deployments.republish_routes import RepublishRoutes
+from tests.integration.scheduler.yard import Yard
+
+NEVER = timedelta(hours=1)
+
+
+@pytest.fixture
+async def keeper(yard: Yard) -> AsyncIterator[LeaseKeeper]:
+    keeper = LeaseKeeper(
+        yard.engine,
+        CHASSIS,
+        "scheduling",
+        holder="proc_1",
+        ttl=timedelta(seconds=60),
+        clock=SystemClock(),
+    )
+    yield keeper
+    await keeper.release()
+
+
+def deployments_loop(yard: Yard, keeper: LeaseKeeper) -> DeploymentsLoop:
+    return DeploymentsLoop(
+        yard.reconcile,
+        RepublishRoutes(yard.store, batch_max=10),
+        timedelta(minutes=10),
+        keeper,
+        Waking(NEVER),
+        yard.clock,
+    )
+
+
+async def test_only_the_leader_schedules(yard: Yard, keeper: LeaseKeeper) -> None:
+    await yard.a_node()
+    job = await yard.a_job()
+    loop = SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER))
+
+    await loop.turn()
+    assert (await yard.job(job.id)).state is JobState.QUEUED
+
+    await keeper.acquire()
+    await loop.turn()
+    assert (await yard.job(job.id)).state is JobState.ADMITTED
+
+
+async def test_a_leader_that_lost_its_lease_unawares_changes_nothing(
+    yard: Yard, keeper: LeaseKeeper
+) -> None:
+    await yard.a_node()
+    job = await yard.a_job()
+    await keeper.acquire()
+    async with yard.engine.begin() as connection:  # another has taken over meanwhile
+        await connection.execute(CHASSIS.lease.update().values(epoch=9, holder="proc_2"))
+
+    await SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER)).turn()
+
+    assert (await yard.job(job.id)).state is JobState.QUEUED
+
+
+async def test_routes_are_published_again_when_leading_begins_and_every_ten_minutes(
+    yard: Yard, keeper: LeaseKeeper
+) -> None:
+    made = await yard.a_deployment()
+    loop = deployments_loop(yard, keeper)
+
+    async def published_count() -> int:
+        await loop.turn()
+        return len(await yard.routes(made.deployment.id)) - 1  # without its creation's
+
+    assert await published_count() == 0  # not leading
+    await keeper.acquire()
+    assert await published_count() == 1
+    assert await published_count() == 1
+    yard.clock.seconds = 600
+    assert await published_count() == 2
+
+
+async def test_a_loop_that_was_woken_looks_at_once() -> None:
+    waking = Waking(NEVER)
+    waking.wake()
+    waking.wake()
+    await waking.wait()
+
+
+async def test_a_loop_that_nobody_wakes_looks_by_itself() -> None:
+    await Waking(timedelta(milliseconds=1)).wait()
