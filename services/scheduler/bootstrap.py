@@ -227,6 +227,7 @@ def wire(ports: Ports, settings: Settings) -> App:
                 store,
                 ids,
                 heads_max=scheduling.cycle_heads_max,
+                batch_max=scheduling.cycle_batch_max,
                 node_silence_max=scheduling.node_silence_max,
             ),
             leader,

@@ -36,6 +36,8 @@ class SchedulingSettings(BaseModel):
     """Fallback only: a commit wakes the cycle at once; after a lost wake-up a job waits so long."""
     cycle_heads_max: int = Field(default=200, gt=0)
     """Queue heads of each kind per cycle; keep the cycle well below the lease's life."""
+    cycle_batch_max: int = Field(default=50, gt=0)
+    """Admissions in one transaction: more cost less each, and keep rows locked for longer."""
     lease_ttl: timedelta = timedelta(seconds=6)
     """After a leader's crash nothing is admitted for so long."""
     node_silence_max: timedelta = timedelta(seconds=30)

@@ -194,6 +194,10 @@ class Jobs(Protocol):
         """Return a job of any tenant, locked; raises NotFound."""
         ...
 
+    async def queued(self, job_ids: Sequence[JobId]) -> dict[JobId, Job]:
+        """Return those of the jobs that still stand in line, locked."""
+        ...
+
     async def save(self, job: Job) -> None:
         """Store a job that this transaction has read; raises Conflict."""
         ...

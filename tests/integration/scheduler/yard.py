@@ -93,7 +93,7 @@ class Yard:
             self.store, self.ids, queued_jobs_max=3, retry_after=timedelta(seconds=5)
         )
         self.run_cycle = RunSchedulingCycle(
-            self.store, self.ids, heads_max=50, node_silence_max=timedelta(seconds=30)
+            self.store, self.ids, heads_max=50, batch_max=4, node_silence_max=timedelta(seconds=30)
         )
         self.create_deployment = CreateDeployment(
             self.store, self.catalog, self.ids, replicas_max=4

@@ -14,6 +14,7 @@ from services.scheduler.adapters.postgres.rows import (
     maybe_from_document,
     to_document,
     to_resources,
+    versioned_update,
 )
 from services.scheduler.adapters.postgres.tables import ATTEMPTS, DEPLOYMENTS, JOBS, REPLICAS
 from services.scheduler.domain.attempts.attempt import (
@@ -31,6 +32,8 @@ from services.scheduler.domain.identities import AttemptId, NodeId
 from services.scheduler.domain.jobs.job import JobState, StopCause, StopRequest
 from services.scheduler.domain.jobs.spec import JobSpec
 
+_INSERT: Final = sa.insert(ATTEMPTS)
+_UPDATE: Final = versioned_update(ATTEMPTS)
 _OPEN: Final = (AttemptState.CREATED, AttemptState.STARTED)
 _OPEN_WORK: Final = (
     sa.select(
@@ -61,24 +64,25 @@ class PostgresAttempts:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
-        self._rows = VersionedRows(connection, ATTEMPTS, kind="attempt")
+        self._rows = VersionedRows(connection, _UPDATE, kind="attempt")
 
     async def add(self, attempt: Attempt) -> None:
         """Store a new attempt."""
         await self._connection.execute(
-            sa.insert(ATTEMPTS).values(
-                id=attempt.id,
-                tenant=attempt.tenant,
-                owner_kind=attempt.owner.kind,
-                owner_id=attempt.owner.id,
-                public_owner_id=attempt.owner.public_id,
-                number=attempt.number,
-                node_id=attempt.node_id,
-                traceparent=attempt.traceparent,
-                created_at=attempt.created_at,
+            _INSERT,
+            {
+                "id": attempt.id,
+                "tenant": attempt.tenant,
+                "owner_kind": attempt.owner.kind,
+                "owner_id": attempt.owner.id,
+                "public_owner_id": attempt.owner.public_id,
+                "number": attempt.number,
+                "node_id": attempt.node_id,
+                "traceparent": attempt.traceparent,
+                "created_at": attempt.created_at,
                 **from_resources(attempt.resources),
                 **from_attempt(attempt),
-            )
+            },
         )
 
     async def get(self, attempt_id: AttemptId) -> Attempt:

@@ -20,6 +20,7 @@ from services.scheduler.adapters.postgres.rows import (
     from_document,
     from_resources,
     to_document,
+    versioned_update,
 )
 from services.scheduler.adapters.postgres.tables import DEPLOYMENTS, QUEUE_SEQ, REPLICAS
 from services.scheduler.domain.deployments.deployment import (
@@ -32,6 +33,9 @@ from services.scheduler.domain.deployments.model import ModelPin
 from services.scheduler.domain.deployments.replica import Replica, ReplicaState
 from services.scheduler.domain.identities import DeploymentId, ReplicaId
 
+_UPDATE_DEPLOYMENT: Final = versioned_update(DEPLOYMENTS)
+_UPDATE_REPLICA: Final = versioned_update(REPLICAS)
+_NEXT_IN_LINE: Final = sa.select(QUEUE_SEQ.next_value())
 _LIVING: Final = DEPLOYMENTS.c.state != DeploymentState.DELETED
 
 
@@ -40,7 +44,7 @@ class PostgresDeployments:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
-        self._rows = VersionedRows(connection, DEPLOYMENTS, kind="deployment")
+        self._rows = VersionedRows(connection, _UPDATE_DEPLOYMENT, kind="deployment")
 
     async def get(self, deployment_id: DeploymentId) -> Deployment:
         """Return a deployment, locked."""
@@ -96,7 +100,7 @@ class PostgresReplicas:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
-        self._rows = VersionedRows(connection, REPLICAS, kind="replica")
+        self._rows = VersionedRows(connection, _UPDATE_REPLICA, kind="replica")
 
     async def get(self, replica_id: ReplicaId) -> Replica:
         """Return a replica, locked after its deployment."""
@@ -124,7 +128,10 @@ class PostgresReplicas:
 
     async def save(self, replica: Replica) -> None:
         """Store a replica that this transaction has read; back in line, it is the last."""
-        await self._rows.write(replica.id, from_replica(replica))
+        values = from_replica(replica)
+        if replica.state is ReplicaState.QUEUED:
+            values["queue_seq"] = await self._connection.scalar(_NEXT_IN_LINE)
+        await self._rows.write(replica.id, values)
 
     async def _lock_deployment(self, deployment_id: DeploymentId) -> None:
         await self._connection.execute(
@@ -274,7 +281,7 @@ def to_deployment(row: sa.RowMapping) -> Deployment:
 
 def from_replica(replica: Replica) -> dict[str, Any]:
     """Return the columns that a replica's moves change."""
-    values: dict[str, Any] = {
+    return {
         "state": replica.state,
         "reason": replica.reason,
         "version": replica.version,
@@ -288,9 +295,6 @@ def from_replica(replica: Replica) -> dict[str, Any]:
         "failure_count": replica.failure_count,
         "restart_at": replica.restart_at,
     }
-    if replica.state is ReplicaState.QUEUED:
-        values["queue_seq"] = QUEUE_SEQ.next_value()
-    return values
 
 
 def to_replica(row: sa.RowMapping) -> Replica:

@@ -1,7 +1,7 @@
 """Jobs in PostgreSQL."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,8 +14,9 @@ from services.scheduler.adapters.postgres.rows import (
     from_resources,
     maybe_from_document,
     to_document,
+    versioned_update,
 )
-from services.scheduler.adapters.postgres.tables import JOBS, QUEUE_SEQ
+from services.scheduler.adapters.postgres.tables import JOBS
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import (
     Job,
@@ -26,17 +27,31 @@ from services.scheduler.domain.jobs.job import (
 )
 from services.scheduler.domain.jobs.spec import JobSpec
 
+_INSERT: Final = sa.insert(JOBS)
+_UPDATE: Final = versioned_update(JOBS)
+_QUEUED: Final = (
+    sa.select(JOBS)
+    .where(JOBS.c.id.in_(sa.bindparam("ids", expanding=True)), JOBS.c.state == JobState.QUEUED)
+    .order_by(JOBS.c.id)
+    .with_for_update()
+)
+
 
 class PostgresJobs:
     """All tenants' jobs; implements `ports.Jobs`."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
-        self._rows = VersionedRows(connection, JOBS, kind="job")
+        self._rows = VersionedRows(connection, _UPDATE, kind="job")
 
     async def get_any(self, job_id: JobId) -> Job:
         """Return a job of any tenant, locked."""
         return await self.one(sa.select(JOBS).where(JOBS.c.id == job_id).with_for_update(), job_id)
+
+    async def queued(self, job_ids: Sequence[JobId]) -> dict[JobId, Job]:
+        """Return those that still stand in line, locked."""
+        found = await self._connection.execute(_QUEUED, {"ids": job_ids})
+        return {row["id"]: self._read(row) for row in found.mappings()}
 
     async def save(self, job: Job) -> None:
         """Store a job that this transaction has read."""
@@ -47,6 +62,9 @@ class PostgresJobs:
         row = (await self._connection.execute(query)).mappings().one_or_none()
         if row is None:
             raise NotFound("job", job_id)
+        return self._read(row)
+
+    def _read(self, row: sa.RowMapping) -> Job:
         self._rows.read(row)
         return to_job(row)
 
@@ -63,17 +81,17 @@ class PostgresTenantJobs:
         """Put a new job last in its line."""
         assert job.tenant == self._tenant, "a job is added in its own tenant's unit of work"
         await self._connection.execute(
-            sa.insert(JOBS).values(
-                id=job.id,
-                tenant=job.tenant,
-                spec=to_document(job.spec),
-                priority=job.spec.priority,
-                queue_seq=QUEUE_SEQ.next_value(),
-                traceparent=job.traceparent,
-                created_at=job.created_at,
+            _INSERT,
+            {
+                "id": job.id,
+                "tenant": job.tenant,
+                "spec": to_document(job.spec),
+                "priority": job.spec.priority,
+                "traceparent": job.traceparent,
+                "created_at": job.created_at,
                 **from_resources(job.spec.resources),
                 **from_job(job),
-            )
+            },
         )
 
     async def get(self, job_id: JobId) -> Job:

@@ -1,6 +1,6 @@
 """Give free capacity to those who wait for it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -8,14 +8,14 @@ from enum import StrEnum
 from services.chassis.ids import Ids
 from services.scheduler.domain.attempts.attempt import (
     Attempt,
-    AttemptTransitioned,
     Owner,
     OwnerKind,
 )
-from services.scheduler.domain.deployments.replica import ReplicaState
+from services.scheduler.domain.deployments.deployment import Deployment
+from services.scheduler.domain.deployments.replica import Replica, ReplicaState
 from services.scheduler.domain.fleet.node import Node
-from services.scheduler.domain.identities import AttemptId, JobId, NodeId, ReplicaId
-from services.scheduler.domain.jobs.job import JobState
+from services.scheduler.domain.identities import AttemptId, JobId, ReplicaId
+from services.scheduler.domain.jobs.job import Job
 from services.scheduler.domain.scheduling.plan import Head, Placement, plan
 from services.scheduler.use_cases.deployments.change_replica import change_replica
 from services.scheduler.use_cases.ports import Lease, SystemTransaction, UnitOfWork
@@ -40,16 +40,26 @@ class CycleReport:
 
 
 @dataclass(frozen=True, slots=True)
+class _QueuedReplica:
+    """A replica in line, with the deployment that says what it needs."""
+
+    replica: Replica
+    deployment: Deployment
+
+
+@dataclass(frozen=True, slots=True)
 class RunSchedulingCycle:
     """Admit as many as fit, in order; only the holder of the scheduling lease may.
 
     Who could act late: a leader that was paused between snapshot and admission. What refuses it:
-    each admission holds the lease's row, and re-checks head and node under their locks.
+    each transaction holds the lease's row, and re-checks heads and nodes under their locks.
     """
 
     unit_of_work: UnitOfWork
     ids: Ids
     heads_max: int
+    batch_max: int
+    """Admissions in one transaction: more cost less each, and keep rows locked for longer."""
     node_silence_max: timedelta
 
     async def __call__(self, lease: Lease) -> CycleReport:
@@ -58,12 +68,12 @@ class RunSchedulingCycle:
         heads, nodes = await self._snapshot()
         # 2. Decide, without touching anything.
         placements = plan(heads, nodes)
-        # 3. Apply in order, each in a transaction of its own.
-        outcomes = []
-        for placement in placements:
-            outcome = await self._apply(lease, placement)
-            outcomes.append((placement, outcome))
-            if outcome is Outcome.NO_ROOM:
+        # 3. Apply in order, a batch a transaction; what was not applied waits for the next cycle.
+        outcomes: list[tuple[Placement, Outcome]] = []
+        for start in range(0, len(placements), self.batch_max):
+            batch = placements[start : start + self.batch_max]
+            outcomes += await self._apply(lease, batch)
+            if outcomes[-1][1] is Outcome.NO_ROOM:
                 break
         return CycleReport(heads, outcomes)
 
@@ -73,72 +83,71 @@ class RunSchedulingCycle:
             heads = await tx.line.heads(limit=self.heads_max)
         return heads, nodes
 
-    async def _apply(self, lease: Lease, placement: Placement) -> Outcome:
-        head, node_id = placement.head, placement.node_id
+    async def _apply(
+        self, lease: Lease, batch: Sequence[Placement]
+    ) -> list[tuple[Placement, Outcome]]:
+        outcomes = []
         async with self.unit_of_work.system(because="admission moves any tenant's work") as tx:
             await tx.hold(lease)
-            match head.kind:
-                case OwnerKind.JOB:
-                    return await self._place_job(tx, JobId(head.id), node_id)
-                case OwnerKind.REPLICA:
-                    return await self._place_replica(tx, ReplicaId(head.id), node_id)
+            waiting = await self._still_waiting(tx, batch)
+            node_ids = sorted({placement.node_id for placement in batch})
+            nodes = {node_id: await tx.nodes.get(node_id) for node_id in node_ids}
+            for placement in batch:
+                node = nodes[placement.node_id]
+                owner = waiting.get(placement.head.id)
+                if owner is None:
+                    outcomes.append((placement, Outcome.MOVED_ON))
+                elif placement.head.resources.fits_in(node.free):
+                    # Capacity is taken in the transaction of the attempt that owns it.
+                    nodes[node.id] = node.booked(placement.head.resources)
+                    await self._admit(tx, owner, placement)
+                    outcomes.append((placement, Outcome.PLACED))
+                else:
+                    outcomes.append((placement, Outcome.NO_ROOM))
+                    break
+            for node in nodes.values():
+                await tx.nodes.save(node)
+        return outcomes
 
-    async def _place_job(self, tx: SystemTransaction, job_id: JobId, node_id: NodeId) -> Outcome:
-        job = await tx.jobs.get_any(job_id)
-        if job.state is not JobState.QUEUED:
-            return Outcome.MOVED_ON
-        node = await tx.nodes.get(node_id)
-        if not job.spec.resources.fits_in(node.free):
-            return Outcome.NO_ROOM
-        job, admitted = job.admitted(self._attempt_id(), node_id, at=tx.now)
-        assert job.attempt_id is not None
-        attempt, created = Attempt.created(
-            job.attempt_id,
-            job.tenant,
-            Owner(OwnerKind.JOB, job.id, public_id=job.id),
-            number=job.attempt_number,
-            node_id=node_id,
-            resources=job.spec.resources,
-            at=tx.now,
-            traceparent=job.traceparent,
-        )
-        await tx.jobs.save(job)
-        tx.emit(admitted)
-        return await self._book(tx, node, attempt, created)
+    async def _still_waiting(
+        self, tx: SystemTransaction, batch: Sequence[Placement]
+    ) -> Mapping[str, Job | _QueuedReplica]:
+        """Lock those that are in line still: before nodes, as everybody does."""
+        waiting: dict[str, Job | _QueuedReplica] = {}
+        jobs = [JobId(each.head.id) for each in batch if each.head.kind is OwnerKind.JOB]
+        replicas = [each.head.id for each in batch if each.head.kind is OwnerKind.REPLICA]
+        for replica_id in replicas:
+            replica = await tx.replicas.get(ReplicaId(replica_id))
+            if replica.state is ReplicaState.QUEUED:
+                deployment = await tx.deployments.get(replica.deployment_id)
+                waiting[replica_id] = _QueuedReplica(replica, deployment)
+        return {**waiting, **await tx.jobs.queued(jobs)}
 
-    async def _place_replica(
-        self, tx: SystemTransaction, replica_id: ReplicaId, node_id: NodeId
-    ) -> Outcome:
-        replica = await tx.replicas.get(replica_id)
-        if replica.state is not ReplicaState.QUEUED:
-            return Outcome.MOVED_ON
-        deployment = await tx.deployments.get(replica.deployment_id)
-        node = await tx.nodes.get(node_id)
-        if not deployment.spec.resources.fits_in(node.free):
-            return Outcome.NO_ROOM
-        attempt_id = self._attempt_id()
-        replica = replica.placed(attempt_id, node_id)
+    async def _admit(
+        self, tx: SystemTransaction, owner: Job | _QueuedReplica, placement: Placement
+    ) -> None:
+        attempt_id = AttemptId(self.ids.new("att"))
+        if isinstance(owner, Job):
+            job, admitted = owner.admitted(attempt_id, placement.node_id, at=tx.now)
+            await tx.jobs.save(job)
+            tx.emit(admitted)
+            whose = Owner(OwnerKind.JOB, job.id, public_id=job.id)
+            number, tenant, traceparent = job.attempt_number, job.tenant, job.traceparent
+        else:
+            replica = owner.replica.placed(attempt_id, placement.node_id)
+            await change_replica(tx, replica)
+            whose = Owner(OwnerKind.REPLICA, replica.id, public_id=owner.deployment.id)
+            number, tenant = replica.attempt_number, replica.tenant
+            traceparent = owner.deployment.traceparent
         attempt, created = Attempt.created(
             attempt_id,
-            replica.tenant,
-            Owner(OwnerKind.REPLICA, replica.id, public_id=replica.deployment_id),
-            number=replica.attempt_number,
-            node_id=node_id,
-            resources=deployment.spec.resources,
+            tenant,
+            whose,
+            number=number,
+            node_id=placement.node_id,
+            resources=placement.head.resources,
             at=tx.now,
-            traceparent=deployment.traceparent,
+            traceparent=traceparent,
         )
-        await change_replica(tx, replica)
-        return await self._book(tx, node, attempt, created)
-
-    async def _book(
-        self, tx: SystemTransaction, node: Node, attempt: Attempt, created: AttemptTransitioned
-    ) -> Outcome:
-        """Take the capacity with the attempt that owns it."""
         await tx.attempts.add(attempt)
-        await tx.nodes.save(node.booked(attempt.resources))
         tx.emit(created)
-        return Outcome.PLACED
-
-    def _attempt_id(self) -> AttemptId:
-        return AttemptId(self.ids.new("att"))
