@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import format_trace_id
 
 from services.scheduler.domain.attempts.attempt import AttemptState
 from services.scheduler.domain.attempts.runtime import ContainerPhase
@@ -81,6 +83,20 @@ async def test_job_succeeds_with_outputs_and_metrics(yard: RunnerYard) -> None:
     assert seen["MODELYARD_JOB_ID"] == job.id
     assert seen["MODELYARD_ATTEMPT"] == "1"
     assert seen["MINE"] == "yes"
+
+
+async def test_run_is_a_span_of_the_submission_s_trace(
+    yard: RunnerYard, spans: InMemorySpanExporter
+) -> None:
+    async with yard.running():
+        job = await yard.becomes(await yard.a_job("raise SystemExit(4)"), JobState.FAILED)
+
+    attempt = await yard.attempt(job)
+    [span] = [each for each in spans.get_finished_spans() if each.name == "container run"]
+    assert format_trace_id(span.context.trace_id) == TRACEPARENT.split("-")[1]
+    assert attempt.started_at is not None
+    assert span.start_time == pytest.approx(attempt.started_at.timestamp() * 1e9, abs=1e6)
+    assert dict(span.attributes or {})["modelyard.container.exit_code"] == 4
 
 
 async def test_progress_is_shown_while_the_job_runs(yard: RunnerYard) -> None:

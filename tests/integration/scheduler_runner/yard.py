@@ -81,7 +81,7 @@ class RunnerYard:
             self.store, deployments_per_pass_max=10, routes_settle=timedelta(0)
         )
         self._run_cycle = RunSchedulingCycle(
-            self.store, ids, heads_max=10, node_silence_max=timedelta(minutes=5)
+            self.store, ids, heads_max=10, batch_max=10, node_silence_max=timedelta(minutes=5)
         )
         self._scheduling = LeaseKeeper(
             engine,

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -92,17 +92,16 @@ class ProcessRuntime:
         Raises FailedPrecondition if the name is a tombstone's or another tenant's work is on the
         node, InvalidArgument if the image is not known or the bundle is none.
         """
-        try:
+        with _node_failures():
             await asyncio.to_thread(self._create, spec)
-        except OSError as error:
-            raise Unavailable(f"the node's disk ({error.strerror})") from error
 
     async def entomb(self, name: str) -> ContainerStatus:
         """Take the name so that it never starts from now on; return what is there afterwards.
 
         That is a tombstone, unless it had been started before.
         """
-        return await asyncio.to_thread(self._entomb, name)
+        with _node_failures():
+            return await asyncio.to_thread(self._entomb, name)
 
     async def start(self, name: str) -> ContainerStatus:
         """Run a created container's first instruction; anything else stays as it is.
@@ -117,7 +116,8 @@ class ProcessRuntime:
         ready, shim_end = os.pipe()
         try:
             try:
-                self._spawn_shim(name, ready=shim_end)
+                with _node_failures():
+                    self._spawn_shim(name, ready=shim_end)
             finally:
                 os.close(shim_end)
             async with asyncio.timeout(_START_WAIT_MAX_S):
@@ -151,7 +151,8 @@ class ProcessRuntime:
                 if descriptor is not None:
                     await readable(descriptor)
             self._reap()
-        return await asyncio.to_thread(self._settle, folder)
+        with _node_failures():
+            return await asyncio.to_thread(self._settle, folder)
 
     async def stop(self, name: str, *, grace: timedelta) -> ContainerStatus:
         """End a running container: TERM to its whole tree, KILL after the grace; return its end.
@@ -163,7 +164,8 @@ class ProcessRuntime:
         if self._inspect(folder).phase is not ContainerPhase.RUNNING or claim is None:
             return self._inspect(folder)
         assert claim.shim is not None, "what runs has a shim"
-        folder.record_stop_request(kill_at=time.monotonic() + grace.total_seconds())
+        with _node_failures():
+            folder.record_stop_request(kill_at=time.monotonic() + grace.total_seconds())
         with opened(claim.shim) as descriptor:
             if descriptor is not None:
                 signal.pidfd_send_signal(descriptor, signal.SIGUSR1)
@@ -180,7 +182,8 @@ class ProcessRuntime:
 
         Raises FailedPrecondition while it runs.
         """
-        await asyncio.to_thread(self._remove, name)
+        with _node_failures():
+            await asyncio.to_thread(self._remove, name)
 
     async def read_progress(self, name: str, *, offset: int) -> ProgressData:
         """Return what the program has appended to its progress since `offset`."""
@@ -342,3 +345,12 @@ class ProcessRuntime:
             self._settle(folder)
             with contextlib.suppress(FileNotFoundError):
                 discard(folder)
+
+
+@contextlib.contextmanager
+def _node_failures() -> Iterator[None]:
+    """A full disk or process table may pass."""
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"the node ({error.strerror})") from error
