@@ -36,8 +36,7 @@ from services.log_collector.adapters.postgres.tables import chassis
 from services.log_collector.adapters.postgres.unit_of_work import LogUnitOfWork
 from services.log_collector.adapters.segments.store import open_segment_store
 from services.log_collector.entrypoints.consumers import attempt_lifecycle
-from services.log_collector.entrypoints.grpc.logs import SCOPES, LogServicer
-from services.log_collector.entrypoints.grpc.logs import SERVICE as LOG_SERVICE
+from services.log_collector.entrypoints.grpc.logs import LOG_SERVICE, SCOPES, LogServicer
 from services.log_collector.entrypoints.protobuf import event_of
 from services.log_collector.settings import Settings
 from services.log_collector.use_cases.collect_stream import CollectingBounds, CollectStream

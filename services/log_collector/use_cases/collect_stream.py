@@ -35,7 +35,7 @@ _ABSENT: Final = Gap("output may be missing here: the container's log file was a
 class CollectingBounds:
     """How much at once and how long; `settings.CollectSettings` says what each one does."""
 
-    chunk_bytes_max: int = 256 * 1024
+    chunk_bytes_max: int = 384 * 1024
     block_characters_max: int = 256 * 1024
     block_wait_max: timedelta = timedelta(milliseconds=100)
     read_interval_min: timedelta = timedelta(milliseconds=5)

@@ -17,10 +17,12 @@ from services.log_collector.use_cases.ports import BlockPublisher, LogStore, Pub
 from services.log_collector.use_cases.signal import wait_until
 from services.log_collector.use_cases.unpublished import Unpublished
 
-_ATTEMPTS_PER_BATCH: Final = 16
-_BYTES_PER_ATTEMPT: Final = 512 * 1024
+_ATTEMPTS_PER_BATCH: Final = 8
+_BYTES_PER_ATTEMPT: Final = 2 * 1024 * 1024
 BLOCK_BYTES_MAX: Final = 950_000
 """Brokers take records of a million bytes, and there are headers."""
+_INTERVAL: Final = timedelta(milliseconds=50)
+"""Between two batches, so that a flood's cursor isn't moved for each block."""
 _RETRY_AFTER: Final = timedelta(milliseconds=200)
 _RETRY_AFTER_MAX: Final = timedelta(seconds=5)
 
@@ -47,6 +49,7 @@ class PublishBlocks:
                     await grown.wait()
                 elif await self._publish(attempt_ids):
                     pause = _RETRY_AFTER
+                    await wait_until(stopping, at_most_s=_INTERVAL.total_seconds())
                 else:
                     await wait_until(stopping, at_most_s=pause.total_seconds())
                     pause = min(2 * pause, _RETRY_AFTER_MAX)

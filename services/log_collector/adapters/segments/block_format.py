@@ -140,6 +140,7 @@ def encode(block: Block, identity: StreamIdentity) -> bytes:
 
 def _compress(batch: Batch, times_us: Sequence[int], identity: StreamIdentity) -> bytes:
     lines = batch.lines
+    stderr = Source.STDERR  # a local name: this is done for each line
     message = LogBlock(
         attempt_id=identity.attempt_id,
         tenant=identity.tenant,
@@ -151,7 +152,7 @@ def _compress(batch: Batch, times_us: Sequence[int], identity: StreamIdentity) -
                 *times_us[:1],
                 *(later - earlier for earlier, later in pairwise(times_us)),
             ],
-            stderr=[source is Source.STDERR for source in lines.sources],
+            stderr=[source is stderr for source in lines.sources],
             texts=lines.texts,
             cut_at=_marked(lines, Mark.CUT),
             corrupt_at=_marked(lines, Mark.CORRUPT),

@@ -19,9 +19,9 @@ from services.log_collector.entrypoints.protobuf import (
 from services.log_collector.use_cases.follow_logs import FollowLogs
 from services.log_collector.use_cases.read_logs import ReadLogs
 
-SERVICE: Final = pb.DESCRIPTOR.services_by_name["LogService"].full_name
+LOG_SERVICE: Final = pb.DESCRIPTOR.services_by_name["LogService"].full_name
 
-SCOPES: Final = {SERVICE: "logs:read"}
+SCOPES: Final = {LOG_SERVICE: "logs:read"}
 
 
 @dataclass(frozen=True)

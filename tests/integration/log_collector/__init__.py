@@ -1,1 +1,0 @@
-"""The collector on real files, PostgreSQL, Kafka and gRPC."""

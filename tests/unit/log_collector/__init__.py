@@ -1,1 +1,0 @@
-"""The collector's pure parts."""
