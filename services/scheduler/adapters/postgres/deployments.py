@@ -19,6 +19,7 @@ from services.scheduler.adapters.postgres.rows import (
     VersionedRows,
     from_document,
     from_resources,
+    take_turn,
     to_document,
     versioned_update,
 )
@@ -216,8 +217,7 @@ class PostgresTenantDeployments:
 
     async def wanted_replica_count(self) -> int:
         """Count replicas, alone: the bound is exact, however many create at once."""
-        turn = sa.func.hashtextextended(f"replicas of {self._tenant}", 0)
-        await self._connection.execute(sa.select(sa.func.pg_advisory_xact_lock(turn)))
+        await take_turn(self._connection, f"replicas of {self._tenant}")
         count = await self._connection.scalar(
             sa.select(sa.func.count())
             .select_from(REPLICAS)

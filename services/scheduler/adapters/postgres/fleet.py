@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
@@ -17,6 +18,14 @@ from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.plan import Head
+
+_COULD_FIT: Final = sa.select(
+    sa.func.bool_or(
+        sa.and_(
+            *(NODES.c[column] >= sa.bindparam(column) for column in from_resources(Resources()))
+        )
+    )
+)
 
 
 class PostgresNodes:
@@ -87,10 +96,7 @@ class PostgresNodes:
 
     async def could_ever_fit(self, resources: Resources) -> bool:
         """Tell whether some node is large enough, or none has registered yet."""
-        fits = sa.and_(
-            *(NODES.c[column] >= amount for column, amount in from_resources(resources).items())
-        )
-        answer = await self._connection.scalar(sa.select(sa.func.bool_or(fits)))
+        answer = await self._connection.scalar(_COULD_FIT, from_resources(resources))
         return answer is not False  # null: no node yet
 
 

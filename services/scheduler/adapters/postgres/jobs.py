@@ -13,6 +13,7 @@ from services.scheduler.adapters.postgres.rows import (
     from_document,
     from_resources,
     maybe_from_document,
+    take_turn,
     to_document,
     versioned_update,
 )
@@ -34,6 +35,11 @@ _QUEUED: Final = (
     .where(JOBS.c.id.in_(sa.bindparam("ids", expanding=True)), JOBS.c.state == JobState.QUEUED)
     .order_by(JOBS.c.id)
     .with_for_update()
+)
+_QUEUED_COUNT: Final = (
+    sa.select(sa.func.count())
+    .select_from(JOBS)
+    .where(JOBS.c.tenant == sa.bindparam("tenant"), JOBS.c.state == JobState.QUEUED)
 )
 
 
@@ -120,14 +126,8 @@ class PostgresTenantJobs:
 
     async def queued_count(self) -> int:
         """Count those in line, alone: the bound is exact, however many submit at once."""
-        turn = sa.func.hashtextextended(f"line of {self._tenant}", 0)
-        await self._connection.execute(sa.select(sa.func.pg_advisory_xact_lock(turn)))
-        count = await self._connection.scalar(
-            sa.select(sa.func.count())
-            .select_from(JOBS)
-            .where(JOBS.c.tenant == self._tenant, JOBS.c.state == JobState.QUEUED)
-        )
-        return count or 0
+        await take_turn(self._connection, f"line of {self._tenant}")
+        return await self._connection.scalar(_QUEUED_COUNT, {"tenant": self._tenant}) or 0
 
     def _ours(self) -> sa.Select[Any]:
         return sa.select(JOBS).where(JOBS.c.tenant == self._tenant)

@@ -5,7 +5,7 @@ version. Always holds: a row is written only over the version that this transact
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -15,6 +15,10 @@ from services.chassis.errors import Conflict
 from services.scheduler.domain.resources import Resources
 
 T = TypeVar("T")
+
+_TAKE_TURN: Final = sa.select(
+    sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(sa.bindparam("name"), 0))
+)
 
 
 def to_document(value: object) -> Any:
@@ -46,6 +50,11 @@ def to_resources(row: sa.RowMapping, *, prefix: str = "") -> Resources:
     return Resources(
         row[f"{prefix}cpu_millicores"], row[f"{prefix}memory_bytes"], row[f"{prefix}gpu_count"]
     )
+
+
+async def take_turn(connection: AsyncConnection, name: str) -> None:
+    """Wait until no other transaction holds this name, then hold it until the commit."""
+    await connection.execute(_TAKE_TURN, {"name": name})
 
 
 class VersionedRows:

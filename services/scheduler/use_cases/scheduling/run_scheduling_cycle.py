@@ -121,7 +121,9 @@ class RunSchedulingCycle:
             if replica.state is ReplicaState.QUEUED:
                 deployment = await tx.deployments.get(replica.deployment_id)
                 waiting[replica_id] = _QueuedReplica(replica, deployment)
-        return {**waiting, **await tx.jobs.queued(jobs)}
+        queued = await tx.jobs.queued(jobs)
+        waiting.update((str(job_id), job) for job_id, job in queued.items())
+        return waiting
 
     async def _admit(
         self, tx: SystemTransaction, owner: Job | _QueuedReplica, placement: Placement
