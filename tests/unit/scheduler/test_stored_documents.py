@@ -1,0 +1,107 @@
+"""Descriptions as they lie in rows: what an earlier release stored is read by this one.
+
+These documents are golden: a field may be added with a default, never renamed.
+"""
+
+import json
+from datetime import timedelta
+from typing import Any
+
+from services.scheduler.adapters.postgres.rows import from_document, to_document
+from services.scheduler.domain.deployments.deployment import DeploymentSpec
+from services.scheduler.domain.deployments.model import ModelPin
+from services.scheduler.domain.jobs.job import (
+    FailureReason,
+    JobFailure,
+    JobProgress,
+    StopCause,
+    StopRequest,
+)
+from services.scheduler.domain.jobs.spec import JobInput, JobOutput, JobSpec, JobTimeouts
+from tests.unit.scheduler.builders import (
+    DIGEST,
+    NOW,
+    a_deployment_spec,
+    a_pin,
+    a_spec,
+    resources,
+)
+
+SPEC: dict[str, Any] = {
+    "name": "train",
+    "image": "modelyard/base",
+    "command": ["python", "train.py"],
+    "env": {"A": "1"},
+    "source_digest": "",
+    "inputs": [{"name": "data", "digest": DIGEST}],
+    "outputs": [{"name": "model", "path": "m", "register_as": "digits"}],
+    "resources": {"cpu_millicores": 2000, "memory_bytes": 1 << 30, "gpu_count": 1},
+    "timeouts": {"run": "PT90S", "stop_grace": "PT2.5S"},
+    "priority": 3,
+    "labels": {"team": "x"},
+}
+
+
+def stored(value: object) -> Any:
+    """Return what the database gives back."""
+    return json.loads(json.dumps(to_document(value)))
+
+
+def test_a_job_spec_is_stored_like_this() -> None:
+    spec = a_spec(
+        env={"A": "1"},
+        inputs=(JobInput("data", DIGEST),),
+        outputs=(JobOutput("model", "m", "digits"),),
+        resources=resources(cpu=2, gpus=1),
+        timeouts=JobTimeouts(timedelta(seconds=90), timedelta(seconds=2.5)),
+        priority=3,
+        labels={"team": "x"},
+    )
+    assert stored(spec) == SPEC
+    assert from_document(JobSpec, SPEC) == spec
+
+
+def test_fields_of_a_newer_release_are_passed_over() -> None:
+    assert from_document(JobSpec, SPEC | {"gang_size": 4}) == from_document(JobSpec, SPEC)
+
+
+def test_what_an_older_release_did_not_store_is_the_default() -> None:
+    old = {name: SPEC[name] for name in ("name", "image", "command")}
+    assert from_document(JobSpec, old) == a_spec()
+
+
+def test_a_deployment_is_stored_like_this() -> None:
+    assert stored(a_deployment_spec()) == {
+        "name": "digits",
+        "model": "models:/digits@champion",
+        "image": "modelyard/serve",
+        "replica_count": 1,
+        "resources": {"cpu_millicores": 1000, "memory_bytes": 1 << 30, "gpu_count": 0},
+    }
+    assert stored(a_pin()) == {
+        "model_name": "digits",
+        "version": 3,
+        "files": [{"path": "model.pkl", "size_bytes": 10, "digest": DIGEST}],
+    }
+    assert from_document(DeploymentSpec, stored(a_deployment_spec())) == a_deployment_spec()
+    assert from_document(ModelPin, stored(a_pin())) == a_pin()
+
+
+def test_what_happens_to_a_job_is_stored_like_this() -> None:
+    values = (
+        JobProgress(0.5, "epoch 1", {"loss": 0.25}, NOW),
+        JobFailure(FailureReason.LOST, "gone", exit_code=None, last_lines="x"),
+        StopRequest(StopCause.RUN_TIMEOUT, "too long", NOW),
+    )
+    assert [stored(value) for value in values] == [
+        {
+            "fraction": 0.5,
+            "message": "epoch 1",
+            "metrics": {"loss": 0.25},
+            "reported_at": "2026-03-01T12:00:00Z",
+        },
+        {"reason": "lost", "message": "gone", "exit_code": None, "last_lines": "x"},
+        {"cause": "run_timeout", "reason": "too long", "requested_at": "2026-03-01T12:00:00Z"},
+    ]
+    for value in values:
+        assert from_document(type(value), stored(value)) == value
