@@ -6,14 +6,23 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from pydantic import SecretStr
 
 import services.scheduler
 from deploy.local import postgres
 from deploy.local.postgres import PostgresServer
 from deploy.local.state import State
+from services.chassis.clock import SystemClock
 from services.chassis.db.engine import open_engine
 from services.chassis.db.migrate import upgrade
+from services.chassis.rpc.identity import TokenSigner, TokenVerifier
 from services.chassis.settings import PostgresSettings
 from tests.integration.scheduler.yard import Yard
 
@@ -53,3 +62,16 @@ async def yard(url: str) -> AsyncIterator[Yard]:
         yard = Yard(engine)
         yield yard
         await yard.check()
+
+
+@pytest.fixture(scope="session")
+def identity() -> tuple[TokenSigner, TokenVerifier]:
+    """Return what signs and what checks the tests' tokens."""
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    clock = SystemClock()
+    return (
+        TokenSigner("api-gateway", private, clock),
+        TokenVerifier({"api-gateway": public}, clock),
+    )

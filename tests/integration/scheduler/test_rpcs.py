@@ -8,13 +8,6 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
 from google.protobuf.duration_pb2 import Duration
 from modelyard.common.v1 import paging_pb2, resources_pb2
 from modelyard.scheduler.v1 import (
@@ -26,7 +19,6 @@ from modelyard.scheduler.v1 import (
     job_service_pb2_grpc,
 )
 
-from services.chassis.clock import SystemClock
 from services.chassis.errors import ModelyardError
 from services.chassis.rpc.client import Edge, idempotent, open_channel
 from services.chassis.rpc.context import acting_as
@@ -102,18 +94,6 @@ class Client:
                 idempotent=False,
                 metadata=idempotent(key),
             )
-
-
-@pytest.fixture(scope="module")
-def identity() -> tuple[TokenSigner, TokenVerifier]:
-    key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    clock = SystemClock()
-    return (
-        TokenSigner("api-gateway", private, clock),
-        TokenVerifier({"api-gateway": public}, clock),
-    )
 
 
 @pytest.fixture
