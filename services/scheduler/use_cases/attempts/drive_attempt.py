@@ -245,7 +245,7 @@ class DriveAttempt:
         return None
 
     async def _outcome(self, work: AttemptWork, end: ContainerExit) -> Outcome:
-        if end.code == 0 and isinstance(work.owner, JobWork):
+        if end.code == 0 and end.cause is None and isinstance(work.owner, JobWork):
             if work.stop is not None or not work.is_current:
                 return Succeeded(())  # nobody asks for its outputs any more
             try:

@@ -1,0 +1,77 @@
+"""A runner's use cases on stand-ins."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from services.scheduler.domain.attempts.work import AttemptWork
+from services.scheduler.use_cases.attempts.clean_up_containers import CleanUpContainers
+from services.scheduler.use_cases.attempts.drive_attempt import (
+    AttemptMemory,
+    DriveAttempt,
+    DriveLimits,
+)
+from services.scheduler.use_cases.attempts.prepare_container import PrepareContainer
+from services.scheduler.use_cases.attempts.record_attempt import RecordAttempt
+from services.scheduler.use_cases.attempts.remove_container import RemoveContainer
+from services.scheduler.use_cases.attempts.store_outputs import StoreOutputs
+from tests.unit.scheduler_runner.fakes import (
+    Artifacts,
+    ManualClock,
+    NodeLease,
+    Probe,
+    Runtime,
+    Server,
+    Store,
+    Traces,
+)
+
+LIMITS = DriveLimits()
+
+
+@dataclass
+class Bench:
+    """Everything that one runner has, within reach of a test."""
+
+    clock: ManualClock = field(default_factory=ManualClock)
+    runtime: Runtime = field(default_factory=Runtime)
+    artifacts: Artifacts = field(default_factory=Artifacts)
+    probe: Probe = field(default_factory=Probe)
+    traces: Traces = field(default_factory=Traces)
+    node_lease: NodeLease = field(default_factory=NodeLease)
+    memory: AttemptMemory = field(default_factory=AttemptMemory)
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.clock)
+        self.record = RecordAttempt(self.store.as_unit_of_work())
+        self.prepare = PrepareContainer(
+            self.runtime,
+            self.artifacts,
+            {"modelyard/serve-sklearn": Server()},
+            replica_stop_grace=LIMITS.replica_stop_grace,
+        )
+        self.store_outputs = StoreOutputs(self.runtime, self.artifacts, files_max=10, bytes_max=100)
+        self.remove = RemoveContainer(self.store.as_unit_of_work(), self.runtime, self.node_lease)
+        self.clean_up = CleanUpContainers(
+            self.runtime,
+            self.remove,
+            self.node_lease,
+            self.clock,
+            kept_after_end=timedelta(hours=1),
+            stray_grace=timedelta(seconds=1),
+            containers_per_pass_max=100,
+        )
+        self._drive = DriveAttempt(
+            self.runtime,
+            self.prepare,
+            self.store_outputs,
+            self.record,
+            self.probe,
+            self.traces,
+            self.node_lease,
+            self.clock,
+            LIMITS,
+        )
+
+    async def drive(self, work: AttemptWork) -> timedelta | None:
+        """Take one step."""
+        return await self._drive(work, self.memory)

@@ -1,0 +1,276 @@
+"""One step at a time, each by what is recorded and what the runtime shows."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from services.chassis.errors import FailedPrecondition, InvalidArgument, Unavailable
+from services.scheduler.domain.attempts.attempt import AttemptState
+from services.scheduler.domain.attempts.runtime import ContainerExit, EndCause
+from services.scheduler.domain.attempts.runtime import ContainerPhase as P
+from services.scheduler.domain.jobs.job import FailureReason, JobState
+from services.scheduler.domain.jobs.spec import JobOutput
+from services.scheduler.use_cases.attempts.drive_attempt import AGAIN
+from services.scheduler.use_cases.attempts.record_attempt import RecordAttempt
+from tests.unit.scheduler_runner.bench import LIMITS, Bench
+from tests.unit.scheduler_runner.builders import (
+    NOW,
+    RUN_TIMEOUT,
+    STOP,
+    a_job,
+    a_replica,
+    an_exit,
+    some_work,
+)
+
+CREATED = AttemptState.CREATED
+LABELS = {"modelyard.address": "127.0.0.1:1", "modelyard.ready-url": "http://ready"}
+TRACEPARENT = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+
+
+async def test_created_attempt_is_prepared_started_and_recorded(bench: Bench) -> None:
+    work = bench.store.given(some_work(CREATED), state=JobState.ADMITTED)
+
+    assert await bench.drive(work) == AGAIN
+    assert await bench.drive(work) == AGAIN
+    assert await bench.drive(work) is None
+
+    assert bench.runtime.calls == ["create", "start"]
+    assert bench.store.fact_names == ["STARTING", "STARTED", "RUNNING"]
+    assert bench.store.rows["job_1"].started_at == NOW
+
+
+async def test_start_is_tried_again_while_the_registry_is_down(bench: Bench) -> None:
+    work = bench.store.given(some_work(CREATED), state=JobState.ADMITTED)
+    bench.artifacts.is_up = False
+    bench.clock.advance(LIMITS.start_wait_max - timedelta(seconds=1))
+
+    with pytest.raises(Unavailable):
+        await bench.drive(work)
+
+    bench.clock.advance(timedelta(seconds=1))
+    await bench.drive(work)
+    job = bench.store.rows["job_1"]
+    assert (job.state, job.failure.reason) == (JobState.FAILED, FailureReason.START)
+    assert bench.store.rows["att_1"].state is AttemptState.CLOSED
+    assert bench.store.used["node-1"] == 0
+
+
+@pytest.mark.parametrize("phase", [P.ABSENT, P.CREATED])
+async def test_start_is_given_up_when_it_can_not_be_helped(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, phase: P
+) -> None:
+    work = bench.store.given(some_work(CREATED), state=JobState.STARTING)
+    bench.runtime.is_(phase)
+    act = "create" if phase is P.ABSENT else "start"
+    monkeypatch.setattr(bench.runtime, act, _refusing(InvalidArgument("image", "is not known")))
+
+    await bench.drive(work)
+
+    assert bench.runtime.calls == ["entomb"]
+    assert bench.store.rows["job_1"].failure.message == "image: is not known"
+    assert bench.store.fact_names == ["CLOSED", "FAILED"]
+
+
+async def test_reason_of_a_given_up_start_survives_a_failing_record(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = bench.store.given(some_work(CREATED), state=JobState.STARTING)
+    with monkeypatch.context() as away:
+        away.setattr(bench.runtime, "create", _refusing(FailedPrecondition("no room")))
+        away.setattr(RecordAttempt, "closed", _refusing(Unavailable("database")))
+        with pytest.raises(Unavailable):
+            await bench.drive(work)
+
+    await bench.drive(work)
+
+    assert bench.store.rows["job_1"].failure.message == "no room"
+
+
+async def test_unwanted_attempt_is_closed_before_it_starts(bench: Bench) -> None:
+    work = bench.store.given(some_work(CREATED, stop=STOP), state=JobState.STOPPING)
+    bench.runtime.is_(P.CREATED)
+
+    assert await bench.drive(work) is None
+
+    assert bench.runtime.calls == ["entomb"]
+    assert bench.store.fact_names == ["CLOSED", "CANCELLED"]
+
+
+async def test_attempt_that_an_earlier_runner_started_is_not_closed(bench: Bench) -> None:
+    work = bench.store.given(some_work(CREATED, stop=STOP), state=JobState.STOPPING)
+    bench.runtime.is_(P.RUNNING)
+
+    assert await bench.drive(work) is None
+
+    assert bench.store.fact_names == ["STARTED"]
+
+
+async def test_progress_is_recorded_when_it_is_new(bench: Bench) -> None:
+    work = bench.store.given(some_work())
+    bench.runtime.is_(P.RUNNING)
+    bench.runtime.progress = b'{"fraction": 0.5}\n'
+
+    assert await bench.drive(work) == LIMITS.progress_interval
+    assert bench.store.rows["job_1"].progress.fraction == 0.5
+    assert bench.memory.is_running
+    bench.store.rows["job_1"] = replace(bench.store.rows["job_1"], progress=None)
+    await bench.drive(work)
+    assert bench.store.rows["job_1"].progress is None
+
+
+async def test_watch_ends_with_the_run_time(bench: Bench) -> None:
+    work = bench.store.given(some_work())
+    bench.runtime.is_(P.RUNNING)
+    bench.clock.time = NOW + RUN_TIMEOUT - timedelta(milliseconds=10)
+
+    assert await bench.drive(work) == timedelta(milliseconds=10)
+    bench.clock.advance(timedelta(milliseconds=10))
+    assert await bench.drive(work) is None
+    assert bench.store.fact_names == ["STOPPING"]
+
+    stopping = replace(work, stop=bench.store.rows["job_1"].stop)
+    await bench.drive(stopping)
+    await bench.drive(stopping)
+    assert bench.runtime.calls == ["stop 10"]
+    assert bench.store.rows["job_1"].failure.reason is FailureReason.RUN_TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (an_exit(2), FailureReason.EXIT_CODE),
+        (an_exit(137), FailureReason.KILLED),
+        (an_exit(137, cause=EndCause.MEMORY_LIMIT), FailureReason.KILLED),
+        (an_exit(143, cause=EndCause.TIME_LIMIT), FailureReason.RUN_TIMEOUT),
+        (an_exit(0, cause=EndCause.TIME_LIMIT), FailureReason.RUN_TIMEOUT),
+    ],
+)
+async def test_end_says_why_the_job_failed(
+    bench: Bench, end: ContainerExit, reason: FailureReason
+) -> None:
+    work = bench.store.given(some_work(traceparent=TRACEPARENT))
+    bench.runtime.exited(end)
+
+    await bench.drive(work)
+
+    job = bench.store.rows["job_1"]
+    assert (job.state, job.failure.reason) == (JobState.FAILED, reason)
+    assert job.failure.last_lines == "last lines"
+    assert bench.store.fact_names == ["EXITED", "FAILED"]
+    assert [span.traceparent for span in bench.traces.spans] == [TRACEPARENT]
+    assert bench.traces.parents == [TRACEPARENT]
+
+
+async def test_end_is_recorded_and_traced_once(bench: Bench) -> None:
+    work = bench.store.given(some_work(traceparent=TRACEPARENT))
+    bench.runtime.exited()
+
+    await bench.drive(work)
+    await bench.drive(work)
+
+    assert bench.store.fact_names == ["EXITED", "SUCCEEDED"]
+    assert len(bench.traces.spans) == 1
+    assert bench.store.used["node-1"] == 0
+
+
+async def test_outputs_wait_for_the_registry_within_a_bound(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = bench.store.given(some_work(owner=a_job(outputs=(JobOutput("m", "m"),))))
+    bench.runtime.outputs = {"m": []}
+    end = an_exit()
+    bench.runtime.exited(end)
+    monkeypatch.setattr(bench.runtime, "list_output", _refusing(Unavailable("registry")))
+    bench.clock.time = end.ended_at + LIMITS.upload_wait_max - timedelta(seconds=1)
+
+    with pytest.raises(Unavailable):
+        await bench.drive(work)
+
+    bench.clock.advance(timedelta(seconds=1))
+    await bench.drive(work)
+    assert bench.store.rows["job_1"].failure.reason is FailureReason.OUTPUTS
+
+
+async def test_outputs_are_not_stored_when_nobody_asks_for_them(bench: Bench) -> None:
+    owner = a_job(outputs=(JobOutput("m", "m"),))
+    work = bench.store.given(some_work(owner=owner, stop=STOP), state=JobState.STOPPING)
+    bench.runtime.exited()
+
+    await bench.drive(work)
+
+    assert bench.store.fact_names == ["EXITED", "CANCELLED"]
+    assert bench.artifacts.stored == []
+
+
+@pytest.mark.parametrize("phase", [P.ABSENT, P.LOST, P.TOMBSTONE])
+async def test_loss_is_recorded_once_nothing_is_left(bench: Bench, phase: P) -> None:
+    work = bench.store.given(some_work())
+    bench.runtime.is_(phase)
+
+    await bench.drive(work)
+
+    assert bench.runtime.calls == ["wait_exit"]
+    assert bench.store.fact_names == ["LOST", "FAILED"]
+    assert bench.store.rows["job_1"].failure.reason is FailureReason.LOST
+
+
+async def test_replica_is_ready_once_its_server_answers(bench: Bench) -> None:
+    work = bench.store.given(some_work(owner=a_replica()))
+    bench.runtime.is_(P.RUNNING, labels=LABELS)
+    bench.probe.answers = False
+    assert await bench.drive(work) == LIMITS.warming_interval
+
+    bench.probe.answers = True
+    assert await bench.drive(work) is None
+    assert bench.store.rows["rep_1"].address == "127.0.0.1:1"
+    assert "RoutingEntry" in bench.store.fact_names
+
+
+async def test_replica_is_stopped_when_it_does_not_get_ready(bench: Bench) -> None:
+    work = bench.store.given(some_work(owner=a_replica()))
+    bench.runtime.is_(P.RUNNING, labels=LABELS)
+    bench.probe.answers = False
+    bench.clock.advance(LIMITS.ready_wait_max)
+
+    assert await bench.drive(work) == AGAIN
+    await bench.drive(work)
+
+    assert bench.runtime.calls == ["stop 10"]
+    assert bench.store.rows["rep_1"].restart_at is not None
+
+
+async def test_replica_is_taken_out_after_failures_in_a_row(bench: Bench) -> None:
+    work = bench.store.given(some_work(owner=a_replica(address="127.0.0.1:1")), state="READY")
+    bench.runtime.is_(P.RUNNING, labels=LABELS)
+    for answers in (False, False, True, False, False):
+        bench.probe.answers = answers
+        assert await bench.drive(work) == LIMITS.probe_interval
+
+    assert await bench.drive(work) is None
+    assert bench.store.rows["rep_1"].address is None
+
+
+@pytest.mark.parametrize("phase", list(P))
+@pytest.mark.parametrize("state", [AttemptState.CREATED, AttemptState.STARTED])
+async def test_runner_without_the_lease_changes_nothing(
+    bench: Bench, phase: P, state: AttemptState
+) -> None:
+    work = bench.store.given(some_work(state, stop=STOP), state=JobState.STOPPING)
+    bench.runtime.is_(phase, exit=an_exit() if phase is P.EXITED else None)
+    bench.node_lease.held = None
+
+    with pytest.raises(Unavailable):
+        await bench.drive(work)
+
+    assert bench.runtime.calls == []
+    assert bench.store.facts == []
+
+
+def _refusing(error: Exception) -> Callable[..., Awaitable[None]]:
+    async def refuse(*_: object, **__: object) -> None:
+        raise error
+
+    return refuse

@@ -1,0 +1,66 @@
+"""What a container is made of."""
+
+from dataclasses import replace
+from pathlib import PurePath
+
+import pytest
+
+from services.chassis.errors import InvalidArgument
+from services.scheduler.domain.attempts.attempt import AttemptState
+from services.scheduler.domain.attempts.runtime import PlacedFile
+from services.scheduler.domain.jobs.spec import JobInput
+from tests.unit.scheduler_runner.bench import Bench
+from tests.unit.scheduler_runner.builders import (
+    DIGEST,
+    RUN_TIMEOUT,
+    a_job,
+    a_replica,
+    some_work,
+)
+
+OTHER = "sha256:" + "1" * 64
+NAME = "modelyard-att_1"
+
+
+async def test_job_gets_its_bundle_inputs_and_environment(bench: Bench) -> None:
+    job = a_job(
+        source_digest=DIGEST,
+        inputs=(JobInput("train.csv", OTHER), JobInput("same", DIGEST)),
+        env={"MINE": "1", "TRACEPARENT": "theirs"},
+    )
+    await bench.prepare(some_work(AttemptState.CREATED, owner=job, traceparent="ours"))
+    spec = bench.runtime.specs[NAME]
+
+    assert bench.artifacts.asked == [DIGEST, OTHER]
+    assert spec.source == PurePath("/cache") / DIGEST
+    assert spec.inputs == (
+        PlacedFile("train.csv", PurePath("/cache") / OTHER),
+        PlacedFile("same", PurePath("/cache") / DIGEST),
+    )
+    assert spec.environment == {
+        "MINE": "1",
+        "TRACEPARENT": "ours",
+        "MODELYARD_JOB_ID": "job_1",
+        "MODELYARD_ATTEMPT": "1",
+    }
+    assert spec.run_time_max is not None
+    assert spec.run_time_max > RUN_TIMEOUT
+    assert spec.labels["modelyard.attempt"] == "att_1"
+
+
+async def test_replica_gets_its_model_and_says_where_it_answers(bench: Bench) -> None:
+    await bench.prepare(some_work(AttemptState.CREATED, owner=a_replica()))
+    spec = bench.runtime.specs[NAME]
+
+    assert spec.command == ("serve", "digits")
+    assert spec.files == (PlacedFile("model.joblib", PurePath("/cache") / DIGEST),)
+    assert spec.texts == {"settings.json": "{}"}
+    assert spec.run_time_max is None
+    assert spec.labels["modelyard.address"] == "127.0.0.1:1"
+    assert spec.environment["MODELYARD_DEPLOYMENT_ID"] == "dep_1"
+
+
+async def test_replica_is_refused_when_its_image_holds_no_known_server(bench: Bench) -> None:
+    prepare = replace(bench.prepare, servers={})
+    with pytest.raises(InvalidArgument):
+        await prepare(some_work(AttemptState.CREATED, owner=a_replica()))

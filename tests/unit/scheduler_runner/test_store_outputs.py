@@ -1,0 +1,39 @@
+"""What a job leaves becomes a manifest."""
+
+from pathlib import PurePath
+
+import pytest
+
+from services.chassis.errors import InvalidArgument, NotFound
+from services.scheduler.domain.attempts.runtime import LeftFile
+from services.scheduler.domain.files import FileEntry
+from services.scheduler.domain.jobs.job import OutputManifest
+from services.scheduler.domain.jobs.spec import JobOutput
+from tests.unit.scheduler_runner.bench import Bench
+from tests.unit.scheduler_runner.builders import DIGEST, a_job, some_work
+
+JOB = a_job(outputs=(JobOutput("model", "model", register_as="digits"),))
+
+
+async def test_outputs_are_stored_file_by_file(bench: Bench) -> None:
+    files = [LeftFile("a", PurePath("/out/a")), LeftFile("deep/b", PurePath("/out/deep/b"))]
+    bench.runtime.outputs = {"model": files}
+
+    manifests = await bench.store_outputs(some_work(owner=JOB), JOB)
+
+    entries = (FileEntry("a", 5, DIGEST), FileEntry("deep/b", 5, DIGEST))
+    assert manifests == (OutputManifest("model", "digits", entries),)
+    assert bench.artifacts.stored == [file.file for file in files]
+
+
+async def test_outputs_are_refused_when_one_is_missing(bench: Bench) -> None:
+    with pytest.raises(NotFound):
+        await bench.store_outputs(some_work(owner=JOB), JOB)
+
+
+async def test_outputs_are_refused_when_a_path_can_not_be_told(bench: Bench) -> None:
+    bench.runtime.outputs = {"model": [LeftFile("new\nline", PurePath("/out/x"))]}
+
+    with pytest.raises(InvalidArgument):
+        await bench.store_outputs(some_work(owner=JOB), JOB)
+    assert bench.artifacts.stored == []
