@@ -27,10 +27,7 @@ from services.chassis.rpc.server import serve as serve_rpcs
 from services.chassis.telemetry.logging import set_up_logging
 from services.chassis.telemetry.tracing import open_tracing
 from services.chassis.web.operations import serve_operations
-from services.log_collector.adapters.container_files.output import (
-    ContainerFiles,
-    open_container_files,
-)
+from services.log_collector.adapters.container_files.output import open_container_files
 from services.log_collector.adapters.kafka_blocks import KafkaBlockPublisher
 from services.log_collector.adapters.postgres.tables import chassis
 from services.log_collector.adapters.postgres.unit_of_work import LogUnitOfWork
@@ -65,7 +62,7 @@ DEAD_LETTERS: Final = f"modelyard.{SERVICE}.dead-letter.v1"
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What the use cases need from outside."""
+    """What the use cases need from infrastructure."""
 
     clock: Clock
     unit_of_work: UnitOfWork
@@ -138,21 +135,20 @@ def wire(ports: Ports, settings: Settings) -> App:
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
-    """The technology under the ports, for what the chassis runs on it."""
+class Infrastructure:
+    """The technology under the ports, for the loops and the server that the chassis has."""
 
     ids: Ids
     engine: AsyncEngine
     database: PostgresUnitOfWork
     producer: KafkaProducer
     subscription: Subscription
-    files: ContainerFiles
     verifier: TokenVerifier
 
 
 @asynccontextmanager
-async def production_ports(settings: Settings) -> AsyncIterator[tuple[Ports, Outside]]:
-    """Open everything outside; closed in reverse order, whatever fails."""
+async def production_ports(settings: Settings) -> AsyncIterator[tuple[Ports, Infrastructure]]:
+    """Open everything infrastructure; closed in reverse order, whatever fails."""
     clock = SystemClock()
     ids = TimeOrderedIds(clock)
     async with AsyncExitStack() as stack:
@@ -182,7 +178,7 @@ async def production_ports(settings: Settings) -> AsyncIterator[tuple[Ports, Out
             publisher=KafkaBlockPublisher(producer, source=SOURCE, clock=clock),
         )
         verifier = TokenVerifier.load(settings.identity, clock)
-        yield ports, Outside(ids, engine, database, producer, subscription, files, verifier)
+        yield ports, Infrastructure(ids, engine, database, producer, subscription, verifier)
 
 
 async def serve(settings: Settings) -> int:
@@ -190,32 +186,32 @@ async def serve(settings: Settings) -> int:
     set_up_logging(SERVICE, level=settings.telemetry.log_level)
     with open_tracing(SERVICE, settings.telemetry):
         async with AsyncExitStack() as stack:
-            ports, outside = await stack.enter_async_context(production_ports(settings))
+            ports, infrastructure = await stack.enter_async_context(production_ports(settings))
             app = wire(ports, settings)
             relay = Relay(
-                outside.engine,
+                infrastructure.engine,
                 chassis,
-                outside.producer,
-                holder=outside.ids.new("proc"),
+                infrastructure.producer,
+                holder=infrastructure.ids.new("proc"),
                 clock=ports.clock,
             )
-            outside.database.add_listener(relay.wake)
+            infrastructure.database.add_listener(relay.wake)
             consumer = EventConsumer(
-                outside.subscription,
+                infrastructure.subscription,
                 app.handlers,
-                dead_letters=outside.producer,
+                dead_letters=infrastructure.producer,
                 dead_letter_topic=DEAD_LETTERS,
                 service=SERVICE,
                 group=SERVICE,
             )
-            readiness = _readiness(outside)
+            readiness = _readiness(infrastructure)
 
             async def answer(stopping: asyncio.Event) -> None:
                 async with serve_rpcs(
                     settings.grpc,
                     register=app.register,
                     services=(LOG_SERVICE,),
-                    verifier=outside.verifier,
+                    verifier=infrastructure.verifier,
                     required_scopes=SCOPES,
                 ) as server:
                     await stopping.wait()
@@ -228,18 +224,17 @@ async def serve(settings: Settings) -> int:
             supervisor.add("collect", app.collect_streams.run, Stage.WORK)
             supervisor.add("publish", app.publish_blocks.run, Stage.RELAY)
             supervisor.add("relay", relay.run, Stage.RELAY)
-            supervisor.add("janitor", Janitor(outside.engine, chassis).run, Stage.LAST)
+            supervisor.add("janitor", Janitor(infrastructure.engine, chassis).run, Stage.LAST)
             await stack.enter_async_context(serve_operations(settings.operations, readiness))
             return await run_until_stopped(supervisor, readiness, settings.shutdown)
 
 
-def _readiness(outside: Outside) -> Readiness:
+def _readiness(infrastructure: Infrastructure) -> Readiness:
     async def database_answers() -> None:
-        async with outside.database.system(because="readiness") as tx:
+        async with infrastructure.database.system(because="readiness") as tx:
             await tx.connection.execute(select(1))
 
     readiness = Readiness()
     readiness.add("database", database_answers)
-    readiness.add("kafka", outside.producer.ping)
-    readiness.add("containers", outside.files.check)
+    readiness.add("kafka", infrastructure.producer.ping)
     return readiness

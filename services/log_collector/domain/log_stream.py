@@ -21,6 +21,13 @@ _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _PATH_CHARACTERS_MAX: Final = 1024
 
 
+def checked_id(text: str, *, field: str) -> str:
+    """Return an id that may name a folder. Raises InvalidArgument naming `field`."""
+    if not _ID.fullmatch(text):
+        raise InvalidArgument(field, "must match [A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+    return text
+
+
 class StreamState(StrEnum):
     """Where a log stream is."""
 
@@ -111,9 +118,8 @@ class LogStream:
 
     def __post_init__(self) -> None:
         # Both become names of folders or keys.
-        for field, identity in (("attempt_id", self.attempt_id), ("owner_id", self.owner_id)):
-            if not _ID.fullmatch(identity):
-                raise InvalidArgument(field, "must match [A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+        checked_id(self.attempt_id, field="attempt_id")
+        checked_id(self.owner_id, field="owner_id")
 
     def opened(
         self, location: LogLocation, *, at: datetime

@@ -34,6 +34,8 @@ class CollectStreams:
     node_id: str | None
     streams_max: int
     _running: dict[str, Collection] = field(default_factory=dict)
+    _completed: set[str] = field(default_factory=set)
+    """Since the last look began, whose rows may tell of them as they were before."""
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Collect until asked to stop; returns when all that was read is stored."""
@@ -51,6 +53,7 @@ class CollectStreams:
         self.live.streams_changed.fire()
 
     async def _look(self, group: asyncio.TaskGroup) -> None:
+        self._completed.clear()
         try:
             async with self.unit_of_work.system(because="containers of all tenants run here") as tx:
                 streams = await tx.streams.collected_on(self.node_id, limit=self.streams_max)
@@ -58,6 +61,8 @@ class CollectStreams:
             logger.warning("open log streams could not be read", error=str(error))
             return
         for stream in streams:
+            if stream.attempt_id in self._completed:
+                continue
             if (collection := self._running.get(stream.attempt_id)) is not None:
                 collection.update(stream)
             elif len(self._running) < self.streams_max:
@@ -83,6 +88,7 @@ class CollectStreams:
             record_count = await self.collect_stream(collection)
             if record_count is not None:
                 await self.complete_stream(stream, record_count=record_count)
+                self._completed.add(stream.attempt_id)
         except ModelyardError as error:
             if not error.retryable:
                 raise

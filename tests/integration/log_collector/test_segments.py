@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from services.chassis.errors import FailedPrecondition
 from services.log_collector.adapters.segments.block_format import (
     HEADER_BYTES,
     StreamIdentity,
@@ -86,10 +87,11 @@ async def test_a_torn_first_block_of_a_segment_leaves_the_checkpoint_of_the_one_
     assert await stored_texts(store) == ["a", "b"]
 
 
-async def test_a_damaged_block_inside_is_skipped_up_to_the_next_segment(
-    store: SegmentStore, tmp_path: Path
-) -> None:
-    async with store.open_writer(a_stream()) as writer:
+async def test_a_damaged_block_inside_is_skipped_up_to_the_next_segment(tmp_path: Path) -> None:
+    async with (
+        open_segment_store(tmp_path, segment_bytes_max=4096) as store,
+        store.open_writer(a_stream()) as writer,
+    ):
         for sequence in range(1, 60):
             await writer.append(a_block(sequence, [f"line {sequence}"]))
     first, second, *_ = sorted((tmp_path / "att_1").glob("*.seg"))
@@ -97,13 +99,18 @@ async def test_a_damaged_block_inside_is_skipped_up_to_the_next_segment(
     raw[len(raw) // 2] ^= 255
     first.write_bytes(raw)
 
-    async with open_segment_store(tmp_path, segment_bytes_max=4096) as fresh:
-        texts = await stored_texts(fresh)
+    async with open_segment_store(tmp_path, segment_bytes_max=4096) as store:
+        texts = await stored_texts(store)
 
-    second_first = int(second.stem)
     assert texts[-1] == "line 59"
-    assert f"line {second_first}" in texts
+    assert f"line {int(second.stem)}" in texts
     assert len(texts) < 59
+
+
+async def test_a_store_has_one_process(store: SegmentStore, tmp_path: Path) -> None:
+    with pytest.raises(FailedPrecondition):
+        async with open_segment_store(tmp_path, segment_bytes_max=4096):
+            pass
 
 
 async def test_any_sequence_is_found_over_segments(store: SegmentStore) -> None:

@@ -171,12 +171,14 @@ async def test_reading_takes_the_scope(service: Service) -> None:
 @pytest.mark.parametrize(
     "request_",
     [
-        pb.ReadLogsRequest(record_count_max=5001),
-        pb.ReadLogsRequest(record_count_max=-1),
-        pb.ReadLogsRequest(after=pb.LogPosition(sequence=-1)),
-        pb.ReadLogsRequest(filter=pb.LogFilter(contains="x" * 1025)),
+        pb.ReadLogsRequest(owner_id="job_1", record_count_max=5001),
+        pb.ReadLogsRequest(owner_id="job_1", record_count_max=-1),
+        pb.ReadLogsRequest(owner_id="job_1", after=pb.LogPosition(sequence=-1)),
+        pb.ReadLogsRequest(owner_id="job_1", filter=pb.LogFilter(contains="x" * 1025)),
+        pb.ReadLogsRequest(),
+        pb.ReadLogsRequest(owner_id="job\0"),
     ],
-    ids=["too many", "negative count", "negative position", "long text"],
+    ids=["too many", "negative count", "negative position", "long text", "no owner", "odd owner"],
 )
 async def test_what_can_not_be_meant_is_refused(
     service: Service, request_: pb.ReadLogsRequest

@@ -94,7 +94,8 @@ Global___LogRecord: _TypeAlias = LogRecord  # noqa: Y015
 @_typing.final
 class LogBlock(_message.Message):
     """LogBlock is the value of modelyard.container.logs.v1, compressed with zstd
-    (application/vnd.modelyard.logblock+zstd); key = attempt id.
+    (application/vnd.modelyard.logblock+zstd); key = attempt id. A block may come again, after a loss of
+    power also cut elsewhere: a reader skips the sequences that it has.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

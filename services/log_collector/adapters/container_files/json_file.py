@@ -22,6 +22,7 @@ CORRUPT_BYTES_MAX: Final = 512 * 1024
 """So that the base64 of one piece stays below a line's bound."""
 
 _NULS: Final = re.compile(b"\0+")
+_SPACE: Final = b" \t\r"
 
 
 class JsonFilePart(msgspec.Struct, frozen=True, gc=False):
@@ -53,7 +54,7 @@ def _decode_each(raw: bytes) -> Iterator[Item]:
     run: list[JsonFilePart] = []
     for line in raw.split(b"\n"):
         for piece in _NULS.split(line):
-            if not piece.strip():
+            if not piece.strip(_SPACE):
                 continue
             try:
                 run.append(_decoder.decode(piece))

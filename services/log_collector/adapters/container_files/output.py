@@ -1,7 +1,6 @@
 """The `ContainerOutput` port: a container's log file in asyncio, one bounded chunk at a time."""
 
 import asyncio
-import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -52,10 +51,6 @@ class ContainerFiles:
             yield file
         finally:
             file.close()
-
-    async def check(self) -> None:
-        """Raise OSError when the containers folder can't be read."""
-        await asyncio.to_thread(os.listdir, self._root)
 
 
 class ContainerFile:

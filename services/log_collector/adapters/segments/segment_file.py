@@ -95,8 +95,10 @@ class Segment:
                     body = file.read(header.body_bytes)
                     header.check(body)
                 except NotABlock as damage:
-                    # At the end of a segment it may be half written yet; inside, records are missing.
-                    logger.debug("no whole block", path=str(self.path), at=start, reason=str(damage))
+                    # At a segment's end: half written as yet. Inside: records are lost.
+                    logger.debug(
+                        "no whole block", path=str(self.path), at=start, reason=str(damage)
+                    )
                     return
                 start += HEADER_BYTES + header.body_bytes
                 yield StoredBlock(header, body, start)

@@ -6,12 +6,13 @@ newest block is the checkpoint: there is no other record of the position that co
 """
 
 import asyncio
+import fcntl
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -19,7 +20,7 @@ import msgspec
 import zstandard
 from loguru import logger
 
-from services.chassis.errors import Unavailable
+from services.chassis.errors import FailedPrecondition, Unavailable
 from services.log_collector.adapters.segments.block_format import (
     BlockHeader,
     StreamIdentity,
@@ -43,6 +44,7 @@ _READER_THREADS: Final = 2
 _ATTEMPTS_CACHED_MAX: Final = 256
 _IDENTITY: Final = "stream.json"
 _CURSOR: Final = "published.json"
+_LOCK: Final = "lock"
 _SYNC_BYTES: Final = 8 * 1024 * 1024
 
 R = TypeVar("R")
@@ -59,9 +61,13 @@ class PublishedCursor(msgspec.Struct, frozen=True):
 async def open_segment_store(
     root: Path, *, segment_bytes_max: int
 ) -> AsyncIterator["SegmentStore"]:
-    """Give access to the segments below a folder, which is made if it is absent."""
-    await asyncio.to_thread(root.mkdir, mode=0o700, parents=True, exist_ok=True)
+    """Give access to the segments below a folder, which is made if it is absent.
+
+    Raises FailedPrecondition while another process has it: two writers would tear each other's
+    blocks.
+    """
     with (
+        _alone_in(root),
         ThreadPoolExecutor(_WRITER_THREADS, "segments-writer") as writers,
         ThreadPoolExecutor(_READER_THREADS, "segments-reader") as readers,
     ):
@@ -191,6 +197,8 @@ class SegmentStore:
     def _unpublished_attempts(self) -> Sequence[str]:
         unpublished = []
         for folder in self._root.iterdir():
+            if not folder.is_dir():
+                continue
             cursor = _read(folder / _CURSOR, PublishedCursor) or PublishedCursor()
             if _stored_bytes(folder) != cursor.stored_bytes:
                 unpublished.append(folder.name)
@@ -300,6 +308,17 @@ class SegmentWriter:
         if self._fd >= 0 and self.unsynced_bytes:
             os.fdatasync(self._fd)
             self.unsynced_bytes = 0
+
+
+@contextmanager
+def _alone_in(root: Path) -> Iterator[None]:
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (root / _LOCK).open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FailedPrecondition("another log collector writes to this store") from error
+        yield
 
 
 def _write(fd: int, raw: bytes) -> None:

@@ -10,6 +10,7 @@ from modelyard.logs.v1.log_service_pb2_grpc import LogServiceServicer
 from typing_extensions import override
 
 from services.chassis.rpc.context import Context, principal
+from services.log_collector.domain.log_stream import checked_id
 from services.log_collector.entrypoints.protobuf import (
     filter_from_pb,
     position_from_pb,
@@ -36,7 +37,7 @@ class LogServicer(LogServiceServicer):
         """Answer one page."""
         page = await self.read_logs(
             principal().tenant,
-            request.owner_id,
+            checked_id(request.owner_id, field="owner_id"),
             after=position_from_pb(request.after),
             record_count_max=request.record_count_max,
             wanted=filter_from_pb(request.filter),
@@ -54,7 +55,7 @@ class LogServicer(LogServiceServicer):
         """Answer pages as they come; ends without `complete` when this process is to stop."""
         pages = self.follow_logs(
             principal().tenant,
-            request.owner_id,
+            checked_id(request.owner_id, field="owner_id"),
             after=position_from_pb(request.after),
             wanted=filter_from_pb(request.filter),
         )
