@@ -6,23 +6,24 @@ result of an older time move the present state. So the call is awaited outside o
 only its outcome is recorded: a failure that `counts`, a success, or nothing at all.
 
 Always holds: at half-open one probe is under way; a cancelled call records nothing; a result from
-before the last change of state records nothing; the real error leaves, never pybreaker's. Failures
+before the last change of state records nothing; the real error leaves, never pybreaker's. Outcomes
 are counted in a sliding window, so that a success in between does not hide a dependency that fails
-half of the time. State is per process: a breaker that asks Redis on each call would itself need
-one.
+half of the time, and a few failures among thousands of calls do not close the door on the rest.
+State is per process: a breaker that asks Redis on each call would itself need one.
 """
 
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 import pybreaker
 from loguru import logger
 
-from services.chassis.errors import Unavailable
+from services.chassis.errors import DeadlineExceeded, ModelyardError, Unavailable
 from services.chassis.telemetry.metrics import counter, gauge
 
 _STATES: Final = {
@@ -34,6 +35,8 @@ STATE = gauge("modelyard_breaker_state", help="0 closed, 1 half-open, 2 open.", 
 REFUSED = counter(
     "modelyard_breaker_refused", help="Calls refused by an open breaker.", labels=["breaker"]
 )
+
+_BUCKET_COUNT: Final = 10
 
 
 class Breaker:
@@ -47,29 +50,27 @@ class Breaker:
         window: timedelta,
         reset_after: timedelta,
         counts: Callable[[BaseException], bool],
+        failure_share_min: float = 0.5,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open after `failure_count_max` failures in `window`; probe after `reset_after`.
 
-        `counts` tells which errors are the dependency's fault; others record nothing.
+        The failures must also be at least `failure_share_min` of the window's outcomes. `counts`
+        tells which errors are the dependency's fault. Another `ModelyardError` is its answer;
+        anything else records nothing.
         """
         self.name = name
         self._counts = counts
         self._monotonic = monotonic
-        self._window_s = window.total_seconds()
         self._reset_after_s = reset_after.total_seconds()
         self._failure_count_max = failure_count_max
-        self._failures: deque[float] = deque(maxlen=failure_count_max)
-        self._machine = pybreaker.CircuitBreaker(
-            # The window is counted here; one recorded failure is what trips pybreaker's machine.
-            fail_max=1,
-            reset_timeout=self._reset_after_s,
-            throw_new_error_on_trip=False,
-            name=name,
-        )
+        self._failure_share_min = failure_share_min
+        self._window = _Window(window.total_seconds())
+        # The window is counted here: pybreaker's machine keeps the state and is told to move.
+        self._machine = pybreaker.CircuitBreaker(name=name)
         self._generation = 0
-        self._opened_at = 0.0
-        self._probing = False
+        self._opened_at_s = 0.0
+        self._probe: _Probe | None = None
         STATE.labels(name).set(_STATES[pybreaker.STATE_CLOSED])
 
     @property
@@ -80,59 +81,123 @@ class Breaker:
     @asynccontextmanager
     async def calling(self) -> AsyncIterator[None]:
         """Run one call; raises Unavailable at once while the breaker is open."""
-        is_probe = self._admit()
+        probe = self._admit()
         generation = self._generation
         try:
             yield
-        except BaseException as error:
-            if generation == self._generation and isinstance(error, Exception):
-                self._failed(error, is_probe=is_probe)
+        except Exception as error:
+            if generation == self._generation:
+                self._failed(error, is_probe=probe is not None)
             raise
         else:
             if generation == self._generation:
-                self._succeeded(is_probe=is_probe)
+                self._answered(is_probe=probe is not None)
         finally:
-            if is_probe:
-                self._probing = False
+            if probe is self._probe:
+                self._probe = None
 
-    def _admit(self) -> bool:
-        """Let a call through, or refuse it; tell whether it is the half-open probe."""
+    def _admit(self) -> "_Probe | None":
+        """Let a call through, or refuse it; gives the probe when it is one."""
         if self.state == pybreaker.STATE_CLOSED:
-            return False
+            return None
+        now_s = self._monotonic()
         if self.state == pybreaker.STATE_OPEN:
-            waited = self._monotonic() - self._opened_at
-            if waited < self._reset_after_s:
-                self._refuse(timedelta(seconds=self._reset_after_s - waited))
+            self._refuse_before(self._opened_at_s + self._reset_after_s, now_s)
             self._machine.half_open()
             self._moved()
-        if self._probing:
-            self._refuse(timedelta(seconds=self._reset_after_s))
-        self._probing = True
-        return True
+        # A probe that lasts, such as a stream of logs, keeps the others out no longer than an open
+        # breaker would.
+        if self._probe is not None:
+            self._refuse_before(self._probe.started_at_s + self._reset_after_s, now_s)
+        self._probe = _Probe(now_s)
+        return self._probe
 
-    def _refuse(self, retry_after: timedelta) -> None:
-        REFUSED.labels(self.name).inc()
-        raise Unavailable(self.name, retry_after=retry_after)
+    def _refuse_before(self, instant_s: float, now_s: float) -> None:
+        if now_s < instant_s:
+            REFUSED.labels(self.name).inc()
+            raise Unavailable(self.name, retry_after=timedelta(seconds=instant_s - now_s))
 
     def _failed(self, error: Exception, *, is_probe: bool) -> None:
         if not self._counts(error):
+            if _is_answer(error):
+                self._answered(is_probe=is_probe)
             return
-        now = self._monotonic()
-        self._failures.append(now)
-        is_full = len(self._failures) == self._failure_count_max
-        if is_probe or (is_full and now - self._failures[0] <= self._window_s):
-            self._opened_at = now
+        now_s = self._monotonic()
+        self._window.record(now_s, is_failure=True)
+        if is_probe or self._is_failing(now_s):
+            self._opened_at_s = now_s
             self._machine.open()
             self._moved()
             logger.warning("breaker opened", breaker=self.name, cause=type(error).__name__)
 
-    def _succeeded(self, *, is_probe: bool) -> None:
-        if is_probe:
-            self._failures.clear()
-            self._machine.close()
-            self._moved()
-            logger.info("breaker closed", breaker=self.name)
+    def _is_failing(self, now_s: float) -> bool:
+        failure_count, outcome_count = self._window.counts(now_s)
+        return (
+            failure_count >= self._failure_count_max
+            and failure_count >= outcome_count * self._failure_share_min
+        )
+
+    def _answered(self, *, is_probe: bool) -> None:
+        if not is_probe:
+            self._window.record(self._monotonic(), is_failure=False)
+            return
+        self._window.clear()
+        self._machine.close()
+        self._moved()
+        logger.info("breaker closed", breaker=self.name)
 
     def _moved(self) -> None:
         self._generation += 1
+        self._probe = None
         STATE.labels(self.name).set(_STATES[self.state])
+
+
+def _is_answer(error: Exception) -> bool:
+    """Tell whether the dependency itself refused, such as by NotFound: then it works."""
+    return isinstance(error, ModelyardError) and not isinstance(
+        error, Unavailable | DeadlineExceeded
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Probe:
+    """The one call that half-open lets through."""
+
+    started_at_s: float
+
+
+@dataclass(slots=True)
+class _Bucket:
+    number: int
+    failure_count: int = 0
+    outcome_count: int = 0
+
+
+class _Window:
+    """Counts the outcomes of the last `length_s` seconds, in buckets: small at any rate."""
+
+    def __init__(self, length_s: float) -> None:
+        self._bucket_s = length_s / _BUCKET_COUNT
+        self._buckets: deque[_Bucket] = deque(maxlen=_BUCKET_COUNT)
+
+    def record(self, now_s: float, *, is_failure: bool) -> None:
+        """Count one outcome."""
+        number = int(now_s // self._bucket_s)
+        if not self._buckets or self._buckets[-1].number != number:
+            self._buckets.append(_Bucket(number))
+        bucket = self._buckets[-1]
+        bucket.failure_count += is_failure
+        bucket.outcome_count += 1
+
+    def counts(self, now_s: float) -> tuple[int, int]:
+        """Return how many failed, and how many there were."""
+        oldest = int(now_s // self._bucket_s) - _BUCKET_COUNT + 1
+        live = [bucket for bucket in self._buckets if bucket.number >= oldest]
+        return (
+            sum(bucket.failure_count for bucket in live),
+            sum(bucket.outcome_count for bucket in live),
+        )
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._buckets.clear()

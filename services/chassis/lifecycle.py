@@ -9,7 +9,7 @@ ends in order; no stage is waited for longer than its bound.
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -94,45 +94,63 @@ class Supervisor:
     _loops: list[_Loop] = field(default_factory=list)
 
     def add(self, name: str, run: Run, stage: Stage) -> None:
-        """Add a loop; `run` is to return soon after its event is set."""
+        """Add a loop; `run` is to return soon after its event is set, and not before."""
         self._loops.append(_Loop(name, run, stage, asyncio.Event()))
 
     async def run(
         self, stop: asyncio.Event, readiness: Readiness, settings: ShutdownSettings
     ) -> bool:
-        """Run all loops until `stop` or until one fails; tell whether none failed."""
-        loop = asyncio.get_running_loop()
-        tasks: dict[str, asyncio.Task[None]] = {
-            entry.name: loop.create_task(entry.run(entry.stopping), name=entry.name)
-            for entry in self._loops
-        }
-        stopped = loop.create_task(stop.wait(), name="stop")
-        await asyncio.wait([stopped, *tasks.values()], return_when=asyncio.FIRST_COMPLETED)
-        is_failed = not stop.is_set()
-        stopped.cancel()
-        readiness.leave()
-        logger.info("leaving", because="a loop ended" if is_failed else "asked to")
-        if not is_failed:
-            await asyncio.sleep(settings.drain_wait.total_seconds())
-        for stage in Stage:
-            await self._end(stage, tasks, settings)
-        return _report(tasks) and not is_failed
+        """Run all loops until `stop` or until one ends; tell whether all ended as asked."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                (entry, group.create_task(_kept(entry), name=entry.name)) for entry in self._loops
+            ]
+            stopped = group.create_task(stop.wait(), name="stop")
+            await asyncio.wait(
+                [stopped, *(task for _, task in tasks)], return_when=asyncio.FIRST_COMPLETED
+            )
+            is_asked = stop.is_set()
+            stopped.cancel()
+            readiness.leave()
+            logger.info("leaving", because="asked to" if is_asked else "a loop ended")
+            if is_asked:
+                await asyncio.sleep(settings.drain_wait.total_seconds())
+            for stage in Stage:
+                await _end([pair for pair in tasks if pair[0].stage is stage], settings)
+        return is_asked and all(task.cancelled() or task.result() for _, task in tasks)
 
-    async def _end(
-        self, stage: Stage, tasks: Mapping[str, asyncio.Task[None]], settings: ShutdownSettings
-    ) -> None:
-        entries = [entry for entry in self._loops if entry.stage is stage]
-        for entry in entries:
-            entry.stopping.set()
-        ending = [tasks[entry.name] for entry in entries]
-        if not ending:
-            return
-        _, late = await asyncio.wait(ending, timeout=settings.stage_timeout.total_seconds())
-        for task in late:
-            logger.warning("loop did not stop in time", loop=task.get_name())
-            task.cancel()
-        if late:
-            await asyncio.wait(late, timeout=settings.stage_timeout.total_seconds())
+
+async def _kept(entry: _Loop) -> bool:
+    """Run a loop to its end; tell whether it ended as asked.
+
+    Its failure stays here: it would make the task group end all other loops at once, in no order.
+    """
+    try:
+        await entry.run(entry.stopping)
+    except Exception as error:  # noqa: BLE001 whatever it is, the other loops end in order
+        logger.opt(exception=error).error("loop failed", loop=entry.name)
+        return False
+    if not entry.stopping.is_set():
+        logger.error("loop ended unasked", loop=entry.name)
+        return False
+    return True
+
+
+async def _end(
+    ending: Sequence[tuple[_Loop, asyncio.Task[bool]]], settings: ShutdownSettings
+) -> None:
+    """Ask one stage's loops to end; cancel those that take too long."""
+    for entry, _ in ending:
+        entry.stopping.set()
+    if not ending:
+        return
+    bound_s = settings.stage_timeout.total_seconds()
+    _, late = await asyncio.wait([task for _, task in ending], timeout=bound_s)
+    for task in late:
+        logger.warning("loop did not stop in time", loop=task.get_name())
+        task.cancel()
+    if late:
+        await asyncio.wait(late, timeout=bound_s)
 
 
 async def run_until_stopped(
@@ -158,13 +176,3 @@ def run_main(main: Coroutine[Any, Any, int]) -> int:
         return 130
     finally:
         sys.stdout.flush()
-
-
-def _report(tasks: Mapping[str, asyncio.Task[None]]) -> bool:
-    """Log what loops failed with; tell whether none did."""
-    is_clean = True
-    for name, task in tasks.items():
-        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-            is_clean = False
-            logger.opt(exception=error).error("loop failed", loop=name)
-    return is_clean

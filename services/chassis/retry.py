@@ -47,6 +47,7 @@ class RetryPolicy:
     backoff_min: timedelta = timedelta(milliseconds=50)
     backoff_max: timedelta = timedelta(seconds=2)
     uniform: Callable[[float, float], float] = random.uniform
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     async def run(self, once: Callable[[], Awaitable[T]], *, until: Deadline) -> T:
         """Return the first success; raises the last ModelyardError."""
@@ -60,7 +61,7 @@ class RetryPolicy:
                 is_last = attempt >= self.attempts_max or pause_s >= until.remaining_s()
                 if not error.retryable or is_last or not self.budget.spend():
                     raise
-            await asyncio.sleep(pause_s)
+            await self.sleep(pause_s)
             attempt += 1
 
     def _pause_s(self, attempt: int, error: ModelyardError) -> float:
@@ -69,4 +70,5 @@ class RetryPolicy:
             self.backoff_min.total_seconds() * 2 ** (attempt - 1),
         )
         told = error.retry_after.total_seconds() if error.retry_after else 0.0
-        return max(told, self.uniform(0.0, ceiling))
+        # On top of what was told: callers that were told the same would come back as one wave.
+        return told + self.uniform(0.0, ceiling)

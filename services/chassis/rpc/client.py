@@ -1,14 +1,18 @@
 """Calls to other services.
 
 Owns: what surrounds every call, outermost first: total deadline → retry → breaker → call, and what
-it carries: the principal's token, the trace, the remaining time. Interceptors only add metadata and
-return the call as it is: one that awaits a call's end keeps the callee working after the caller has
-left.
+it carries: the principal's token, the trace, the remaining time. Interceptors only add to a call's
+details and return the call as it is: one that awaits a call's end keeps the callee working after
+the caller has left.
 
 Always holds: nothing is called while a transaction is open in this task (ADR-0002); no unary call
-without an end; only idempotent calls are repeated.
+without an end; no call, stream or not, outlives the call that it is part of; only idempotent calls
+are repeated.
 """
 
+import asyncio
+import json
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -39,6 +43,11 @@ Metadata = Sequence[tuple[str, str]]
 # What the caller needs to report which call was late, instead of being cut off itself.
 _MARGIN: Final = timedelta(milliseconds=20)
 _FLOOR_S: Final = 0.005
+# A call that was given less than this share of its time-out says nothing about the callee: else one
+# caller in a hurry opens the breaker for all.
+_FAIR_SHARE: Final = 0.5
+# Without it a channel stays with the first of several addresses.
+_SERVICE_CONFIG: Final = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 
 
 class UnaryMethod(Protocol[Response_co]):
@@ -76,6 +85,7 @@ async def open_channel(
             ("grpc.max_reconnect_backoff_ms", 2_000),
             # Retries live in one layer: ours, which asks the error and has a budget.
             ("grpc.enable_retries", 0),
+            ("grpc.service_config", _SERVICE_CONFIG),
         ],
     ) as channel:
         yield channel
@@ -97,7 +107,7 @@ class Edge:
             failure_count_max=5,
             window=timedelta(seconds=10),
             reset_after=timedelta(seconds=2),
-            counts=is_callees_fault,
+            counts=_counts,
         )
         return Edge(name, breaker, RetryPolicy(RetryBudget()))
 
@@ -111,16 +121,23 @@ class Edge:
         metadata: Metadata = (),
     ) -> Response_co:
         """Return the answer; raises ModelyardError."""
-        until = self._until(timeout)
+        _refuse_in_transaction()
+        timeout_s = timeout.total_seconds()
+        until = Deadline.after(timedelta(seconds=min(timeout_s, _inherited_s())))
         path = _path(method)
 
         async def once() -> Response_co:
+            granted_s = until.remaining_s()
             with self._measured(path):
                 async with self.breaker.calling():
                     try:
-                        return await method(request, timeout=until.remaining_s(), metadata=metadata)
+                        return await method(request, timeout=granted_s, metadata=metadata)
                     except grpc.aio.AioRpcError as error:
-                        raise from_call_error(error, callee=self.name) from error
+                        failure = from_call_error(error, callee=self.name)
+                        is_hurried = granted_s < timeout_s * _FAIR_SHARE
+                        if isinstance(failure, DeadlineExceeded) and is_hurried:
+                            raise _TooLittleTime(self.name) from error
+                        raise failure from error
 
         if idempotent:
             return await self.retry.run(once, until=until)
@@ -136,18 +153,6 @@ class Edge:
                     yield
                 except grpc.aio.AioRpcError as error:
                     raise from_call_error(error, callee=self.name) from error
-
-    def _until(self, timeout: timedelta) -> Deadline:
-        _refuse_in_transaction()
-        inherited = deadline()
-        until = Deadline.after(timeout)
-        if inherited is not None:
-            until = until.sooner(
-                Deadline(inherited.at_s - _MARGIN.total_seconds(), inherited.monotonic)
-            )
-        if until.remaining_s() < _FLOOR_S:
-            raise DeadlineExceeded(self.name)
-        return until
 
     @contextmanager
     def _measured(self, path: str) -> Iterator[None]:
@@ -167,8 +172,12 @@ class Edge:
                 if is_callees_fault(error):
                     span.set_status(Status(StatusCode.ERROR, error.message))
                 raise
-            except BaseException:
+            except (asyncio.CancelledError, GeneratorExit):
                 code = "CANCELLED"
+                raise
+            except Exception as error:
+                code = "UNKNOWN"
+                span.set_status(Status(StatusCode.ERROR, type(error).__name__))
                 raise
             finally:
                 span.set_attribute(telemetry.STATUS, code)
@@ -187,9 +196,10 @@ class _Carried:
         traceparent = current_traceparent()
         if traceparent is not None:
             metadata["traceparent"] = traceparent
+        timeout_s = min(math.inf if given.timeout is None else given.timeout, _inherited_s())
         return grpc.aio.ClientCallDetails(
             method=given.method,
-            timeout=given.timeout,
+            timeout=None if timeout_s == math.inf else timeout_s,
             metadata=metadata,
             credentials=given.credentials,
             wait_for_ready=given.wait_for_ready,
@@ -227,6 +237,25 @@ class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
         self, continuation: Callable[..., Any], client_call_details: Any, request_iterator: Any
     ) -> Any:
         return await continuation(self.carried.details(client_call_details), request_iterator)
+
+
+class _TooLittleTime(DeadlineExceeded):
+    """The deadline passed, and it was the caller's."""
+
+
+def _counts(error: BaseException) -> bool:
+    return is_callees_fault(error) and not isinstance(error, _TooLittleTime)
+
+
+def _inherited_s() -> float:
+    """Return what is left of the call that this one is part of; raises when that is too little."""
+    inherited = deadline()
+    if inherited is None:
+        return math.inf
+    left_s = inherited.remaining_s() - _MARGIN.total_seconds()
+    if left_s < _FLOOR_S:
+        raise _TooLittleTime("the caller")
+    return left_s
 
 
 def _refuse_in_transaction() -> None:

@@ -131,7 +131,7 @@ class TokenVerifier:
                 subject=str(claims["sub"]),
                 scopes=frozenset(str(scope) for scope in claims["scopes"]),
             )
-        except (jwt.InvalidTokenError, TypeError, ValueError) as error:
+        except (jwt.InvalidTokenError, TypeError, ValueError, OverflowError) as error:
             raise Unauthenticated from error
         is_too_long = expires_at - issued_at > LIFETIME + _LEEWAY
         if is_too_long or not issued_at - _LEEWAY <= now < expires_at:

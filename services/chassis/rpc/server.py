@@ -3,13 +3,17 @@
 Owns: what surrounds every call, outermost first: errors → metrics → span → deadline → identity and
 scope. Handlers raise `ModelyardError`; anything else is logged with an id and reads INTERNAL: gRPC
 itself would send an exception's text to the caller. A method without a declared scope stops the
-start. Health and reflection are open to everybody.
+start. Health and reflection are open to everybody, and not counted among the calls at work.
+
+Always holds: a call and all of its stream run in one task. An async generator that gRPC drives
+would be left suspended when its client goes, and be closed by the garbage collector, late and in a
+foreign context: so streams are driven here, and closed before their call ends.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -33,6 +37,7 @@ from services.chassis.errors import (
     ModelyardError,
     PermissionDenied,
     Unauthenticated,
+    Unavailable,
 )
 from services.chassis.ids import Ids, TimeOrderedIds
 from services.chassis.rpc import telemetry
@@ -44,6 +49,8 @@ from services.chassis.settings import GrpcServerSettings
 from services.chassis.telemetry.tracing import context_from, tracer
 
 _OPEN: Final = ("/grpc.health.v1.", "/grpc.reflection.")
+# A stream that outlives its connection's age is cut after this: longer than the longest transfer.
+_CONNECTION_AGE_GRACE: Final = timedelta(minutes=20)
 
 
 @dataclass(slots=True)
@@ -81,16 +88,19 @@ async def serve(
     """
     scopes = _scopes_by_method(services, required_scopes)
     around = _Around(
-        scopes, verifier, settings.default_deadline, ids or TimeOrderedIds(SystemClock())
+        scopes,
+        verifier,
+        settings.default_deadline,
+        settings.concurrent_calls_max,
+        ids or TimeOrderedIds(SystemClock()),
     )
     server = grpc.aio.server(
         interceptors=[_Interceptor(around)],
-        maximum_concurrent_rpcs=settings.concurrent_calls_max,
         options=[
             ("grpc.max_receive_message_length", settings.message_bytes_max),
             ("grpc.max_send_message_length", settings.message_bytes_max),
             ("grpc.max_connection_age_ms", _milliseconds(settings.connection_age_max)),
-            ("grpc.max_connection_age_grace_ms", 60_000),
+            ("grpc.max_connection_age_grace_ms", _milliseconds(_CONNECTION_AGE_GRACE)),
             # Clients ping every 30 s to notice a silent partition; by default the server would
             # answer a ping more often than every 5 minutes by closing the connection.
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
@@ -112,17 +122,20 @@ async def serve(
     try:
         yield running
     finally:
-        await running.drain(timedelta(0))
+        # Also after a drain that was itself cancelled.
+        await server.stop(None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Around:
     """What is done around each call."""
 
     scopes: Mapping[str, str]
     verifier: TokenVerifier
     default_deadline: timedelta
+    calls_max: int
     ids: Ids
+    call_count: int = 0
 
     @asynccontextmanager
     async def call(self, method: str, context: Context, *, is_stream: bool) -> AsyncIterator[None]:
@@ -139,10 +152,11 @@ class _Around:
             set_status_on_exception=False,
         ) as span:
             try:
-                async with self._bounded(method, context, is_stream=is_stream):
-                    caller = self._caller(method, metadata)
-                    with acting_as(caller.principal, service=caller.service):
-                        yield
+                with self._at_work():
+                    async with self._bounded(method, context, is_stream=is_stream):
+                        caller = self._caller(method, metadata)
+                        with acting_as(caller.principal, service=caller.service):
+                            yield
             except asyncio.CancelledError:
                 code = "CANCELLED"
                 raise
@@ -169,6 +183,18 @@ class _Around:
             span.set_status(Status(StatusCode.ERROR, error.message))
         await context.abort_with_status(rpc_status.to_status(to_status(error)))
 
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        # gRPC's own limit answers RESOURCE_EXHAUSTED, which reads like a message too large, and
+        # refuses health checks as well.
+        if self.call_count >= self.calls_max:
+            raise Unavailable("the server, which is at its limit of calls at work,")
+        self.call_count += 1
+        try:
+            yield
+        finally:
+            self.call_count -= 1
+
     def _caller(self, method: str, metadata: Mapping[str, str]) -> Caller:
         scheme, _, token = metadata.get("authorization", "").partition(" ")
         if scheme != "Bearer":
@@ -190,11 +216,14 @@ class _Around:
         if remaining_s is None:
             remaining_s = self.default_deadline.total_seconds()
         until = Deadline.after(timedelta(seconds=max(0.0, remaining_s)))
+        bound = asyncio.timeout(remaining_s)
         try:
-            async with asyncio.timeout(remaining_s):
+            async with bound:
                 with bounded_by(until):
                     yield
         except TimeoutError as error:
+            if not bound.expired():
+                raise  # the handler's own, and a bug there
             raise DeadlineExceeded(method.lstrip("/")) from error
 
 
@@ -237,10 +266,13 @@ class _Interceptor(grpc.aio.ServerInterceptor):
     def _stream(self, method: str, handler: Any) -> Any:
         behaviour = handler.unary_stream or handler.stream_stream
 
-        async def answers(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with self._around.call(method, context, is_stream=True):
-                async for answer in behaviour(request, context):
-                    yield answer
+        async def answers(request: Any, context: Context) -> None:
+            async with (
+                self._around.call(method, context, is_stream=True),
+                aclosing(behaviour(request, context)) as stream,
+            ):
+                async for answer in stream:
+                    await context.write(answer)
 
         make: Any = (
             grpc.unary_stream_rpc_method_handler

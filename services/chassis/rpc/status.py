@@ -5,6 +5,7 @@ RetryInfo, so that an error arrives as the class that it left as. An answer with
 gRPC itself or from a stranger and is read by its status code.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
@@ -40,6 +41,13 @@ from services.chassis.errors import (
 )
 
 DOMAIN: Final = "modelyard"
+
+# A status travels in trailing metadata, twice; beyond 8 KiB of it gRPC fails the call instead.
+_MESSAGE_CHARACTERS_MAX: Final = 500
+_DETAIL_CHARACTERS_MAX: Final = 200
+_DETAIL_COUNT_MAX: Final = 8
+# gRPC's own words: "Received message larger than max (5242892 vs. 4194304)".
+_TOO_LARGE: Final = re.compile(r"message larger than max \(\d+ vs\. (\d+)\)")
 
 CODES: Final[Mapping[ErrorCode, grpc.StatusCode]] = {
     ErrorCode.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
@@ -90,7 +98,7 @@ def to_status(error: ModelyardError) -> Status:
     details = [
         _packed(
             error_details_pb2.ErrorInfo(
-                reason=error.code, domain=DOMAIN, metadata=dict(error.detail)
+                reason=error.code, domain=DOMAIN, metadata=_bounded(error.detail)
             )
         )
     ]
@@ -99,7 +107,7 @@ def to_status(error: ModelyardError) -> Status:
         delay.FromTimedelta(error.retry_after)
         details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
     number: int = CODES[error.code].value[0]
-    return Status(code=number, message=error.message, details=details)
+    return Status(code=number, message=error.message[:_MESSAGE_CHARACTERS_MAX], details=details)
 
 
 def from_call_error(call_error: grpc.aio.AioRpcError, *, callee: str) -> ModelyardError:
@@ -110,12 +118,17 @@ def from_call_error(call_error: grpc.aio.AioRpcError, *, callee: str) -> Modelya
         if found is not None:
             return found
     match call_error.code():
-        case grpc.StatusCode.DEADLINE_EXCEEDED | grpc.StatusCode.CANCELLED:
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceeded(callee)
-        case grpc.StatusCode.UNAVAILABLE:
+        # Cancelled by the callee: our own cancelling is a CancelledError.
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
             return Unavailable(callee)
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return PayloadTooLarge("message", bytes_max=0)
+            # A bound on size, or on calls at work.
+            too_large = _TOO_LARGE.search(call_error.details() or "")
+            if too_large is None:
+                return Unavailable(callee)
+            return PayloadTooLarge("message", bytes_max=int(too_large[1]))
         case grpc.StatusCode.UNIMPLEMENTED:
             return Unimplemented(f"{callee} does not offer this")
         case grpc.StatusCode.UNAUTHENTICATED:
@@ -153,6 +166,11 @@ def _rebuilt(
     error = kind.__new__(kind)
     ModelyardError.__init__(error, message, detail=detail, retry_after=retry_after)
     return error
+
+
+def _bounded(detail: Mapping[str, str]) -> dict[str, str]:
+    kept = list(detail.items())[:_DETAIL_COUNT_MAX]
+    return {name: value[:_DETAIL_CHARACTERS_MAX] for name, value in kept}
 
 
 def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> Any:

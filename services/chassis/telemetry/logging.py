@@ -6,6 +6,7 @@ a constant sentence with fields: `logger.info("job admitted", job_id=job.id)`.
 
 import json
 import logging
+import math
 import sys
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -47,14 +48,21 @@ def render(service_name: str, record: "Record") -> str:
         line["trace_id"] = trace.format_trace_id(span.trace_id)
         line["span_id"] = trace.format_span_id(span.span_id)
     for name, value in record["extra"].items():
-        if isinstance(value, bool | int | float) or value is None:
-            line[name] = value
-        else:
-            line[name] = str(value)[:_FIELD_CHARACTERS_MAX]
+        # A field called like one of ours must not pass for it.
+        line[f"{name}_" if name in line else name] = _plain(value)
     if record["exception"] is not None:
         found = record["exception"]
         line["error"] = "".join(_traceback(found.type, found.value, found.traceback))
-    return json.dumps(line, ensure_ascii=False)
+    # ASCII: a lone surrogate, as in a file's name that is no UTF-8, would lose the whole line.
+    return json.dumps(line)
+
+
+def _plain(value: object) -> bool | int | float | str | None:
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):  # JSON knows no NaN
+        return value
+    return str(value)[:_FIELD_CHARACTERS_MAX]
 
 
 def _traceback(kind: Any, value: Any, trace_back: Any) -> list[str]:
