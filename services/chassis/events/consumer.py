@@ -31,8 +31,7 @@ from enum import StrEnum
 from typing import Final
 
 from loguru import logger
-from opentelemetry import trace
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from services.chassis.errors import ModelyardError
 from services.chassis.events import telemetry
@@ -46,7 +45,7 @@ from services.chassis.events.ports import (
     TopicPartition,
 )
 from services.chassis.events.waiting import is_set_within
-from services.chassis.telemetry.tracing import context_from
+from services.chassis.telemetry.tracing import context_from, tracer
 
 Handler = Callable[[Event], Awaitable[object]]
 
@@ -288,9 +287,9 @@ class EventConsumer:
             span.set_attribute("error.type", type(failure.error).__name__)
             return failure
 
-    def _span(self, event: Event) -> AbstractContextManager[trace.Span]:
+    def _span(self, event: Event) -> AbstractContextManager[Span]:
         """Open the span of one try, a child of the event's creation: one trace for a job."""
-        return trace.get_tracer("modelyard.events").start_as_current_span(
+        return tracer(__name__).start_as_current_span(
             f"process {event.topic}",
             context=context_from(event.traceparent),
             kind=SpanKind.CONSUMER,

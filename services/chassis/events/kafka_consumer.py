@@ -15,24 +15,26 @@ Always holds: a position moves only by `store`; it is written before a partition
 """
 
 import asyncio
-import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from queue import SimpleQueue
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as Position
+from loguru import logger
 
 from services.chassis.errors import Unavailable
+from services.chassis.events.librdkafka import LOG, connection
 from services.chassis.events.ports import Headers, ReceivedRecord, TopicPartition
 from services.chassis.settings import KafkaSettings
 
 _METADATA_S: Final = 5.0
+_CLOSE_S: Final = 5.0
 _COMMIT_INTERVAL_MS: Final = 500
 _PARTITION_EOF: Final = KafkaError._PARTITION_EOF  # noqa: SLF001 - librdkafka's own codes look so
-_logger = logging.getLogger("modelyard.kafka.consumer")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -75,32 +77,48 @@ async def open_reader(
 
 def _config(settings: KafkaSettings, client_id: str) -> dict[str, Any]:
     return {
-        "bootstrap.servers": settings.bootstrap_servers,
-        "client.id": client_id,
+        **connection(settings, client_id=client_id),
         "queued.max.messages.kbytes": 8 * 1024,  # prefetched, over all partitions; 64 MB by default
         "fetch.wait.max.ms": 100,
-        "socket.timeout.ms": 10_000,
-        "reconnect.backoff.max.ms": 1_000,
     }
 
 
 class _Client:
-    """confluent's consumer behind its thread."""
+    """confluent's consumer and its thread.
+
+    The thread is a daemon: while the broker is away, closing blocks it for minutes (45 s after a
+    kill, longer when the broker is silent; measured), which must not keep the process.
+    """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kafka-consumer")
-        self.consumer = Consumer(config, logger=_logger)
+        self.consumer = Consumer(config, logger=LOG)
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        threading.Thread(target=self._serve, name="kafka-consumer", daemon=True).start()
 
     async def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run on the thread, after what was asked before."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, lambda: function(*args, **kwargs)
-        )
+        answer: Future[R] = Future()
+
+        def run() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return
+            try:
+                answer.set_result(function(*args, **kwargs))
+            except Exception as error:  # noqa: BLE001 - raised where `call` was awaited
+                answer.set_exception(error)
+
+        self._calls.put(run)
+        return await asyncio.wrap_future(answer)
 
     async def close(self) -> None:
-        """Close the consumer and end the thread."""
-        await self.call(self.consumer.close)
-        self._thread.shutdown(wait=False)
+        """Leave in order if the broker lets us; otherwise the group's session time-out does it."""
+        try:
+            async with asyncio.timeout(_CLOSE_S):
+                await self.call(self.consumer.close)
+        except TimeoutError:
+            logger.warning("kafka consumer not closed in time", waited_s=_CLOSE_S)
+        finally:
+            self._calls.put(None)
 
     def fetch(self, records_max: int, wait_s: float) -> list[Message]:
         """Wait for a first message, then take what is already here; on the thread.
@@ -111,6 +129,10 @@ class _Client:
         if first is None:
             return []
         return [first, *self.consumer.consume(records_max - 1, 0)] if records_max > 1 else [first]
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
 
 
 @asynccontextmanager
@@ -178,7 +200,7 @@ class KafkaSubscription:
             elif error.fatal():
                 raise Unavailable(f"kafka ({error.name()})")
             else:  # a topic that is not there yet, a broker that is away: librdkafka tries again
-                _logger.warning("Kafka consumer: %s", error.str())
+                LOG.warning("%s %s", error.name(), error.str())
         return records
 
     def _write_positions(self) -> None:
@@ -267,7 +289,7 @@ class KafkaTopicReader:
             elif error.fatal():
                 raise Unavailable("kafka")
             else:
-                _logger.warning("Kafka reader: %s", error.str())
+                LOG.warning("%s %s", error.name(), error.str())
         return records
 
 

@@ -14,7 +14,6 @@ without duplicates; over sessions one may be kept twice, but never before one th
 """
 
 import asyncio
-import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as Client
+from loguru import logger
 
 from services.chassis.errors import (
     FailedPrecondition,
@@ -33,6 +33,7 @@ from services.chassis.errors import (
     Unavailable,
 )
 from services.chassis.events import telemetry
+from services.chassis.events.librdkafka import LOG, connection
 from services.chassis.events.ports import Record
 from services.chassis.settings import KafkaSettings
 
@@ -52,8 +53,6 @@ _REFUSED_FOR_GOOD: Final = frozenset(
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     }
 )
-_logger = logging.getLogger("modelyard.kafka.producer")
-
 _Answer = asyncio.Future[KafkaError | None]
 
 
@@ -73,8 +72,7 @@ async def open_producer(
     """
     producer = KafkaProducer(
         {
-            "bootstrap.servers": settings.bootstrap_servers,
-            "client.id": client_id,
+            **connection(settings, client_id=client_id),
             "enable.idempotence": True,  # off by default, unlike Java's
             "partitioner": "murmur2_random",  # Java's; librdkafka's own maps keys elsewhere
             "message.timeout.ms": 0,  # never: see above
@@ -83,8 +81,6 @@ async def open_producer(
             "queue.buffering.max.messages": queue_records_max,
             "queue.buffering.max.kbytes": queue_bytes_max // 1024,
             "request.timeout.ms": 10_000,
-            "socket.timeout.ms": 10_000,
-            "reconnect.backoff.max.ms": 1_000,
             "topic.metadata.propagation.max.ms": 5_000,
         },
         ack_wait_max=ack_wait_max,
@@ -171,7 +167,7 @@ class KafkaProducer:
     def _give_up(self, session: "_Session") -> None:
         if session is not self._session:
             return  # someone else was first
-        _logger.warning("Kafka producer session is given up, a new one begins")
+        logger.warning("kafka producer session given up, a new one begins")
         telemetry.PRODUCERS_REBUILT.inc()
         self._session = _Session(self._config, on_fatal=self._give_up)
         session.abandon()
@@ -188,7 +184,7 @@ class _Session:
         self._unanswered: set[_Answer] = set()  # event loop only
         self._ending = threading.Event()
         self._flush_s = _FLUSH_S
-        self.client = Client({**config, "error_cb": self._on_error}, logger=_logger)
+        self.client = Client({**config, "error_cb": self._on_error}, logger=LOG)
         self._thread = threading.Thread(target=self._serve, name="kafka-producer", daemon=True)
         self._thread.start()
 

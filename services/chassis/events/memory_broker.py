@@ -43,6 +43,10 @@ class MemoryBroker:
         """Return all that a topic holds, partition by partition."""
         return [record for log in self.logs(topic) for record in log]
 
+    def members(self, group: str) -> Sequence["MemorySubscription"]:
+        """Return the members of a group in the order in which they joined."""
+        return tuple(self._groups[group].members)
+
     def go_down(self) -> None:
         """Begin an outage: sends wait, polls bring nothing."""
         self.up.clear()
@@ -192,7 +196,7 @@ class MemorySubscription:
     def __init__(self, broker: MemoryBroker, group: "_Group", topics: frozenset[str]) -> None:
         self._broker = broker
         self._group = group
-        self._paused: set[TopicPartition] = set()
+        self.paused: set[TopicPartition] = set()
         self.topics = topics
         self.positions: dict[TopicPartition, int] = {}
 
@@ -202,8 +206,8 @@ class MemorySubscription:
         while True:
             if self._group.hand_over(self):
                 self._broker.announce()
-            self._paused &= self.positions.keys()
-            flowing = {o: p for o, p in self.positions.items() if o not in self._paused}
+            self.paused &= self.positions.keys()
+            flowing = {o: p for o, p in self.positions.items() if o not in self.paused}
             if records := self._broker.read(flowing, records_max=records_max):
                 self.positions |= flowing
                 return records
@@ -221,11 +225,11 @@ class MemorySubscription:
 
     async def pause(self, partitions: Iterable[TopicPartition]) -> None:
         """Stop reading these partitions."""
-        self._paused |= set(partitions) & self.positions.keys()
+        self.paused |= set(partitions) & self.positions.keys()
 
     async def resume(self, partitions: Iterable[TopicPartition]) -> None:
         """Read these partitions again."""
-        self._paused -= set(partitions)
+        self.paused -= set(partitions)
 
     async def lag(self) -> Mapping[TopicPartition, int]:
         """Return how much lies ahead in each partition."""

@@ -92,7 +92,7 @@ class CompactedProjection:
     async def _follow(self, reader: TopicReader, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
             for record in await reader.poll(records_max=_RECORDS_MAX, wait_s=_POLL_S):
-                telemetry.EVENTS_HANDLED.labels("", record.topic, self._take(record)).inc()
+                telemetry.EVENTS_PROJECTED.labels(record.topic, self._take(record)).inc()
             if reader.is_caught_up():
                 self._caught_up.set()
 

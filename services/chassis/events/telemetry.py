@@ -3,38 +3,43 @@
 from contextlib import suppress
 from typing import Final
 
-from prometheus_client import Counter, Gauge, Histogram
-
 from services.chassis.events.ports import TopicPartition
+from services.chassis.telemetry.metrics import counter, gauge, histogram
 
-RECORDS_SENT: Final = Counter(
+RECORDS_SENT: Final = counter(
     "modelyard_events_records_sent",
-    "Records that producers were asked to send, by how that ended.",
-    ["topic", "outcome"],
+    help="Records that producers were asked to send, by how that ended.",
+    labels=["topic", "outcome"],
 )
-PRODUCERS_REBUILT: Final = Counter(
+PRODUCERS_REBUILT: Final = counter(
     "modelyard_events_producers_rebuilt",
-    "Producer sessions given up after a fatal error or an overdue acknowledgement.",
+    help="Producer sessions given up after a fatal error or an overdue acknowledgement.",
 )
-EVENTS_HANDLED: Final = Counter(
+EVENTS_HANDLED: Final = counter(
     "modelyard_events_handled",
-    "Records that a consumer has brought to an end: done, duplicate, skipped or dead-lettered.",
-    ["group", "topic", "outcome"],
+    help="Records brought to an end by a consumer: done, duplicate, skipped, dead_lettered.",
+    labels=["group", "topic", "outcome"],
 )
-EVENT_RETRIES: Final = Counter(
+EVENT_RETRIES: Final = counter(
     "modelyard_events_retries",
-    "Times that a record was put off by a transient failure.",
-    ["group", "topic"],
+    help="Times that a record was put off by a failure.",
+    labels=["group", "topic"],
 )
-EVENT_SECONDS: Final = Histogram(
-    "modelyard_events_handling_seconds",
-    "Time from a record's turn to its end, back-off included.",
-    ["group", "topic"],
+EVENT_SECONDS: Final = histogram(
+    "modelyard_events_handling",
+    help="Time from a record's turn to its end, back-off included.",
+    unit="seconds",
+    labels=["group", "topic"],
 )
-CONSUMER_LAG: Final = Gauge(
+CONSUMER_LAG: Final = gauge(
     "modelyard_events_lag_records",
-    "Records between the group's position and the partition's end.",
-    ["group", "topic", "partition"],
+    help="Records between the group's position and the partition's end.",
+    labels=["group", "topic", "partition"],
+)
+EVENTS_PROJECTED: Final = counter(
+    "modelyard_events_projected",
+    help="Records read into an in-memory projection: done, failed, undecodable.",
+    labels=["topic", "outcome"],
 )
 
 

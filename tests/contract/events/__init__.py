@@ -1,0 +1,1 @@
+"""One suite for the broker's ports: in memory, and Apache Kafka."""

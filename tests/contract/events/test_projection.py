@@ -1,0 +1,98 @@
+"""`CompactedProjection` and the `TopicReader` port below it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.chassis.events.envelope import Event, tombstone_of
+from services.chassis.events.ports import Record
+from services.chassis.events.projection import CompactedProjection
+from tests.contract.events.brokers import WITHIN_S, Broker, an_event, given, until
+
+
+class LastIds:
+    """What the topic says last about each key."""
+
+    def __init__(self) -> None:
+        self.by_key: dict[str, str] = {}
+
+    def apply(self, event: Event) -> None:
+        if event.id == "e666":
+            raise ValueError(event.id)
+        self.by_key[event.key] = event.id
+
+    def forget(self, key: str) -> None:
+        self.by_key.pop(key, None)
+
+
+@asynccontextmanager
+async def projected(
+    broker: Broker, topic: str, picture: LastIds
+) -> AsyncIterator[CompactedProjection]:
+    projection = CompactedProjection(
+        broker.settings,
+        topic,
+        picture.apply,
+        forget=picture.forget,
+        open_reader=broker.open_reader,
+    )
+    stopping = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(projection.run(stopping))
+        try:
+            async with asyncio.timeout(WITHIN_S):
+                await projection.caught_up()
+            yield projection
+        finally:
+            stopping.set()
+
+
+async def test_a_projection_is_caught_up_when_all_that_lay_there_is_applied(
+    broker: Broker,
+) -> None:
+    topic = await broker.new_topic(partition_count=4, compacted=True)
+    keys = [f"d{number}" for number in range(40)]
+    await given(broker, [an_event(topic, n, key=key) for n in range(30) for key in keys])
+    picture = LastIds()
+
+    async with projected(broker, topic, picture):
+        assert picture.by_key == dict.fromkeys(keys, "e29")
+
+        await given(broker, [an_event(topic, 30, key="d7")])
+        await until(lambda: picture.by_key["d7"] == "e30")
+
+
+async def test_a_projection_of_an_empty_topic_is_caught_up(broker: Broker) -> None:
+    topic = await broker.new_topic(compacted=True)
+
+    async with projected(broker, topic, LastIds()) as projection:
+        assert projection.is_caught_up
+
+
+async def test_a_projection_forgets_a_key_at_its_tombstone(broker: Broker) -> None:
+    topic = await broker.new_topic(compacted=True)
+    await given(broker, [an_event(topic, 1, key="a"), an_event(topic, 2, key="b")])
+    await given(broker, [tombstone_of(topic, "a")])
+    picture = LastIds()
+
+    async with projected(broker, topic, picture):
+        assert picture.by_key == {"b": "e2"}
+
+
+async def test_a_projection_passes_by_what_it_cannot_apply(broker: Broker) -> None:
+    topic = await broker.new_topic(partition_count=1, compacted=True)
+    garbage = Record(topic, b"g", b"what is this")
+    await given(broker, [garbage, an_event(topic, 666, key="a"), an_event(topic, 1, key="b")])
+    picture = LastIds()
+
+    async with projected(broker, topic, picture):
+        assert picture.by_key == {"b": "e1"}
+
+
+async def test_two_projections_see_everything_each(broker: Broker) -> None:
+    topic = await broker.new_topic(compacted=True)
+    await given(broker, [an_event(topic, 1, key="a"), an_event(topic, 2, key="b")])
+    one, other = LastIds(), LastIds()
+
+    async with projected(broker, topic, one), projected(broker, topic, other):
+        assert one.by_key == other.by_key == {"a": "e1", "b": "e2"}

@@ -1,0 +1,1 @@
+"""The events machinery while a real broker is away."""

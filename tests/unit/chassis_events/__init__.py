@@ -1,0 +1,1 @@
+"""The envelope, partitioning and the consumer's rules, without I/O."""
