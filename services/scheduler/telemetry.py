@@ -18,7 +18,8 @@ from services.chassis.telemetry.tracing import (
 from services.scheduler.domain.jobs.job import EndedPhase
 
 JOBS_SUBMITTED: Final = counter(
-    "modelyard_scheduler_jobs_submitted", help="Jobs accepted into the line."
+    "modelyard_scheduler_jobs_submitted",
+    help="Submissions answered with a job, repeated ones included.",
 )
 PLACEMENTS: Final = counter(
     "modelyard_scheduler_placements",

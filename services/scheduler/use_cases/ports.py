@@ -6,7 +6,7 @@ unit of work: for one tenant, or for the whole system by name and with a reason.
 Always holds: what is read with `…_for_update` (and all that the system reads to change it) is
 locked until the commit; `save` refuses with Conflict what has moved on since this transaction read
 it. Rows are locked in this order, so that transactions never wait for each other in a ring:
-attempt, deployment, replica, job, node.
+attempt, deployment, replica, job, node; several of a kind by id.
 """
 
 from collections.abc import Sequence
@@ -194,7 +194,7 @@ class Jobs(Protocol):
         """Return a job of any tenant, locked; raises NotFound."""
         ...
 
-    async def queued(self, job_ids: Sequence[JobId]) -> dict[JobId, Job]:
+    async def queued(self, job_ids: Sequence[JobId]) -> Sequence[Job]:
         """Return those of the jobs that still stand in line, locked."""
         ...
 
@@ -256,6 +256,10 @@ class Replicas(Protocol):
 
     async def get(self, replica_id: ReplicaId) -> Replica:
         """Return a replica, locked with its deployment; raises NotFound."""
+        ...
+
+    async def queued(self, replica_ids: Sequence[ReplicaId]) -> Sequence[Replica]:
+        """Return those of the replicas that still stand in line, locked with their deployments."""
         ...
 
     async def of_deployment(self, deployment_id: DeploymentId) -> Sequence[Replica]:

@@ -105,27 +105,23 @@ class PostgresReplicas:
 
     async def get(self, replica_id: ReplicaId) -> Replica:
         """Return a replica, locked after its deployment."""
-        deployment_id = await self._connection.scalar(
-            sa.select(REPLICAS.c.deployment_id).where(REPLICAS.c.id == replica_id)
-        )
-        if deployment_id is None:
+        is_it = REPLICAS.c.id == replica_id
+        found = await self._locked(is_it)
+        if not found:
             raise NotFound("replica", replica_id)
-        await self._lock_deployment(deployment_id)
-        found = await self._connection.execute(
-            sa.select(REPLICAS).where(REPLICAS.c.id == replica_id).with_for_update()
-        )
-        return self._read(found.mappings().one())
+        return found[0]
+
+    async def queued(self, replica_ids: Sequence[ReplicaId]) -> Sequence[Replica]:
+        """Return those that still stand in line, locked after their deployments."""
+        if not replica_ids:
+            return []
+        found = await self._locked(REPLICAS.c.id.in_(replica_ids))
+        return [replica for replica in found if replica.state is ReplicaState.QUEUED]
 
     async def of_deployment(self, deployment_id: DeploymentId) -> Sequence[Replica]:
         """Return a deployment's replicas by place, locked after it."""
-        await self._lock_deployment(deployment_id)
-        found = await self._connection.execute(
-            sa.select(REPLICAS)
-            .where(REPLICAS.c.deployment_id == deployment_id)
-            .order_by(REPLICAS.c.ordinal)
-            .with_for_update()
-        )
-        return [self._read(row) for row in found.mappings()]
+        found = await self._locked(REPLICAS.c.deployment_id == deployment_id)
+        return sorted(found, key=lambda replica: replica.ordinal)
 
     async def save(self, replica: Replica) -> None:
         """Store a replica that this transaction has read; back in line, it is the last."""
@@ -134,14 +130,22 @@ class PostgresReplicas:
             values["queue_seq"] = await self._connection.scalar(_NEXT_IN_LINE)
         await self._rows.write(replica.id, values)
 
-    async def _lock_deployment(self, deployment_id: DeploymentId) -> None:
+    async def _locked(self, which: sa.ColumnElement[bool]) -> list[Replica]:
+        theirs = sa.select(REPLICAS.c.deployment_id).where(which)
         await self._connection.execute(
-            sa.select(DEPLOYMENTS.c.id).where(DEPLOYMENTS.c.id == deployment_id).with_for_update()
+            sa.select(DEPLOYMENTS.c.id)
+            .where(DEPLOYMENTS.c.id.in_(theirs))
+            .order_by(DEPLOYMENTS.c.id)
+            .with_for_update()
         )
-
-    def _read(self, row: sa.RowMapping) -> Replica:
-        self._rows.read(row)
-        return to_replica(row)
+        found = await self._connection.execute(
+            sa.select(REPLICAS).where(which).order_by(REPLICAS.c.id).with_for_update()
+        )
+        replicas = []
+        for row in found.mappings():
+            self._rows.read(row)
+            replicas.append(to_replica(row))
+        return replicas
 
 
 class PostgresTenantDeployments:

@@ -54,10 +54,10 @@ class PostgresJobs:
         """Return a job of any tenant, locked."""
         return await self.one(sa.select(JOBS).where(JOBS.c.id == job_id).with_for_update(), job_id)
 
-    async def queued(self, job_ids: Sequence[JobId]) -> dict[JobId, Job]:
+    async def queued(self, job_ids: Sequence[JobId]) -> Sequence[Job]:
         """Return those that still stand in line, locked."""
         found = await self._connection.execute(_QUEUED, {"ids": job_ids})
-        return {row["id"]: self._read(row) for row in found.mappings()}
+        return [self._read(row) for row in found.mappings()]
 
     async def save(self, job: Job) -> None:
         """Store a job that this transaction has read."""

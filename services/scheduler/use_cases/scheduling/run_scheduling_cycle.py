@@ -12,7 +12,7 @@ from services.scheduler.domain.attempts.attempt import (
     OwnerKind,
 )
 from services.scheduler.domain.deployments.deployment import Deployment
-from services.scheduler.domain.deployments.replica import Replica, ReplicaState
+from services.scheduler.domain.deployments.replica import Replica
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import AttemptId, JobId, ReplicaId
 from services.scheduler.domain.jobs.job import Job
@@ -113,16 +113,17 @@ class RunSchedulingCycle:
         self, tx: SystemTransaction, batch: Sequence[Placement]
     ) -> Mapping[str, Job | _QueuedReplica]:
         """Lock those that are in line still: before nodes, as everybody does."""
-        waiting: dict[str, Job | _QueuedReplica] = {}
-        jobs = [JobId(each.head.id) for each in batch if each.head.kind is OwnerKind.JOB]
-        replicas = [each.head.id for each in batch if each.head.kind is OwnerKind.REPLICA]
-        for replica_id in replicas:
-            replica = await tx.replicas.get(ReplicaId(replica_id))
-            if replica.state is ReplicaState.QUEUED:
-                deployment = await tx.deployments.get(replica.deployment_id)
-                waiting[replica_id] = _QueuedReplica(replica, deployment)
-        queued = await tx.jobs.queued(jobs)
-        waiting.update((str(job_id), job) for job_id, job in queued.items())
+        heads = [placement.head for placement in batch]
+        replicas = await tx.replicas.queued(
+            [ReplicaId(head.id) for head in heads if head.kind is OwnerKind.REPLICA]
+        )
+        jobs = await tx.jobs.queued(
+            [JobId(head.id) for head in heads if head.kind is OwnerKind.JOB]
+        )
+        waiting: dict[str, Job | _QueuedReplica] = {job.id: job for job in jobs}
+        for replica in replicas:
+            deployment = await tx.deployments.get(replica.deployment_id)
+            waiting[replica.id] = _QueuedReplica(replica, deployment)
         return waiting
 
     async def _admit(
