@@ -5,6 +5,7 @@ context and back. A span that is written afterwards, such as a job's phase, gets
 explicitly.
 """
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -27,30 +28,41 @@ _PROPAGATOR: Final = TraceContextTextMapPropagator()
 # backend.
 _QUEUE_SPANS_MAX: Final = 16_384
 _EXPORT_DELAY_MS: Final = 500
+_FLUSH_MAX_S: Final = 3.0
 _NANOSECONDS: Final = 1_000_000_000
 
 
 @contextmanager
 def open_tracing(service_name: str, settings: TelemetrySettings) -> Iterator[TracerProvider]:
-    """Set up tracing for this process; spans are sent before the context closes."""
+    """Set up tracing for this process; spans are sent before the context closes.
+
+    A backend that does not answer then is given up after three seconds.
+    """
     provider = TracerProvider(
         resource=Resource.create({"service.name": service_name}),
         sampler=ParentBased(TraceIdRatioBased(settings.sample_ratio)),
     )
-    if settings.otlp_endpoint is not None:
-        exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint, insecure=True, timeout=5)
-        provider.add_span_processor(
-            BatchSpanProcessor(
-                exporter,
-                max_queue_size=_QUEUE_SPANS_MAX,
-                schedule_delay_millis=_EXPORT_DELAY_MS,
-            )
-        )
     trace.set_tracer_provider(provider)
+    if settings.otlp_endpoint is None:
+        yield provider
+        return
+    exporter = OTLPSpanExporter(endpoint=settings.otlp_endpoint, insecure=True, timeout=5)
+    provider.add_span_processor(
+        BatchSpanProcessor(
+            exporter,
+            max_queue_size=_QUEUE_SPANS_MAX,
+            schedule_delay_millis=_EXPORT_DELAY_MS,
+        )
+    )
     try:
         yield provider
     finally:
+        # The SDK takes no bound: a few batches for a silent backend took it 19 s, which the process
+        # would lack for leaving in order.
+        give_up = threading.Timer(_FLUSH_MAX_S, exporter.shutdown)
+        give_up.start()
         provider.shutdown()
+        give_up.cancel()
 
 
 def tracer(name: str) -> trace.Tracer:
@@ -60,8 +72,13 @@ def tracer(name: str) -> trace.Tracer:
 
 def current_traceparent() -> str | None:
     """Return the current span's `traceparent`, or None outside of any."""
+    return traceparent_of(trace.get_current_span())
+
+
+def traceparent_of(span: trace.Span) -> str | None:
+    """Return a span's `traceparent`, or None for one that does nothing."""
     carrier: dict[str, str] = {}
-    _PROPAGATOR.inject(carrier)
+    _PROPAGATOR.inject(carrier, context=trace.set_span_in_context(span, Context()))
     return carrier.get("traceparent")
 
 
