@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
 
 
 class Source(StrEnum):
@@ -126,9 +125,6 @@ class LogPosition:
         if attempt_number < self.attempt_number:
             return None
         return self.sequence if attempt_number == self.attempt_number else 0
-
-
-BEGINNING: Final = LogPosition(attempt_number=0, sequence=0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from services.chassis.errors import InvalidArgument, QueueFull
 from services.chassis.events.ports import DuplicateEvent
 from services.chassis.tenancy import TenantId
 from services.log_collector.domain.log_stream import OwnerKind, StreamState
-from services.log_collector.domain.records import BEGINNING, LogFilter, LogPosition, Source
+from services.log_collector.domain.records import LogFilter, LogPosition, Source
 from tests.integration.log_collector.fakes import until
-from tests.integration.log_collector.yard import ACME, ANY, Yard, a_stream, running_yard
+from tests.integration.log_collector.yard import ACME, ANY, BEGINNING, Yard, a_stream, running_yard
 from tests.unit.log_collector.builders import entry
 
 STREAM = a_stream()

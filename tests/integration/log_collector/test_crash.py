@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.log_collector.domain.records import BEGINNING
+from services.log_collector.domain.records import LogPosition
 from tests.integration.log_collector.fakes import until
 from tests.integration.log_collector.yard import ANY, running_yard
 from tests.unit.log_collector.builders import ContainerLog, a_stream, entry
@@ -46,20 +46,22 @@ async def test_no_line_is_lost_or_repeated_when_the_collector_is_killed_while_li
                 await asyncio.sleep(0.002)
                 log.write("whole")
                 written.append("half whole")
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.005)
         collector.kill()
         await collector.wait()
 
+    log.write("last")
+    written.append("last")
     async with running_yard(tmp_path, STREAM) as yard:
         await yard.end_stream(yard.event(STREAM))
         found = [
             record
             async for page in yard.follow_logs(
-                STREAM.tenant, STREAM.owner_id, after=BEGINNING, wanted=ANY
+                STREAM.tenant, STREAM.owner_id, after=LogPosition(0, 0), wanted=ANY
             )
             for _, record in page.records
         ]
-        await until(lambda: yard.publisher.sequences()[-1:] == [len(written)])
+        await until(lambda: yard.publisher.last_sequence == len(written))
 
     assert [record.text for record in found] == written
     assert [record.sequence for record in found] == list(range(1, len(written) + 1))

@@ -13,7 +13,7 @@ from services.chassis.tenancy import TenantId
 from services.log_collector.adapters.container_files.output import open_container_files
 from services.log_collector.adapters.segments.store import SegmentStore, open_segment_store
 from services.log_collector.domain.log_stream import LogStream, StreamState
-from services.log_collector.domain.records import BEGINNING, LogFilter, LogPosition
+from services.log_collector.domain.records import LogFilter, LogPosition
 from services.log_collector.use_cases.collect_stream import CollectingBounds, CollectStream
 from services.log_collector.use_cases.collect_streams import CollectStreams
 from services.log_collector.use_cases.complete_stream import CompleteStream
@@ -31,6 +31,7 @@ from tests.integration.log_collector.fakes import MemoryDatabase, until
 from tests.unit.log_collector.builders import NOW, ContainerLog, a_stream
 
 ANY = LogFilter()
+BEGINNING = LogPosition(attempt_number=0, sequence=0)
 ACME = TenantId("acme")
 BOUNDS = CollectingBounds(
     block_wait_max=timedelta(milliseconds=20),
@@ -51,6 +52,11 @@ class FakePublisher:
             return [Unavailable("kafka") for _ in blocks]
         self.published += blocks
         return [None for _ in blocks]
+
+    @property
+    def last_sequence(self) -> int:
+        """Return the sequence that came last."""
+        return self.published[-1].last_sequence if self.published else 0
 
     def sequences(self) -> list[int]:
         """Return all sequences in the order in which they came."""
@@ -201,4 +207,4 @@ async def running_yard(
                 stopping.set()
 
 
-__all__ = ["ACME", "ANY", "Yard", "a_stream", "running_yard"]
+__all__ = ["ACME", "ANY", "BEGINNING", "Yard", "a_stream", "running_yard"]

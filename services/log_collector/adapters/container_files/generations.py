@@ -86,7 +86,7 @@ def fingerprint(fd: int) -> int:
 
 
 class Generations:
-    """Reads one container's log from a position on; `open_folder` must have been called before."""
+    """Reads one container's log from a position on; `folder_fd` is there once its folder is."""
 
     def __init__(self, root: Path, path: str, position: FilePosition | None) -> None:
         self._root = root
@@ -97,15 +97,11 @@ class Generations:
         self._newest: _Generation | None = None
         self.folder_fd: int | None = None
 
-    def open_folder(self) -> int | None:
-        """Return the container's folder, or None while it is absent; a link counts as absent."""
-        if self.folder_fd is None:
-            self.folder_fd = self._open_folder()
-        return self.folder_fd
-
     def read(self, bytes_max: int) -> Chunk:
         """Return the next whole lines, at most this many bytes of them (but one line at least)."""
-        if self.open_folder() is None:
+        if self.folder_fd is None:
+            self.folder_fd = self._open_folder()
+        if self.folder_fd is None:
             return Chunk(is_absent=True)
         # Before reading: a generation may only be left at an end that was read after a newer one
         # was seen, or its last lines could be written in between.
@@ -248,7 +244,7 @@ class Generations:
         return _Generation(fd, status.st_dev, status.st_ino)
 
     def _open_folder(self) -> int | None:
-        """Walk down from the root, following no link on the way."""
+        """Walk down from the root; None where a folder is absent, or a link, which is refused."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         fd = -1
         try:
