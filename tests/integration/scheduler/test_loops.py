@@ -1,5 +1,6 @@
 """The leader's loops: who acts, and when."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -97,3 +98,15 @@ async def test_a_loop_that_was_woken_looks_at_once() -> None:
 
 async def test_a_loop_that_nobody_wakes_looks_by_itself() -> None:
     await Waking(timedelta(milliseconds=1)).wait()
+
+
+async def test_a_loop_that_is_told_to_stop_does_so_at_once(yard: Yard, keeper: LeaseKeeper) -> None:
+    loops = [
+        SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER)),
+        deployments_loop(yard, keeper),
+    ]
+    stopping = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks, asyncio.timeout(10):
+        for loop in loops:
+            tasks.create_task(loop.run(stopping))
+        stopping.set()

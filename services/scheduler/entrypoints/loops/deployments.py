@@ -32,9 +32,10 @@ class DeploymentsLoop:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work while this process leads, until `stopping` is set."""
-        while not stopping.is_set():
-            await self.turn()
-            await self.waking.wait()
+        async with self.waking.also_when(stopping):
+            while not stopping.is_set():
+                await self.turn()
+                await self.waking.wait()
 
     async def turn(self) -> None:
         """Do what is due, if this process leads."""

@@ -30,9 +30,10 @@ class SchedulingLoop:
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Run cycles while this process leads, until `stopping` is set."""
-        while not stopping.is_set():
-            await self.turn()
-            await self.waking.wait()
+        async with self.waking.also_when(stopping):
+            while not stopping.is_set():
+                await self.turn()
+                await self.waking.wait()
 
     async def turn(self) -> None:
         """Run one cycle, if this process leads."""

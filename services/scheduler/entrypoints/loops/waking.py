@@ -6,6 +6,7 @@ Owns: the wait of a loop that commits wake: it looks at once when woken, and by 
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 
@@ -26,3 +27,16 @@ class Waking:
             async with asyncio.timeout(self._interval_max_s):
                 await self._woken.wait()
         self._woken.clear()
+
+    @contextlib.asynccontextmanager
+    async def also_when(self, stopping: asyncio.Event) -> AsyncIterator[None]:
+        """Within the block, the end of the process wakes the loop too."""
+
+        async def wake_when_stopping() -> None:
+            await stopping.wait()
+            self.wake()
+
+        async with asyncio.TaskGroup() as tasks:
+            waker = tasks.create_task(wake_when_stopping())
+            yield
+            waker.cancel()
