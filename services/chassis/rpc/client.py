@@ -5,6 +5,10 @@ it carries: the principal's token, the trace, the remaining time. Interceptors o
 details and return the call as it is: one that awaits a call's end keeps the callee working after
 the caller has left.
 
+A guarded stream is often read by an async generator, whose steps may run in different contexts, and
+which may be left at its `yield` for good. So its span never becomes the current one, and its call
+ends with the block: gRPC would cancel it when the garbage collector comes by.
+
 Always holds: nothing is called while a transaction is open in this task (ADR-0002); no unary call
 without an end; no call, stream or not, outlives the call that it is part of; only idempotent calls
 are repeated.
@@ -15,14 +19,16 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 import grpc.aio
-from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry import trace
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from typing_extensions import override
 
 from services.chassis.breaker import Breaker
@@ -34,7 +40,7 @@ from services.chassis.rpc.deadline import Deadline
 from services.chassis.rpc.identity import TokenSigner
 from services.chassis.rpc.status import CODES, from_call_error, is_callees_fault
 from services.chassis.settings import GrpcClientSettings
-from services.chassis.telemetry.tracing import current_traceparent, tracer
+from services.chassis.telemetry.tracing import traceparent_of, tracer
 from services.chassis.transaction_mark import in_transaction
 
 Response_co = TypeVar("Response_co", covariant=True)
@@ -128,7 +134,7 @@ class Edge:
 
         async def once() -> Response_co:
             granted_s = until.remaining_s()
-            with self._measured(path):
+            with self._measured(path) as span, _current(span):
                 async with self.breaker.calling():
                     try:
                         return await method(request, timeout=granted_s, metadata=metadata)
@@ -145,43 +151,64 @@ class Edge:
 
     @asynccontextmanager
     async def guard(self, path: str = "stream") -> AsyncIterator[None]:
-        """Run a streaming call inside: breaker and error mapping, no retry."""
+        """Make a streaming call inside: breaker, error mapping, no retry; ends with the block."""
         _refuse_in_transaction()
-        with self._measured(path):
+        with self._measured(path) as span:
             async with self.breaker.calling():
+                guarded, outer = _Guarded(span), _guarded.get()
+                _guarded.set(guarded)
                 try:
                     yield
                 except grpc.aio.AioRpcError as error:
                     raise from_call_error(error, callee=self.name) from error
+                finally:
+                    # Not reset by its token: this may be another context than the one above.
+                    _guarded.set(outer)
+                    for call in guarded.calls:
+                        call.cancel()
 
     @contextmanager
-    def _measured(self, path: str) -> Iterator[None]:
+    def _measured(self, path: str) -> Iterator[Span]:
         started = time.perf_counter()
         code = "OK"
-        with tracer(__name__).start_as_current_span(
+        span = tracer(__name__).start_span(
             path,
             kind=SpanKind.CLIENT,
             attributes={telemetry.SYSTEM: "grpc", telemetry.METHOD: path},
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
-            try:
-                yield
-            except ModelyardError as error:
-                code = CODES[error.code].name
-                if is_callees_fault(error):
-                    span.set_status(Status(StatusCode.ERROR, error.message))
-                raise
-            except (asyncio.CancelledError, GeneratorExit):
-                code = "CANCELLED"
-                raise
-            except Exception as error:
-                code = "UNKNOWN"
-                span.set_status(Status(StatusCode.ERROR, type(error).__name__))
-                raise
-            finally:
-                span.set_attribute(telemetry.STATUS, code)
-                telemetry.CLIENT_SECONDS.labels(path, code).observe(time.perf_counter() - started)
+        )
+        try:
+            yield span
+        except ModelyardError as error:
+            code = CODES[error.code].name
+            if is_callees_fault(error):
+                span.set_status(Status(StatusCode.ERROR, error.message))
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            code = "CANCELLED"
+            raise
+        except Exception as error:
+            code = "UNKNOWN"
+            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            raise
+        finally:
+            span.set_attribute(telemetry.STATUS, code)
+            span.end()
+            telemetry.CLIENT_SECONDS.labels(path, code).observe(time.perf_counter() - started)
+
+
+def _current(span: Span) -> AbstractContextManager[Span]:
+    return trace.use_span(span, record_exception=False, set_status_on_exception=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Guarded:
+    """The calls made inside one `Edge.guard`."""
+
+    span: Span
+    calls: list[grpc.aio.Call] = field(default_factory=list)
+
+
+_guarded: ContextVar[_Guarded | None] = ContextVar("guarded", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +217,13 @@ class _Carried:
 
     signer: TokenSigner
 
-    def details(self, given: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDetails:
+    def details(
+        self, given: grpc.aio.ClientCallDetails, span: Span | None = None
+    ) -> grpc.aio.ClientCallDetails:
+        """Return the details with token, trace and the time that is left."""
         metadata = grpc.aio.Metadata(*(given.metadata or ()))
         metadata["authorization"] = f"Bearer {self.signer.token(principal())}"
-        traceparent = current_traceparent()
+        traceparent = traceparent_of(span or trace.get_current_span())
         if traceparent is not None:
             metadata["traceparent"] = traceparent
         timeout_s = min(math.inf if given.timeout is None else given.timeout, _inherited_s())
@@ -204,6 +234,17 @@ class _Carried:
             credentials=given.credentials,
             wait_for_ready=given.wait_for_ready,
         )
+
+    async def stream(
+        self, continuation: Callable[..., Any], given: grpc.aio.ClientCallDetails, request: Any
+    ) -> Any:
+        """Make a streaming call, as a part of the guard around it."""
+        guarded = _guarded.get()
+        if guarded is None:
+            return await continuation(self.details(given), request)
+        call = await continuation(self.details(given, guarded.span), request)
+        guarded.calls.append(call)
+        return call
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +266,7 @@ class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(
         self, continuation: Callable[..., Any], client_call_details: Any, request: Any
     ) -> Any:
-        return await continuation(self.carried.details(client_call_details), request)
+        return await self.carried.stream(continuation, client_call_details, request)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +277,7 @@ class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
     async def intercept_stream_unary(
         self, continuation: Callable[..., Any], client_call_details: Any, request_iterator: Any
     ) -> Any:
-        return await continuation(self.carried.details(client_call_details), request_iterator)
+        return await self.carried.stream(continuation, client_call_details, request_iterator)
 
 
 class _TooLittleTime(DeadlineExceeded):

@@ -4,6 +4,7 @@ Owns: loguru's one sink, and taking over what libraries log through the standard
 a constant sentence with fields: `logger.info("job admitted", job_id=job.id)`.
 """
 
+import inspect
 import json
 import logging
 import math
@@ -80,9 +81,9 @@ class _ToLoguru(logging.Handler):
             level: str | int = logger.level(record.levelname).name
         except ValueError:
             level = record.levelno
-        frame: FrameType | None = logging.currentframe()
-        depth = 2
-        while frame is not None and frame.f_code.co_filename == logging.__file__:
+        frame: FrameType | None = inspect.currentframe()
+        depth = 0
+        while frame is not None and (depth == 0 or frame.f_code.co_filename == logging.__file__):
             frame = frame.f_back
             depth += 1
         logger.opt(depth=depth, exception=record.exc_info).log(level, record.getMessage())
