@@ -1,0 +1,46 @@
+"""A whole process on the chassis: `python -m … <file with the public key of its callers>`.
+
+Prints its port; each call takes a moment; leaves on SIGTERM as every service does.
+"""
+
+import asyncio
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from services.chassis.clock import SystemClock
+from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_main, run_until_stopped
+from services.chassis.rpc.context import Context
+from services.chassis.rpc.identity import TokenVerifier
+from services.chassis.rpc.server import serve
+from services.chassis.settings import GrpcServerSettings, ShutdownSettings
+from tests.integration.chassis_rpc.yard import A_JOB, ARTIFACTS, JOBS, LOGS, SCOPES, Handlers
+
+
+async def slow(request: Any, context: Context) -> Any:
+    await asyncio.sleep(0.02)  # so that some calls are at work whenever the signal comes
+    return A_JOB
+
+
+async def main(public_key: bytes) -> int:
+    async def answer(stopping: asyncio.Event) -> None:
+        async with serve(
+            GrpcServerSettings(port=0),
+            register=Handlers(get_job=slow).register,
+            services=(JOBS, LOGS, ARTIFACTS),
+            verifier=TokenVerifier({"api-gateway": public_key}, SystemClock()),
+            required_scopes=SCOPES,
+        ) as server:
+            sys.stdout.write(f"{server.port}\n")
+            sys.stdout.flush()
+            await stopping.wait()
+            await server.drain(timedelta(seconds=5))
+
+    supervisor = Supervisor()
+    supervisor.add("grpc", answer, Stage.INTAKE)
+    return await run_until_stopped(supervisor, Readiness(), ShutdownSettings())
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main(Path(sys.argv[1]).read_bytes())))
