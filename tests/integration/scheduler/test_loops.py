@@ -101,12 +101,10 @@ async def test_a_loop_that_nobody_wakes_looks_by_itself() -> None:
 
 
 async def test_a_loop_that_is_told_to_stop_does_so_at_once(yard: Yard, keeper: LeaseKeeper) -> None:
-    loops = [
-        SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER)),
-        deployments_loop(yard, keeper),
-    ]
+    scheduling = SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER))
+    reconciling = deployments_loop(yard, keeper)
     stopping = asyncio.Event()
-    async with asyncio.TaskGroup() as tasks, asyncio.timeout(10):
-        for loop in loops:
-            tasks.create_task(loop.run(stopping))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(scheduling.run(stopping))
+        tasks.create_task(reconciling.run(stopping))
         stopping.set()
