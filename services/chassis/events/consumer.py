@@ -12,7 +12,8 @@ poll goes on, keeps the membership, and pauses the partition once the lane is fu
     DuplicateEvent               duplicate      position moves
     no handler, tombstone        skipped        position moves (a newer producer's type: not ours)
     Undecodable, non-retryable   dead-lettered  position moves once the dead letter is acknowledged
-    retryable ModelyardError     tried again    until it ends otherwise
+    retryable ModelyardError,
+    lost connection, time-out    tried again    until it ends otherwise
     any other exception (a bug)  tried again    `bug_tries_max` times, then dead-lettered with an id
 
 Always holds: a position never passes a record that has not come to one of the four ends.
@@ -186,7 +187,7 @@ class EventConsumer:
     async def run(self, stopping: asyncio.Event) -> None:
         """Consume until `stopping` is set; then finish the tries in hand and return.
 
-        Raises Unavailable when the membership is lost for good.
+        A subscription that can't go on ends it, in an exception group: a new process joins anew.
         """
         lag_due = 0.0
         loop = asyncio.get_running_loop()
@@ -281,6 +282,8 @@ class EventConsumer:
                 return Handled.DUPLICATE
             except ModelyardError as error:
                 failure = _Failure(error, is_final=not error.retryable)
+            except (ConnectionError, TimeoutError) as error:  # the surroundings, not the event
+                failure = _Failure(error)
             except Exception as error:  # noqa: BLE001 - a bug must not stop the partition for good
                 failure = _Failure(error, is_bug=True)
             span.set_status(Status(StatusCode.ERROR))

@@ -80,6 +80,7 @@ class Producer(Protocol):
         Never leaves a gap: when a record of a key fails, a later one of that key in the same call
         is not kept without it, unless it is sent again. So the caller goes on from the first
         failure of each key, and readers that drop event ids they know see every key in order.
+        Calls with records of the same key must not overlap.
         """
         ...
 

@@ -3,6 +3,9 @@
 Owns: reading the whole topic at start and following it after, in every process and without a group.
 Leaves to `apply` what is kept, and that it drops a version lower than the one it has.
 
+The partitions are those at the opening: a compacted topic is never widened, since its keys would
+move away from their earlier values.
+
 Always holds: it is caught up only once every record that lay in the topic at the start has been
 applied. A broker's outage afterwards makes the picture old, not absent: it stays caught up, and
 goes on where it was when the broker is back.

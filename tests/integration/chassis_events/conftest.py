@@ -3,7 +3,6 @@
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -31,7 +30,7 @@ class OwnBroker:
         self._signal(signal.SIGKILL)
 
     def start(self) -> None:
-        """Start it again with the data that it has."""
+        """Start it with the data that it has, unless it runs."""
         kafka.start(self._state)
 
     def halt(self) -> None:
@@ -44,10 +43,16 @@ class OwnBroker:
         os.kill(record.pid, what)
 
 
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[OwnBroker]:
-    broker = OwnBroker(State(tmp_path))
+@pytest.fixture(scope="session")
+def own_broker_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnBroker]:
+    broker = OwnBroker(State(tmp_path_factory.mktemp("own-broker")))
     try:
         yield broker
     finally:
         broker.halt()
+
+
+@pytest.fixture
+def own_broker(own_broker_process: OwnBroker) -> OwnBroker:
+    own_broker_process.start()  # an earlier test may have killed it
+    return own_broker_process

@@ -16,7 +16,6 @@ from services.chassis.events.projection import CompactedProjection
 from tests.contract.events.brokers import OnKafka, an_event, until
 from tests.integration.chassis_events.conftest import OwnBroker
 
-OUTAGE_S = 8.0
 KEYS = tuple(f"job_{number}" for number in range(6))
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(90)]
@@ -81,6 +80,7 @@ async def _during(
     producer: KafkaProducer,
     topic: str,
     *,
+    outage_s: float,
     outage: Callable[[], None],
     end_of_outage: Callable[[], None],
 ) -> tuple[Outbox, Sequence[Inbox]]:
@@ -106,7 +106,7 @@ async def _during(
         await until(lambda: len(consumed.seen[KEYS[0]]) > 20)
 
         outage()
-        await asyncio.sleep(OUTAGE_S)
+        await asyncio.sleep(outage_s)
         before = outbox.acknowledged_count
         await asyncio.to_thread(end_of_outage)
 
@@ -127,6 +127,7 @@ async def test_sends_wait_out_an_outage(own_broker: OwnBroker, kind: str) -> Non
             own_broker,
             producer,
             topic,
+            outage_s=8,
             outage=own_broker.freeze if kind == "frozen" else own_broker.kill,
             end_of_outage=own_broker.thaw if kind == "frozen" else own_broker.start,
         )
@@ -150,6 +151,7 @@ async def test_order_holds_when_sends_are_given_up_during_an_outage(
             own_broker,
             producer,
             topic,
+            outage_s=4,
             outage=own_broker.freeze if kind == "frozen" else own_broker.kill,
             end_of_outage=own_broker.thaw if kind == "frozen" else own_broker.start,
         )

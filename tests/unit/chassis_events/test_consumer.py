@@ -154,6 +154,22 @@ async def test_a_handling_is_a_consumer_span_below_the_events_creation(
     assert dict(failed.attributes or {})["error.type"] == "Conflict"
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(), TimeoutError()])
+async def test_a_lost_connection_is_no_bug(broker: MemoryBroker, error: Exception) -> None:
+    broker.append(an_event(TOPIC, 1))
+    tries = 0
+
+    async def handle(event: Event) -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= 10:
+            raise error
+
+    async with consuming(broker, {"a.known.v1": handle}):
+        await until(lambda: tries == 11)
+    assert broker.records(DEAD) == []
+
+
 async def test_a_revoked_partition_is_let_go_in_the_middle_of_its_back_off(
     broker: MemoryBroker,
 ) -> None:
