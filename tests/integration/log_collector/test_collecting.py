@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from loguru import logger
 
 from services.chassis.errors import InvalidArgument, QueueFull
 from services.chassis.events.ports import DuplicateEvent
@@ -299,3 +300,39 @@ async def test_more_streams_than_the_bound_are_collected_in_turn(tmp_path: Path)
 
         for stream in streams:
             assert await yard.followed(stream.owner_id) == [stream.attempt_id]
+
+
+async def test_a_slow_follower_misses_nothing_of_a_flood(yard: Yard) -> None:
+    log = yard.container(STREAM)
+    await yard.open_stream(yard.event(STREAM))
+    log.write("0")
+    follow = yard.follow_logs(ACME, "job_1", after=BEGINNING, wanted=ANY)
+    texts = [record.text for _, record in (await anext(follow)).records]
+    expected = [f"{number} {'x' * 1000}" for number in range(2000)]
+    log.write(*expected)
+    await yard.until_stored(STREAM, 2001)
+    tail = yard.live.tail("att_1")
+    assert tail is not None
+    assert tail.after(1) is None  # only the store has these
+    await yard.end_stream(yard.event(STREAM))
+
+    async for page in follow:
+        texts += [record.text for _, record in page.records]
+
+    assert texts == ["0", *expected]
+
+
+async def test_a_store_that_fails_is_tried_again(tmp_path: Path) -> None:
+    messages: list[str] = []
+    sink = logger.add(messages.append, format="{message}")
+    async with running_yard(tmp_path) as yard:
+        in_the_way = tmp_path / "store" / "att_1"
+        in_the_way.write_text("a file where the folder should be")
+        yard.container(STREAM).write("one")
+        await yard.open_stream(yard.event(STREAM))
+        await until(lambda: any("tried again" in message for message in messages))
+        await yard.end_stream(yard.event(STREAM))
+        in_the_way.unlink()
+
+        assert await yard.followed() == ["one"]
+    logger.remove(sink)

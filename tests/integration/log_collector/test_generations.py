@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.log_collector.adapters.container_files.generations import Generations
+from services.log_collector.adapters.container_files.generations import LINE_BYTES_MAX, Generations
+from services.log_collector.adapters.container_files.json_file import CORRUPT_BYTES_MAX
 from services.log_collector.domain.assembly import Corrupt, Gap
 from services.log_collector.domain.checkpoint import FilePosition
 from tests.unit.log_collector.builders import ContainerLog, entry
@@ -176,6 +177,23 @@ def test_a_torn_last_line_of_an_old_generation_is_kept_as_bytes(
     log.write("b")
 
     assert read_all(generations)[0] == ["a", Corrupt(b'{"log":"tor'), "b"]
+    generations.close()
+
+
+def test_endless_bytes_without_a_newline_are_kept_in_pieces(
+    tmp_path: Path, log: ContainerLog
+) -> None:
+    generations = Generations(tmp_path, PATH, None)
+    log.write("a")
+    log.write_raw(b"x" * (LINE_BYTES_MAX + 10) + b"\n")
+    log.write("b")
+
+    found, _ = read_all(generations)
+
+    assert (found[0], found[-1]) == ("a", "b")
+    pieces = [piece.raw for piece in found[1:-1] if isinstance(piece, Corrupt)]
+    assert b"".join(pieces) == b"x" * (LINE_BYTES_MAX + 10)
+    assert max(map(len, pieces)) <= CORRUPT_BYTES_MAX
     generations.close()
 
 
