@@ -102,14 +102,14 @@ def up(state: State) -> str:
         )
 
 
-def down(state: State) -> list[str]:
+def down(state: State, *, tenant_grace_s: float = _TENANT_GRACE_S) -> list[str]:
     """Stop everything in reverse order; return the names of the parts that ran."""
     if not state.root.exists():
         return []
     with state.command():
         stopped = services.halt(state)
         # Tenants' work outlives its services by design; here nothing would look after it any more.
-        if end_marked(STATE_MARK, state, grace_s=_TENANT_GRACE_S):
+        if end_marked(STATE_MARK, state, grace_s=tenant_grace_s):
             stopped.append("containers")
         stopped += [part for part in reversed(list(state.read().processes)) if stop(state, part)]
         end_marked(STACK_MARK, state, grace_s=_TENANT_GRACE_S)

@@ -1,0 +1,50 @@
+"""Fixtures and habits of all tests: real parts, marks and time limits by folder."""
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support.fixtures import (
+    database_url,
+    kafka_broker,
+    kafka_topic,
+    postgres_server,
+    redis_address,
+    redis_url,
+)
+from tests.support.run_scope import close_run, open_run
+
+__all__ = [
+    "database_url",
+    "kafka_broker",
+    "kafka_topic",
+    "postgres_server",
+    "redis_address",
+    "redis_url",
+]
+
+_MARKED_FOLDERS: Final = ("integration", "contract", "e2e")
+_TIMEOUT_S: Final = {"integration": 120, "contract": 120, "e2e": 300}
+"""The first user of a part waits for its start, on a machine that runs other tests too."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the run a folder for its real parts."""
+    open_run()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave nothing running, whatever became of the workers."""
+    close_run()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the folder that they lie in."""
+    root = Path(__file__).parent
+    for item in items:
+        level = item.path.relative_to(root).parts[0] if item.path.is_relative_to(root) else ""
+        if level in _MARKED_FOLDERS:
+            item.add_marker(level)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(_TIMEOUT_S[level]))

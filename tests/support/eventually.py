@@ -1,0 +1,36 @@
+"""Waiting for what happens elsewhere, with a bound and a sentence for when it doesn't.
+
+The one place where tests wait by the clock; everything else polls through here.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+WITHIN_S: Final = 20.0
+_POLL_INTERVAL_S: Final = 0.02
+
+
+def until(check: Callable[[], T], *, what: str, within_s: float = WITHIN_S) -> T:
+    """Return the first truthy answer of `check`; fail the test when none comes within the bound."""
+    ends_at = time.monotonic() + within_s
+    while not (answer := check()):
+        if time.monotonic() >= ends_at:
+            raise AssertionError(f"not within {within_s:g} s: {what} (last answer: {answer!r})")
+        time.sleep(_POLL_INTERVAL_S)
+    return answer
+
+
+async def eventually(
+    check: Callable[[], Awaitable[T]], *, what: str, within_s: float = WITHIN_S
+) -> T:
+    """Return the first truthy answer of an async `check`, in the same way."""
+    ends_at = time.monotonic() + within_s
+    while not (answer := await check()):
+        if time.monotonic() >= ends_at:
+            raise AssertionError(f"not within {within_s:g} s: {what} (last answer: {answer!r})")
+        await asyncio.sleep(_POLL_INTERVAL_S)
+    return answer
