@@ -46,7 +46,7 @@ async def test_the_handler_knows_how_long_its_caller_waits(yard: Yard) -> None:
         await client.get_job(timeout=timedelta(seconds=3))
 
     assert remaining_s[0] is not None
-    assert 0 < remaining_s[0] <= 3
+    assert 0 < remaining_s[0] < 3.1  # on the wire it is rounded up to three digits
 
 
 async def test_a_call_within_a_call_gets_less_than_what_is_left(yard: Yard) -> None:
