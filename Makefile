@@ -1,0 +1,78 @@
+# Modelyard's commands. `make` alone lists them; T=path narrows tests and checks to a path.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Interpreters come from the machine; uv fetches none.
+export UV_PYTHON_DOWNLOADS := never
+export UV_VERSION := 0.13.9
+
+T ?=
+BIN := .venv/bin
+STACK := $(BIN)/python -m deploy.local
+PYTEST := $(BIN)/pytest
+CODE := services deploy tests protos
+WORKERS := 2
+
+##@ Use
+.PHONY: demo up down status clean
+demo: setup  ## set up, start everything, train, register, deploy and ask a model
+	@$(STACK) demo
+up: setup  ## start the platform; the address and the first key go to .modelyard/cli.env
+	@$(STACK) up
+down:  ## stop everything that was started here
+	@[ ! -x $(BIN)/python ] || $(STACK) down
+status:  ## show every part, where it listens, whether it answers
+	@$(STACK) status
+clean:  ## stop everything and remove its data
+	@[ ! -x $(BIN)/python ] || $(STACK) clean
+
+##@ Change
+.PHONY: setup protos environments fmt
+setup:  ## make .venv from uv.lock
+	@bash deploy/local/setup.sh
+protos:  ## generate Python from protos/
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash protos/generate.sh
+environments:  ## lock the model environments anew from their requirements.in
+	@bash deploy/environments/lock.sh
+fmt:  ## format Python and protos
+	@$(BIN)/ruff format $(CODE) && $(BIN)/ruff check --fix --exit-zero --quiet $(CODE)
+	@$(BIN)/buf format -w
+
+##@ Check
+.PHONY: test check lint types arch protos-check lock-check unit contract integration e2e
+test: setup  ## everything: set up, check, then every test on real parts
+	@$(MAKE) check
+	@$(STACK) prepare
+	@$(PYTEST) -n $(WORKERS) --dist loadgroup $(or $(T),tests --ignore=tests/e2e)
+	@[ -n "$(T)" ] || [ ! -d tests/e2e ] || $(PYTEST) tests/e2e
+check: lint types arch protos-check lock-check  ## format, lint, types, layers, protos, lock
+lint:  ## formatting and lint
+	@$(BIN)/ruff format --check --quiet $(or $(T),$(CODE)) || { echo "run: make fmt"; exit 1; }
+	@$(BIN)/ruff check --quiet $(or $(T),$(CODE))
+types:  ## mypy --strict
+	@$(BIN)/mypy $(or $(T),$(CODE))
+arch:  ## layers, and who may import whom
+	@$(BIN)/lint-imports
+protos-check:  ## protos: lint, format, and that the generated code is theirs
+	@$(BIN)/buf lint && $(BIN)/buf format -d --exit-code
+	@bash deploy/local/check_generated.sh
+lock-check:  ## uv.lock: of this pyproject.toml, and naming the two public hosts only
+	@bash deploy/local/check_lock.sh
+unit:  ## tests without I/O
+	@$(PYTEST) $(or $(T),tests/unit)
+contract:  ## one suite over every implementation of a port
+	@$(PYTEST) $(or $(T),tests/contract)
+integration:  ## tests on real PostgreSQL, Kafka and Redis
+	@$(PYTEST) -n $(WORKERS) --dist loadgroup $(or $(T),tests/integration)
+e2e:  ## all services as processes
+	@$(PYTEST) $(or $(T),tests/e2e)
+
+##@ Help
+.PHONY: help
+help:  ## show this list
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
