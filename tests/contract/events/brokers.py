@@ -24,8 +24,8 @@ from services.chassis.events.ports import (
 from services.chassis.events.projection import OpenReader
 from services.chassis.settings import KafkaSettings
 from services.chassis.tenancy import TenantId
+from tests.support.eventually import WITHIN_S, eventually
 
-WITHIN_S = 20.0
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 NOBODY_LISTENS = "127.0.0.1:9"
 
@@ -167,10 +167,12 @@ async def shared(first: Subscription, second: Subscription) -> None:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Return when the condition holds; it is looked at every few milliseconds."""
-    async with asyncio.timeout(WITHIN_S):
-        while not condition():  # noqa: ASYNC110 - any plain condition, not only an event
-            await asyncio.sleep(0.005)
+    """Return when the condition holds."""
+
+    async def holds() -> bool:
+        return condition()
+
+    await eventually(holds, what="the condition of the test")
 
 
 def values(records: Sequence[ReceivedRecord]) -> list[bytes | None]:

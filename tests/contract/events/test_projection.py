@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from services.chassis.events.envelope import Event, tombstone_of
 from services.chassis.events.ports import Record
 from services.chassis.events.projection import CompactedProjection
-from tests.contract.events.brokers import WITHIN_S, Broker, an_event, given, until
+from tests.contract.events.brokers import Broker, an_event, given, until
+from tests.support.eventually import WITHIN_S
 
 
 class LastIds:

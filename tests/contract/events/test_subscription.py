@@ -4,7 +4,6 @@ import asyncio
 
 from services.chassis.events.ports import ReceivedRecord, TopicPartition
 from tests.contract.events.brokers import (
-    WITHIN_S,
     Broker,
     assigned,
     given,
@@ -13,6 +12,7 @@ from tests.contract.events.brokers import (
     shared,
     values,
 )
+from tests.support.eventually import WITHIN_S
 
 
 async def test_records_come_again_when_their_position_was_not_stored(broker: Broker) -> None:
