@@ -1,6 +1,7 @@
 """A whole process on the chassis: `python -m … <file with the public key of its callers>`.
 
-Prints its port; each call takes a moment; leaves on SIGTERM as every service does.
+Prints its port; each call takes a moment; leaves on SIGTERM as every service does, and then prints
+how many calls it has finished.
 """
 
 import asyncio
@@ -18,12 +19,15 @@ from services.chassis.settings import GrpcServerSettings, ShutdownSettings
 from tests.integration.chassis_rpc.yard import A_JOB, ARTIFACTS, JOBS, LOGS, SCOPES, Handlers
 
 
-async def slow(request: Any, context: Context) -> Any:
-    await asyncio.sleep(0.02)  # so that some calls are at work whenever the signal comes
-    return A_JOB
-
-
 async def main(public_key: bytes) -> int:
+    finished = 0
+
+    async def slow(request: Any, context: Context) -> Any:
+        nonlocal finished
+        await asyncio.sleep(0.02)  # so that some calls are at work whenever the signal comes
+        finished += 1
+        return A_JOB
+
     async def answer(stopping: asyncio.Event) -> None:
         async with serve(
             GrpcServerSettings(port=0),
@@ -39,7 +43,9 @@ async def main(public_key: bytes) -> int:
 
     supervisor = Supervisor()
     supervisor.add("grpc", answer, Stage.INTAKE)
-    return await run_until_stopped(supervisor, Readiness(), ShutdownSettings())
+    code = await run_until_stopped(supervisor, Readiness(), ShutdownSettings())
+    sys.stdout.write(f"{finished}\n")
+    return code
 
 
 if __name__ == "__main__":

@@ -166,3 +166,31 @@ async def test_a_process_told_to_leave_under_load_fails_no_call_that_is_repeated
                 is_over = True
 
     assert exit_code == 0
+
+
+async def test_a_process_told_to_leave_under_load_answers_every_call_that_it_worked_on(
+    yard: Yard, tmp_path: Path
+) -> None:
+    (tmp_path / "gateway.pub.pem").write_bytes(GATEWAY.public)
+    answered = 0
+    is_busy = asyncio.Event()
+
+    async def call_until_refused(client: Client) -> None:
+        nonlocal answered
+        while not isinstance(await outcome(client.get_job()), Unavailable):
+            answered += 1
+            if answered > 100:
+                is_busy.set()
+
+    async with a_process(tmp_path / "gateway.pub.pem") as (leaving, port):
+        client = await yard.client(port)
+        with acting_as(ANNA):
+            async with asyncio.TaskGroup() as group:
+                for _ in range(16):
+                    group.create_task(call_until_refused(client))
+                await is_busy.wait()
+                leaving.send_signal(signal.SIGTERM)
+        output, _ = await leaving.communicate()
+
+    assert leaving.returncode == 0
+    assert int(output) == answered
