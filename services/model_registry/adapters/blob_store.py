@@ -25,6 +25,7 @@ from threading import Lock
 from typing import Final, TypeVar
 
 from services.chassis.errors import InvalidArgument, PayloadTooLarge, Unavailable
+from services.model_registry import telemetry
 from services.model_registry.domain.artifact import DIGEST_PREFIX, Artifact, Digest
 
 CHUNK_BYTES: Final = 256 * 1024
@@ -81,6 +82,10 @@ class FileBlobStore:
             if digest is not None and artifact.digest != digest:
                 raise InvalidArgument("digest", f"the bytes have {artifact.digest}")
             await self._in_thread(upload.keep, self._path(artifact.digest))
+            telemetry.BYTES_STORED.inc(artifact.size_bytes)
+        except BaseException:
+            telemetry.UPLOADS_ABANDONED.inc()
+            raise
         finally:
             # Shielded: a caller that goes away twice must not leave its bytes here until a restart.
             await asyncio.shield(self._in_thread(upload.discard))
@@ -91,6 +96,7 @@ class FileBlobStore:
         download = _Download(self._path(artifact.digest))
         try:
             while chunk := await self._in_thread(download.read):
+                telemetry.BYTES_READ.inc(len(chunk))
                 yield chunk
         finally:
             await asyncio.shield(self._in_thread(download.close))

@@ -12,6 +12,7 @@ from services.chassis.db import idempotency
 from services.chassis.db.unit_of_work import PostgresUnitOfWork, Transaction
 from services.chassis.events.envelope import NewEvent
 from services.chassis.tenancy import TenantId
+from services.model_registry import telemetry
 from services.model_registry.adapters.postgres.repositories import (
     PostgresArtifacts,
     PostgresModels,
@@ -40,6 +41,7 @@ class RegistryTransaction:
         """Add the fact's outbox row to the commit."""
         assert self._tx.tenant is not None, "facts belong to a tenant"
         self._tx.emit(self._event_of(self._tx.tenant, fact))
+        self._tx.on_commit(telemetry.CHANGES.labels(fact.change).inc)
 
     async def claim_event(self, event_id: str) -> None:
         """Add the event's inbox row. Raises DuplicateEvent."""

@@ -19,9 +19,9 @@ from services.model_registry.use_cases.stat_artifact import StatArtifact
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["ArtifactService"].full_name
 
 SCOPES: Final = {
-    f"{SERVICE}/PutArtifact": "artifacts:write",
-    f"{SERVICE}/GetArtifact": "artifacts:read",
-    f"{SERVICE}/StatArtifact": "artifacts:read",
+    f"/{SERVICE}/PutArtifact": "artifacts:write",
+    f"/{SERVICE}/GetArtifact": "artifacts:read",
+    f"/{SERVICE}/StatArtifact": "artifacts:read",
 }
 
 CHUNK_BYTES_MAX: Final = 256 * 1024

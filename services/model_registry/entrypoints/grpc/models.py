@@ -37,15 +37,15 @@ from services.model_registry.use_cases.set_model_tags import SetModelTags
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["ModelService"].full_name
 
 SCOPES: Final = {
-    f"{SERVICE}/CreateModel": "models:write",
-    f"{SERVICE}/GetModel": "models:read",
-    f"{SERVICE}/ListModels": "models:read",
-    f"{SERVICE}/CreateVersion": "models:write",
-    f"{SERVICE}/GetVersion": "models:read",
-    f"{SERVICE}/ListVersions": "models:read",
-    f"{SERVICE}/SetAlias": "models:write",
-    f"{SERVICE}/DeleteAlias": "models:write",
-    f"{SERVICE}/SetModelTags": "models:write",
+    f"/{SERVICE}/CreateModel": "models:write",
+    f"/{SERVICE}/GetModel": "models:read",
+    f"/{SERVICE}/ListModels": "models:read",
+    f"/{SERVICE}/CreateVersion": "models:write",
+    f"/{SERVICE}/GetVersion": "models:read",
+    f"/{SERVICE}/ListVersions": "models:read",
+    f"/{SERVICE}/SetAlias": "models:write",
+    f"/{SERVICE}/DeleteAlias": "models:write",
+    f"/{SERVICE}/SetModelTags": "models:write",
 }
 
 

@@ -1,0 +1,212 @@
+"""The model registry's wiring: settings → ports → use cases → RPCs, consumer, loops."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import grpc.aio
+from modelyard.registry.v1.artifact_service_pb2_grpc import add_ArtifactServiceServicer_to_server
+from modelyard.registry.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.chassis.clock import Clock, SystemClock
+from services.chassis.db.engine import open_engine
+from services.chassis.db.janitor import Janitor
+from services.chassis.db.relay import Relay
+from services.chassis.db.unit_of_work import PostgresUnitOfWork
+from services.chassis.events.consumer import EventConsumer, Handler
+from services.chassis.events.kafka_consumer import open_subscription
+from services.chassis.events.kafka_producer import KafkaProducer, open_producer
+from services.chassis.events.ports import Subscription
+from services.chassis.ids import Ids, TimeOrderedIds
+from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_until_stopped
+from services.chassis.rpc.identity import TokenVerifier
+from services.chassis.rpc.server import serve as serve_rpcs
+from services.chassis.telemetry.logging import set_up_logging
+from services.chassis.telemetry.tracing import open_tracing
+from services.chassis.web.operations import serve_operations
+from services.model_registry.adapters.blob_store import open_blob_store
+from services.model_registry.adapters.postgres.tables import chassis
+from services.model_registry.adapters.postgres.unit_of_work import RegistryUnitOfWork
+from services.model_registry.entrypoints.consumers import job_lifecycle
+from services.model_registry.entrypoints.grpc import artifacts, models
+from services.model_registry.entrypoints.protobuf import event_of
+from services.model_registry.settings import Settings
+from services.model_registry.use_cases.create_model import CreateModel
+from services.model_registry.use_cases.create_version import CreateVersion
+from services.model_registry.use_cases.delete_alias import DeleteAlias
+from services.model_registry.use_cases.get_artifact import GetArtifact
+from services.model_registry.use_cases.get_model import GetModel
+from services.model_registry.use_cases.get_version import GetVersion
+from services.model_registry.use_cases.list_models import ListModels
+from services.model_registry.use_cases.list_versions import ListVersions
+from services.model_registry.use_cases.ports import Blobs, UnitOfWork
+from services.model_registry.use_cases.put_artifact import PutArtifact
+from services.model_registry.use_cases.register_outputs import RegisterOutputs
+from services.model_registry.use_cases.set_alias import SetAlias
+from services.model_registry.use_cases.set_model_tags import SetModelTags
+from services.model_registry.use_cases.stat_artifact import StatArtifact
+
+SERVICE: Final = "model-registry"
+RPC_SERVICES: Final = (models.SERVICE, artifacts.SERVICE)
+REQUIRED_SCOPES: Final[Mapping[str, str]] = {**models.SCOPES, **artifacts.SCOPES}
+DEAD_LETTERS: Final = f"modelyard.{SERVICE}.dead-letter.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What the use cases need from infrastructure."""
+
+    clock: Clock
+    ids: Ids
+    unit_of_work: UnitOfWork
+    blobs: Blobs
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """What answers RPCs and events."""
+
+    models: models.ModelServicer
+    artifacts: artifacts.ArtifactServicer
+    handlers: Mapping[str, Handler]
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Let a gRPC server answer with this app."""
+        add_ModelServiceServicer_to_server(self.models, server)
+        add_ArtifactServiceServicer_to_server(self.artifacts, server)
+
+
+def wire(ports: Ports) -> App:
+    """Put use cases on ports."""
+    unit_of_work, clock, ids = ports.unit_of_work, ports.clock, ports.ids
+    return App(
+        models=models.ModelServicer(
+            create_model=CreateModel(unit_of_work, clock, ids),
+            get_model=GetModel(unit_of_work),
+            list_models=ListModels(unit_of_work),
+            create_version=CreateVersion(unit_of_work, clock),
+            get_version=GetVersion(unit_of_work),
+            list_versions=ListVersions(unit_of_work),
+            set_alias=SetAlias(unit_of_work, clock),
+            delete_alias=DeleteAlias(unit_of_work, clock),
+            set_model_tags=SetModelTags(unit_of_work),
+        ),
+        artifacts=artifacts.ArtifactServicer(
+            put_artifact=PutArtifact(unit_of_work, ports.blobs),
+            get_artifact=GetArtifact(unit_of_work, ports.blobs),
+            stat_artifact=StatArtifact(unit_of_work),
+        ),
+        handlers=job_lifecycle.handlers(RegisterOutputs(unit_of_work, clock, ids)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Infrastructure:
+    """The technology under the ports, for the loops and the server that the chassis has."""
+
+    engine: AsyncEngine
+    database: PostgresUnitOfWork
+    producer: KafkaProducer
+    subscription: Subscription
+    verifier: TokenVerifier
+
+
+@asynccontextmanager
+async def production_ports(settings: Settings) -> AsyncIterator[tuple[Ports, Infrastructure]]:
+    """Open everything outside; closed in reverse order, whatever fails."""
+    clock = SystemClock()
+    ids = TimeOrderedIds(clock)
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(
+            open_engine(settings.postgres, application_name=SERVICE)
+        )
+        producer = await stack.enter_async_context(open_producer(settings.kafka, client_id=SERVICE))
+        subscription = await stack.enter_async_context(
+            open_subscription(
+                settings.kafka, group=SERVICE, topics=[job_lifecycle.TOPIC], client_id=SERVICE
+            )
+        )
+        blobs = await stack.enter_async_context(
+            open_blob_store(
+                settings.artifacts.root,
+                blob_bytes_max=settings.artifacts.blob_bytes_max,
+                io_threads=settings.artifacts.io_threads,
+            )
+        )
+        database = PostgresUnitOfWork(engine, chassis, source=f"/{SERVICE}", clock=clock, ids=ids)
+        yield (
+            Ports(clock, ids, RegistryUnitOfWork(database, event_of), blobs),
+            Infrastructure(
+                engine,
+                database,
+                producer,
+                subscription,
+                TokenVerifier.load(settings.identity, clock),
+            ),
+        )
+
+
+async def serve(settings: Settings) -> int:
+    """Run the model registry until it is told to stop; return its exit code."""
+    set_up_logging(SERVICE, level=settings.telemetry.log_level)
+    with open_tracing(SERVICE, settings.telemetry):
+        async with AsyncExitStack() as stack:
+            ports, infrastructure = await stack.enter_async_context(production_ports(settings))
+            readiness = _readiness(infrastructure)
+            await stack.enter_async_context(serve_operations(settings.operations, readiness))
+            supervisor = _supervisor(wire(ports), ports, infrastructure, settings)
+            return await run_until_stopped(supervisor, readiness, settings.shutdown)
+
+
+def _supervisor(
+    app: App, ports: Ports, infrastructure: Infrastructure, settings: Settings
+) -> Supervisor:
+    relay = Relay(
+        infrastructure.engine,
+        chassis,
+        infrastructure.producer,
+        holder=ports.ids.new("proc"),
+        clock=ports.clock,
+    )
+    infrastructure.database.add_listener(relay.wake)
+    consumer = EventConsumer(
+        infrastructure.subscription,
+        app.handlers,
+        dead_letters=infrastructure.producer,
+        dead_letter_topic=DEAD_LETTERS,
+        service=SERVICE,
+        group=SERVICE,
+    )
+
+    async def answer(stopping: asyncio.Event) -> None:
+        async with serve_rpcs(
+            settings.grpc,
+            register=app.register,
+            services=RPC_SERVICES,
+            verifier=infrastructure.verifier,
+            required_scopes=REQUIRED_SCOPES,
+        ) as server:
+            await stopping.wait()
+            await server.drain(settings.shutdown.stage_timeout / 2)
+
+    supervisor = Supervisor()
+    supervisor.add("grpc", answer, Stage.INTAKE)
+    supervisor.add("consumer", consumer.run, Stage.INTAKE)
+    supervisor.add("relay", relay.run, Stage.RELAY)
+    supervisor.add("janitor", Janitor(infrastructure.engine, chassis).run, Stage.LAST)
+    return supervisor
+
+
+def _readiness(infrastructure: Infrastructure) -> Readiness:
+    async def database_answers() -> None:
+        async with infrastructure.database.system(because="readiness") as tx:
+            await tx.connection.execute(select(1))
+
+    readiness = Readiness()
+    readiness.add("database", database_answers)
+    readiness.add("kafka", infrastructure.producer.ping)
+    return readiness

@@ -1,0 +1,42 @@
+"""The model registry's settings: environment variables `MODELYARD_…`, read once in `__main__`."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.chassis.settings import (
+    GrpcServerSettings,
+    IdentitySettings,
+    KafkaSettings,
+    OperationsSettings,
+    PostgresSettings,
+    ShutdownSettings,
+    TelemetrySettings,
+)
+
+
+class ArtifactsSettings(BaseModel):
+    """Where artifacts' bytes are kept."""
+
+    root: Path
+    """Made if it is absent; replicas share it. Losing it loses every model's bytes."""
+    blob_bytes_max: int = Field(default=4 * 1024**3, gt=0)
+    """Largest artifact; what is larger is refused as soon as that is certain."""
+    io_threads: int = Field(default=4, gt=0)
+    """Files read, written and hashed at once; more transfers take turns."""
+
+
+class Settings(BaseSettings):
+    """Everything that the model registry can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELYARD_", env_nested_delimiter="__")
+
+    artifacts: ArtifactsSettings
+    grpc: GrpcServerSettings
+    operations: OperationsSettings
+    postgres: PostgresSettings
+    kafka: KafkaSettings
+    identity: IdentitySettings
+    telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
+    shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
