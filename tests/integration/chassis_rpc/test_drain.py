@@ -103,18 +103,25 @@ async def test_drain_cancels_what_outlasts_its_grace(yard: Yard) -> None:
     assert isinstance(at_work.result(), Unavailable)
 
 
-async def test_health_says_not_serving_before_the_server_goes(yard: Yard) -> None:
-    server = await yard.serving(Handlers())
+async def test_health_says_not_serving_and_its_watchers_hold_no_drain_up(yard: Yard) -> None:
+    gate = Gate()
+    server = await yard.serving(Handlers(get_job=gate.get_job))
+    client = await yard.client(server.port)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)
-        watching = health.Watch(health_pb2.HealthCheckRequest(), timeout=10)
+        watching = health.Watch(health_pb2.HealthCheckRequest(), timeout=20)
         before = await watching.read()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(server.drain(timedelta(milliseconds=200)))
-            after = await watching.read()
+        with acting_as(ANNA):
+            async with asyncio.timeout(GRACE.total_seconds() / 2), asyncio.TaskGroup() as group:
+                at_work = group.create_task(client.get_job())
+                await gate.begun.wait()
+                group.create_task(server.drain(GRACE))
+                after = await watching.read()
+                gate.go.set()
 
     assert before.status == health_pb2.HealthCheckResponse.SERVING
     assert after.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert at_work.result().job.id == "job_1"
 
 
 @asynccontextmanager
