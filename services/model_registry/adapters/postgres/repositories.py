@@ -82,6 +82,8 @@ class PostgresModels:
         )
 
     async def _one(self, name: str, query: sa.Select[Any]) -> Model:
+        if "\0" in name:  # which PostgreSQL's text can't hold, not even to be compared
+            raise NotFound("model", name)
         rows = await self._tx.connection.execute(query.where(_MODEL.name == name))
         if (row := rows.one_or_none()) is None:
             raise NotFound("model", name)

@@ -26,9 +26,12 @@ def size_of(page: PageRequest) -> int:
 def key_of(page: PageRequest) -> str:
     """Return the key that the page follows, empty for the first page. Raises InvalidArgument."""
     try:
-        return base64.b64decode(page.page_token, altchars=b"-_", validate=True).decode()
+        key = base64.b64decode(page.page_token, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
-        raise InvalidArgument("page.page_token", "was not given out by this list") from error
+        raise _foreign_token() from error
+    if "\0" in key:
+        raise _foreign_token()
+    return key
 
 
 def number_of(page: PageRequest) -> int | None:
@@ -37,7 +40,7 @@ def number_of(page: PageRequest) -> int | None:
     if not key:
         return None
     if not key.isdecimal() or len(key) > 18:
-        raise InvalidArgument("page.page_token", "was not given out by this list")
+        raise _foreign_token()
     return int(key)
 
 
@@ -47,3 +50,7 @@ def page_to_pb(last_key: str | int | None) -> PageResponse:
         return PageResponse()
     token = base64.b64encode(str(last_key).encode(), altchars=b"-_")
     return PageResponse(next_page_token=token.decode())
+
+
+def _foreign_token() -> InvalidArgument:
+    return InvalidArgument("page.page_token", "was not given out by this list")

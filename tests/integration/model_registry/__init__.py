@@ -1,0 +1,1 @@
+"""The registry on real PostgreSQL and real gRPC."""
