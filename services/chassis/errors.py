@@ -210,7 +210,7 @@ class Unavailable(ModelyardError):
     code = ErrorCode.UNAVAILABLE
     retryable = True
 
-    def __init__(self, what: str, *, retry_after: timedelta = timedelta(seconds=1)) -> None:
+    def __init__(self, what: str, *, retry_after: timedelta | None = None) -> None:
         super().__init__(
             f"{what} is not available", detail={"dependency": what}, retry_after=retry_after
         )

@@ -1,6 +1,6 @@
 """The log collector over gRPC: pages by unary calls, live output by a stream."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -26,9 +26,11 @@ class GrpcLogs:
             LogServiceStub(self.channel).ReadLogs, request, timeout=self.timeout, idempotent=True
         )
 
-    async def follow(self, request: pb.FollowLogsRequest) -> AsyncIterator[pb.FollowLogsResponse]:
+    async def follow(
+        self, request: pb.FollowLogsRequest
+    ) -> AsyncGenerator[pb.FollowLogsResponse, None]:
         """Stream records; at `follow_timeout` the client is to come again from where it is."""
-        async with self.edge.guard():
+        async with self.edge.guard("modelyard.logs.v1.LogService/FollowLogs"):
             call = LogServiceStub(self.channel).FollowLogs(
                 request, timeout=self.follow_timeout.total_seconds()
             )

@@ -16,6 +16,8 @@ from services.chassis.errors import ModelyardError
 from services.chassis.rpc.client import Edge, idempotent
 
 CHUNK_BYTES_MAX: Final = 256 * 1024
+_PUT: Final = "modelyard.registry.v1.ArtifactService/PutArtifact"
+_GET: Final = "modelyard.registry.v1.ArtifactService/GetArtifact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class GrpcArtifacts:
     ) -> artifacts_pb.PutArtifactResponse:
         """Store bytes. Not repeated: the body can be read once."""
         parts = _Parts(chunks, digest=digest, size_bytes=size_bytes)
-        async with self.edge.guard():
+        async with self.edge.guard(_PUT):
             try:
                 return await ArtifactServiceStub(self.channel).PutArtifact(
                     parts.stream(), timeout=self.stream_timeout.total_seconds()
@@ -152,7 +154,7 @@ class GrpcArtifacts:
 
     async def get(self, digest: str) -> AsyncIterator[bytes]:
         """Stream stored bytes."""
-        async with self.edge.guard():
+        async with self.edge.guard(_GET):
             call = ArtifactServiceStub(self.channel).GetArtifact(
                 artifacts_pb.GetArtifactRequest(digest=digest),
                 timeout=self.stream_timeout.total_seconds(),

@@ -5,7 +5,7 @@ own protobuf, and a route translates JSON to it and back (ADR-0008). Keys and te
 gateway's.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
@@ -207,6 +207,6 @@ class LogsClient(Protocol):
 
     def follow(
         self, request: logs_pb.FollowLogsRequest
-    ) -> AsyncIterator[logs_pb.FollowLogsResponse]:
-        """Stream records until the output is complete."""
+    ) -> AsyncGenerator[logs_pb.FollowLogsResponse, None]:
+        """Stream records until the output is complete; to be closed by its reader."""
         ...

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from services.chassis.errors import ErrorCode, ModelyardError
@@ -29,6 +30,9 @@ STATUSES: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.INTERNAL: 500,
 }
 
+_ALWAYS_RETRY_AFTER: Final = frozenset({429, 503})
+_RETRY_AFTER_DEFAULT: Final = timedelta(seconds=1)
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -53,8 +57,9 @@ def problem_of(error: ModelyardError) -> Problem:
         problem = error.detail.get("problem", error.message)
         body["errors"] = [{"field": error.detail["field"], "problem": problem}]
     headers = {}
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(math.ceil(error.retry_after.total_seconds()) or 1)
+    if error.retry_after is not None or status in _ALWAYS_RETRY_AFTER:
+        wait = error.retry_after or _RETRY_AFTER_DEFAULT
+        headers["Retry-After"] = str(max(1, math.ceil(wait.total_seconds())))
         body["retry_after"] = int(headers["Retry-After"])
     if error.code is ErrorCode.UNAUTHENTICATED:
         headers["WWW-Authenticate"] = "Bearer"

@@ -1,6 +1,6 @@
 """A gateway whose neighbours are fakes, behind the real REST application."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -285,7 +285,7 @@ class FakeLogs:
 
     async def follow(
         self, request: log_service_pb2.FollowLogsRequest
-    ) -> AsyncIterator[log_service_pb2.FollowLogsResponse]:
+    ) -> AsyncGenerator[log_service_pb2.FollowLogsResponse, None]:
         self.followed.append(request)
         yield log_service_pb2.FollowLogsResponse(records=[a_line(1)])
         if self.error is not None:

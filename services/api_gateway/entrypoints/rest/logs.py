@@ -5,7 +5,8 @@ connection goes on from `Last-Event-ID` without gap or repeat.
 """
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -138,18 +139,21 @@ def logs_router(edge: Gateway) -> APIRouter:
     return router
 
 
-async def _events(answers: AsyncIterator[service_pb.FollowLogsResponse]) -> AsyncIterator[str]:
+async def _events(
+    answers: AsyncGenerator[service_pb.FollowLogsResponse, None],
+) -> AsyncIterator[str]:
     """Render answers as events `log`, then `complete`, or `problem` after which to resume."""
     # At once, so that the client knows that it is connected before the first line.
     yield ": following\n\n"
     try:
-        async for answer in answers:
-            for record in answer.records:
-                line = LogRecord.from_pb(record)
-                yield f"id: {line.position}\nevent: log\ndata: {line.model_dump_json()}\n\n"
-            if answer.complete:
-                yield "event: complete\ndata: {}\n\n"
-                return
+        async with aclosing(answers):
+            async for answer in answers:
+                for record in answer.records:
+                    line = LogRecord.from_pb(record)
+                    yield f"id: {line.position}\nevent: log\ndata: {line.model_dump_json()}\n\n"
+                if answer.complete:
+                    yield "event: complete\ndata: {}\n\n"
+                    return
     except ModelyardError as error:
         yield f"event: problem\ndata: {json.dumps(problem_of(error).body)}\n\n"
 

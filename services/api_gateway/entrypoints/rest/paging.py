@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Query
 from modelyard.common.v1 import paging_pb2 as pb
 
-PageSize = Annotated[int, Query(ge=1, le=500, description="Items on a page.")]
+PageSize = Annotated[int, Query(ge=1, le=200, description="Items on a page.")]
 PageToken = Annotated[
     str, Query(max_length=500, description="The previous page's next_page_token.")
 ]

@@ -23,7 +23,8 @@ from modelyard.client import ApiError, Client, ConnectionFailed
 def main() -> NoReturn:
     """Run the command line; the entry point of the `modelyard` script."""
     settings = CliSettings()
-    name = " ".join(word for word in sys.argv[1:3] if re.fullmatch(r"[a-z-]+", word)) or "help"
+    words = [word for word in sys.argv[1:] if re.fullmatch(r"[a-z][a-z-]*", word)]
+    name = " ".join(words[:2]) or "help"
     code = 0
     with root_span(f"modelyard {name}", otlp_endpoint=settings.otlp_endpoint):
         try:

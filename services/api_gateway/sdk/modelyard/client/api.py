@@ -95,7 +95,7 @@ class Client:
                 "/v1/jobs",
                 params={
                     "state": list(states),
-                    "page_size": min(500, limit - len(found)),
+                    "page_size": min(200, limit - len(found)),
                     "page_token": token,
                 },
                 is_repeatable=True,
@@ -170,7 +170,7 @@ class Client:
 
     def models(self) -> list[Model]:
         """Show the tenant's models."""
-        page = self._call("GET", "/v1/models", params={"page_size": 500}, is_repeatable=True)
+        page = self._call("GET", "/v1/models", params={"page_size": 200}, is_repeatable=True)
         return [Model.model_validate(model) for model in page["models"]]
 
     def model(self, name: str) -> Model:
@@ -180,7 +180,7 @@ class Client:
     def model_versions(self, name: str) -> list[ModelVersion]:
         """Show a model's versions, newest first."""
         page = self._call(
-            "GET", f"/v1/models/{name}/versions", params={"page_size": 500}, is_repeatable=True
+            "GET", f"/v1/models/{name}/versions", params={"page_size": 200}, is_repeatable=True
         )
         return [ModelVersion.model_validate(version) for version in page["versions"]]
 
@@ -216,7 +216,7 @@ class Client:
 
     def deployments(self) -> list[Deployment]:
         """Show the tenant's deployments, newest first."""
-        page = self._call("GET", "/v1/deployments", params={"page_size": 500}, is_repeatable=True)
+        page = self._call("GET", "/v1/deployments", params={"page_size": 200}, is_repeatable=True)
         return [Deployment.model_validate(found) for found in page["deployments"]]
 
     def delete_deployment(self, name: str) -> Deployment:
