@@ -88,7 +88,7 @@ async def until(holds: Callable[[], bool], *, within_s: float = 10) -> None:
     deadline = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline, "it did not come about"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # tidy: allow sleep because it polls, bounded
 
 
 def is_running(pid: int) -> bool:

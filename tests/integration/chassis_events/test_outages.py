@@ -52,7 +52,7 @@ class Outbox:
                     stopped.add(key)
                 elif key not in stopped:
                     self.acknowledged[key] += 1
-            await asyncio.sleep(0.01)  # the relay's rhythm; some thousand events a test
+            await asyncio.sleep(0.01)  # tidy: allow sleep because it is the relay's rhythm
 
 
 class Inbox:
@@ -106,7 +106,7 @@ async def _during(
         await until(lambda: len(consumed.seen[KEYS[0]]) > 20)
 
         outage()
-        await asyncio.sleep(outage_s)
+        await asyncio.sleep(outage_s)  # tidy: allow sleep because this is the outage
         before = outbox.acknowledged_count
         await asyncio.to_thread(end_of_outage)
 

@@ -24,7 +24,7 @@ async def main(public_key: bytes) -> int:
 
     async def slow(request: Any, context: Context) -> Any:
         nonlocal finished
-        await asyncio.sleep(0.02)  # so that some calls are at work whenever the signal comes
+        await asyncio.sleep(0.02)  # tidy: allow sleep because calls are to be at work
         finished += 1
         return A_JOB
 
