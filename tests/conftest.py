@@ -13,12 +13,14 @@ from tests.support.fixtures import (
     redis_address,
     redis_url,
 )
+from tests.support.platform import platform
 from tests.support.run_scope import close_run, open_run
 
 __all__ = [
     "database_url",
     "kafka_broker",
     "kafka_topic",
+    "platform",
     "postgres_server",
     "redis_address",
     "redis_url",

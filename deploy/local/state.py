@@ -128,11 +128,20 @@ class State:
                 write_private(path, secrets.token_urlsafe(24).encode())
             return path.read_text()
 
+    def _entries_to_remove(self) -> list[Path]:
+        if not self.root.exists():
+            return []
+        entries = [entry for entry in self.root.iterdir() if entry.name not in TOOL_FOLDERS]
+        return [*entries, self.root / "kafka" / "data"]
+
     def clean(self) -> None:
         """Remove all data of this stack, but not the tools; the stack must be down."""
         for folder in self.read().folders.values():
             shutil.rmtree(folder, ignore_errors=True)
-        for entry in _own_entries(self):
+        if self.root != self.tools:
+            shutil.rmtree(self.root, ignore_errors=True)
+            return
+        for entry in self._entries_to_remove():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
             else:
@@ -141,16 +150,6 @@ class State:
 
 TOOL_FOLDERS: Final = ("uv", "java", "kafka", "jaeger", "environments")
 """What `clean` keeps when the tools lie in the same folder: costly to fetch or build again."""
-
-
-def _own_entries(state: State) -> list[Path]:
-    if not state.root.exists():
-        return []
-    kept = TOOL_FOLDERS if state.root == state.tools else ()
-    data = [state.root / "kafka" / "data"] if state.root == state.tools else []
-    return [entry for entry in state.root.iterdir() if entry.name not in kept] + [
-        entry for entry in data if entry.exists()
-    ]
 
 
 def write_private(path: Path, content: bytes) -> None:
