@@ -56,7 +56,7 @@ async def test_container_is_lost_and_its_tree_killed_when_its_keeper_dies(kit: K
         "import os, time\nif os.fork() == 0: os.setsid(); time.sleep(60)\n" + TELLS_PARENT,
     )
     program, keeper = await _program_and_parent(kit, name)
-    tree = _tree_of(name)
+    tree = _tree_of(kit.root / name)
     assert program in tree
     assert len(tree - {keeper}) == 2
 
@@ -92,8 +92,8 @@ async def test_tree_is_killed_when_the_container_s_folder_was_deleted(kit: Kit) 
     assert not is_running(keeper)
 
 
-def _tree_of(name: str) -> set[int]:
-    mark = f"MODELYARD_CONTAINER={name}".encode()
+def _tree_of(folder: Path) -> set[int]:
+    mark = f"MODELYARD_CONTAINER={folder}".encode()
     found: set[int] = set()
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:

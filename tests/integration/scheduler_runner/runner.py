@@ -48,7 +48,7 @@ NODE = NodeId("node-1")
 BASE_IMAGE = "modelyard/base"
 SERVER_IMAGE = "modelyard/serve-sklearn"
 CAPACITY = Resources(cpu_millicores=4_000, memory_bytes=8 << 30)
-LEASE_TTL = timedelta(seconds=1)
+LEASE_TTL = timedelta(seconds=2)
 LIMITS = DriveLimits(
     start_wait_max=timedelta(seconds=3),
     upload_wait_max=timedelta(seconds=3),
@@ -186,7 +186,10 @@ async def open_runner(engine: AsyncEngine, root: Path) -> AsyncIterator[Runner]:
 
 
 async def _main(url: str, root: Path) -> None:
-    settings = PostgresSettings(url=SecretStr(url))
+    # A paused holder keeps the lease's row locked until the server ends its idle transaction.
+    settings = PostgresSettings(
+        url=SecretStr(url), idle_in_transaction_timeout=timedelta(seconds=2)
+    )
     async with (
         open_engine(settings, application_name="runner") as engine,
         open_runner(engine, root) as runner,

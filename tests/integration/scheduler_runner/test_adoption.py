@@ -18,7 +18,7 @@ from services.scheduler.use_cases.attempts.record_attempt import RecordAttempt
 from tests.integration.scheduler_runner.runner import NODE
 from tests.integration.scheduler_runner.yard import TENANT, RunnerYard, an_output, poll
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
 
 ENDS_WHEN_TOLD = """
 import os, pathlib, time

@@ -23,7 +23,7 @@ from tests.integration.scheduler_runner.yard import (
     poll,
 )
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 WAITS = "import time; print('up'); time.sleep(60)"
 TRAINS = """

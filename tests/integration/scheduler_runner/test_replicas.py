@@ -8,7 +8,7 @@ from services.scheduler.domain.resources import Resources
 from services.scheduler.use_cases.deployments.shown import ShownDeployment
 from tests.integration.scheduler_runner.yard import TENANT, RunnerYard, poll
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 
 async def _addresses(yard: RunnerYard, deployment: ShownDeployment) -> list[list[str]]:

@@ -20,13 +20,14 @@ from services.chassis.errors import Unavailable
 from services.scheduler.adapters.runtime_process import shim
 
 CONTAINER_MARK: Final = "MODELYARD_CONTAINER"
-"""In the environment of every process of a container: how strays are found without their shim."""
+"""In the environment of every process of a container: its folder, which no other container of this
+machine has. So strays are found without their shim."""
 
 _STAT_STATE: Final = 0
 _STAT_SESSION: Final = 3
 _ENDED: Final = frozenset({"Z", "X"})
 _SWEEP_ROUNDS_MAX: Final = 20
-_SWEEP_ROUND_WAIT_MS: Final = 500
+_SWEEP_WAIT_MS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +77,33 @@ async def readable(descriptor: int) -> None:
         loop.remove_reader(descriptor)
 
 
-def kill_strays(container_name: str, program: ProcessIdentity | None) -> None:
+def kill_strays(folder: Path, program: ProcessIdentity | None) -> None:
     """Kill what is left of a container whose shim is gone; return when nothing is.
 
     That is the program's session and whatever bears the container's mark; a process that left both
     behind can't be found. Raises Unavailable if they don't end.
     """
-    mark = f"{CONTAINER_MARK}={container_name}".encode()
+    mark = f"{CONTAINER_MARK}={folder}".encode()
     for _ in range(_SWEEP_ROUNDS_MAX):
         with contextlib.ExitStack() as stack:
-            poll, strays = select.poll(), 0
+            strays = []
             for pid in _pids():
                 descriptor = stack.enter_context(_pidfd(pid))
                 if descriptor is not None and _is_stray(pid, program, mark):
-                    strays += 1
-                    poll.register(descriptor, select.POLLIN)
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            if strays == 0:
+                    strays.append(descriptor)
+            if not strays:
                 return
-            poll.poll(_SWEEP_ROUND_WAIT_MS)
-    raise Unavailable(f"the end of container {container_name}")
+            _wait_ended(strays)
+    raise Unavailable(f"the end of container {folder.name}")
+
+
+def _wait_ended(descriptors: list[int]) -> None:
+    """Wait for the ends behind these pidfds, each for a bounded time."""
+    for descriptor in descriptors:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.poll(_SWEEP_WAIT_MS)
 
 
 def _is_stray(pid: int, program: ProcessIdentity | None, mark: bytes) -> bool:

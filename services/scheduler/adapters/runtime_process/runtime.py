@@ -251,7 +251,7 @@ class ProcessRuntime:
             "PYTHONUNBUFFERED": "1",
             **self._environment,
             **spec.environment,
-            CONTAINER_MARK: spec.name,
+            CONTAINER_MARK: str(folder),
             "MODELYARD_INPUTS": str(folder / INPUTS),
             "MODELYARD_OUTPUTS": str(folder / OUTPUTS),
             "MODELYARD_CHECKPOINT": str(folder / CHECKPOINT),
@@ -275,7 +275,7 @@ class ProcessRuntime:
                 "PATH": _SYSTEM_PATH,
                 "LANG": "C.UTF-8",
                 **self._environment,
-                CONTAINER_MARK: name,
+                CONTAINER_MARK: str(folder),
             },
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, ready, 3),
@@ -329,7 +329,7 @@ class ProcessRuntime:
         is_new_loss = status.phase is ContainerPhase.LOST and folder.ended() is None
         if is_new_loss or status.phase is ContainerPhase.ABSENT:
             started = folder.started()
-            kill_strays(folder.name, started.program if started is not None else None)
+            kill_strays(folder.path, started.program if started is not None else None)
         if is_new_loss:
             folder.record_lost()
         return status
