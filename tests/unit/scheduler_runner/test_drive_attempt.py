@@ -191,7 +191,9 @@ async def test_outputs_wait_for_the_registry_within_a_bound(
 
     bench.clock.advance(timedelta(seconds=1))
     await bench.drive(work)
-    assert bench.store.rows["job_1"].failure.reason is FailureReason.OUTPUTS
+    failure = bench.store.rows["job_1"].failure
+    assert (failure.reason, failure.exit_code) == (FailureReason.OUTPUTS, 0)
+    assert failure.last_lines == "last lines"
 
 
 async def test_outputs_are_not_stored_when_nobody_asks_for_them(bench: Bench) -> None:

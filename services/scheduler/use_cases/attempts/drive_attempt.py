@@ -256,8 +256,13 @@ class DriveAttempt:
                     and self.clock.now() < end.ended_at + self.limits.upload_wait_max
                 ):
                     raise
-                return JobFailure(FailureReason.OUTPUTS, error.message, exit_code=0)
+                return await self._failure(work, end, FailureReason.OUTPUTS, error.message)
         reason, message = _why(end, memory_bytes=work.attempt.resources.memory_bytes)
+        return await self._failure(work, end, reason, message)
+
+    async def _failure(
+        self, work: AttemptWork, end: ContainerExit, reason: FailureReason, message: str
+    ) -> JobFailure:
         last_lines = await self.runtime.last_lines(
             work.attempt.container_name, bytes_max=LAST_LINES_CHARACTERS_MAX
         )
