@@ -14,7 +14,7 @@ WITHIN_S: Final = 20.0
 _POLL_INTERVAL_S: Final = 0.02
 
 
-def until(check: Callable[[], T], *, what: str, within_s: float = WITHIN_S) -> T:
+def until(check: Callable[[], T | None], *, what: str, within_s: float = WITHIN_S) -> T:
     """Return the first truthy answer of `check`; fail the test when none comes within the bound."""
     ends_at = time.monotonic() + within_s
     while not (answer := check()):
@@ -25,7 +25,7 @@ def until(check: Callable[[], T], *, what: str, within_s: float = WITHIN_S) -> T
 
 
 async def eventually(
-    check: Callable[[], Awaitable[T]], *, what: str, within_s: float = WITHIN_S
+    check: Callable[[], Awaitable[T | None]], *, what: str, within_s: float = WITHIN_S
 ) -> T:
     """Return the first truthy answer of an async `check`, in the same way."""
     ends_at = time.monotonic() + within_s

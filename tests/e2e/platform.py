@@ -1,0 +1,162 @@
+"""One running stack, as its users and its operator meet it.
+
+Owns: starting everything in a folder of its own, asking it through the public API and the command
+line, and doing to its processes what an operator or bad luck would. Leaves to `bench` the jobs of a
+test. Always holds: whoever is killed here is gone when the call returns.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from modelyard.cli.settings import CliSettings
+from modelyard.client import Client
+
+from deploy.local import processes, services, stack
+from deploy.local.ports import port_of
+from deploy.local.state import State
+from tests.support.eventually import until
+
+LOCALHOST: Final = "127.0.0.1"
+CPU_MILLICORES: Final = 1000 * (os.cpu_count() or 1)
+"""All that the one node has."""
+_COMMAND_S_MAX: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """The stack of a test run."""
+
+    state: State
+    settings: CliSettings
+
+    @staticmethod
+    def up(state: State) -> "Platform":
+        """Start everything."""
+        stack.up(state)
+        return Platform(state, CliSettings(_env_file=state.root / "cli.env"))
+
+    @property
+    def api_key(self) -> str:
+        """The first key of the tenant `default`; it may do everything."""
+        return self.settings.api_key.get_secret_value()
+
+    # As a user
+
+    def client(self, api_key: str | None = None, **options: Any) -> Client:
+        """Return the SDK's client."""
+        return Client(self.settings.url, api_key or self.api_key, **options)
+
+    def http(self, api_key: str | None = None, *, source: str = LOCALHOST) -> httpx.Client:
+        """Return a bare client, which repeats nothing; an empty key stands for none at all."""
+        key = self.api_key if api_key is None else api_key
+        return httpx.Client(
+            base_url=self.settings.url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            transport=httpx.HTTPTransport(local_address=source),
+            timeout=30,
+        )
+
+    def cli(
+        self, *arguments: str, stdin: str | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command line to its end."""
+        return subprocess.run(
+            [str(Path(sys.prefix) / "bin" / "modelyard"), *arguments],
+            env=os.environ
+            | {
+                "MODELYARD_URL": self.settings.url,
+                "MODELYARD_API_KEY": self.api_key,
+                "MODELYARD_OTLP_ENDPOINT": self.settings.otlp_endpoint,
+                "MODELYARD_JAEGER_URL": self.settings.jaeger_url,
+            }
+            | environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_COMMAND_S_MAX,
+        )
+
+    # As its operator
+
+    def create_tenant(self, name: str) -> str:
+        """Make a tenant; return its first key."""
+        return processes.run_tool(
+            [sys.executable, "-m", "services.api_gateway", "create-tenant", name],
+            needed_for="which makes a tenant",
+            within_s=_COMMAND_S_MAX,
+            environment=self.environment_of("api_gateway"),
+        ).strip()
+
+    def environment_of(self, part: str) -> dict[str, str]:
+        """Return the environment that a running part was started with."""
+        return processes.environment_of(self.pid_of(part))
+
+    def pid_of(self, part: str) -> int:
+        """Return the process that is a part."""
+        record = processes.running(self.state, part)
+        assert record is not None, f"{part} does not run"
+        return record.pid
+
+    def address_of(self, part: str) -> str:
+        """Return where a part listens."""
+        return self.state.read().processes[part].address
+
+    def end(self, part: str, how: signal.Signals = signal.SIGKILL, *, within_s: float = 30) -> None:
+        """Send a part a signal and return when its process is gone."""
+        record = processes.running(self.state, part)
+        assert record is not None, f"{part} does not run"
+        os.kill(record.pid, how)
+        until(
+            lambda: not processes.is_alive(record),
+            what=f"{part} ends after {how.name}",
+            within_s=within_s,
+        )
+
+    def start_again(self) -> None:
+        """Start whatever does not run."""
+        stack.up(self.state)
+        assert CliSettings(_env_file=self.state.root / "cli.env") == self.settings
+
+    @contextmanager
+    def another_gateway(self, **settings: str) -> Iterator[str]:
+        """Run a second gateway with settings of its own, counting alone; give its address."""
+        environment = self.environment_of("api_gateway")
+        del environment["MODELYARD_REDIS__URL"]
+        address = f"{LOCALHOST}:{port_of(self.state, 'another_gateway.http')}"
+        environment["MODELYARD_HTTP__PORT"] = address.rsplit(":", 1)[1]
+        processes.launch(
+            self.state,
+            processes.Program(
+                part="another_gateway",
+                command=[sys.executable, "-m", "services.api_gateway"],
+                address=address,
+                environment=environment
+                | {f"MODELYARD_{name}": value for name, value in settings.items()},
+                folder=self.state.folder("another_gateway"),
+            ),
+        )
+        try:
+            until(lambda: services.is_healthy(address), what="the second gateway is ready")
+            yield f"http://{address}"
+        finally:
+            processes.stop(self.state, "another_gateway")
+
+    def down(self) -> None:
+        """Stop everything, as `make down` does."""
+        stack.down(self.state)
+
+    def clean(self) -> None:
+        """Stop everything and remove its data."""
+        stack.clean(self.state)
+
+
+SERVICES: Final = services.NAMES
