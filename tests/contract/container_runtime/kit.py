@@ -1,8 +1,6 @@
 """What the suite needs of a runtime: opening it, opening it again, and shorthands."""
 
-import asyncio
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,6 +14,7 @@ from services.scheduler.domain.attempts.runtime import (
     ContainerStatus,
 )
 from services.scheduler.use_cases.attempts.ports import ContainerRuntime
+from tests.support.eventually import eventually
 
 IMAGE = "modelyard/base"
 TENANT = TenantId("default")
@@ -80,15 +79,11 @@ class Kit:
     async def said(self, name: str, text: str) -> None:
         """Wait until its output holds this text."""
         log = self.log_files(name)[-1]
-        await until(lambda: log.exists() and text in self.output(name))
 
+        async def has_said() -> bool:
+            return log.exists() and text in self.output(name)
 
-async def until(holds: Callable[[], bool], *, within_s: float = 10) -> None:
-    """Poll, bounded, for something that another process does."""
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        await asyncio.sleep(0.01)  # tidy: allow sleep because it polls, bounded
+        await eventually(has_said, what=f"{name} says {text!r}")
 
 
 def is_running(pid: int) -> bool:

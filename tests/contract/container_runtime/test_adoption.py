@@ -6,12 +6,8 @@ import shutil
 import signal
 from pathlib import Path
 
-import pytest
-
 from services.scheduler.domain.attempts.runtime import ContainerPhase
 from tests.contract.container_runtime.kit import NO_GRACE, Kit, is_running
-
-pytestmark = pytest.mark.contract
 
 TELLS_PARENT = "import os, time; print(f'{os.getpid()} {os.getppid()}.'); time.sleep(60)"
 

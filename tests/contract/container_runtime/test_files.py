@@ -16,8 +16,6 @@ from services.scheduler.domain.attempts.runtime import (
 )
 from tests.contract.container_runtime.kit import NO_GRACE, Kit
 
-pytestmark = pytest.mark.contract
-
 
 def _bundle(path: Path, files: Mapping[str, str]) -> Path:
     with tarfile.open(path, "w:gz") as archive:

@@ -11,8 +11,6 @@ from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.runtime import ContainerPhase
 from tests.contract.container_runtime.kit import NO_GRACE, Kit
 
-pytestmark = pytest.mark.contract
-
 WAITS = "import time; print('up'); time.sleep(60)"
 
 

@@ -6,8 +6,6 @@ import pytest
 
 from tests.contract.container_runtime.kit import Kit
 
-pytestmark = pytest.mark.contract
-
 PIECE = 16 * 1024
 
 

@@ -5,12 +5,8 @@ import os
 import signal
 from datetime import timedelta
 
-import pytest
-
 from services.scheduler.domain.attempts.runtime import ContainerPhase, EndCause
 from tests.contract.container_runtime.kit import NO_GRACE, Kit, is_running
-
-pytestmark = pytest.mark.contract
 
 OBEYS = """
 import signal, sys, time

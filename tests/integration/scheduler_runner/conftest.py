@@ -12,14 +12,13 @@ from pydantic import SecretStr
 
 from services.chassis.db.engine import open_engine
 from services.chassis.settings import PostgresSettings
-from tests.integration.scheduler.conftest import server, template, url
 from tests.integration.scheduler_runner.yard import RunnerYard
-
-__all__ = ["server", "template", "url"]
+from tests.support.databases import Databases
 
 
 @pytest.fixture
-async def yard(url: str, tmp_path: Path) -> AsyncIterator[RunnerYard]:
+async def yard(database_url: Databases, tmp_path: Path) -> AsyncIterator[RunnerYard]:
+    url = database_url("scheduler")
     settings = PostgresSettings(url=SecretStr(url))
     async with open_engine(settings, application_name="tests") as engine:
         yard = RunnerYard(engine, url, tmp_path)

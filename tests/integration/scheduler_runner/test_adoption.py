@@ -16,9 +16,9 @@ from services.scheduler.domain.resources import Resources
 from services.scheduler.use_cases.attempts.drive_attempt import AttemptMemory
 from services.scheduler.use_cases.attempts.record_attempt import RecordAttempt
 from tests.integration.scheduler_runner.runner import NODE
-from tests.integration.scheduler_runner.yard import TENANT, RunnerYard, an_output, poll
+from tests.integration.scheduler_runner.yard import TENANT, RunnerYard, an_output
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.slow
 
 ENDS_WHEN_TOLD = """
 import os, pathlib, time
@@ -160,10 +160,10 @@ async def test_node_is_taken_over_when_its_runner_s_lease_runs_out(yard: RunnerY
         runner.send_signal(signal.SIGSTOP)  # paused: it can't know that time goes on
         async with yard.running():
 
-            async def is_taken_over() -> bool | None:
-                return yard.runner.lease.is_held() or None
+            async def is_taken_over() -> bool:
+                return yard.runner.lease.is_held()
 
-            await poll(is_taken_over)
+            await yard.sees(is_taken_over, what="the node is taken over")
             runner.send_signal(signal.SIGCONT)
             (yard.work_folder(attempt) / "end").touch()
             job = await yard.becomes(job, JobState.SUCCEEDED)

@@ -20,10 +20,7 @@ from tests.integration.scheduler_runner.yard import (
     TRACEPARENT,
     RunnerYard,
     an_output,
-    poll,
 )
-
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 WAITS = "import time; print('up'); time.sleep(60)"
 TRAINS = """
@@ -107,11 +104,11 @@ async def test_progress_is_shown_while_the_job_runs(yard: RunnerYard) -> None:
             "time.sleep(60)"
         )
 
-        async def is_shown() -> bool | None:
+        async def is_shown() -> bool:
             progress = (await yard.job(job)).progress
-            return (progress is not None and progress.fraction == 0.25) or None
+            return progress is not None and progress.fraction == 0.25
 
-        assert await poll(is_shown)
+        assert await yard.sees(is_shown, what="progress")
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,6 @@ from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.registry_artifacts.artifacts import RegistryArtifacts
 from services.scheduler.adapters.registry_artifacts.node_cache import NodeCache
 
-pytestmark = pytest.mark.integration
-
 SERVICE: Final = "modelyard.registry.v1.ArtifactService"
 SCOPES: Final = {
     f"/{SERVICE}/PutArtifact": "artifacts:write",

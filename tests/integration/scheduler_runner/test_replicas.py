@@ -1,14 +1,10 @@
 """Replicas on real processes: warming, answering, falling silent, ending."""
 
-import pytest
-
 from services.scheduler.domain.attempts.attempt import AttemptState
 from services.scheduler.domain.deployments.replica import Replica, ReplicaState
 from services.scheduler.domain.resources import Resources
 from services.scheduler.use_cases.deployments.shown import ShownDeployment
-from tests.integration.scheduler_runner.yard import TENANT, RunnerYard, poll
-
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+from tests.integration.scheduler_runner.yard import TENANT, RunnerYard
 
 
 async def _addresses(yard: RunnerYard, deployment: ShownDeployment) -> list[list[str]]:
@@ -94,4 +90,4 @@ async def _restarted(yard: RunnerYard, deployment: ShownDeployment) -> Replica:
         replica = await yard.replica(deployment)
         return replica if replica.state is ReplicaState.READY else None
 
-    return await poll(is_ready_again)
+    return await yard.sees(is_ready_again, what="the replica is ready again")

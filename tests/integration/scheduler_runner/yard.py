@@ -5,7 +5,6 @@ import io
 import json
 import sys
 import tarfile
-import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -52,6 +51,7 @@ from tests.integration.scheduler_runner.runner import (
     Runner,
     open_runner,
 )
+from tests.support.eventually import eventually
 
 T = TypeVar("T")
 
@@ -203,23 +203,27 @@ class RunnerYard:
         async with self.store.system(because="test") as tx:
             return await tx.attempts.get(owner.attempt_id)
 
-    async def becomes(self, job: Job, *states: JobState, within_s: float = WAIT_MAX_S) -> Job:
+    async def sees(self, look: Callable[[], Awaitable[T | None]], *, what: str) -> T:
+        """Return the first thing that is seen."""
+        found = await eventually(look, what=what, within_s=WAIT_MAX_S)
+        assert found is not None
+        return found
+
+    async def becomes(self, job: Job, *states: JobState) -> Job:
         """Wait until a job is in one of these states; return it."""
 
         async def is_there() -> Job | None:
             found = await self.job(job)
             return found if found.state in states else None
 
-        return await poll(is_there, within_s=within_s)
+        return await self.sees(is_there, what=f"{job.id} becomes {states}")
 
-    async def replica_becomes(
-        self, deployment: ShownDeployment, state: ReplicaState, *, within_s: float = WAIT_MAX_S
-    ) -> Replica:
+    async def replica_becomes(self, deployment: ShownDeployment, state: ReplicaState) -> Replica:
         async def is_there() -> Replica | None:
             found = await self.replica(deployment)
             return found if found.state is state else None
 
-        return await poll(is_there, within_s=within_s)
+        return await self.sees(is_there, what=f"the replica becomes {state}")
 
     async def used(self) -> Resources:
         async with self.store.system(because="test") as tx:
@@ -246,12 +250,12 @@ class RunnerYard:
     async def said_something(self, job: Job) -> None:
         """Wait until a job has written to its progress file."""
 
-        async def has_said() -> bool | None:
+        async def has_said() -> bool:
             attempt = await self.attempt(await self.job(job))
             progress = await self.runner.runtime.read_progress(attempt.container_name, offset=0)
-            return bool(progress.data) or None
+            return bool(progress.data)
 
-        await poll(has_said)
+        await self.sees(has_said, what="the job says something")
 
     async def a_stray(self) -> str:
         """Run a container of an attempt that nobody knows."""
@@ -269,15 +273,6 @@ class RunnerYard:
     async def check(self) -> None:
         """Check what must hold whatever happened."""
         await Yard(self.engine).check()
-
-
-async def poll(look: Callable[[], Awaitable[T | None]], *, within_s: float = WAIT_MAX_S) -> T:
-    """Return the first thing that is seen; bounded."""
-    deadline = time.monotonic() + within_s
-    while (found := await look()) is None:
-        assert time.monotonic() < deadline, "it did not come about"
-        await asyncio.sleep(0.02)  # tidy: allow sleep because it polls, bounded
-    return found
 
 
 def bundle(files: dict[str, str]) -> bytes:

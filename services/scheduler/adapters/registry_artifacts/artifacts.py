@@ -32,6 +32,8 @@ from services.scheduler.adapters.registry_artifacts.node_cache import (
 from services.scheduler.use_cases.attempts.ports import StoredFile
 
 CHUNK_BYTES_MAX: Final = 256 * 1024
+_GET: Final = "modelyard.registry.v1.ArtifactService/GetArtifact"
+_PUT: Final = "modelyard.registry.v1.ArtifactService/PutArtifact"
 _SUBJECT: Final = "scheduler"
 _SCOPES: Final = frozenset({"artifacts:read", "artifacts:write"})
 _STAT_TIMEOUT: Final = timedelta(seconds=5)
@@ -80,16 +82,11 @@ class RegistryArtifacts:
         return stored
 
     async def _download(self, tenant: TenantId, digest: str, file: BoundedFile) -> None:
+        request = GetArtifactRequest(digest=digest)
         with acting_as(Principal(tenant, _SUBJECT, _SCOPES)):
-            async with self._edge.guard("GetArtifact"):
-                call = self._stub.GetArtifact(
-                    GetArtifactRequest(digest=digest), timeout=self._timeout_s
-                )
-                try:
-                    async for message in call:
-                        file.write(message.chunk)
-                finally:
-                    call.cancel()
+            async with self._edge.guard(_GET):
+                async for message in self._stub.GetArtifact(request, timeout=self._timeout_s):
+                    file.write(message.chunk)
 
     async def _is_stored(self, digest: str) -> bool:
         try:
@@ -104,7 +101,7 @@ class RegistryArtifacts:
         return True
 
     async def _upload(self, path: Path, described: StoredFile) -> None:
-        async with self._edge.guard("PutArtifact"):
+        async with self._edge.guard(_PUT):
             stored = await self._stub.PutArtifact(_parts(path, described), timeout=self._timeout_s)
         if stored.digest != described.digest:
             raise Internal(f"registry stored {stored.digest} for {described.digest}")
