@@ -64,6 +64,7 @@ async def test_malformed_json_is_a_problem_document() -> None:
         )
     assert answer.status_code == 422
     assert answer.json()["code"] == "INVALID_ARGUMENT"
+    assert [error["field"] for error in answer.json()["errors"]] == ["body"]
 
 
 async def test_a_body_over_its_bound_is_refused() -> None:

@@ -53,7 +53,7 @@ def add_problem_handlers(app: FastAPI, *, ids: Ids) -> None:
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         errors = [
-            {"field": _field(found["loc"]), "problem": str(found["msg"])}
+            {"field": _field(found["type"], found["loc"]), "problem": str(found["msg"])}
             for found in error.errors()
         ]
         body: Mapping[str, object] = {
@@ -104,7 +104,12 @@ def _expected(error: HTTPException, request: Request) -> ModelyardError:
             return FailedPrecondition(str(error.detail))
 
 
-def _field(location: tuple[int | str, ...]) -> str:
-    """Return `resources.cpu_millicores` for ("body", "resources", "cpu_millicores")."""
+def _field(kind: str, location: tuple[int | str, ...]) -> str:
+    """Return `resources.cpu_millicores` for ("body", "resources", "cpu_millicores").
+
+    Of what is no JSON the location is a position in the text, which is no field: it is `body`.
+    """
+    if kind == "json_invalid":
+        return "body"
     parts = [str(part) for part in location if part not in {"body", "query", "path"}]
     return ".".join(parts) or "body"
