@@ -107,9 +107,9 @@ class Bench:
         self.open_gate()
         for job_id in self._job_ids:
             with contextlib.suppress(ApiError):  # most have ended by themselves
-                self.client.cancel_job(job_id, reason="the test is over")
-        for job_id in self._job_ids:
-            self.ended(self.client.job(job_id))
+                asked = self.client.cancel_job(job_id, reason="the test is over")
+                if not asked.is_terminal:
+                    self.ended(asked)
 
 
 def is_running(pid: int) -> bool:

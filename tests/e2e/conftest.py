@@ -1,26 +1,20 @@
-"""Fixtures: one stack for the whole run, and a bench for each test's jobs."""
+"""Fixtures: what to do with the run's platform, and a bench for each test's jobs."""
 
-import secrets
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from modelyard.client import Client
 
-from deploy.local.state import State
 from tests.e2e.bench import Bench
 from tests.e2e.platform import Platform
+from tests.support.platform import Platform as RunningPlatform
 
 
 @pytest.fixture(scope="session")
-def platform() -> Iterator[Platform]:
-    state = State(Path(tempfile.gettempdir()) / f"modelyard-e2e-{secrets.token_hex(4)}")
-    platform = Platform.up(state)
-    try:
-        yield platform
-    finally:
-        platform.clean()
+def platform(platform: RunningPlatform) -> Platform:
+    """Give the run's platform with what its users and its operator do."""
+    return Platform(platform)
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """One running stack, as its users and its operator meet it.
 
-Owns: starting everything in a folder of its own, asking it through the public API and the command
-line, and doing to its processes what an operator or bad luck would. Leaves to `bench` the jobs of a
-test. Always holds: whoever is killed here is gone when the call returns.
+Owns: asking it through the public API and the command line, and doing to its processes what an
+operator or bad luck would. Leaves to `tests.support.platform` its start and its end, and to `bench`
+the jobs of a test. Always holds: whoever is killed here is gone when the call returns.
 """
 
 import os
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-from modelyard.cli.settings import CliSettings
 from modelyard.client import Client
 
 from deploy.local import processes, services, stack
 from deploy.local.ports import port_of
 from deploy.local.state import State
 from tests.support.eventually import until
+from tests.support.platform import Platform as RunningPlatform
 
 LOCALHOST: Final = "127.0.0.1"
 CPU_MILLICORES: Final = 1000 * (os.cpu_count() or 1)
@@ -32,33 +32,26 @@ _COMMAND_S_MAX: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """The stack of a test run."""
+    """The stack of a test run, and what its users and its operator do."""
 
-    state: State
-    settings: CliSettings
-
-    @staticmethod
-    def up(state: State) -> "Platform":
-        """Start everything."""
-        stack.up(state)
-        return Platform(state, CliSettings(_env_file=state.root / "cli.env"))
+    running: RunningPlatform
 
     @property
-    def api_key(self) -> str:
-        """The first key of the tenant `default`; it may do everything."""
-        return self.settings.api_key.get_secret_value()
+    def state(self) -> State:
+        """The stack's folder."""
+        return self.running.state
 
     # As a user
 
     def client(self, api_key: str | None = None, **options: Any) -> Client:
         """Return the SDK's client."""
-        return Client(self.settings.url, api_key or self.api_key, **options)
+        return Client(self.running.url, api_key or self.running.api_key, **options)
 
     def http(self, api_key: str | None = None, *, source: str = LOCALHOST) -> httpx.Client:
         """Return a bare client, which repeats nothing; an empty key stands for none at all."""
-        key = self.api_key if api_key is None else api_key
+        key = self.running.api_key if api_key is None else api_key
         return httpx.Client(
-            base_url=self.settings.url,
+            base_url=self.running.url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             transport=httpx.HTTPTransport(local_address=source),
             timeout=30,
@@ -72,10 +65,10 @@ class Platform:
             [str(Path(sys.prefix) / "bin" / "modelyard"), *arguments],
             env=os.environ
             | {
-                "MODELYARD_URL": self.settings.url,
-                "MODELYARD_API_KEY": self.api_key,
-                "MODELYARD_OTLP_ENDPOINT": self.settings.otlp_endpoint,
-                "MODELYARD_JAEGER_URL": self.settings.jaeger_url,
+                "MODELYARD_URL": self.running.url,
+                "MODELYARD_API_KEY": self.running.api_key,
+                "MODELYARD_OTLP_ENDPOINT": self.running.otlp_endpoint,
+                "MODELYARD_JAEGER_URL": self.running.jaeger_url,
             }
             | environment,
             input=stdin,
@@ -110,21 +103,28 @@ class Platform:
         """Return where a part listens."""
         return self.state.read().processes[part].address
 
-    def end(self, part: str, how: signal.Signals = signal.SIGKILL, *, within_s: float = 30) -> None:
+    def end(self, part: str, how: signal.Signals = signal.SIGKILL) -> None:
         """Send a part a signal and return when its process is gone."""
+        with self.ending(part, how):
+            pass
+
+    @contextmanager
+    def ending(self, part: str, how: signal.Signals = signal.SIGTERM) -> Iterator[None]:
+        """Run the block while a part ends, and return when its process is gone."""
         record = processes.running(self.state, part)
         assert record is not None, f"{part} does not run"
         os.kill(record.pid, how)
-        until(
-            lambda: not processes.is_alive(record),
-            what=f"{part} ends after {how.name}",
-            within_s=within_s,
-        )
+        yield
+        until(lambda: not processes.is_alive(record), what=f"{part} ends after {how.name}")
+
+    def is_ready(self, service: str) -> bool:
+        """Return whether a service says that it takes work."""
+        return services.is_healthy(self.address_of(service))
 
     def start_again(self) -> None:
-        """Start whatever does not run."""
-        stack.up(self.state)
-        assert CliSettings(_env_file=self.state.root / "cli.env") == self.settings
+        """Start whatever does not run; all of it is found where it was."""
+        gateway = stack.up(self.state)
+        assert f"http://{gateway}" == self.running.url
 
     @contextmanager
     def another_gateway(self, **settings: str) -> Iterator[str]:
@@ -153,10 +153,6 @@ class Platform:
     def down(self) -> None:
         """Stop everything, as `make down` does."""
         stack.down(self.state)
-
-    def clean(self) -> None:
-        """Stop everything and remove its data."""
-        stack.clean(self.state)
 
 
 SERVICES: Final = services.NAMES
