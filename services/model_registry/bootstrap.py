@@ -13,10 +13,10 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.chassis.clock import Clock, SystemClock
-from services.chassis.db.engine import open_engine
+from services.chassis.db.engine import autocommitting, open_engine
 from services.chassis.db.janitor import Janitor
 from services.chassis.db.relay import Relay
-from services.chassis.db.unit_of_work import PostgresUnitOfWork
+from services.chassis.db.unit_of_work import PostgresUnitOfWork, database_breaker
 from services.chassis.events.consumer import EventConsumer, Handler
 from services.chassis.events.kafka_consumer import open_subscription
 from services.chassis.events.kafka_producer import KafkaProducer, open_producer
@@ -137,9 +137,14 @@ async def production_ports(settings: Settings) -> AsyncIterator[tuple[Ports, Inf
                 io_threads=settings.artifacts.io_threads,
             )
         )
-        database = PostgresUnitOfWork(engine, chassis, source=f"/{SERVICE}", clock=clock, ids=ids)
+        database, reading = databases(engine, clock, ids)
         yield (
-            Ports(clock, ids, RegistryUnitOfWork(database, event_of), blobs),
+            Ports(
+                clock,
+                ids,
+                RegistryUnitOfWork(database, reading=reading, event_of=event_of),
+                blobs,
+            ),
             Infrastructure(
                 engine,
                 database,
@@ -148,6 +153,20 @@ async def production_ports(settings: Settings) -> AsyncIterator[tuple[Ports, Inf
                 TokenVerifier.load(settings.identity, clock),
             ),
         )
+
+
+def databases(
+    engine: AsyncEngine, clock: Clock, ids: Ids
+) -> tuple[PostgresUnitOfWork, PostgresUnitOfWork]:
+    """Return the units of work for changes and for look-ups, behind one breaker."""
+    breaker = database_breaker()
+
+    def on(engine: AsyncEngine) -> PostgresUnitOfWork:
+        return PostgresUnitOfWork(
+            engine, chassis, source=f"/{SERVICE}", clock=clock, ids=ids, breaker=breaker
+        )
+
+    return on(engine), on(autocommitting(engine))
 
 
 async def serve(settings: Settings) -> int:

@@ -17,6 +17,6 @@ class GetArtifact:
 
     async def __call__(self, tenant: TenantId, digest: Digest) -> AsyncGenerator[bytes, None]:
         """Return the stream; no transaction is open while it flows. Raises NotFound."""
-        async with self.unit_of_work(tenant) as tx:
+        async with self.unit_of_work.reading(tenant) as tx:
             artifact = await tx.artifacts.get(digest)
         return self.blobs.read(artifact)

@@ -15,5 +15,5 @@ class GetModel:
 
     async def __call__(self, tenant: TenantId, name: str) -> Model:
         """Return the model. Raises NotFound."""
-        async with self.unit_of_work(tenant) as tx:
+        async with self.unit_of_work.reading(tenant) as tx:
             return await tx.models.get(name)

@@ -18,7 +18,7 @@ class GetVersion:
         self, tenant: TenantId, *, model_name: str, selector: int | str
     ) -> tuple[Model, ModelVersion]:
         """Return the model and its version. Raises NotFound."""
-        async with self.unit_of_work(tenant) as tx:
+        async with self.unit_of_work.reading(tenant) as tx:
             model = await tx.models.get(model_name)
             number = selector if isinstance(selector, int) else model.resolve(selector)
             return model, await tx.versions.get(model, number)

@@ -131,6 +131,10 @@ class UnitOfWork(Protocol):
         """Open one for a tenant."""
         ...
 
+    def reading(self, tenant: TenantId) -> AbstractAsyncContextManager[Transaction]:
+        """Open one to look things up by key: cheaper, and each look-up sees its own moment."""
+        ...
+
 
 class Blobs(Protocol):
     """Bytes by digest, of all tenants."""

@@ -15,5 +15,5 @@ class StatArtifact:
 
     async def __call__(self, tenant: TenantId, digest: Digest) -> Artifact:
         """Return the artifact. Raises NotFound."""
-        async with self.unit_of_work(tenant) as tx:
+        async with self.unit_of_work.reading(tenant) as tx:
             return await tx.artifacts.get(digest)

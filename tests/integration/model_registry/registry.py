@@ -45,6 +45,7 @@ from services.model_registry.bootstrap import (
     SERVICE,
     App,
     Ports,
+    databases,
     wire,
 )
 from services.model_registry.entrypoints.consumers.job_lifecycle import TOPIC as JOBS
@@ -243,8 +244,9 @@ async def running_registry(root: Path, url: str) -> AsyncIterator[Registry]:
         blobs = await stack.enter_async_context(
             open_blob_store(root, blob_bytes_max=BLOB_BYTES_MAX, io_threads=2)
         )
-        database = PostgresUnitOfWork(engine, chassis, source=f"/{SERVICE}", clock=CLOCK, ids=IDS)
-        app = wire(Ports(CLOCK, IDS, RegistryUnitOfWork(database, event_of), blobs))
+        database, reading = databases(engine, CLOCK, IDS)
+        unit_of_work = RegistryUnitOfWork(database, reading=reading, event_of=event_of)
+        app = wire(Ports(CLOCK, IDS, unit_of_work, blobs))
         server = await stack.enter_async_context(
             serve(
                 GrpcServerSettings(port=0),

@@ -29,13 +29,24 @@ _MODEL = tables.model.c
 _VERSION = tables.model_version.c
 _ARTIFACT = tables.artifact.c
 
+# Built once: building one anew costs as much as running it.
+_MODEL_BY_NAME: Final = sa.select(tables.model).where(
+    _MODEL.tenant == sa.bindparam("tenant"), _MODEL.name == sa.bindparam("name")
+)
+# Not the key: versions refer to it, and inserting one must not wait for the lock.
+_MODEL_BY_NAME_LOCKED: Final = _MODEL_BY_NAME.with_for_update(key_share=True)
+_VERSION_BY_NUMBER: Final = sa.select(tables.model_version).where(
+    _VERSION.tenant == sa.bindparam("tenant"),
+    _VERSION.model_id == sa.bindparam("model_id"),
+    _VERSION.number == sa.bindparam("number"),
+)
+
 
 class PostgresModels:
     """The tenant's models."""
 
     def __init__(self, tx: Transaction) -> None:
         self._tx = tx
-        self._mine = sa.select(tables.model).where(_MODEL.tenant == tx.tenant)
 
     async def add(self, model: Model) -> bool:
         """Insert the row unless the name is taken; waits for a twin that is inserting it."""
@@ -55,12 +66,11 @@ class PostgresModels:
 
     async def get(self, name: str) -> Model:
         """Read the row. Raises NotFound."""
-        return await self._one(name, self._mine)
+        return await self._one(name, _MODEL_BY_NAME)
 
     async def lock(self, name: str) -> Model:
         """Read the row and keep it until the commit. Raises NotFound."""
-        # Not the key: versions refer to it, and inserting one must not wait for us.
-        return await self._one(name, self._mine.with_for_update(key_share=True))
+        return await self._one(name, _MODEL_BY_NAME_LOCKED)
 
     async def save(self, model: Model) -> None:
         """Update what can change."""
@@ -75,7 +85,9 @@ class PostgresModels:
         """Read rows by name."""
         return await _page(
             self._tx,
-            self._mine.where(_MODEL.name > name).order_by(_MODEL.name),
+            sa.select(tables.model)
+            .where(_MODEL.tenant == self._tx.tenant, _MODEL.name > name)
+            .order_by(_MODEL.name),
             large=(_MODEL.description, _MODEL.tags, _MODEL.aliases),
             size=size,
             to_item=_to_model,
@@ -84,7 +96,7 @@ class PostgresModels:
     async def _one(self, name: str, query: sa.Select[Any]) -> Model:
         if "\0" in name:  # which PostgreSQL's text can't hold, not even to be compared
             raise NotFound("model", name)
-        rows = await self._tx.connection.execute(query.where(_MODEL.name == name))
+        rows = await self._tx.connection.execute(query, {"tenant": self._tx.tenant, "name": name})
         if (row := rows.one_or_none()) is None:
             raise NotFound("model", name)
         return _to_model(row)
@@ -95,7 +107,6 @@ class PostgresVersions:
 
     def __init__(self, tx: Transaction) -> None:
         self._tx = tx
-        self._mine = sa.select(tables.model_version).where(_VERSION.tenant == tx.tenant)
 
     async def add(self, version: ModelVersion) -> None:
         """Insert the row."""
@@ -120,7 +131,8 @@ class PostgresVersions:
     async def get(self, model: Model, number: int) -> ModelVersion:
         """Read the row. Raises NotFound."""
         rows = await self._tx.connection.execute(
-            self._mine.where(_VERSION.model_id == model.id, _VERSION.number == number)
+            _VERSION_BY_NUMBER,
+            {"tenant": self._tx.tenant, "model_id": model.id, "number": number},
         )
         if (row := rows.one_or_none()) is None:
             raise NotFound("version", f"{model.name}/{number}")
@@ -130,16 +142,20 @@ class PostgresVersions:
         """Look for the row that the unique constraint allows once."""
         found = await self._tx.connection.execute(
             sa.select(
-                self._mine.where(
-                    _VERSION.job_id == job_id, _VERSION.output_name == output_name
-                ).exists()
+                sa.exists().where(
+                    _VERSION.tenant == self._tx.tenant,
+                    _VERSION.job_id == job_id,
+                    _VERSION.output_name == output_name,
+                )
             )
         )
         return bool(found.scalar_one())
 
     async def before(self, model: Model, number: int | None, *, size: int) -> Page[ModelVersion]:
         """Read rows from the newest."""
-        query = self._mine.where(_VERSION.model_id == model.id)
+        query = sa.select(tables.model_version).where(
+            _VERSION.tenant == self._tx.tenant, _VERSION.model_id == model.id
+        )
         if number is not None:
             query = query.where(_VERSION.number < number)
         return await _page(
@@ -156,9 +172,6 @@ class PostgresArtifacts:
 
     def __init__(self, tx: Transaction) -> None:
         self._tx = tx
-        self._mine = sa.select(_ARTIFACT.digest, _ARTIFACT.size_bytes).where(
-            _ARTIFACT.tenant == tx.tenant
-        )
 
     async def add(self, artifact: Artifact) -> None:
         """Insert the row unless it is there."""
@@ -183,8 +196,11 @@ class PostgresArtifacts:
     async def stored(self, digests: Collection[Digest]) -> Mapping[Digest, Artifact]:
         """Read the rows that are there."""
         rows = await self._tx.connection.execute(
-            # One array, not one parameter a digest: a manifest can have many.
-            self._mine.where(_ARTIFACT.digest == sa.any_(sa.cast(list(digests), sa.ARRAY(sa.Text))))
+            sa.select(_ARTIFACT.digest, _ARTIFACT.size_bytes).where(
+                _ARTIFACT.tenant == self._tx.tenant,
+                # One array, not one parameter a digest: a manifest can have many.
+                _ARTIFACT.digest == sa.any_(sa.cast(list(digests), sa.ARRAY(sa.Text))),
+            )
         )
         return {row.digest: Artifact(Digest(row.digest), row.size_bytes) for row in rows}
 

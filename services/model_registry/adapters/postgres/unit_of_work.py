@@ -65,14 +65,20 @@ class RegistryTransaction:
 
 
 class RegistryUnitOfWork:
-    """Opens transactions on the registry's database."""
+    """Opens transactions on the registry's database.
+
+    `reading` is on an autocommitting engine: a statement is one round trip there, instead of three.
+    """
 
     def __init__(
         self,
         unit_of_work: PostgresUnitOfWork,
+        *,
+        reading: PostgresUnitOfWork,
         event_of: Callable[[TenantId, ModelChanged], NewEvent],
     ) -> None:
         self._unit_of_work = unit_of_work
+        self._reading = reading
         self._event_of = event_of
 
     @asynccontextmanager
@@ -80,3 +86,10 @@ class RegistryUnitOfWork:
         """Open one for a tenant."""
         async with self._unit_of_work(tenant) as tx:
             yield RegistryTransaction(tx, self._event_of)
+
+    @asynccontextmanager
+    async def reading(self, tenant: TenantId) -> AsyncIterator[RegistryTransaction]:
+        """Open one to look things up by key."""
+        async with self._reading(tenant) as tx:
+            yield RegistryTransaction(tx, self._event_of)
+            assert not tx.emitted, "a look-up has nothing to publish"
