@@ -16,6 +16,7 @@ from services.chassis.db.engine import open_engine
 from services.chassis.db.janitor import Janitor
 from services.chassis.db.relay import Relay
 from services.chassis.db.unit_of_work import PostgresUnitOfWork
+from services.chassis.errors import Unavailable
 from services.chassis.events.consumer import EventConsumer, Handler
 from services.chassis.events.kafka_consumer import open_subscription
 from services.chassis.events.kafka_producer import KafkaProducer, open_producer
@@ -204,7 +205,8 @@ async def serve(settings: Settings) -> int:
                 service=SERVICE,
                 group=SERVICE,
             )
-            readiness = _readiness(infrastructure)
+            answering = asyncio.Event()
+            readiness = _readiness(infrastructure, answering)
 
             async def answer(stopping: asyncio.Event) -> None:
                 async with serve_rpcs(
@@ -214,6 +216,7 @@ async def serve(settings: Settings) -> int:
                     verifier=infrastructure.verifier,
                     required_scopes=SCOPES,
                 ) as server:
+                    answering.set()
                     await stopping.wait()
                     app.live.drain()
                     await server.drain(settings.shutdown.stage_timeout / 2)
@@ -229,12 +232,17 @@ async def serve(settings: Settings) -> int:
             return await run_until_stopped(supervisor, readiness, settings.shutdown)
 
 
-def _readiness(infrastructure: Infrastructure) -> Readiness:
+def _readiness(infrastructure: Infrastructure, answering: asyncio.Event) -> Readiness:
     async def database_answers() -> None:
         async with infrastructure.database.system(because="readiness") as tx:
             await tx.connection.execute(select(1))
 
+    async def rpcs_are_answered() -> None:
+        if not answering.is_set():
+            raise Unavailable("grpc")
+
     readiness = Readiness()
+    readiness.add("grpc", rpcs_are_answered)
     readiness.add("database", database_answers)
     readiness.add("kafka", infrastructure.producer.ping)
     return readiness

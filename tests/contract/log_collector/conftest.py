@@ -10,10 +10,10 @@ from services.log_collector.adapters.postgres.tables import chassis
 from services.log_collector.adapters.postgres.unit_of_work import LogUnitOfWork
 from services.log_collector.entrypoints.protobuf import event_of
 from services.log_collector.use_cases.ports import UnitOfWork
-from tests.integration.log_collector.databases import engine, server, template, url
+from tests.integration.log_collector.databases import engine, url
 from tests.integration.log_collector.fakes import MemoryDatabase
 
-__all__ = ["engine", "server", "template", "url"]
+__all__ = ["engine", "url"]
 
 
 @pytest.fixture

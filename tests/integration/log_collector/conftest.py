@@ -1,5 +1,5 @@
 """Fixtures: real databases."""
 
-from tests.integration.log_collector.databases import engine, server, template, url
+from tests.integration.log_collector.databases import engine, url
 
-__all__ = ["engine", "server", "template", "url"]
+__all__ = ["engine", "url"]

@@ -1,6 +1,5 @@
 """The collector's database in memory, and waiting for what other tasks bring about."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -8,6 +7,7 @@ from services.chassis.errors import Conflict, Unavailable
 from services.chassis.events.ports import DuplicateEvent
 from services.chassis.tenancy import TenantId
 from services.log_collector.domain.log_stream import LogStream, StreamTransitioned
+from tests.support.eventually import WITHIN_S, eventually
 
 
 class MemoryLogStreams:
@@ -94,11 +94,11 @@ class MemoryDatabase:
         self.facts += tx.facts
 
 
-async def until(is_so: Callable[[], bool | Awaitable[bool]], *, within_s: float = 10) -> None:
+async def until(is_so: Callable[[], bool | Awaitable[bool]], *, within_s: float = WITHIN_S) -> None:
     """Return as soon as something is so; fails when it takes too long."""
-    async with asyncio.timeout(within_s):
-        while True:
-            found = is_so()
-            if found if isinstance(found, bool) else await found:
-                return
-            await asyncio.sleep(0.005)
+
+    async def check() -> bool:
+        found = is_so()
+        return found if isinstance(found, bool) else await found
+
+    await eventually(check, what="what the test waits for", within_s=within_s)

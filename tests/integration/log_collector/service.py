@@ -1,7 +1,7 @@
 """The whole collector in this process: PostgreSQL, gRPC and files are real, the broker is given."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -91,7 +91,7 @@ class Client:
 
     async def follow(
         self, request: pb.FollowLogsRequest, *, tenant: TenantId = ACME
-    ) -> AsyncIterator[pb.FollowLogsResponse]:
+    ) -> AsyncGenerator[pb.FollowLogsResponse, None]:
         """Follow until the server ends the stream."""
         with acting_as(Principal(tenant, "tests", READER)):
             async with Edge.to("log-collector").guard():

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.log_collector.adapters.container_files.generations import LINE_BYTES_MAX, Generations
 from services.log_collector.adapters.container_files.json_file import CORRUPT_BYTES_MAX
 from services.log_collector.domain.assembly import Corrupt, Gap
 from services.log_collector.domain.checkpoint import FilePosition
-from tests.unit.log_collector.builders import ContainerLog, entry
+from tests.unit.log_collector.builders import ContainerLog, entry, untimed
 
 PATH = "c1/container.log"
 
@@ -231,8 +231,8 @@ steps = st.lists(
 )
 
 
+@untimed
 @given(steps)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_no_line_is_lost_or_repeated_over_rotations_and_restarts(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,9 +159,10 @@ async def test_another_tenants_job_reads_and_follows_like_an_unknown_one(
     ]
     assert answers[0] == answers[1]
     follow = service.client.follow(pb.FollowLogsRequest(owner_id="job_1"), tenant=other)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.3):
-            await anext(follow)
+    async with aclosing(follow):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await anext(follow)
 
 
 async def test_reading_takes_the_scope(service: Service) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
 from services.chassis.tenancy import TenantId
 from services.log_collector.domain.assembly import Carry
 from services.log_collector.domain.checkpoint import Block, Checkpoint, FilePosition
@@ -18,6 +20,9 @@ from services.log_collector.domain.log_stream import (
 from services.log_collector.domain.records import Batch, Lines, Source
 
 NOW = datetime(2026, 1, 1, 10, tzinfo=UTC)
+
+untimed = settings(deadline=None, suppress_health_check=list(HealthCheck))
+"""For properties: the machine has other work, and speed is never asserted."""
 
 
 def a_stream(

@@ -19,6 +19,7 @@ from services.log_collector.domain.assembly import (
     finished,
 )
 from services.log_collector.domain.records import Lines, Mark, Source, joined
+from tests.unit.log_collector.builders import untimed
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -56,6 +57,7 @@ file_lines = st.lists(
 )
 
 
+@untimed
 @given(file_lines, st.lists(st.integers(0, 30), max_size=5))
 def test_lines_are_the_same_wherever_the_file_is_cut(
     written: list[bytes], places: list[int]
@@ -66,6 +68,7 @@ def test_lines_are_the_same_wherever_the_file_is_cut(
     assert lines_of(pieces) == lines_of([b"".join(written)]) == lines_of(written)
 
 
+@untimed
 @given(st.lists(st.tuples(logs, st.sampled_from(list(Source))), max_size=20))
 def test_each_written_line_comes_out_once_and_in_order(written: list[tuple[str, Source]]) -> None:
     written = [(text.replace("\n", ""), source) for text, source in written]
@@ -77,6 +80,7 @@ def test_each_written_line_comes_out_once_and_in_order(written: list[tuple[str, 
     assert not lines.marks
 
 
+@untimed
 @given(st.binary(max_size=200).filter(lambda raw: raw.strip(b"\0 \t\r\n")))
 def test_bytes_that_are_no_record_are_kept_as_they_are(raw: bytes) -> None:
     pieces = [

@@ -18,7 +18,7 @@ from services.log_collector.adapters.segments.block_format import (
 from services.log_collector.domain.assembly import Carry, Unfinished
 from services.log_collector.domain.checkpoint import Block, Checkpoint, FilePosition
 from services.log_collector.domain.records import Batch, Lines, Mark, Source
-from tests.unit.log_collector.builders import NOW, a_block
+from tests.unit.log_collector.builders import NOW, a_block, untimed
 
 IDENTITY = StreamIdentity(attempt_id="att_1", tenant="acme", owner_id="job_1", attempt_number=1)
 
@@ -33,6 +33,7 @@ rows = st.lists(
 )
 
 
+@untimed
 @given(rows, st.integers(1, 2**40), st.text(max_size=10))
 def test_a_block_comes_back_as_it_was(
     rows: list[tuple[datetime, Source, str, Mark | None]], first_sequence: int, rest: str
@@ -68,6 +69,7 @@ def test_times_before_1970_are_kept_as_1970() -> None:
     assert batch.lines.times == [datetime(1970, 1, 1, tzinfo=UTC)]
 
 
+@untimed
 @given(st.data())
 def test_no_damaged_byte_goes_unnoticed(data: st.DataObject) -> None:
     raw = bytearray(encode(a_block(1, ["a", "b"]), IDENTITY))

@@ -15,7 +15,7 @@ from services.log_collector.domain.records import (
     Source,
     joined,
 )
-from tests.unit.log_collector.builders import NOW, some_lines
+from tests.unit.log_collector.builders import NOW, some_lines, untimed
 
 LINES = Lines(
     [NOW, NOW + timedelta(seconds=1), NOW + timedelta(seconds=2)],
@@ -46,6 +46,7 @@ def test_records_have_their_sequences_and_marks() -> None:
     assert [record.mark for record in records] == [None, Mark.CUT, None]
 
 
+@untimed
 @given(st.lists(st.text(max_size=3), max_size=12), st.integers(0, 14))
 def test_a_batch_after_a_sequence_is_the_rest_of_it(texts: list[str], sequence: int) -> None:
     whole = list(LogFilter().records_of([Batch(1, some_lines(texts))]))
@@ -53,6 +54,7 @@ def test_a_batch_after_a_sequence_is_the_rest_of_it(texts: list[str], sequence: 
     assert rest == whole[sequence:]
 
 
+@untimed
 @given(st.lists(st.lists(st.tuples(st.text(max_size=3), st.sampled_from([None, *Mark])))))
 def test_joining_keeps_order_and_marks(parts: list[list[tuple[str, Mark | None]]]) -> None:
     lines = joined(
