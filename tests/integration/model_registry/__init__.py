@@ -1,1 +1,0 @@
-"""The registry on real PostgreSQL and real gRPC."""

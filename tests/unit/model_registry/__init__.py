@@ -1,1 +1,0 @@
-"""The registry's rules and its blob store, without a database."""
