@@ -132,18 +132,22 @@ async def reader(collector: Collector) -> AsyncIterator[Client]:
 
 async def follow_to_the_end(collector: Collector, texts: list[str]) -> None:
     """Add what follows the texts so far; resumes, as callers do, while the server isn't there."""
-    async with asyncio.timeout(60), reader(collector) as client:
-        while True:
-            after = pb.LogPosition(attempt_number=1, sequence=len(texts))
-            request = pb.FollowLogsRequest(owner_id="job_1", after=after)
-            try:
-                async with aclosing(client.follow(request)) as pages:
-                    async for page in pages:
-                        texts += [record.text for record in page.records]
-                        if page.complete:
-                            return
-            except Unavailable:
-                await asyncio.sleep(0.1)
+
+    async def is_complete() -> bool:
+        after = pb.LogPosition(attempt_number=1, sequence=len(texts))
+        request = pb.FollowLogsRequest(owner_id="job_1", after=after)
+        try:
+            async with aclosing(client.follow(request)) as pages:
+                async for page in pages:
+                    texts.extend(record.text for record in page.records)
+                    if page.complete:
+                        return True
+        except Unavailable:
+            pass
+        return False
+
+    async with reader(collector) as client:
+        await until(is_complete, within_s=60)
 
 
 async def tell(broker: KafkaSettings, stream: LogStream, state: str, *, version: int) -> None:
