@@ -17,6 +17,7 @@ from services.chassis.db.engine import autocommitting, open_engine
 from services.chassis.db.janitor import Janitor
 from services.chassis.db.relay import Relay
 from services.chassis.db.unit_of_work import PostgresUnitOfWork, database_breaker
+from services.chassis.errors import Unavailable
 from services.chassis.events.consumer import EventConsumer, Handler
 from services.chassis.events.kafka_consumer import open_subscription
 from services.chassis.events.kafka_producer import KafkaProducer, open_producer
@@ -175,14 +176,19 @@ async def serve(settings: Settings) -> int:
     with open_tracing(SERVICE, settings.telemetry):
         async with AsyncExitStack() as stack:
             ports, infrastructure = await stack.enter_async_context(production_ports(settings))
-            readiness = _readiness(infrastructure)
+            answering = asyncio.Event()
+            readiness = _readiness(infrastructure, answering)
             await stack.enter_async_context(serve_operations(settings.operations, readiness))
-            supervisor = _supervisor(wire(ports), ports, infrastructure, settings)
+            supervisor = _supervisor(wire(ports), ports, infrastructure, settings, answering)
             return await run_until_stopped(supervisor, readiness, settings.shutdown)
 
 
 def _supervisor(
-    app: App, ports: Ports, infrastructure: Infrastructure, settings: Settings
+    app: App,
+    ports: Ports,
+    infrastructure: Infrastructure,
+    settings: Settings,
+    answering: asyncio.Event,
 ) -> Supervisor:
     relay = Relay(
         infrastructure.engine,
@@ -209,6 +215,7 @@ def _supervisor(
             verifier=infrastructure.verifier,
             required_scopes=REQUIRED_SCOPES,
         ) as server:
+            answering.set()
             await stopping.wait()
             await server.drain(settings.shutdown.stage_timeout / 2)
 
@@ -220,12 +227,17 @@ def _supervisor(
     return supervisor
 
 
-def _readiness(infrastructure: Infrastructure) -> Readiness:
+def _readiness(infrastructure: Infrastructure, answering: asyncio.Event) -> Readiness:
     async def database_answers() -> None:
         async with infrastructure.database.system(because="readiness") as tx:
             await tx.connection.execute(select(1))
 
+    async def rpcs_are_answered() -> None:
+        if not answering.is_set():
+            raise Unavailable("grpc")
+
     readiness = Readiness()
+    readiness.add("grpc", rpcs_are_answered)
     readiness.add("database", database_answers)
     readiness.add("kafka", infrastructure.producer.ping)
     return readiness
