@@ -1,0 +1,91 @@
+"""The `modelyard` command for programs: exit codes, and JSON on standard output."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.bench import Bench
+from tests.e2e.platform import Platform
+
+NOBODY_LISTENS = "http://127.0.0.1:9"
+BASE = ("--image", "modelyard/base")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return source to send."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "main.py").write_text(
+        "import sys\nprint('to stdout')\nprint('to stderr', file=sys.stderr)\n"
+        "sys.exit(int(sys.argv[1]))\n"
+    )
+    return source
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_run_follows_the_output_and_ends_with_the_programs_code(
+    platform: Platform, folder: Path, code: int
+) -> None:
+    done = platform.cli("run", str(folder), *BASE, "--", "python", "main.py", str(code))
+
+    assert done.returncode == code
+    assert done.stdout == "to stdout\n"
+    assert "to stderr" in done.stderr.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "says"),
+    [
+        (["run"], {}, 2, "Missing argument"),
+        (["job", "get", "job_unknown"], {}, 3, "NOT_FOUND"),
+        (["job", "list"], {"MODELYARD_API_KEY": "wrong"}, 3, "UNAUTHENTICATED"),
+        (["deploy", "create", "x", "models:/unknown/1"], {}, 3, "NOT_FOUND"),
+        (["status"], {"MODELYARD_URL": NOBODY_LISTENS}, 4, "can't reach"),
+    ],
+    ids=["wrong usage", "unknown job", "wrong key", "unknown model", "nobody there"],
+)
+def test_failure_has_its_exit_code_and_a_sentence_on_standard_error(
+    platform: Platform, arguments: list[str], environment: dict[str, str], code: int, says: str
+) -> None:
+    done = platform.cli(*arguments, **environment)
+
+    assert done.returncode == code
+    assert says in done.stderr
+    assert done.stdout == ""
+
+
+def test_json_is_all_that_standard_output_has(platform: Platform, bench: Bench) -> None:
+    job = bench.submit(bench.spec("print('line')"))
+    bench.ended(job)
+
+    def answer(*arguments: str) -> Any:
+        done = platform.cli("--json", *arguments)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    assert answer("status")["ready"] is True
+    assert answer("job", "get", job.id)["state"] == "SUCCEEDED"
+    assert job.id in [found["id"] for found in answer("job", "list")]
+    assert answer("job", "logs", "-f", job.id)["text"] == "line"
+    assert answer("model", "list") is not None
+    assert answer("deploy", "list") == []
+    issued = answer("key", "issue", "program", "--scope", "jobs:read")
+    assert issued["text"].startswith("myk_")
+    assert platform.cli("key", "revoke", issued["key"]["id"]).returncode == 0
+    revoked = {key["id"] for key in answer("key", "list") if key["revoked_at"]}
+    assert issued["key"]["id"] in revoked
+
+
+def test_job_file_is_submitted_once_under_its_key(platform: Platform, bench: Bench) -> None:
+    spec = bench.spec("pass", name="from a file").model_dump_json()
+
+    twice = [
+        platform.cli("--json", "job", "submit", "-", "--idempotency-key", "file", stdin=spec)
+        for _ in range(2)
+    ]
+
+    [job_id] = {json.loads(done.stdout)["id"] for done in twice}
+    assert bench.ended(bench.client.job(job_id)).state == "SUCCEEDED"
