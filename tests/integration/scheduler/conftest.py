@@ -1,9 +1,6 @@
 """A database of its own for each test, brought up by the scheduler's migrations."""
 
-import asyncio
-import itertools
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,49 +12,17 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import SecretStr
 
-import services.scheduler
-from deploy.local import postgres
-from deploy.local.postgres import PostgresServer
-from deploy.local.state import State
 from services.chassis.clock import SystemClock
 from services.chassis.db.engine import open_engine
-from services.chassis.db.migrate import upgrade
 from services.chassis.rpc.identity import TokenSigner, TokenVerifier
 from services.chassis.settings import PostgresSettings
 from tests.integration.scheduler.yard import Yard
-
-MIGRATIONS = Path(services.scheduler.__file__).parent / "migrations"
-
-_numbers = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    state = State(tmp_path_factory.mktemp("postgres"))
-    yield postgres.start(state, durable=False)
-    postgres.halt(state)
-
-
-@pytest.fixture(scope="session")
-def template(server: PostgresServer) -> str:
-    server.execute("CREATE DATABASE scheduler_template")
-    asyncio.run(upgrade(server.url("scheduler_template"), MIGRATIONS))
-    return "scheduler_template"
+from tests.support.databases import Databases
 
 
 @pytest.fixture
-async def url(server: PostgresServer, template: str) -> AsyncIterator[str]:
-    name = f"scheduler_{next(_numbers)}"
-    admin = await server.connect()
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield server.url(name)
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
-
-
-@pytest.fixture
-async def yard(url: str) -> AsyncIterator[Yard]:
-    settings = PostgresSettings(url=SecretStr(url))
+async def yard(database_url: Databases) -> AsyncIterator[Yard]:
+    settings = PostgresSettings(url=SecretStr(database_url("scheduler")))
     async with open_engine(settings, application_name="tests") as engine:
         yard = Yard(engine)
         yield yard

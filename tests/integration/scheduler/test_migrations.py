@@ -1,27 +1,19 @@
 """The scheduler's migrations: up, down, up, and no drift from the declared tables."""
 
-from collections.abc import AsyncIterator
+from pathlib import Path
 
-import pytest
-
-from deploy.local.postgres import PostgresServer
+import services.scheduler
 from services.chassis.db.migrate import downgrade, drift, upgrade
 from services.scheduler.adapters.postgres.tables import METADATA
-from tests.integration.scheduler.conftest import MIGRATIONS
+from tests.support.databases import Databases
+
+MIGRATIONS = Path(services.scheduler.__file__).parent / "migrations"
 
 
-@pytest.fixture
-async def empty_url(server: PostgresServer) -> AsyncIterator[str]:
-    admin = await server.connect()
-    await admin.execute("CREATE DATABASE scheduler_empty")
-    yield server.url("scheduler_empty")
-    await admin.execute("DROP DATABASE scheduler_empty WITH (FORCE)")
-    await admin.close()
-
-
-async def test_migrations_go_up_down_and_up_without_drift(empty_url: str) -> None:
-    await upgrade(empty_url, MIGRATIONS)
-    assert await drift(empty_url, METADATA) == []
-    await downgrade(empty_url, MIGRATIONS)
-    await upgrade(empty_url, MIGRATIONS)
-    assert await drift(empty_url, METADATA) == []
+async def test_migrations_go_up_down_and_up_without_drift(database_url: Databases) -> None:
+    url = database_url()
+    await upgrade(url, MIGRATIONS)
+    assert await drift(url, METADATA) == []
+    await downgrade(url, MIGRATIONS)
+    await upgrade(url, MIGRATIONS)
+    assert await drift(url, METADATA) == []
