@@ -7,7 +7,9 @@ from pathlib import Path
 
 from services.api_gateway.bootstrap import create_tenant, serve
 from services.api_gateway.settings import Settings
+from services.chassis.errors import ModelyardError
 from services.chassis.lifecycle import run_main
+from services.chassis.settings import load
 from services.chassis.tenancy import tenant_id
 
 
@@ -20,7 +22,7 @@ def main() -> int:
     tenant = commands.add_parser("create-tenant", help="make a tenant; prints its first key, once")
     tenant.add_argument("name")
     arguments = parser.parse_args()
-    settings = Settings()
+    settings = load(Settings)
     match arguments.command:
         case "migrate":
             return _migrate(settings)
@@ -42,7 +44,11 @@ def _migrate(settings: Settings) -> int:
 
 
 def _create_tenant(settings: Settings, name: str, *, is_new_required: bool) -> int:
-    text = asyncio.run(create_tenant(settings, tenant_id(name)))
+    try:
+        text = asyncio.run(create_tenant(settings, tenant_id(name)))
+    except ModelyardError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     if text is not None:
         # The one thing this program is asked to print: the key is shown here and nowhere else.
         sys.stdout.write(f"{text}\n")

@@ -1,14 +1,20 @@
 """Groups of settings that every service has.
 
 Owns: their names, units, defaults and what each one costs. A service's `settings.py` puts them
-together with its own and reads the environment once, in `__main__`. Durations carry their unit
-(`PT2.5S`); secrets never print.
+together with its own and reads the environment once, in `__main__`, by `load`. Durations
+carry their unit (`PT2.5S`); secrets never print.
 """
 
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsError
+from typing_extensions import TypeIs
+
+Loaded = TypeVar("Loaded", bound=BaseSettings)
 
 
 class PostgresSettings(BaseModel):
@@ -103,3 +109,52 @@ class ShutdownSettings(BaseModel):
     """From "not ready" to the end of intake: at least what a load balancer needs to notice."""
     stage_timeout: timedelta = timedelta(seconds=10)
     """Longest wait for each stage of the shutdown; then it is cancelled."""
+
+
+def load(kind: type[Loaded]) -> Loaded:
+    """Read settings; ends the process with one sentence that names what is missing or wrong."""
+    prefix = kind.model_config.get("env_prefix", "")
+    try:
+        return kind()
+    except ValidationError as error:
+        # Not the error's own text: it shows the values, which may be secrets.
+        problems = [
+            problem
+            for found in error.errors(include_input=False)
+            for problem in _problems(kind, prefix, found["type"], found["loc"], found["msg"])
+        ]
+        raise SystemExit(f"settings: {'; '.join(problems)}") from None
+    except SettingsError as error:
+        raise SystemExit(f"settings: {error}") from None
+
+
+def _problems(
+    kind: type[BaseModel], prefix: str, type_: str, location: tuple[int | str, ...], message: str
+) -> Iterator[str]:
+    if type_ != "missing":
+        yield f"{_variable(prefix, location)}: {message}"
+        return
+    group: object = kind
+    for name in location:
+        fields = group.model_fields if _is_group(group) else {}
+        group = fields[str(name)].annotation if str(name) in fields else None
+    for path in _required(group, location):
+        yield f"{_variable(prefix, path)} is missing"
+
+
+def _required(annotation: object, path: tuple[int | str, ...]) -> Iterator[tuple[int | str, ...]]:
+    """Yield the fields that have to be given: those of a group that is missing as a whole."""
+    if not _is_group(annotation):
+        yield path
+        return
+    for name, field in annotation.model_fields.items():
+        if field.is_required():
+            yield from _required(field.annotation, (*path, name))
+
+
+def _is_group(annotation: object) -> TypeIs[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _variable(prefix: str, path: tuple[int | str, ...]) -> str:
+    return f"{prefix}{'__'.join(str(part) for part in path)}".upper()

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from services.chassis.lifecycle import run_main
+from services.chassis.settings import load
 from services.model_registry.bootstrap import serve
 from services.model_registry.settings import Settings
 
@@ -15,7 +16,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m services.model_registry")
     parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
     arguments = parser.parse_args()
-    settings = Settings()
+    settings = load(Settings)
     if arguments.command == "serve":
         return run_main(serve(settings))
     return _migrate(settings)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from services.chassis.lifecycle import run_main
+from services.chassis.settings import load
 from services.scheduler.bootstrap import serve
 from services.scheduler.settings import Settings
 
@@ -15,7 +16,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m services.scheduler")
     parser.add_argument("command", nargs="?", choices=["serve", "migrate"], default="serve")
     arguments = parser.parse_args()
-    settings = Settings()
+    settings = load(Settings)
     if arguments.command == "serve":
         return run_main(serve(settings))
     return _migrate(settings)
