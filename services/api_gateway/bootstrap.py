@@ -5,6 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import Request
+from modelyard.logs.v1.log_service_pb2_grpc import LogServiceStub
+from modelyard.registry.v1.artifact_service_pb2_grpc import ArtifactServiceStub
+from modelyard.registry.v1.model_service_pb2_grpc import ModelServiceStub
+from modelyard.scheduler.v1.deployment_service_pb2_grpc import DeploymentServiceStub
+from modelyard.scheduler.v1.job_service_pb2_grpc import JobServiceStub
 from opentelemetry.trace import TracerProvider
 from slowapi import Limiter
 from sqlalchemy import select
@@ -115,14 +120,22 @@ async def _wire(
         list_keys=ListKeys(keys),
         revoke_key=RevokeKey(keys, clock),
         infer=Infer(routes, replicas, clock),
-        jobs=GrpcJobs(scheduler, scheduler_edge, settings.scheduler.deadline),
-        deployments=GrpcDeployments(scheduler, scheduler_edge, settings.scheduler.deadline),
-        models=GrpcModels(registry, registry_edge, settings.registry.deadline),
+        jobs=GrpcJobs(JobServiceStub(scheduler), scheduler_edge, settings.scheduler.deadline),
+        deployments=GrpcDeployments(
+            DeploymentServiceStub(scheduler), scheduler_edge, settings.scheduler.deadline
+        ),
+        models=GrpcModels(ModelServiceStub(registry), registry_edge, settings.registry.deadline),
         artifacts=GrpcArtifacts(
-            registry, registry_edge, settings.registry.deadline, settings.stream_timeout
+            ArtifactServiceStub(registry),
+            registry_edge,
+            settings.registry.deadline,
+            settings.stream_timeout,
         ),
         logs=GrpcLogs(
-            logs, Edge.to("log-collector"), settings.logs.deadline, settings.follow_timeout
+            LogServiceStub(logs),
+            Edge.to("log-collector"),
+            settings.logs.deadline,
+            settings.follow_timeout,
         ),
         limiter=await _limiter(stack, settings),
         burst_limiter=Limiter(key_func=_tenant_of, storage_uri="memory://", key_style="endpoint"),

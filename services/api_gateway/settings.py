@@ -22,7 +22,7 @@ class HttpSettings(BaseModel):
     """Loopback by default: opening the edge to a network is a decision."""
     port: int = Field(ge=0, le=65535)
     connections_max: int = Field(default=2000, gt=0)
-    """Beyond it new connections get 503 at once."""
+    """Beyond it every request gets 503 at once, in plain text, health checks too."""
     keep_alive: timedelta = timedelta(seconds=15)
     """Longer holds sockets of idle clients; shorter costs busy ones a handshake."""
 
@@ -36,7 +36,7 @@ class LimitSettings(BaseModel):
     """Refused credentials from one network address in a window."""
     window: timedelta = timedelta(seconds=60)
     burst: str = "500/second"
-    """Requests of one tenant to one route in one process, in slowapi's notation."""
+    """Requests of one tenant to one `/v1` route in one process, in slowapi's notation."""
     body_bytes_max: int = Field(default=1 << 20, gt=0)
     """Largest JSON body; refused before it is read whole."""
     artifact_bytes_max: int = Field(default=4 << 30, gt=0)

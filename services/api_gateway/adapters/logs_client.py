@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import timedelta
 
-import grpc.aio
 from modelyard.logs.v1 import log_service_pb2 as pb
 from modelyard.logs.v1.log_service_pb2_grpc import LogServiceStub
 
@@ -15,7 +14,7 @@ from services.chassis.rpc.client import Edge
 class GrpcLogs:
     """LogService."""
 
-    channel: grpc.aio.Channel
+    stub: LogServiceStub
     edge: Edge
     timeout: timedelta
     follow_timeout: timedelta
@@ -23,7 +22,7 @@ class GrpcLogs:
     async def read(self, request: pb.ReadLogsRequest) -> pb.ReadLogsResponse:
         """Return one page."""
         return await self.edge.call(
-            LogServiceStub(self.channel).ReadLogs, request, timeout=self.timeout, idempotent=True
+            self.stub.ReadLogs, request, timeout=self.timeout, idempotent=True
         )
 
     async def follow(
@@ -31,8 +30,6 @@ class GrpcLogs:
     ) -> AsyncGenerator[pb.FollowLogsResponse, None]:
         """Stream records; at `follow_timeout` the client is to come again from where it is."""
         async with self.edge.guard("modelyard.logs.v1.LogService/FollowLogs"):
-            call = LogServiceStub(self.channel).FollowLogs(
-                request, timeout=self.follow_timeout.total_seconds()
-            )
+            call = self.stub.FollowLogs(request, timeout=self.follow_timeout.total_seconds())
             async for answer in call:
                 yield answer

@@ -17,6 +17,7 @@ from limits.aio.strategies import SlidingWindowCounterRateLimiter
 from loguru import logger
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from services.api_gateway.domain.rate_limit import RateDecision, RatePolicy
@@ -27,7 +28,8 @@ from services.chassis.errors import Unavailable
 REDIS_TIMEOUT: Final = timedelta(milliseconds=100)
 
 # KEYS[1] counter; ARGV: most requests, window in milliseconds. By the clock of Redis: replicas'
-# clocks differ. Answers {allowed, remaining, milliseconds to the next window}.
+# clocks differ. Answers {allowed, remaining, milliseconds}: to the next window, or when refused
+# until one more is allowed, by when enough of this window or of the next has gone by.
 _HIT: Final = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -43,7 +45,10 @@ local allowed = used + 1 <= most
 if allowed then current, used = current + 1, used + 1 end
 redis.call('HSET', KEYS[1], 'index', index, 'current', current, 'last', last)
 redis.call('PEXPIRE', KEYS[1], 2 * window)
-return {allowed and 1 or 0, math.max(0, math.floor(most - used)), left}
+if allowed then return {1, math.floor(most - used), left} end
+local wait = left + window * (1 - (most - 1) / math.max(1, current))
+if current + 1 <= most then wait = left - (most - 1 - current) * window / last end
+return {0, 0, math.ceil(math.max(1, wait))}
 """
 
 
@@ -74,7 +79,7 @@ class MemoryRateLimiter:
 class RedisRateLimiter:
     """Counts over all replicas."""
 
-    client: redis.asyncio.Redis
+    script: AsyncScript
     breaker: Breaker
     fallback: MemoryRateLimiter
 
@@ -82,12 +87,9 @@ class RedisRateLimiter:
         """Count one request, in Redis if it answers in time."""
         try:
             async with self.breaker.calling():
-                allowed, remaining, left_ms = await self.client.eval(
-                    _HIT,
-                    1,
-                    f"modelyard:rate:1:{policy.name}:{key}",
-                    str(policy.requests_max),
-                    str(int(policy.window.total_seconds() * 1000)),
+                allowed, remaining, wait_ms = await self.script(
+                    keys=[f"modelyard:rate:1:{policy.name}:{key}"],
+                    args=[policy.requests_max, int(policy.window.total_seconds() * 1000)],
                 )
         except (RedisError, OSError, TimeoutError, Unavailable) as error:
             logger.debug("rate counted locally", reason=type(error).__name__)
@@ -96,7 +98,7 @@ class RedisRateLimiter:
             policy=policy,
             is_allowed=bool(allowed),
             remaining=int(remaining),
-            reset_after=timedelta(milliseconds=int(left_ms)),
+            reset_after=timedelta(milliseconds=int(wait_ms)),
         )
 
 
@@ -106,14 +108,20 @@ def memory_rate_limiter(clock: Clock) -> MemoryRateLimiter:
 
 
 def redis_client(url: str) -> redis.asyncio.Redis:
-    """Return a client that fails fast: by default it would try for most of a minute."""
-    return redis.asyncio.Redis.from_url(
+    """Return a client that fails fast: by default it would try for most of a minute.
+
+    A request waits for a free connection as long as for an answer: the usual pool would fail at
+    once, and a burst of requests would pass for an outage of Redis.
+    """
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
         url,
+        timeout=REDIS_TIMEOUT.total_seconds(),
         socket_timeout=REDIS_TIMEOUT.total_seconds(),
         socket_connect_timeout=REDIS_TIMEOUT.total_seconds(),
         retry=Retry(NoBackoff(), 0),
-        max_connections=64,
+        max_connections=16,
     )
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 def redis_rate_limiter(client: redis.asyncio.Redis, clock: Clock) -> RedisRateLimiter:
@@ -125,4 +133,4 @@ def redis_rate_limiter(client: redis.asyncio.Redis, clock: Clock) -> RedisRateLi
         reset_after=timedelta(seconds=1),
         counts=lambda error: isinstance(error, (RedisError, OSError, TimeoutError)),
     )
-    return RedisRateLimiter(client, breaker, memory_rate_limiter(clock))
+    return RedisRateLimiter(client.register_script(_HIT), breaker, memory_rate_limiter(clock))

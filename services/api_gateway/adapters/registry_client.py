@@ -24,7 +24,7 @@ _GET: Final = "modelyard.registry.v1.ArtifactService/GetArtifact"
 class GrpcModels:
     """ModelService."""
 
-    channel: grpc.aio.Channel
+    stub: ModelServiceStub
     edge: Edge
     timeout: timedelta
 
@@ -33,7 +33,7 @@ class GrpcModels:
     ) -> models_pb.CreateModelResponse:
         """Make a model."""
         return await self.edge.call(
-            ModelServiceStub(self.channel).CreateModel,
+            self.stub.CreateModel,
             request,
             timeout=self.timeout,
             idempotent=key is not None,
@@ -43,13 +43,13 @@ class GrpcModels:
     async def get(self, request: models_pb.GetModelRequest) -> models_pb.GetModelResponse:
         """Show a model."""
         return await self.edge.call(
-            ModelServiceStub(self.channel).GetModel, request, timeout=self.timeout, idempotent=True
+            self.stub.GetModel, request, timeout=self.timeout, idempotent=True
         )
 
     async def list(self, request: models_pb.ListModelsRequest) -> models_pb.ListModelsResponse:
         """Show a page of models."""
         return await self.edge.call(
-            ModelServiceStub(self.channel).ListModels,
+            self.stub.ListModels,
             request,
             timeout=self.timeout,
             idempotent=True,
@@ -60,7 +60,7 @@ class GrpcModels:
     ) -> models_pb.CreateVersionResponse:
         """Make a version from stored files."""
         return await self.edge.call(
-            ModelServiceStub(self.channel).CreateVersion,
+            self.stub.CreateVersion,
             request,
             timeout=self.timeout,
             idempotent=key is not None,
@@ -72,7 +72,7 @@ class GrpcModels:
     ) -> models_pb.GetVersionResponse:
         """Show a version."""
         return await self.edge.call(
-            ModelServiceStub(self.channel).GetVersion,
+            self.stub.GetVersion,
             request,
             timeout=self.timeout,
             idempotent=True,
@@ -83,7 +83,7 @@ class GrpcModels:
     ) -> models_pb.ListVersionsResponse:
         """Show a page of versions."""
         return await self.edge.call(
-            ModelServiceStub(self.channel).ListVersions,
+            self.stub.ListVersions,
             request,
             timeout=self.timeout,
             idempotent=True,
@@ -92,7 +92,7 @@ class GrpcModels:
     async def set_alias(self, request: models_pb.SetAliasRequest) -> models_pb.SetAliasResponse:
         """Point an alias; pointing again changes nothing."""
         return await self.edge.call(
-            ModelServiceStub(self.channel).SetAlias, request, timeout=self.timeout, idempotent=True
+            self.stub.SetAlias, request, timeout=self.timeout, idempotent=True
         )
 
     async def delete_alias(
@@ -100,7 +100,7 @@ class GrpcModels:
     ) -> models_pb.DeleteAliasResponse:
         """Remove an alias; not repeated, since the second answer would be "not found"."""
         return await self.edge.call(
-            ModelServiceStub(self.channel).DeleteAlias,
+            self.stub.DeleteAlias,
             request,
             timeout=self.timeout,
             idempotent=False,
@@ -111,7 +111,7 @@ class GrpcModels:
     ) -> models_pb.SetModelTagsResponse:
         """Replace a model's tags."""
         return await self.edge.call(
-            ModelServiceStub(self.channel).SetModelTags,
+            self.stub.SetModelTags,
             request,
             timeout=self.timeout,
             idempotent=True,
@@ -122,7 +122,7 @@ class GrpcModels:
 class GrpcArtifacts:
     """ArtifactService."""
 
-    channel: grpc.aio.Channel
+    stub: ArtifactServiceStub
     edge: Edge
     timeout: timedelta
     stream_timeout: timedelta
@@ -134,7 +134,7 @@ class GrpcArtifacts:
         parts = _Parts(chunks, digest=digest, size_bytes=size_bytes)
         async with self.edge.guard(_PUT):
             try:
-                return await ArtifactServiceStub(self.channel).PutArtifact(
+                return await self.stub.PutArtifact(
                     parts.stream(), timeout=self.stream_timeout.total_seconds()
                 )
             except (grpc.aio.AioRpcError, asyncio.CancelledError):
@@ -146,7 +146,7 @@ class GrpcArtifacts:
     async def stat(self, digest: str) -> artifacts_pb.StatArtifactResponse:
         """Tell a stored artifact's size."""
         return await self.edge.call(
-            ArtifactServiceStub(self.channel).StatArtifact,
+            self.stub.StatArtifact,
             artifacts_pb.StatArtifactRequest(digest=digest),
             timeout=self.timeout,
             idempotent=True,
@@ -155,7 +155,7 @@ class GrpcArtifacts:
     async def get(self, digest: str) -> AsyncIterator[bytes]:
         """Stream stored bytes."""
         async with self.edge.guard(_GET):
-            call = ArtifactServiceStub(self.channel).GetArtifact(
+            call = self.stub.GetArtifact(
                 artifacts_pb.GetArtifactRequest(digest=digest),
                 timeout=self.stream_timeout.total_seconds(),
             )

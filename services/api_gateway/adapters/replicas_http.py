@@ -1,8 +1,12 @@
 """Sends inference requests to replicas over HTTP, with one breaker a replica.
 
-A connection that can't be made is `NotSent`; anything later is not repeated. A pooled connection
-that the replica has closed would fail after bytes were written, so kept connections live shorter
-(`keepalive_s`) than the server keeps its own (5 s, uvicorn's default).
+A connection that can't be made and an open breaker are `NotSent`; what fails later is not repeated,
+but for a GET on a kept connection that the replica had closed: aiohttp sends it once more. A POST
+would fail there, so connections are kept for less time than a server keeps them (5 s, uvicorn's
+default).
+
+A replica's program is a tenant's: its redirects are not followed and its cookies not kept, or it
+could send the gateway anywhere, and one caller's cookie to another.
 """
 
 from collections.abc import AsyncIterator
@@ -22,6 +26,8 @@ from services.chassis.errors import DeadlineExceeded, PayloadTooLarge, Unavailab
 _PASSED_BACK: Final = frozenset(
     {"content-type", "content-encoding", "inference-header-content-length"}
 )
+# aiohttp would ask for compression that the caller may not understand.
+_OURS: Final = ("Accept", "Accept-Encoding", "User-Agent")
 _BREAKERS_MAX: Final = 10_000
 
 
@@ -38,17 +44,21 @@ class HttpReplicas:
     async def send(self, address: str, request: InferenceRequest) -> InferenceResponse:
         """Send once to `address`."""
         with self.tracer.start_as_current_span(
-            f"{request.method} {address}",
+            request.method,
             kind=SpanKind.CLIENT,
             attributes={"http.request.method": request.method, "server.address": address},
         ) as span:
             headers = dict(request.headers)
             propagate.inject(headers)
+            is_admitted = False
             try:
                 async with self._breaker(address).calling():
+                    is_admitted = True
                     response = await self._send(address, request, headers)
             except (NotSent, Unavailable, DeadlineExceeded) as error:
                 span.set_status(Status(StatusCode.ERROR, str(error)))
+                if not is_admitted:
+                    raise NotSent(address) from error
                 raise
             span.set_attribute("http.response.status_code", response.status)
             return response
@@ -62,6 +72,8 @@ class HttpReplicas:
                 f"http://{address}{request.path}",
                 headers=headers,
                 data=request.body or None,
+                allow_redirects=False,
+                skip_auto_headers=_OURS,
                 timeout=aiohttp.ClientTimeout(
                     total=self.request_timeout.total_seconds(), sock_connect=1
                 ),
@@ -107,7 +119,9 @@ async def open_replicas(
 ) -> AsyncIterator[HttpReplicas]:
     """Open the session; its connections close with the context."""
     connector = aiohttp.TCPConnector(limit=512, limit_per_host=64, keepalive_timeout=4)
-    async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
+    async with aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+    ) as session:
         yield HttpReplicas(
             session=session,
             tracer=tracer,

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-import grpc.aio
 from modelyard.scheduler.v1 import deployment_service_pb2 as deployments_pb
 from modelyard.scheduler.v1 import job_service_pb2 as jobs_pb
 from modelyard.scheduler.v1.deployment_service_pb2_grpc import DeploymentServiceStub
@@ -16,7 +15,7 @@ from services.chassis.rpc.client import Edge, idempotent
 class GrpcJobs:
     """JobService."""
 
-    channel: grpc.aio.Channel
+    stub: JobServiceStub
     edge: Edge
     timeout: timedelta
 
@@ -25,7 +24,7 @@ class GrpcJobs:
     ) -> jobs_pb.SubmitJobResponse:
         """Queue a job."""
         return await self.edge.call(
-            JobServiceStub(self.channel).SubmitJob,
+            self.stub.SubmitJob,
             request,
             timeout=self.timeout,
             idempotent=key is not None,
@@ -35,19 +34,19 @@ class GrpcJobs:
     async def get(self, request: jobs_pb.GetJobRequest) -> jobs_pb.GetJobResponse:
         """Show a job."""
         return await self.edge.call(
-            JobServiceStub(self.channel).GetJob, request, timeout=self.timeout, idempotent=True
+            self.stub.GetJob, request, timeout=self.timeout, idempotent=True
         )
 
     async def list(self, request: jobs_pb.ListJobsRequest) -> jobs_pb.ListJobsResponse:
         """Show a page of jobs."""
         return await self.edge.call(
-            JobServiceStub(self.channel).ListJobs, request, timeout=self.timeout, idempotent=True
+            self.stub.ListJobs, request, timeout=self.timeout, idempotent=True
         )
 
     async def cancel(self, request: jobs_pb.CancelJobRequest) -> jobs_pb.CancelJobResponse:
         """Ask for a job's end; asking again changes nothing."""
         return await self.edge.call(
-            JobServiceStub(self.channel).CancelJob, request, timeout=self.timeout, idempotent=True
+            self.stub.CancelJob, request, timeout=self.timeout, idempotent=True
         )
 
 
@@ -55,7 +54,7 @@ class GrpcJobs:
 class GrpcDeployments:
     """DeploymentService."""
 
-    channel: grpc.aio.Channel
+    stub: DeploymentServiceStub
     edge: Edge
     timeout: timedelta
 
@@ -64,7 +63,7 @@ class GrpcDeployments:
     ) -> deployments_pb.CreateDeploymentResponse:
         """Start serving."""
         return await self.edge.call(
-            DeploymentServiceStub(self.channel).CreateDeployment,
+            self.stub.CreateDeployment,
             request,
             timeout=self.timeout,
             idempotent=key is not None,
@@ -76,7 +75,7 @@ class GrpcDeployments:
     ) -> deployments_pb.GetDeploymentResponse:
         """Show a deployment."""
         return await self.edge.call(
-            DeploymentServiceStub(self.channel).GetDeployment,
+            self.stub.GetDeployment,
             request,
             timeout=self.timeout,
             idempotent=True,
@@ -87,7 +86,7 @@ class GrpcDeployments:
     ) -> deployments_pb.ListDeploymentsResponse:
         """Show a page of deployments."""
         return await self.edge.call(
-            DeploymentServiceStub(self.channel).ListDeployments,
+            self.stub.ListDeployments,
             request,
             timeout=self.timeout,
             idempotent=True,
@@ -98,7 +97,7 @@ class GrpcDeployments:
     ) -> deployments_pb.DeleteDeploymentResponse:
         """Ask for a deployment's end; asking again changes nothing."""
         return await self.edge.call(
-            DeploymentServiceStub(self.channel).DeleteDeployment,
+            self.stub.DeleteDeployment,
             request,
             timeout=self.timeout,
             idempotent=True,

@@ -24,7 +24,7 @@ class RatePolicy:
 
 @dataclass(frozen=True, slots=True)
 class RateDecision:
-    """Whether one request may pass, what is left, and when the window is fresh again."""
+    """Whether one request may pass, what is left, and how long until there is more."""
 
     policy: RatePolicy
     is_allowed: bool
@@ -38,5 +38,5 @@ class RateDecision:
 
     @property
     def reset_after_s(self) -> int:
-        """Whole seconds until the window is fresh, at least 1: whoever waits so long passes."""
+        """Whole seconds, at least 1: whoever is refused, and alone, passes after them."""
         return max(1, int(self.reset_after.total_seconds() + 0.999))

@@ -2,8 +2,10 @@
 
 Owns: the table from (tenant, deployment name) to replicas and the choice among them. Fed by the
 compacted topic of replica endpoints; an entry with a lower generation than the known one is
-dropped, so repeated and reordered records do no harm. Choice: fewest requests in flight, then round
-robin; a replica that refused a connection is left out for `ejected_for` unless none other is left.
+dropped, so repeated and reordered records do no harm. Entries of different deployments come in any
+order: an older one of the same name may be heard of, alive and deleted, after its successor.
+Choice: fewest requests in flight, then round robin; a replica that refused a connection is left out
+for `EJECTED_FOR` unless none other is left.
 """
 
 from collections.abc import Iterator
@@ -43,7 +45,7 @@ class RoutingTable:
     """The gateway's current view; one per process, changed on the event loop only."""
 
     _by_deployment: dict[str, Route] = field(default_factory=dict)
-    _by_name: dict[tuple[TenantId, str], str] = field(default_factory=dict)
+    _by_name: dict[tuple[TenantId, str], set[str]] = field(default_factory=dict)
     _in_flight: dict[str, int] = field(default_factory=dict)
     _ejected_until: dict[str, float] = field(default_factory=dict)
     _turn: int = 0
@@ -53,25 +55,22 @@ class RoutingTable:
         known = self._by_deployment.get(route.deployment_id)
         if known is not None and known.generation >= route.generation:
             return False
-        key = (route.tenant, route.name)
         self._by_deployment[route.deployment_id] = route
-        if not route.is_deleted:
-            self._by_name[key] = route.deployment_id
-        elif self._by_name.get(key) == route.deployment_id:
-            del self._by_name[key]
-        if known is not None:
-            for gone in {e.replica_id for e in known.endpoints} - {
-                e.replica_id for e in route.endpoints
-            }:
-                self._ejected_until.pop(gone, None)
+        named = self._by_name.setdefault((route.tenant, route.name), set())
+        if route.is_deleted:
+            named.discard(route.deployment_id)
+        else:
+            named.add(route.deployment_id)
+        if not named:
+            del self._by_name[route.tenant, route.name]
         return True
 
     def route(self, tenant: TenantId, name: str) -> Route:
-        """Return the tenant's route of this name; raises NotFound."""
-        deployment_id = self._by_name.get((tenant, name))
-        if deployment_id is None:
+        """Return the tenant's newest route of this name (ids go up); raises NotFound."""
+        named = self._by_name.get((tenant, name))
+        if named is None:
             raise NotFound("deployment", name)
-        return self._by_deployment[deployment_id]
+        return self._by_deployment[max(named)]
 
     def choose(self, tenant: TenantId, name: str, *, tried: frozenset[str], at: float) -> Endpoint:
         """Return the replica to ask next, not one that was tried.
@@ -89,6 +88,7 @@ class RoutingTable:
 
     def eject(self, replica_id: str, *, at: float) -> None:
         """Leave a replica out for a while: it refused a connection."""
+        self._ejected_until = {r: until for r, until in self._ejected_until.items() if until > at}
         self._ejected_until[replica_id] = at + EJECTED_FOR.total_seconds()
 
     @contextmanager

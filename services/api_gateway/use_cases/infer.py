@@ -35,7 +35,7 @@ class InferenceResponse:
 
 
 class NotSent(Exception):
-    """The replica refused the connection: nothing of the request reached it."""
+    """No connection, or an open breaker: nothing of the request reached the replica."""
 
 
 class Replicas(Protocol):

@@ -10,12 +10,12 @@ from services.api_gateway.domain.api_key import (
     PresentedKey,
     digest_of,
 )
-from services.api_gateway.domain.scopes import check_scopes
+from services.api_gateway.domain.scopes import check_scopes, require
 from services.api_gateway.use_cases.ports import UnitOfWork
 from services.chassis.clock import Clock
 from services.chassis.errors import InvalidArgument
 from services.chassis.ids import Ids
-from services.chassis.tenancy import TenantId
+from services.chassis.tenancy import Principal, TenantId
 
 KEYS_LISTED_MAX = 500
 
@@ -57,22 +57,24 @@ class NewKeys:
 
 @dataclass(frozen=True, slots=True)
 class IssueKey:
-    """Make a key and show its text, this once."""
+    """Make a key and show its text, this once; it may do no more than its issuer may."""
 
     unit_of_work: UnitOfWork
     new_keys: NewKeys
 
     async def __call__(
         self,
-        tenant: TenantId,
+        issuer: Principal,
         *,
         name: str,
         scopes: frozenset[str],
         lifetime: timedelta | None = None,
     ) -> tuple[ApiKey, str]:
-        """Return the stored key and its text; raises InvalidArgument."""
-        key, text = self.new_keys.make(tenant, name=name, scopes=scopes, lifetime=lifetime)
-        async with self.unit_of_work(tenant) as tx:
+        """Return the stored key and its text; raises InvalidArgument or PermissionDenied."""
+        key, text = self.new_keys.make(issuer.tenant, name=name, scopes=scopes, lifetime=lifetime)
+        for scope in sorted(scopes):
+            require(issuer, scope)
+        async with self.unit_of_work(issuer.tenant) as tx:
             await tx.keys.add(key)
         return key, text
 

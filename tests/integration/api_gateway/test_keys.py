@@ -8,6 +8,7 @@ from pydantic import SecretStr
 
 from services.api_gateway.adapters.postgres.keys import KeyUnitOfWork, PostgresDirectory
 from services.api_gateway.adapters.postgres.tables import chassis, metadata
+from services.api_gateway.domain.scopes import SCOPES
 from services.api_gateway.use_cases.authenticate import Authenticate
 from services.api_gateway.use_cases.create_tenant import CreateTenant
 from services.api_gateway.use_cases.manage_keys import IssueKey, ListKeys, NewKeys, RevokeKey
@@ -18,7 +19,7 @@ from services.chassis.db.unit_of_work import PostgresUnitOfWork
 from services.chassis.errors import NotFound, Unauthenticated
 from services.chassis.ids import TimeOrderedIds
 from services.chassis.settings import PostgresSettings
-from services.chassis.tenancy import TenantId
+from services.chassis.tenancy import Principal, TenantId
 from tests.support.databases import Databases
 
 CLOCK = SystemClock()
@@ -59,7 +60,10 @@ async def test_a_key_is_listed_and_revoked_within_its_tenant_only(
     for tenant in (ACME, OTHER):
         await CreateTenant(directory, NEW_KEYS)(tenant)
     key, text = await IssueKey(keys, NEW_KEYS)(
-        ACME, name="ci", scopes=frozenset({"jobs:read"}), lifetime=timedelta(days=1)
+        Principal(ACME, "test", SCOPES),
+        name="ci",
+        scopes=frozenset({"jobs:read"}),
+        lifetime=timedelta(days=1),
     )
     assert [found.name for found in await ListKeys(keys)(ACME)] == ["ci", "first"]
     assert [found.name for found in await ListKeys(keys)(OTHER)] == ["first"]

@@ -1,5 +1,6 @@
 """Counting requests in a real Redis, and without one."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -32,7 +33,18 @@ async def test_two_replicas_share_one_limit(redis_url: str) -> None:
             decisions.append(await second.hit(POLICY, "acme"))
     assert [decision.is_allowed for decision in decisions] == [True] * 10 + [False] * 2
     assert [decision.remaining for decision in decisions] == [*range(9, -1, -1), 0, 0]
-    assert all(timedelta(0) < decision.reset_after <= POLICY.window for decision in decisions)
+    allowed, refused = decisions[9], decisions[10]
+    assert timedelta(0) < allowed.reset_after <= POLICY.window
+    # A tenth of the next window has to go by before one of ten requests is out of view.
+    longer = refused.reset_after - allowed.reset_after
+    assert abs(longer - POLICY.window / 10) < timedelta(seconds=10)
+
+
+async def test_a_burst_waits_for_its_turn_and_is_counted_in_redis(redis_url: str) -> None:
+    async with a_replica(redis_url) as replica:
+        decisions = await asyncio.gather(*(replica.hit(POLICY, "burst") for _ in range(100)))
+        assert sum(decision.is_allowed for decision in decisions) == 10
+        assert replica.breaker.state == "closed"
 
 
 async def test_tenants_do_not_share_a_limit(redis_url: str) -> None:

@@ -1,11 +1,13 @@
 """Requests to replicas over real sockets."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
 from aiohttp import web
+from typing_extensions import override
 
 from services.api_gateway.adapters.replicas_http import HttpReplicas, open_replicas
 from services.api_gateway.use_cases.infer import InferenceRequest, NotSent
@@ -17,13 +19,13 @@ REQUEST = InferenceRequest("POST", "/v2/models/m/infer", {"content-type": "x/y"}
 
 @asynccontextmanager
 async def a_replica(
-    answer: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    answer: Callable[[web.Request], Awaitable[web.StreamResponse]], *, port: int = 0
 ) -> AsyncIterator[str]:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(app, shutdown_timeout=0)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
     try:
         yield f"127.0.0.1:{runner.addresses[0][1]}"
     finally:
@@ -111,5 +113,81 @@ async def test_a_replica_that_keeps_refusing_is_left_alone(replicas: HttpReplica
     for _ in range(5):
         with pytest.raises(NotSent):
             await replicas.send(address, REQUEST)
-    with pytest.raises(Unavailable):
-        await replicas.send(address, REQUEST)
+    # Nothing is sent now even if somebody listens, so another replica may be asked.
+    asked = 0
+
+    async def answer_again(_: web.Request) -> web.Response:
+        nonlocal asked
+        asked += 1
+        return web.Response()
+
+    async with a_replica(answer_again, port=int(address.rpartition(":")[2])):
+        with pytest.raises(NotSent):
+            await replicas.send(address, REQUEST)
+    assert asked == 0
+
+
+async def test_a_replicas_redirect_is_passed_back_and_not_followed(replicas: HttpReplicas) -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.Response(status=307, headers={"Location": "/elsewhere"})
+
+    async with a_replica(answer) as address:
+        response = await replicas.send(address, REQUEST)
+    assert (response.status, asked) == (307, [REQUEST.path])
+
+
+async def test_a_replica_is_told_what_the_caller_said_and_nothing_of_an_earlier_call(
+    replicas: HttpReplicas,
+) -> None:
+    heard: list[set[str]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        heard.append({name.lower() for name in request.headers})
+        return web.Response(headers={"Set-Cookie": "caller=one; Domain=localhost"})
+
+    async with a_replica(answer) as address:
+        by_name = address.replace("127.0.0.1", "localhost")
+        for _ in range(2):
+            await replicas.send(by_name, REQUEST)
+    assert heard[0] == heard[1]
+    assert not heard[0] & {"cookie", "accept", "accept-encoding", "user-agent"}
+
+
+async def test_only_a_get_is_sent_again_when_a_kept_connection_breaks(
+    replicas: HttpReplicas,
+) -> None:
+    asked: list[bytes] = []
+
+    class Leaving(asyncio.Protocol):
+        """Answers the first request on each connection, and breaks it off at the second."""
+
+        @override
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            assert isinstance(transport, asyncio.Transport)
+            self.transport = transport
+            self.is_first = True
+
+        @override
+        def data_received(self, data: bytes) -> None:
+            method = data.split(b" ")[0]
+            if method not in {b"GET", b"POST"}:
+                return  # the body, which aiohttp writes by itself
+            asked.append(method)
+            if not self.is_first:
+                self.transport.abort()
+            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            self.is_first = False
+
+    get = InferenceRequest("GET", "/v2/models/m", {}, b"")
+    server = await asyncio.get_running_loop().create_server(Leaving, "127.0.0.1", 0)
+    async with server:
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await replicas.send(address, get)
+        with pytest.raises(Unavailable):
+            await replicas.send(address, REQUEST)
+        await replicas.send(address, get)
+        await replicas.send(address, get)
+    assert asked == [b"GET", b"POST", b"GET", b"GET", b"GET"]

@@ -21,6 +21,7 @@ from services.api_gateway.adapters.rate_limiter import memory_rate_limiter
 from services.api_gateway.domain.api_key import ApiKey
 from services.api_gateway.domain.rate_limit import RatePolicy
 from services.api_gateway.domain.routing import RoutingTable
+from services.api_gateway.domain.scopes import SCOPES
 from services.api_gateway.entrypoints.rest.app import build_app
 from services.api_gateway.entrypoints.rest.dependencies import EdgePolicies, Gateway
 from services.api_gateway.use_cases.authenticate import Authenticate
@@ -36,7 +37,7 @@ from services.chassis.errors import ModelyardError, NotFound
 from services.chassis.ids import TimeOrderedIds
 from services.chassis.lifecycle import Readiness
 from services.chassis.rpc.context import principal
-from services.chassis.tenancy import TenantId
+from services.chassis.tenancy import Principal, TenantId
 
 TENANT = TenantId("default")
 SECRET = "s" * 43
@@ -366,8 +367,9 @@ class Edge:
     ) -> str:
         """Issue a key and return its text."""
         new_keys = NewKeys(self.clock, TimeOrderedIds(self.clock), lambda: SECRET)
+        issuer = Principal(tenant, "test", SCOPES)
         _, text = await IssueKey(self.keys, new_keys)(
-            tenant, name="test", scopes=frozenset(scopes or {"admin"}), lifetime=lifetime
+            issuer, name="test", scopes=frozenset(scopes or {"admin"}), lifetime=lifetime
         )
         return text
 

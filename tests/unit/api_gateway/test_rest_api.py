@@ -40,6 +40,7 @@ async def test_submit_hands_spec_key_and_tenant_to_the_scheduler() -> None:
         (a_spec(source_digest="sha256:short"), "source_digest"),
         (a_spec(name="x" * 129), "name"),
         (a_spec(timeouts={"run": "-PT1S"}), "timeouts.run"),
+        (a_spec(outputs=[{"name": "m", "path": ""}]), "outputs.0.path"),
     ],
 )
 async def test_a_wrong_field_is_named_and_nothing_is_submitted(
@@ -65,6 +66,35 @@ async def test_malformed_json_is_a_problem_document() -> None:
     assert answer.status_code == 422
     assert answer.json()["code"] == "INVALID_ARGUMENT"
     assert [error["field"] for error in answer.json()["errors"]] == ["body"]
+
+
+async def test_a_body_that_is_no_text_is_an_invalid_argument() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post(
+            "/v1/jobs", content=b'{"name": "\xff"}', headers={"content-type": "application/json"}
+        )
+    assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_ARGUMENT")
+
+
+async def test_a_body_full_of_wrong_fields_gets_a_short_answer() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs", json=a_spec(**{f"f{n}": 0 for n in range(900)}))
+    assert answer.status_code == 422
+    assert len(answer.json()["errors"]) == 20
+
+
+async def test_an_id_that_can_be_none_is_refused_here() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answers = [
+            await client.get("/v1/jobs/%00"),
+            await client.get("/v1/jobs/%00/logs"),
+            await client.post("/v1/jobs/%00/cancel", json={}),
+            await client.delete("/v1/api-keys/%00"),
+        ]
+    assert [answer.status_code for answer in answers] == [422] * 4
 
 
 async def test_a_body_over_its_bound_is_refused() -> None:
@@ -116,6 +146,17 @@ async def test_a_key_without_the_scope_is_forbidden_and_the_scope_is_named() -> 
     assert "jobs:write" in answer.json()["detail"]
 
 
+async def test_a_key_grants_no_more_than_its_issuer_may() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key("keys:write", "jobs:read")) as client:
+        wider = await client.post("/v1/api-keys", json={"name": "x", "scopes": ["admin"]})
+        as_wide = await client.post("/v1/api-keys", json={"name": "x", "scopes": ["jobs:read"]})
+    assert (wider.status_code, wider.json()["code"]) == (403, "PERMISSION_DENIED")
+    assert "admin" in wider.json()["detail"]
+    assert as_wide.status_code == 201
+    assert [sorted(key.scopes) for key in edge.keys.keys.values()][1:] == [["jobs:read"]]
+
+
 async def test_another_tenants_key_is_not_found() -> None:
     edge = Edge()
     foreign = await edge.key(tenant=TenantId("other"))
@@ -162,6 +203,14 @@ async def test_bursts_on_one_route_are_capped_whatever_the_id() -> None:
         statuses = [(await client.get(f"/v1/jobs/job_{n}")).status_code for n in range(3)]
         assert statuses == [200, 200, 429]
         assert (await client.get("/v1/jobs")).status_code == 200
+
+
+async def test_jobs_logs_and_deployments_logs_are_counted_apart_and_once() -> None:
+    edge = Edge(burst="2/minute")
+    async with edge.client(key=await edge.key()) as client:
+        for path in ("/v1/jobs/job_1/logs", "/v1/deployments/dep_1/logs"):
+            statuses = [(await client.get(path)).status_code for _ in range(3)]
+            assert statuses == [200, 200, 429], path
 
 
 async def test_refused_credentials_are_limited_by_their_source() -> None:
@@ -244,8 +293,10 @@ async def test_inference_failures_carry_the_protocols_error_key() -> None:
         foreign = await client.post("/v2/models/theirs/infer", json={})
         empty = await client.post("/v2/models/empty/infer", json={})
         big = await client.post("/v2/models/empty/infer", content=b"x" * 50_001)
+        wrong = await client.post("/v2/models/No_Name/infer", json={})
     assert (foreign.status_code, empty.status_code, big.status_code) == (404, 503, 413)
-    assert all("error" in answer.json() for answer in (foreign, empty, big))
+    assert wrong.status_code == 422
+    assert all("error" in answer.json() for answer in (foreign, empty, big, wrong))
 
 
 async def test_unknown_paths_and_methods_are_problems() -> None:
@@ -253,8 +304,11 @@ async def test_unknown_paths_and_methods_are_problems() -> None:
     async with edge.client(key=await edge.key()) as client:
         missing = await client.get("/v1/nothing")
         wrong = await client.delete("/v1/jobs")
+        slash = await client.get("/v1/jobs/")
     assert (missing.status_code, wrong.status_code) == (404, 405)
+    assert slash.status_code == 404
     assert missing.headers["content-type"] == "application/problem+json"
+    assert wrong.headers["allow"] == "GET, POST"
 
 
 async def test_health_and_the_description_need_no_key() -> None:
@@ -262,6 +316,29 @@ async def test_health_and_the_description_need_no_key() -> None:
     async with edge.client() as client:
         for path in ("/livez", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v2"):
             assert (await client.get(path)).status_code == 200, path
+
+
+async def test_readiness_is_told_check_by_check_without_a_value() -> None:
+    edge = Edge()
+    async with edge.client() as client:
+        assert "checks" in (await client.get("/readyz?verbose")).json()
+        assert "checks" not in (await client.get("/readyz")).json()
+
+
+async def test_the_description_declares_problems_and_credentials_for_every_route() -> None:
+    edge = Edge()
+    async with edge.client() as client:
+        described = (await client.get("/openapi.json")).json()
+    assert described["components"]["schemas"]["Problem"]["required"]
+    open_paths = set()
+    for path, operations in described["paths"].items():
+        for operation in operations.values():
+            assert {"4XX", "5XX"} <= set(operation["responses"])
+            assert "422" not in operation["responses"]
+            if "security" not in operation:
+                open_paths.add(path)
+    health = {"/livez", "/healthz", "/readyz", "/metrics"}
+    assert open_paths == health | {"/v2", "/v2/health/live", "/v2/health/ready"}
 
 
 async def test_every_route_but_health_needs_a_credential() -> None:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from services.api_gateway.domain.api_key import NAME_CHARACTERS_MAX, ApiKey
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, gateway
-from services.api_gateway.entrypoints.rest.fields import Body
+from services.api_gateway.entrypoints.rest.fields import Body, Id
 
 
 class NewKey(Body):
@@ -62,10 +62,10 @@ def api_keys_router(edge: Gateway) -> APIRouter:
     @router.post("", status_code=201, response_model=IssuedKey)
     @burst
     async def issue_key(request: Request, body: NewKey) -> IssuedKey:
-        """Make a key; its text is shown this once."""
+        """Make a key that may do no more than this one; its text is shown this once."""
         principal = caller(request, "keys:write")
         key, text = await gateway(request).issue_key(
-            principal.tenant,
+            principal,
             name=body.name,
             scopes=frozenset(body.scopes),
             lifetime=body.lifetime,
@@ -82,7 +82,7 @@ def api_keys_router(edge: Gateway) -> APIRouter:
 
     @router.delete("/{key_id}", status_code=204)
     @burst
-    async def revoke_key(request: Request, key_id: str) -> None:
+    async def revoke_key(request: Request, key_id: Id) -> None:
         """Put a key out of force, everywhere within 2 seconds."""
         principal = caller(request, "keys:write")
         await gateway(request).revoke_key(principal.tenant, key_id)

@@ -8,6 +8,7 @@ from services.api_gateway.entrypoints.rest.artifacts import artifacts_router
 from services.api_gateway.entrypoints.rest.body_limit import BodyLimit
 from services.api_gateway.entrypoints.rest.dependencies import Gateway
 from services.api_gateway.entrypoints.rest.deployments import deployments_router
+from services.api_gateway.entrypoints.rest.description import PROBLEMS, complete_description
 from services.api_gateway.entrypoints.rest.inference import inference_router
 from services.api_gateway.entrypoints.rest.jobs import jobs_router
 from services.api_gateway.entrypoints.rest.logs import logs_router
@@ -24,6 +25,9 @@ def build_app(edge: Gateway, *, ids: Ids) -> FastAPI:
         version="1",
         description="Runs, registers, serves and meters machine-learning work.",
         redoc_url=None,
+        # A redirect to add or drop a slash would go to whatever host the caller named.
+        redirect_slashes=False,
+        responses=dict(PROBLEMS),
         telemetry={
             "tracer_provider": edge.tracer_provider,
             "operation_spans": False,
@@ -46,6 +50,7 @@ def build_app(edge: Gateway, *, ids: Ids) -> FastAPI:
         operations_router(),
     ):
         app.include_router(router)
+    complete_description(app)
     add_problem_handlers(app, ids=ids)
     # The last one added is the outermost: who may enter is decided before a body is looked at.
     app.add_middleware(BodyLimit, policies=edge.policies)

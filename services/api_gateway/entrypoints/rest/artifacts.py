@@ -52,7 +52,17 @@ def artifacts_router(edge: Gateway) -> APIRouter:
         )
         return Artifact(digest=stored.digest, size_bytes=stored.size_bytes)
 
-    @router.get("/{digest}", response_class=StreamingResponse)
+    @router.get(
+        "/{digest}",
+        response_class=StreamingResponse,
+        responses={
+            200: {
+                "content": {
+                    "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+                }
+            }
+        },
+    )
     @burst
     async def get_artifact(request: Request, digest: DigestPath) -> StreamingResponse:
         """Return stored bytes."""

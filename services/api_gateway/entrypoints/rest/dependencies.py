@@ -33,7 +33,7 @@ class EdgePolicies:
     source: RatePolicy
     """Requests without a valid credential, by network address."""
     burst: str
-    """Requests of one tenant to one route in one process, in slowapi's notation."""
+    """Requests of one tenant to one `/v1` route in one process, in slowapi's notation."""
     body_bytes_max: int
     artifact_bytes_max: int
     inference_bytes_max: int

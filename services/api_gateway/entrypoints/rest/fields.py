@@ -3,12 +3,13 @@
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from fastapi import Header
+from fastapi import Header, Path
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from modelyard.common.v1 import files_pb2, resources_pb2
 from pydantic import BaseModel, ConfigDict, Field
 
+Id = Annotated[str, Path(pattern=r"^[a-z0-9_-]{1,64}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Labels = Annotated[
     dict[Annotated[str, Field(min_length=1, max_length=63)], Annotated[str, Field(max_length=256)]],

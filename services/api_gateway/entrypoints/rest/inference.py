@@ -34,7 +34,7 @@ def inference_router(edge: Gateway) -> APIRouter:
         """Tell that the gateway runs."""
         return {"live": True}
 
-    @router.get("/health/ready")
+    @router.get("/health/ready", responses={503: {"content": {"application/json": {}}}})
     async def server_ready(request: Request) -> JSONResponse:
         """Tell whether the gateway takes requests."""
         is_ready = await gateway(request).readiness.is_ready()
@@ -64,6 +64,7 @@ def inference_router(edge: Gateway) -> APIRouter:
                 methods=[method],
                 name=operation,
                 operation_id=operation,
+                responses={200: {"content": {"application/octet-stream": {}}}},
             )
 
     add("GET", "/ready", "model_ready")

@@ -12,6 +12,7 @@ from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, 
 from services.api_gateway.entrypoints.rest.fields import (
     Body,
     Digest,
+    Id,
     IdempotencyKey,
     Labels,
     Resources,
@@ -244,7 +245,7 @@ def jobs_router(edge: Gateway) -> APIRouter:
 
     @router.get("/{job_id}", response_model=Job)
     @burst
-    async def get_job(request: Request, job_id: str) -> Job:
+    async def get_job(request: Request, job_id: Id) -> Job:
         """Show one job."""
         caller(request, "jobs:read")
         answer = await gateway(request).jobs.get(service_pb.GetJobRequest(job_id=job_id))
@@ -252,7 +253,7 @@ def jobs_router(edge: Gateway) -> APIRouter:
 
     @router.post("/{job_id}/cancel", status_code=202, response_model=Job)
     @burst
-    async def cancel_job(request: Request, job_id: str, body: Cancellation) -> Job:
+    async def cancel_job(request: Request, job_id: Id, body: Cancellation) -> Job:
         """Ask for a job's end; it is STOPPING until its runtime confirms."""
         caller(request, "jobs:write")
         answer = await gateway(request).jobs.cancel(

@@ -1,6 +1,8 @@
 """Whether the gateway lives and is ready, and its metrics."""
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from services.api_gateway.entrypoints.rest.dependencies import gateway
@@ -17,16 +19,18 @@ def operations_router() -> APIRouter:
         """Tell that the process answers."""
         return "ok"
 
-    @router.get("/readyz")
-    async def ready(request: Request, verbose: bool = False) -> JSONResponse:
-        """Tell whether requests should come here; with `verbose`, check by check."""
+    @router.get("/readyz", responses={503: {"content": {"application/json": {}}}})
+    async def ready(
+        request: Request, verbose: Annotated[str | None, Query(max_length=10)] = None
+    ) -> JSONResponse:
+        """Tell whether requests should come here; with `?verbose`, check by check."""
         report = await gateway(request).readiness.report()
         body: dict[str, object] = {"ready": report.is_ready}
-        if verbose:
+        if verbose is not None:
             body["checks"] = dict(report.checks)
         return JSONResponse(body, status_code=200 if report.is_ready else 503)
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Return Prometheus metrics."""
         text, media_type = render_metrics()

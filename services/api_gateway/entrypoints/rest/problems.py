@@ -1,11 +1,13 @@
 """Every failure as an RFC 9457 problem document.
 
 On the inference endpoint the document also has the key `error`, the only one that Open Inference
-Protocol clients read.
+Protocol clients read. Two answers never reach the application and are uvicorn's, in plain text: 400
+to what is no HTTP, 503 beyond `connections_max`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,10 +15,12 @@ from loguru import logger
 from slowapi.errors import RateLimitExceeded
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from services.chassis.errors import (
     FailedPrecondition,
     Internal,
+    InvalidArgument,
     ModelyardError,
     NotFound,
     PayloadTooLarge,
@@ -24,22 +28,34 @@ from services.chassis.errors import (
     Unimplemented,
 )
 from services.chassis.ids import Ids
-from services.chassis.web.problem import problem_of
+from services.chassis.web.problem import MEDIA_TYPE, problem_of
 
-MEDIA_TYPE = "application/problem+json"
+# A body may hold a wrong field every few bytes.
+_ERRORS_SHOWN_MAX: Final = 20
 
 
-def problem_response(error: ModelyardError, *, path: str, status: int | None = None) -> Response:
+def problem_response(
+    error: ModelyardError,
+    *,
+    path: str,
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    errors: Sequence[Mapping[str, str]] = (),
+) -> Response:
     """Return the answer that says what went wrong, with the error's own status by default."""
     problem = problem_of(error)
-    headers = dict(problem.headers)
     body = dict(problem.body)
     if status is not None:
         body["status"] = status
+    if errors:
+        body["errors"] = errors
     if path.startswith("/v2"):
         body["error"] = error.message
     return JSONResponse(
-        body, status_code=status or problem.status, headers=headers, media_type=MEDIA_TYPE
+        body,
+        status_code=status or problem.status,
+        headers={**problem.headers, **(headers or {})},
+        media_type=MEDIA_TYPE,
     )
 
 
@@ -54,22 +70,18 @@ def add_problem_handlers(app: FastAPI, *, ids: Ids) -> None:
         assert isinstance(error, RequestValidationError)
         errors = [
             {"field": _field(found["type"], found["loc"]), "problem": str(found["msg"])}
-            for found in error.errors()
+            for found in error.errors()[:_ERRORS_SHOWN_MAX]
         ]
-        body: Mapping[str, object] = {
-            "type": "about:blank",
-            "title": "INVALID_ARGUMENT",
-            "status": 422,
-            "detail": f"{errors[0]['field']}: {errors[0]['problem']}",
-            "code": "INVALID_ARGUMENT",
-            "errors": errors,
-        }
-        return JSONResponse(body, status_code=422, media_type=MEDIA_TYPE)
+        first = InvalidArgument(errors[0]["field"], errors[0]["problem"])
+        return problem_response(first, path=request.url.path, errors=errors)
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return problem_response(
-            _expected(error, request), path=request.url.path, status=error.status_code
+            _expected(error, request),
+            path=request.url.path,
+            status=error.status_code,
+            headers=_allowed(request) if error.status_code == 405 else error.headers,
         )
 
     async def on_burst(request: Request, error: Exception) -> Response:
@@ -92,6 +104,8 @@ def add_problem_handlers(app: FastAPI, *, ids: Ids) -> None:
 
 def _expected(error: HTTPException, request: Request) -> ModelyardError:
     match error.status_code:
+        case 400:
+            return InvalidArgument("body", str(error.detail))
         case 404:
             return NotFound("path", request.url.path)
         case 405:
@@ -104,6 +118,17 @@ def _expected(error: HTTPException, request: Request) -> ModelyardError:
             return FailedPrecondition(str(error.detail))
 
 
+def _allowed(request: Request) -> dict[str, str]:
+    """Return `Allow` for all routes of the path: Starlette names the first one's methods only."""
+    offered = [
+        method
+        for method in ("DELETE", "GET", "POST", "PUT")
+        for route in request.app.router.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    ]
+    return {"Allow": ", ".join(offered)}
+
+
 def _field(kind: str, location: tuple[int | str, ...]) -> str:
     """Return `resources.cpu_millicores` for ("body", "resources", "cpu_millicores").
 
@@ -111,5 +136,4 @@ def _field(kind: str, location: tuple[int | str, ...]) -> str:
     """
     if kind == "json_invalid":
         return "body"
-    parts = [str(part) for part in location if part not in {"body", "query", "path"}]
-    return ".".join(parts) or "body"
+    return ".".join(str(part) for part in location[1:]) or str(location[0])

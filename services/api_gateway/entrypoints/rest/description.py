@@ -1,0 +1,58 @@
+"""What `/openapi.json` says about all routes at once: the credential, and problem documents."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi import FastAPI
+
+from services.api_gateway.entrypoints.rest.admission import EXEMPT
+from services.chassis.errors import ErrorCode
+from services.chassis.web.problem import MEDIA_TYPE
+
+_REFUSED: Final[Mapping[str, Any]] = {
+    "description": "A problem document (RFC 9457).",
+    "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+PROBLEMS: Final[Mapping[int | str, dict[str, Any]]] = {"4XX": {**_REFUSED}, "5XX": {**_REFUSED}}
+"""For every route; FastAPI would declare its own form of 422 instead."""
+
+_PROBLEM: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "code"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string", "enum": [code.value for code in ErrorCode]},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["field", "problem"],
+                "properties": {"field": {"type": "string"}, "problem": {"type": "string"}},
+            },
+        },
+        "retry_after": {"type": "integer", "description": "Seconds."},
+        "error": {"type": "string", "description": "On /v2: the detail again."},
+    },
+}
+
+
+def complete_description(app: FastAPI) -> None:
+    """Add to the description what FastAPI can't know: it is made once, on the first request."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            described = generate()
+            components = described.setdefault("components", {})
+            components.setdefault("schemas", {})["Problem"] = _PROBLEM
+            components["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer"}}
+            for path, operations in described["paths"].items():
+                if path not in EXEMPT:
+                    for operation in operations.values():
+                        operation["security"] = [{"ApiKey": []}]
+        return app.openapi_schema or {}
+
+    app.openapi = openapi  # type: ignore[method-assign]
