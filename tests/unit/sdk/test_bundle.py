@@ -40,3 +40,5 @@ def test_a_folder_that_is_too_large_is_refused(
     (tmp_path / "folder" / "noise").write_bytes(os.urandom(5000))
     with pytest.raises(BundleTooLarge):
         pack(tmp_path / "folder", tmp_path / "out.tar.gz")
+    # Refused while it is packed: a folder larger than the disk must not fill it.
+    assert (tmp_path / "out.tar.gz").stat().st_size <= 1000

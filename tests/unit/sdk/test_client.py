@@ -97,12 +97,103 @@ def test_following_goes_on_from_the_last_position_after_a_lost_connection() -> N
         events = f"id: 1.{number}\nevent: log\ndata: {json.dumps(a_record(number))}\n\n"
         if number == 3:
             events += "event: complete\ndata: {}\n\n"
-        return httpx.Response(200, headers={"content-type": "text/event-stream"}, text=events)
+        return an_event_stream(events)
 
     with a_client(handler) as client:
         records = list(client.follow_logs("job_1"))
     assert [record.sequence for record in records] == [1, 2, 3]
     assert asked == ["", "1.1", "1.2"]
+
+
+def test_following_gives_up_on_what_does_not_pass() -> None:
+    asked = 0
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        problem = json.dumps({"status": 404, "code": "NOT_FOUND", "detail": "gone"})
+        return an_event_stream(f"event: problem\ndata: {problem}\n\n")
+
+    with a_client(handler) as client, pytest.raises(ApiError, match="gone"):
+        list(client.follow_logs("job_1"))
+    assert asked == 1
+
+
+@pytest.mark.parametrize(
+    "events",
+    ["", 'event: problem\ndata: {"status": 503, "code": "UNAVAILABLE", "detail": "down"}\n\n'],
+)
+def test_following_what_keeps_breaking_off_ends(events: str) -> None:
+    asked = 0
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        assert asked < 10
+        return an_event_stream(events)
+
+    with a_client(handler) as client, pytest.raises((ApiError, ConnectionFailed)):
+        list(client.follow_logs("job_1"))
+    assert asked == 6
+
+
+def test_following_a_quiet_job_outlasts_the_longest_stream() -> None:
+    asked = 0
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        if asked == 20:
+            return an_event_stream("event: complete\ndata: {}\n\n")
+        problem = json.dumps({"status": 504, "code": "DEADLINE_EXCEEDED", "detail": "old"})
+        return an_event_stream(f"event: problem\ndata: {problem}\n\n")
+
+    with a_client(handler) as client:
+        assert list(client.follow_logs("job_1")) == []
+
+
+def test_a_twin_that_is_still_at_work_is_waited_for() -> None:
+    calls: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        calls.append(request)
+        if len(calls) == 1:
+            return httpx.Response(409, headers={"Retry-After": "1"}, json={"code": "IN_PROGRESS"})
+        return httpx.Response(202, json=JOB)
+
+    with a_client(handler) as client:
+        assert client.submit_job(SPEC).id == "job_1"
+
+
+def test_lists_are_read_to_their_last_page() -> None:
+    pages = {
+        "": {"deployments": [a_deployment("a")], "next_page_token": "t"},
+        "t": {"deployments": [a_deployment("b")], "next_page_token": ""},
+    }
+    with a_client(
+        lambda request: httpx.Response(200, json=pages[request.url.params["page_token"]])
+    ) as client:
+        assert [found.spec.name for found in client.deployments()] == ["a", "b"]
+
+
+def test_an_id_is_one_segment_of_the_path() -> None:
+    asked: list[bytes] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.raw_path)
+        return httpx.Response(204)
+
+    with a_client(handler) as client:
+        client.revoke_key("../jobs?x")
+    assert asked == [b"/v1/api-keys/..%2Fjobs%3Fx"]
+
+
+def test_an_answer_that_is_none_of_ours_is_told_in_a_sentence() -> None:
+    with a_client(lambda _: httpx.Response(200, text="<html>")) as client:
+        with pytest.raises(ConnectionFailed, match="http://edge"):
+            client.job("x")
+        with pytest.raises(ConnectionFailed, match="http://edge"):
+            client.readiness()
 
 
 def test_following_an_unknown_job_fails_at_once() -> None:
@@ -138,6 +229,25 @@ def test_an_artifact_is_sent_whole_again_after_a_lost_connection(tmp_path: Path)
     with a_client(handler) as client:
         assert client.put_artifact(source, digest="sha256:1") == "sha256:1"
     assert [len(body) for body in bodies] == [100_000, 100_000]
+
+
+def an_event_stream(events: str) -> httpx.Response:
+    return httpx.Response(200, headers={"content-type": "text/event-stream"}, text=events)
+
+
+def a_deployment(name: str) -> dict[str, object]:
+    return {
+        "id": f"dep_{name}",
+        "spec": {"name": name, "model": "models:/m/1"},
+        "state": "SERVING",
+        "reason": "",
+        "model_name": "m",
+        "model_version": 1,
+        "replicas": [],
+        "version": 1,
+        "created_at": "2026-01-01T00:00:00Z",
+        "trace_id": "",
+    }
 
 
 def a_record(sequence: int) -> dict[str, object]:

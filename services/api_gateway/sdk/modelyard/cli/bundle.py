@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 IGNORED: Final = frozenset(
     {".git", ".hg", ".venv", "venv", "__pycache__", ".modelyard", ".mypy_cache", ".ruff_cache"}
@@ -33,11 +33,11 @@ class Bundle:
 
 
 def pack(folder: Path, into: Path) -> Bundle:
-    """Pack `folder` into the file `into`; raises BundleTooLarge."""
+    """Pack `folder` into the file `into`; raises BundleTooLarge or OSError."""
     files = list(_files(folder))
     with (
         into.open("wb") as raw,
-        gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as zipped,
+        gzip.GzipFile(fileobj=_Bounded(raw, folder), mode="wb", mtime=0, filename="") as zipped,
         tarfile.open(fileobj=zipped, mode="w") as tar,
     ):
         for file in files:
@@ -47,11 +47,27 @@ def pack(folder: Path, into: Path) -> Bundle:
             with file.open("rb") as content:
                 tar.addfile(entry, content)
     size = into.stat().st_size
-    if size > BUNDLE_BYTES_MAX:
-        raise BundleTooLarge(f"{folder}: {size} bytes packed, at most {BUNDLE_BYTES_MAX}")
     with into.open("rb") as packed:
         digest = hashlib.file_digest(packed, "sha256").hexdigest()
     return Bundle(path=into, digest=f"sha256:{digest}", size_bytes=size, file_count=len(files))
+
+
+@dataclass(slots=True)
+class _Bounded:
+    """A file that takes as much as a bundle may have."""
+
+    file: BinaryIO
+    folder: Path
+    size_bytes: int = 0
+
+    def write(self, packed: bytes) -> int:
+        self.size_bytes += len(packed)
+        if self.size_bytes > BUNDLE_BYTES_MAX:
+            raise BundleTooLarge(f"{self.folder}: more than {BUNDLE_BYTES_MAX} bytes packed")
+        return self.file.write(packed)
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def _files(folder: Path) -> Iterator[Path]:

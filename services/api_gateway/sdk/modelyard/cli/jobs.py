@@ -86,7 +86,7 @@ def run(  # noqa: PLR0917
     with tempfile.TemporaryDirectory() as scratch:
         try:
             bundle = pack(folder, Path(scratch) / "source.tar.gz")
-        except BundleTooLarge as error:
+        except (BundleTooLarge, OSError) as error:
             raise click.UsageError(str(error)) from error
         click.echo(f"sending {bundle.file_count} files, {bundle.size_bytes} bytes", err=True)
         digest = session.client.put_artifact(bundle.path, digest=bundle.digest)

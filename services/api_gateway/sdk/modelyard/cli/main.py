@@ -38,7 +38,7 @@ def main() -> NoReturn:
         except ApiError as error:
             click.echo(f"refused ({error.code}): {error}", err=True)
             code = EXIT_REFUSED
-        except (ConnectionFailed, httpx.HTTPError) as error:
+        except (ConnectionFailed, httpx.HTTPError, httpx.InvalidURL) as error:
             click.echo(f"can't reach the platform: {error}", err=True)
             code = EXIT_UNREACHABLE
     sys.exit(code)

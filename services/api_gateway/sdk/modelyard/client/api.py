@@ -1,10 +1,12 @@
 """Calls on the REST API, one method each.
 
 Repeats what may be repeated: reads, and submissions, which carry an idempotency key; on 429, 502,
-503, 504 and lost connections, with full jitter, at most `tries_max` times, honouring Retry-After.
-Following logs goes on after a lost connection from the last position that was seen.
+503, 504, whatever comes with Retry-After (such as 409 IN_PROGRESS) and lost connections, with full
+jitter, at most `tries_max` times, honouring Retry-After. Following logs goes on after a lost
+connection from the last position that was seen.
 """
 
+import json
 import random
 import secrets
 import time
@@ -13,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import httpx
 import httpx_sse
@@ -32,6 +35,7 @@ from opentelemetry import propagate
 
 _RETRIED: Final = frozenset({429, 502, 503, 504})
 _BACKOFF_S_MAX: Final = 5.0
+_PAGE_SIZE_MAX: Final = 200
 
 
 @dataclass(slots=True)
@@ -83,33 +87,17 @@ class Client:
 
     def job(self, job_id: str) -> Job:
         """Show a job."""
-        return Job.model_validate(self._call("GET", f"/v1/jobs/{job_id}", is_repeatable=True))
+        return Job.model_validate(self._call("GET", _path("jobs", job_id), is_repeatable=True))
 
     def jobs(self, *, states: tuple[str, ...] = (), limit: int = 50) -> list[Job]:
         """Show the newest jobs."""
-        found: list[Job] = []
-        token = ""
-        while len(found) < limit:
-            page = self._call(
-                "GET",
-                "/v1/jobs",
-                params={
-                    "state": list(states),
-                    "page_size": min(200, limit - len(found)),
-                    "page_token": token,
-                },
-                is_repeatable=True,
-            )
-            found += [Job.model_validate(job) for job in page["jobs"]]
-            token = page["next_page_token"]
-            if not token:
-                break
-        return found
+        found = self._pages("/v1/jobs", "jobs", limit=limit, state=list(states))
+        return [Job.model_validate(job) for job in found]
 
     def cancel_job(self, job_id: str, *, reason: str) -> Job:
         """Ask for a job's end."""
         answer = self._call(
-            "POST", f"/v1/jobs/{job_id}/cancel", json={"reason": reason}, is_repeatable=True
+            "POST", _path("jobs", job_id, "cancel"), json={"reason": reason}, is_repeatable=True
         )
         return Job.model_validate(answer)
 
@@ -118,7 +106,7 @@ class Client:
         while True:
             page = self._call(
                 "GET",
-                f"/v1/jobs/{job_id}/logs",
+                _path("jobs", job_id, "logs"),
                 params={"after": after, "limit": 1000},
                 is_repeatable=True,
             )
@@ -133,22 +121,18 @@ class Client:
         failures = 0
         while True:
             try:
-                for event in self._events(f"/v1/jobs/{job_id}/logs", after):
-                    failures = 0
-                    if event.event == "complete":
-                        return
-                    if event.event == "log":
-                        record = LogRecord.model_validate_json(event.data)
-                        after = record.position
-                        yield record
-            except httpx.TransportError as error:
-                if failures + 1 >= self.tries_max:
-                    raise ConnectionFailed(f"{self.url}: {error}") from error
-            except ApiError as error:
-                if error.status not in _RETRIED or failures + 1 >= self.tries_max:
+                for record in self._stream(_path("jobs", job_id, "logs"), after):
+                    failures, after = 0, record.position
+                    yield record
+                return
+            except _StreamTooOld:
+                failures = 0
+            except (ApiError, ConnectionFailed) as error:
+                is_passing = not isinstance(error, ApiError) or error.status in _RETRIED
+                failures += 1
+                if not is_passing or failures >= self.tries_max:
                     raise
             self.sleep(_backoff_s(failures))
-            failures += 1
 
     # Artifacts
 
@@ -170,25 +154,22 @@ class Client:
 
     def models(self) -> list[Model]:
         """Show the tenant's models."""
-        page = self._call("GET", "/v1/models", params={"page_size": 200}, is_repeatable=True)
-        return [Model.model_validate(model) for model in page["models"]]
+        return [Model.model_validate(model) for model in self._pages("/v1/models", "models")]
 
     def model(self, name: str) -> Model:
         """Show a model."""
-        return Model.model_validate(self._call("GET", f"/v1/models/{name}", is_repeatable=True))
+        return Model.model_validate(self._call("GET", _path("models", name), is_repeatable=True))
 
     def model_versions(self, name: str) -> list[ModelVersion]:
         """Show a model's versions, newest first."""
-        page = self._call(
-            "GET", f"/v1/models/{name}/versions", params={"page_size": 200}, is_repeatable=True
-        )
-        return [ModelVersion.model_validate(version) for version in page["versions"]]
+        found = self._pages(_path("models", name, "versions"), "versions")
+        return [ModelVersion.model_validate(version) for version in found]
 
     def set_alias(self, name: str, alias: str, version: int) -> Model:
         """Point an alias at a version."""
         answer = self._call(
             "PUT",
-            f"/v1/models/{name}/aliases/{alias}",
+            _path("models", name, "aliases", alias),
             json={"version": version},
             is_repeatable=True,
         )
@@ -211,23 +192,26 @@ class Client:
 
     def deployment(self, name: str) -> Deployment:
         """Show a deployment, by name or id."""
-        answer = self._call("GET", f"/v1/deployments/{name}", is_repeatable=True)
+        answer = self._call("GET", _path("deployments", name), is_repeatable=True)
         return Deployment.model_validate(answer)
 
     def deployments(self) -> list[Deployment]:
         """Show the tenant's deployments, newest first."""
-        page = self._call("GET", "/v1/deployments", params={"page_size": 200}, is_repeatable=True)
-        return [Deployment.model_validate(found) for found in page["deployments"]]
+        found = self._pages("/v1/deployments", "deployments")
+        return [Deployment.model_validate(deployment) for deployment in found]
 
     def delete_deployment(self, name: str) -> Deployment:
         """Take a deployment out of routing and stop its replicas."""
-        answer = self._call("DELETE", f"/v1/deployments/{name}", is_repeatable=True)
+        answer = self._call("DELETE", _path("deployments", name), is_repeatable=True)
         return Deployment.model_validate(answer)
 
     def infer(self, deployment: str, request: dict[str, Any]) -> InferenceAnswer:
         """Ask a deployed model; `request` is an Open Inference Protocol v2 body."""
         answer = self._call(
-            "POST", f"/v2/models/{deployment}/infer", json=request, is_repeatable=False
+            "POST",
+            f"/v2/models/{quote(deployment, safe='')}/infer",
+            json=request,
+            is_repeatable=False,
         )
         return InferenceAnswer.model_validate(answer)
 
@@ -247,7 +231,7 @@ class Client:
 
     def revoke_key(self, key_id: str) -> None:
         """Put a key out of force."""
-        self._call("DELETE", f"/v1/api-keys/{key_id}", is_repeatable=True)
+        self._call("DELETE", _path("api-keys", key_id), is_repeatable=True)
 
     def readiness(self) -> dict[str, Any]:
         """Tell what the gateway can reach; never raises for a platform that is not ready."""
@@ -255,7 +239,25 @@ class Client:
             answer = self._http.get("/readyz", params={"verbose": "true"})
         except httpx.TransportError as error:
             raise ConnectionFailed(f"{self.url}: {error}") from error
-        return dict(answer.json())
+        return dict(self._read(answer))
+
+    def _pages(
+        self, path: str, name: str, *, limit: int | None = None, **params: Any
+    ) -> Iterator[Any]:
+        token, left = "", limit
+        while left is None or left > 0:
+            size = _PAGE_SIZE_MAX if left is None else min(_PAGE_SIZE_MAX, left)
+            page = self._call(
+                "GET",
+                path,
+                params={**params, "page_size": size, "page_token": token},
+                is_repeatable=True,
+            )
+            yield from page[name]
+            left = None if left is None else left - len(page[name])
+            token = page["next_page_token"]
+            if not token:
+                return
 
     def _call(self, method: str, path: str, *, is_repeatable: bool, **options: Any) -> Any:
         headers = _traced(options.pop("headers", {}))
@@ -277,11 +279,36 @@ class Client:
                 self.sleep(_backoff_s(failures))
                 continue
             if answer.is_success:
-                return answer.json() if answer.content else None
-            if is_last or answer.status_code not in _RETRIED:
+                return self._read(answer) if answer.content else None
+            is_passing = answer.status_code in _RETRIED or "retry-after" in answer.headers
+            if is_last or not is_passing:
                 raise _error(answer)
             self.sleep(max(_retry_after_s(answer), _backoff_s(failures)))
         raise AssertionError("the last try returns or raises")
+
+    def _read(self, answer: httpx.Response) -> Any:
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise ConnectionFailed(f"{self.url}: what answers there is no Modelyard") from error
+
+    def _stream(self, path: str, after: str) -> Iterator[LogRecord]:
+        """Yield records until the output is complete; raises ApiError or ConnectionFailed."""
+        try:
+            for event in self._events(path, after):
+                if event.event == "log":
+                    yield LogRecord.model_validate_json(event.data)
+                if event.event == "problem":
+                    problem = json.loads(event.data)
+                    # One stream lasts so long at most, however quiet the job is.
+                    if problem["code"] == "DEADLINE_EXCEEDED":
+                        raise _StreamTooOld
+                    raise ApiError(problem["status"], problem)
+                if event.event == "complete":
+                    return
+        except httpx.TransportError as error:
+            raise ConnectionFailed(f"{self.url}: {error}") from error
+        raise ConnectionFailed(f"{self.url}: the output broke off")
 
     def _events(self, path: str, after: str) -> Iterator[httpx_sse.ServerSentEvent]:
         with httpx_sse.connect_sse(
@@ -296,6 +323,14 @@ class Client:
                 source.response.read()
                 raise _error(source.response)
             yield from source.iter_sse()
+
+
+class _StreamTooOld(Exception):
+    """The gateway has ended a stream at its longest time: come again."""
+
+
+def _path(*parts: str) -> str:
+    return "/".join(["/v1", *(quote(part, safe="") for part in parts)])
 
 
 def _traced(headers: dict[str, str]) -> dict[str, str]:
