@@ -1,7 +1,8 @@
 """The `BlockPublisher` port: stored blocks on `modelyard.container.logs.v1`.
 
 A block goes out as it lies on the disk, zstd(LogBlock), with the attempt as its key. The same block
-has the same event id however often it is sent.
+has the same event id however often it is sent, and no other block has it: what a loss of power took
+is read again and may be cut into other blocks.
 """
 
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ class KafkaBlockPublisher:
 
     def _headers(self, block: PublishableBlock) -> Headers:
         attributes = {
-            "ce_id": f"{block.attempt_id}/{block.first_sequence}",
+            "ce_id": f"{block.attempt_id}/{block.first_sequence}-{block.last_sequence}",
             "ce_source": self._source,
             "ce_specversion": "1.0",
             "ce_type": "modelyard.log-block.stored.v1",

@@ -167,10 +167,10 @@ class BlockWriter(Protocol):
 
 
 class LogStore(Protocol):
-    """Stored blocks of all attempts."""
+    """Stored blocks of all attempts. Each method raises Unavailable when the disk fails."""
 
     def open_writer(self, stream: LogStream) -> AbstractAsyncContextManager[BlockWriter]:
-        """Open a stream for its one collector. Raises Unavailable."""
+        """Open a stream for its one collector."""
         ...
 
     async def scan(self, attempt_id: str, *, after: int, wanted: LogFilter, bytes_max: int) -> Scan:

@@ -12,7 +12,7 @@ from typing import Final
 
 from loguru import logger
 
-from services.chassis.errors import PayloadTooLarge
+from services.chassis.errors import PayloadTooLarge, Unavailable
 from services.log_collector.use_cases.ports import BlockPublisher, LogStore, PublishableBlock
 from services.log_collector.use_cases.signal import wait_until
 from services.log_collector.use_cases.unpublished import Unpublished
@@ -60,28 +60,41 @@ class PublishBlocks:
 
     async def _publish(self, attempt_ids: list[str]) -> bool:
         """Publish the next blocks of these attempts; tell whether all were acknowledged."""
+        is_whole = True
         blocks: list[PublishableBlock] = []
         for attempt_id in attempt_ids:
-            found = await self.store.publishable(
-                attempt_id, bytes_max=_BYTES_PER_ATTEMPT, block_bytes_max=BLOCK_BYTES_MAX
-            )
+            try:
+                found = await self.store.publishable(
+                    attempt_id, bytes_max=_BYTES_PER_ATTEMPT, block_bytes_max=BLOCK_BYTES_MAX
+                )
+            except Unavailable as error:
+                is_whole = False
+                self._put_off(attempt_id, error)
+                continue
             blocks += found.blocks
             if found.has_more:
                 self.unpublished.add(attempt_id)
         outcomes = await self.publisher.publish(blocks)
-        is_whole = True
         for attempt_id, group in groupby(
             zip(blocks, outcomes, strict=True), key=lambda sent: sent[0].attempt_id
         ):
             through = None
-            for block, error in group:
-                if isinstance(error, PayloadTooLarge):
+            for block, refusal in group:
+                if isinstance(refusal, PayloadTooLarge):
                     logger.error("log block is too large to publish", attempt_id=attempt_id)
-                elif error is not None:
+                elif refusal is not None:
                     is_whole = False
                     self.unpublished.add(attempt_id)
                     break
                 through = block.last_sequence
             if through is not None:
-                await self.store.mark_published(attempt_id, through=through)
+                try:
+                    await self.store.mark_published(attempt_id, through=through)
+                except Unavailable as error:
+                    is_whole = False
+                    self._put_off(attempt_id, error)
         return is_whole
+
+    def _put_off(self, attempt_id: str, error: Unavailable) -> None:
+        logger.warning("log blocks are put off", attempt_id=attempt_id, error=str(error))
+        self.unpublished.add(attempt_id)

@@ -6,7 +6,7 @@ from typing import Final
 
 from services.chassis.errors import InvalidArgument
 from services.chassis.tenancy import TenantId
-from services.log_collector.domain.log_stream import LogStream, StreamState
+from services.log_collector.domain.log_stream import LogStream, OwnerKind, StreamState
 from services.log_collector.domain.records import LogFilter, LogPosition, LogRecord
 from services.log_collector.use_cases.output_reader import OutputReader
 from services.log_collector.use_cases.page import Page
@@ -70,7 +70,10 @@ class ReadLogs:
     async def _looks(
         self, streams: Sequence[LogStream], after: LogPosition, wanted: LogFilter
     ) -> AsyncIterator[tuple[LogStream, Scan]]:
-        """Yield looks at what follows a position, attempt by attempt, until nothing does."""
+        """Yield looks at what follows a position, attempt by attempt, until nothing does.
+
+        Never past a job's attempt that may get more output: the next page would begin behind it.
+        """
         for stream in streams:
             if not wanted.matches_attempt(stream.attempt_number):
                 continue
@@ -82,3 +85,5 @@ class ReadLogs:
                     break
                 yield stream, scan
                 sequence = scan.through
+            if stream.owner_kind is OwnerKind.JOB and stream.state is not StreamState.COMPLETED:
+                return

@@ -129,6 +129,24 @@ async def test_attempts_of_a_job_follow_each_other(yard: Yard) -> None:
     assert await yard.texts() == ["1.1", "2.1"]
 
 
+async def test_a_page_never_passes_an_attempt_whose_output_is_still_coming(yard: Yard) -> None:
+    retry = a_stream(attempt_id="att_2", attempt_number=2)
+    first_log, second_log = yard.container(STREAM), yard.container(retry)
+    await yard.open_stream(yard.event(STREAM))
+    await yard.open_stream(yard.event(retry))
+    first_log.write("1.1")
+    second_log.write("2.1")
+    await yard.until_stored(STREAM, 1)
+    await yard.until_stored(retry, 1)
+
+    page = await yard.read_logs(ACME, "job_1", after=BEGINNING, record_count_max=0, wanted=ANY)
+    assert [record.text for _, record in page.records] == ["1.1"]
+    first_log.write("1.2")
+    await yard.end_stream(yard.event(STREAM))
+    await until(lambda: yard.state(STREAM) is StreamState.COMPLETED)
+    assert await yard.texts(after=page.next) == ["1.2", "2.1"]
+
+
 async def test_replicas_print_at_the_same_time_under_numbers_of_their_own(yard: Yard) -> None:
     replicas = [
         a_stream(attempt_id=f"att_{name}", owner_id="dep_1", owner_kind=OwnerKind.REPLICA)
@@ -269,6 +287,19 @@ async def test_blocks_are_kept_for_a_broker_that_is_away(yard: Yard) -> None:
     yard.publisher.is_down = False
 
     await until(lambda: yard.publisher.sequences() == [1, 2, 3, 4, 5])
+
+
+async def test_blocks_are_published_after_the_cursor_could_not_be_written(
+    yard: Yard, tmp_path: Path
+) -> None:
+    in_the_way = tmp_path / "store" / "att_1" / "published.new"
+    in_the_way.mkdir(parents=True)
+    yard.container(STREAM).write("one")
+    await yard.open_stream(yard.event(STREAM))
+    await until(lambda: yard.publisher.sequences()[:2] == [1, 1])  # sent, and sent again
+    in_the_way.rmdir()
+
+    await until((tmp_path / "store" / "att_1" / "published.json").exists)
 
 
 async def test_a_database_that_is_away_delays_the_end_only(yard: Yard) -> None:

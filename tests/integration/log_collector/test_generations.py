@@ -264,3 +264,44 @@ def test_no_line_is_lost_or_repeated_over_rotations_and_restarts(
     assert found == written
     generations.close()
     log.close()
+
+
+def test_a_folder_that_can_not_be_opened_costs_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_file = os.open
+
+    def refuse(path: str | Path, flags: int, *, dir_fd: int | None = None) -> int:
+        if dir_fd is not None:
+            raise PermissionError(path)
+        return open_file(path, flags)
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(PermissionError):
+        Generations(tmp_path, PATH, None).read(100)
+
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_generation_that_can_not_be_opened_costs_no_descriptor(
+    tmp_path: Path, log: ContainerLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.write("a")
+    log.rotate()
+    log.write("b")
+    open_file = os.open
+
+    def refuse(path: str | Path, flags: int, *, dir_fd: int | None = None) -> int:
+        if str(path).endswith(".1"):
+            raise PermissionError(path)
+        return open_file(path, flags, dir_fd=dir_fd)
+
+    generations = Generations(tmp_path, PATH, None)
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(PermissionError):
+        generations.read(100)
+    generations.close()
+
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.chassis.errors import FailedPrecondition
+from services.chassis.errors import FailedPrecondition, Unavailable
+from services.log_collector.adapters.segments import store as segment_store
 from services.log_collector.adapters.segments.block_format import (
     HEADER_BYTES,
     StreamIdentity,
@@ -163,3 +164,30 @@ async def test_published_blocks_are_not_given_out_again(store: SegmentStore) -> 
         assert list(await store.unpublished_attempts()) == []
         await writer.append(a_block(3, ["c"]))
         assert list(await store.unpublished_attempts()) == ["att_1"]
+
+
+async def test_a_block_written_while_the_cursor_moves_is_published_after_a_crash(
+    store: SegmentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with store.open_writer(a_stream()) as writer:
+        await writer.append(a_block(1, ["a"]))
+        size_of = segment_store._stored_bytes
+
+        def append_and_size(folder: Path) -> int:
+            writer._append(a_block(2, ["b"]))
+            return size_of(folder)
+
+        monkeypatch.setattr(segment_store, "_stored_bytes", append_and_size)
+        await store.mark_published("att_1", through=1)
+        monkeypatch.undo()
+
+    assert list(await store.unpublished_attempts()) == ["att_1"]
+
+
+async def test_a_failing_disk_is_told_from_a_bug(store: SegmentStore, tmp_path: Path) -> None:
+    async with store.open_writer(a_stream()) as writer:
+        await writer.append(a_block(1, ["a"]))
+    (tmp_path / "att_1" / "published.new").mkdir()  # the cursor can't be written
+
+    with pytest.raises(Unavailable):
+        await store.mark_published("att_1", through=1)

@@ -14,6 +14,7 @@ import stat
 import zlib
 from collections import deque
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -207,12 +208,15 @@ class Generations:
         """Open all generations, newest first; None when they kept moving meanwhile."""
         for _ in range(_SNAPSHOT_TRIES_MAX):
             before = self._names()
-            opened = [self._open(name) for name in before]
-            generations = [generation for generation in opened if generation is not None]
-            if len(generations) == len(before) and self._names() == before:
-                return generations
-            for generation in generations:
-                generation.close()
+            with ExitStack() as opened:
+                generations = []
+                for name in before:
+                    if (generation := self._open(name)) is not None:
+                        opened.callback(generation.close)
+                        generations.append(generation)
+                if len(generations) == len(before) and self._names() == before:
+                    opened.pop_all()
+                    return generations
         return None
 
     def _names(self) -> dict[str, int]:
@@ -253,10 +257,12 @@ class Generations:
                 below = os.open(folder, flags | os.O_NOFOLLOW, dir_fd=fd)
                 os.close(fd)
                 fd = below
-        except (FileNotFoundError, NotADirectoryError):  # the latter is what a link gives
+        except OSError as error:
             if fd >= 0:
                 os.close(fd)
-            return None
+            if isinstance(error, FileNotFoundError | NotADirectoryError):  # the latter: a link
+                return None
+            raise
         return fd
 
 

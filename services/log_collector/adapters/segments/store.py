@@ -99,8 +99,8 @@ class SegmentStore:
         writer = SegmentWriter(
             stream, Segments(folder), self._writers, segment_bytes_max=self._segment_bytes_max
         )
-        await writer.open()
         try:
+            await writer.open()
             yield writer
         finally:
             writer.close()
@@ -128,7 +128,7 @@ class SegmentStore:
         return await self._on(self._readers, self._unpublished_attempts)
 
     async def _on(self, threads: ThreadPoolExecutor, function: Callable[[], R]) -> R:
-        return await asyncio.get_running_loop().run_in_executor(threads, function)
+        return await asyncio.get_running_loop().run_in_executor(threads, _disk_errors()(function))
 
     def _segments(self, attempt_id: str) -> Segments:
         """Return the index of an attempt, up to date. Raises FileNotFoundError."""
@@ -187,10 +187,11 @@ class SegmentStore:
 
     def _mark_published(self, attempt_id: str, through: int) -> None:
         folder = self._root / attempt_id
-        cursor = PublishedCursor(through, stored_bytes=0)
+        # Before looking for what is not published: a block that is written meanwhile is in neither.
+        stored_bytes = _stored_bytes(folder)
         last = self._segments(attempt_id).last
-        if last is not None and last.next_sequence == through + 1:
-            cursor = PublishedCursor(through, stored_bytes=_stored_bytes(folder))
+        is_all = last is not None and last.next_sequence == through + 1
+        cursor = PublishedCursor(through, stored_bytes if is_all else 0)
         # Not synced: what a loss of power takes from the cursor is published again.
         _replace(folder / _CURSOR, cursor, is_synced=False)
 
@@ -251,11 +252,8 @@ class SegmentWriter:
 
     async def _run(self, function: Callable[[], None]) -> None:
         def locked() -> None:
-            with self._lock:
-                try:
-                    function()
-                except OSError as error:
-                    raise Unavailable("log store") from error
+            with self._lock, _disk_errors():
+                function()
 
         await asyncio.get_running_loop().run_in_executor(self._threads, locked)
 
@@ -308,6 +306,15 @@ class SegmentWriter:
         if self._fd >= 0 and self.unsynced_bytes:
             os.fdatasync(self._fd)
             self.unsynced_bytes = 0
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Tell a full or failing disk from a bug: trying again goes on where the store ends."""
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable("log store") from error
 
 
 @contextmanager
