@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ DEPLOYMENT: Final = "digits"
 ACCURACY_MIN: Final = 0.9
 SERVICES_MIN: Final = 4
 _STEP_S_MAX: Final = 120.0
+_RUN_S_MAX: Final = 300
 
 Result = TypeVar("Result")
 
@@ -83,7 +85,7 @@ class Demo:
             "--output",
             f"model.joblib:{MODEL}",
             "--time-out",
-            "300",
+            str(_RUN_S_MAX),
             "--",
             "python",
             "train.py",
@@ -99,9 +101,14 @@ class Demo:
             text=True,
         ) as followed:
             assert followed.stdout is not None
-            for line in followed.stdout:
-                print(f"      {line.rstrip()}")
-                lines += 1
+            give_up = threading.Timer(_RUN_S_MAX + _STEP_S_MAX, followed.kill)
+            give_up.start()
+            try:
+                for line in followed.stdout:
+                    print(f"      {line.rstrip()}")
+                    lines += 1
+            finally:
+                give_up.cancel()
         if followed.returncode != 0 or lines == 0:
             raise self._failed("follow its output", "log_collector")
         return lines
@@ -162,13 +169,7 @@ class Demo:
 
     def _ask(self) -> float:
         _say(5, "ask it about digits that the training never saw")
-        held_out = subprocess.run(
-            [str(self.model_python), str(self.example / "holdout.py")],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_STEP_S_MAX,
-        )
+        held_out = _run([str(self.model_python), str(self.example / "holdout.py")])
         if held_out.returncode != 0:
             raise StackError(f"step 'hold out digits' failed: {held_out.stderr.strip()[-300:]}")
         labels = json.loads(held_out.stdout)["parameters"]["labels"]
@@ -218,15 +219,8 @@ class Demo:
     def _call(
         self, *arguments: str, stdin: str | None = None, is_traced: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(self.cli), *arguments],
-            env=self._environment(is_traced=is_traced),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_STEP_S_MAX,
-        )
+        environment = self._environment(is_traced=is_traced)
+        return _run([str(self.cli), *arguments], env=environment, stdin=stdin)
 
     def _environment(self, *, is_traced: bool = True) -> dict[str, str]:
         # Polls stay out of the demo's trace: it is to show what happened, not how often we looked.
@@ -253,6 +247,23 @@ class Demo:
 
     def _failed(self, step: str, part: str) -> StackError:
         return StackError(f"the demo could not {step}; see {self.logs / f'{part}.log'}")
+
+
+def _run(
+    command: list[str], *, env: dict[str, str] | None = None, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command,
+            env=env,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_STEP_S_MAX,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise StackError(f"'{' '.join(command)}' did not end in {_STEP_S_MAX:.0f} s") from error
 
 
 def _say(number: int, what: str) -> None:

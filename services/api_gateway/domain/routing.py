@@ -50,6 +50,11 @@ class RoutingTable:
     _ejected_until: dict[str, float] = field(default_factory=dict)
     _turn: int = 0
 
+    @property
+    def route_count(self) -> int:
+        """How many deployments can be asked."""
+        return len(self._by_name)
+
     def apply(self, route: Route) -> bool:
         """Take over an entry; False when it is not newer than the known one."""
         known = self._by_deployment.get(route.deployment_id)

@@ -88,6 +88,31 @@ async def test_a_large_body_is_no_long_head() -> None:
         assert (await ask(port, head + b"x" * length)).startswith(b"HTTP/1.1 200")
 
 
+async def test_a_follower_does_not_keep_the_server_from_stopping() -> None:
+    stopping = asyncio.Event()
+
+    async def follow(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"line", "more_body": True})
+        await asyncio.Event().wait()
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    second = timedelta(seconds=1)
+    server = asyncio.create_task(
+        HttpServer(follow, "127.0.0.1", port, 100, second, second).run(stopping)
+    )
+    await eventually(lambda: is_listening(port), what="the server listens")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await reader.readuntil(b"line\r\n")
+    stopping.set()
+    await asyncio.wait_for(server, 10)
+    with pytest.raises(asyncio.IncompleteReadError):
+        await reader.readuntil(b"0\r\n\r\n")
+    writer.close()
+
+
 async def test_an_address_that_is_taken_fails_the_loop_not_the_process() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = int(taken.getsockname()[1])

@@ -11,6 +11,7 @@ from loguru import logger
 from modelyard.scheduler.v1 import deployment_events_pb2 as pb
 
 from services.api_gateway.domain.routing import Endpoint, Route, RoutingTable
+from services.api_gateway.telemetry import ROUTES
 from services.chassis.events.envelope import Event
 from services.chassis.tenancy import TenantId
 
@@ -30,6 +31,7 @@ class ApplyReplicaEndpoints:
             return
         route = from_pb(pb.RoutingEntry.FromString(event.data))
         if self.routes.apply(route):
+            ROUTES.set(self.routes.route_count)
             logger.info(
                 "route changed",
                 deployment_id=route.deployment_id,

@@ -72,7 +72,7 @@ class Deployment(BaseModel):
     model_version: int
     replicas: list[Replica]
     version: int
-    created_at: datetime | None
+    created_at: datetime
     trace_id: str
 
     @staticmethod

@@ -78,7 +78,12 @@ class StoredFile(Body):
         )
 
 
-def instant(value: Timestamp) -> datetime | None:
+def instant(value: Timestamp) -> datetime:
+    """Return an aware time."""
+    return value.ToDatetime(tzinfo=UTC)
+
+
+def instant_if_set(value: Timestamp) -> datetime | None:
     """Return an aware time, or None for one that was not set."""
     return value.ToDatetime(tzinfo=UTC) if value.seconds or value.nanos else None
 

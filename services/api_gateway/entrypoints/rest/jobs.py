@@ -18,6 +18,7 @@ from services.api_gateway.entrypoints.rest.fields import (
     Resources,
     duration_pb,
     instant,
+    instant_if_set,
 )
 from services.api_gateway.entrypoints.rest.paging import PageSize, PageToken, page_request
 
@@ -165,7 +166,7 @@ class Job(BaseModel):
     node_id: str
     progress: JobProgress | None
     failure: JobFailure | None
-    created_at: datetime | None
+    created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
     trace_id: str
@@ -185,8 +186,8 @@ class Job(BaseModel):
             progress=_progress(job.progress) if job.HasField("progress") else None,
             failure=_failure(job.failure) if job.HasField("failure") else None,
             created_at=instant(job.created_at),
-            started_at=instant(job.started_at),
-            ended_at=instant(job.ended_at),
+            started_at=instant_if_set(job.started_at),
+            ended_at=instant_if_set(job.ended_at),
             trace_id=job.trace_id,
         )
 
@@ -269,7 +270,7 @@ def _progress(progress: pb.JobProgress) -> JobProgress:
         fraction=progress.fraction,
         message=progress.message,
         metrics=dict(progress.metrics),
-        reported_at=instant(progress.reported_at),
+        reported_at=instant_if_set(progress.reported_at),
     )
 
 

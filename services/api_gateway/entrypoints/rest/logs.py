@@ -7,7 +7,7 @@ connection goes on from `Last-Event-ID` without gap or repeat.
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request
@@ -19,7 +19,7 @@ from modelyard.scheduler.v1 import job_service_pb2 as jobs_pb
 from pydantic import BaseModel, Field
 
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, gateway
-from services.api_gateway.entrypoints.rest.fields import Body, Id
+from services.api_gateway.entrypoints.rest.fields import Body, Id, instant
 from services.chassis.errors import ModelyardError
 from services.chassis.web.problem import problem_of
 
@@ -61,7 +61,7 @@ class LogRecord(BaseModel):
             attempt_number=record.attempt_number,
             sequence=record.sequence,
             stream=pb.LogSource.Name(record.source).removeprefix("LOG_SOURCE_").lower(),
-            time=record.time.ToDatetime(tzinfo=UTC),
+            time=instant(record.time),
             text=record.text,
             is_cut=record.cut,
         )
@@ -135,7 +135,7 @@ def logs_router(edge: Gateway) -> APIRouter:
             methods=["GET"],
             operation_id=name,
             response_model=LogPage,
-            responses={200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}},
+            responses={200: {"content": {EVENT_STREAM: {}}}},
         )
 
     add("/jobs/{owner_id}/logs", job_exists, "read_job_logs")

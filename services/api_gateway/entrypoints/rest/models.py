@@ -61,7 +61,7 @@ class Model(BaseModel):
     tags: dict[str, str]
     aliases: dict[str, int]
     newest_version: int
-    created_at: datetime | None
+    created_at: datetime
 
     @staticmethod
     def from_pb(model: pb.Model) -> "Model":
@@ -90,7 +90,7 @@ class ModelVersion(BaseModel):
     output_name: str
     source_digest: str
     aliases: list[str]
-    created_at: datetime | None
+    created_at: datetime
 
     @staticmethod
     def from_pb(version: pb.ModelVersion) -> "ModelVersion":

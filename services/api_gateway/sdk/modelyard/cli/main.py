@@ -1,7 +1,7 @@
 """The `modelyard` command: one group a noun, one module a group.
 
 Exit codes: 0 done; 1 the job failed (`run`: the program's own code); 2 wrong usage; 3 the platform
-refused; 4 it could not be reached.
+refused; 4 it could not be reached, or what answers is none; 130 interrupted; 141 nobody reads on.
 """
 
 import re
@@ -14,10 +14,17 @@ from modelyard.cli.deployments import deploy_group, predict
 from modelyard.cli.jobs import job_group, run
 from modelyard.cli.models import model_group
 from modelyard.cli.platform import key_group, status, trace_group
-from modelyard.cli.session import EXIT_REFUSED, EXIT_UNREACHABLE, Session
+from modelyard.cli.session import (
+    EXIT_BROKEN_PIPE,
+    EXIT_INTERRUPTED,
+    EXIT_REFUSED,
+    EXIT_UNREACHABLE,
+    Session,
+)
 from modelyard.cli.settings import CliSettings
 from modelyard.cli.tracing import root_span
 from modelyard.client import ApiError, Client, ConnectionFailed
+from pydantic import ValidationError
 
 
 def main() -> NoReturn:
@@ -34,12 +41,17 @@ def main() -> NoReturn:
             error.show()
             code = error.exit_code
         except click.Abort:
-            code = 130
+            code = EXIT_INTERRUPTED
+        except SystemExit:
+            code = EXIT_BROKEN_PIPE  # click's way to say so, the only one that it has here
         except ApiError as error:
             click.echo(f"refused ({error.code}): {error}", err=True)
             code = EXIT_REFUSED
         except (ConnectionFailed, httpx.HTTPError, httpx.InvalidURL) as error:
             click.echo(f"can't reach the platform: {error}", err=True)
+            code = EXIT_UNREACHABLE
+        except ValidationError as error:
+            click.echo(f"{settings.url} answers with no {error.title} of Modelyard's", err=True)
             code = EXIT_UNREACHABLE
     sys.exit(code)
 

@@ -13,6 +13,8 @@ from modelyard.client import Client
 EXIT_FAILED: Final = 1
 EXIT_REFUSED: Final = 3
 EXIT_UNREACHABLE: Final = 4
+EXIT_INTERRUPTED: Final = 128 + 2
+EXIT_BROKEN_PIPE: Final = 128 + 13
 _BYTES: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 Command = TypeVar("Command", bound=Callable[..., Any])
