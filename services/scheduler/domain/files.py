@@ -30,9 +30,9 @@ def check_digest(digest: str, *, field: str) -> None:
 
 def check_relative_path(path: str, *, field: str) -> None:
     """Raise InvalidArgument unless the path stays inside the folder that it is relative to."""
+    if "\\" in path or not path.isprintable():  # first: what is no text has no bytes to count
+        raise InvalidArgument(field, "must be printable and use forward slashes")
     if not 0 < len(path.encode()) <= _PATH_BYTES_MAX:
         raise InvalidArgument(field, f"must have 1 to {_PATH_BYTES_MAX} bytes")
-    if "\\" in path or not path.isprintable():
-        raise InvalidArgument(field, "must be printable and use forward slashes")
     if any(part in {"", ".", ".."} for part in path.split("/")):
         raise InvalidArgument(field, "must be relative, without empty, '.' or '..' parts")

@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import format_trace_id
 
 from services.scheduler.domain.attempts.attempt import AttemptState
-from services.scheduler.domain.attempts.runtime import ContainerPhase
+from services.scheduler.domain.attempts.runtime import ContainerPhase, ContainerStatus
 from services.scheduler.domain.jobs.job import FailureReason, JobState
 from services.scheduler.domain.jobs.spec import JobInput
 from services.scheduler.domain.resources import Resources
@@ -262,6 +262,26 @@ async def test_job_s_outputs_wait_for_the_registry_but_not_for_ever(
 
     assert job.state is (JobState.SUCCEEDED if is_back else JobState.FAILED)
     assert await yard.used() == Resources()
+
+
+async def test_job_that_meets_a_bug_stops_no_other_job_and_goes_on_once_it_is_gone(
+    yard: RunnerYard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inspect = yard.runner.runtime.inspect
+    unlucky = await yard.a_job("pass")
+    name = (await yard.attempt(unlucky)).container_name
+
+    async def buggy(asked: str) -> ContainerStatus:
+        if asked == name:
+            raise KeyError("a bug")
+        return await inspect(asked)
+
+    async with yard.running():
+        with monkeypatch.context() as bug:
+            bug.setattr(yard.runner.runtime, "inspect", buggy)
+            await yard.becomes(await yard.a_job("pass"), JobState.SUCCEEDED)
+            assert (await yard.job(unlucky)).state is JobState.ADMITTED
+        await yard.becomes(unlucky, JobState.SUCCEEDED)
 
 
 async def test_containers_are_cleaned_up_once_nobody_needs_them(yard: RunnerYard) -> None:

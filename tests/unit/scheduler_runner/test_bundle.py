@@ -101,6 +101,30 @@ def test_bundle_is_refused_beyond_its_bounds(tmp_path: Path, target: Path) -> No
         unpack_bundle(bundle, target, bytes_max=7)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        _member("sparse", pax_headers={"GNU.sparse.map": "no,numbers"}),
+        _member("n" * 300),
+        _member("long/" * 300),
+        _member("name", "n" * (2 << 20), type=tarfile.GNUTYPE_LONGNAME),
+    ],
+    ids=["sparse", "long-name", "long-path", "memory"],
+)
+def test_bundle_is_refused_when_its_headers_are_made_up(
+    tmp_path: Path, target: Path, header: tuple[tarfile.TarInfo, bytes]
+) -> None:
+    with pytest.raises(InvalidArgument):
+        unpack_bundle(_packed(tmp_path, header, _member("after")), target)
+
+
+def test_bundle_is_refused_when_its_headers_go_on_and_on(tmp_path: Path, target: Path) -> None:
+    headers = [_member("name", "n", type=tarfile.GNUTYPE_LONGNAME)] * 2_000
+
+    with pytest.raises(InvalidArgument):
+        unpack_bundle(_packed(tmp_path, *headers), target)
+
+
 @pytest.mark.parametrize("keep", [0, 10, 60])
 def test_bundle_is_refused_when_it_is_cut(tmp_path: Path, target: Path, keep: int) -> None:
     bundle = _packed(tmp_path, _member("a", "1234" * 1000))

@@ -1,6 +1,7 @@
 """The node's cache of files by digest."""
 
 import asyncio
+import errno
 import hashlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -108,3 +109,34 @@ async def test_file_is_refused_when_it_is_larger_than_the_cache(
             pass
 
     assert _kept(tmp_path) == 0
+
+
+async def test_file_can_not_be_had_while_the_disk_is_full(tmp_path: Path) -> None:
+    async def download(_file: BoundedFile) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache = NodeCache(tmp_path, bytes_max=10)
+    with pytest.raises(Unavailable):
+        async with cache.held(ONE, _digest(b"data"), download):
+            pass
+
+    assert _kept(tmp_path) == 0
+
+
+async def test_error_of_who_holds_a_file_is_its_own(tmp_path: Path, source: Source) -> None:
+    cache = NodeCache(tmp_path, bytes_max=10)
+    with pytest.raises(ConnectionError):
+        async with cache.held(ONE, _digest(b"data"), source.of(b"data")):
+            raise ConnectionError
+
+
+async def test_file_that_somebody_drops_meanwhile_is_not_counted(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = NodeCache(tmp_path, bytes_max=100)
+    found = Path.glob
+    gone = tmp_path / ONE / "sha256-gone"
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: [*found(self, pattern), gone])
+
+    async with cache.held(ONE, _digest(b"data"), source.of(b"data")) as path:
+        assert path.read_bytes() == b"data"

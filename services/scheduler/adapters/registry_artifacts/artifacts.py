@@ -24,6 +24,7 @@ from services.chassis.errors import Internal, NotFound
 from services.chassis.rpc.client import Edge
 from services.chassis.rpc.context import acting_as
 from services.chassis.tenancy import Principal, TenantId
+from services.scheduler.adapters.node_failures import node_failures
 from services.scheduler.adapters.registry_artifacts.node_cache import (
     BoundedFile,
     NodeCache,
@@ -75,7 +76,8 @@ class RegistryArtifacts:
     async def put(self, tenant: TenantId, file: PurePath) -> StoredFile:
         """Store a file's bytes, unless the registry has them."""
         path = Path(file)
-        stored = await asyncio.to_thread(_described, path)
+        with node_failures():
+            stored = await asyncio.to_thread(_described, path)
         with acting_as(Principal(tenant, _SUBJECT, _SCOPES)):
             if not await self._is_stored(stored.digest):
                 await self._upload(path, stored)

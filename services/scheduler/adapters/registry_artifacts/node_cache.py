@@ -12,12 +12,13 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from services.chassis.errors import PayloadTooLarge, Unavailable
 from services.chassis.tenancy import TenantId
+from services.scheduler.adapters.node_failures import node_failures
 
 Download = Callable[["BoundedFile"], Awaitable[None]]
 """Writes the bytes of a digest into a file."""
@@ -46,15 +47,17 @@ class NodeCache:
     async def held(self, tenant: TenantId, digest: str, download: Download) -> AsyncIterator[Path]:
         """Give a file with these bytes, fetched once for many that ask at the same time.
 
-        Raises what `download` raises, PayloadTooLarge if it is larger than the whole cache.
+        Raises what `download` raises, PayloadTooLarge if it is larger than the whole cache,
+        Unavailable while the node's disk does not take it.
         """
         path = self._root / tenant / digest.replace(":", "-")
         self._holders[path] += 1
         try:
             async with self._locks.setdefault(path, asyncio.Lock()):
-                if await asyncio.to_thread(digest_of, path) != digest:
-                    await self._fetch(path, digest, download)
-                os.utime(path)  # its last use
+                with node_failures():
+                    if await asyncio.to_thread(digest_of, path) != digest:
+                        await self._fetch(path, digest, download)
+                    os.utime(path)  # its last use
             yield path
         finally:
             self._holders[path] -= 1
@@ -83,8 +86,11 @@ class NodeCache:
 
     def _files(self) -> Sequence[_File]:
         """Return what is there, the longest unused first."""
-        statuses = [(path, path.stat()) for path in self._root.glob("*/sha256-*")]
-        files = [_File(status.st_mtime_ns, status.st_size, path) for path, status in statuses]
+        files = []
+        for path in self._root.glob("*/sha256-*"):
+            with suppress(FileNotFoundError):  # another fetch has dropped it just now
+                status = path.stat()
+                files.append(_File(status.st_mtime_ns, status.st_size, path))
         return sorted(files)
 
     def _drop_unused(self, files: Sequence[_File]) -> None:

@@ -4,6 +4,7 @@ Owns: what a bundle may hold and how much. Always holds: nothing is written outs
 folder, and nothing in it points outside.
 """
 
+import errno
 import gzip
 import os
 import shutil
@@ -13,18 +14,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from typing_extensions import override
+
 from services.chassis.errors import InvalidArgument, PayloadTooLarge
 from services.scheduler.domain.attempts.runtime import is_inner_path
 
 BUNDLE_FILES_MAX: Final = 20_000
 BUNDLE_BYTES_MAX: Final = 1024**3
 """Unpacked; a small archive can hold a lot of zeros."""
+PATH_BYTES_MAX: Final = 1024
+_READ_BYTES_MAX: Final = 1024**2
+"""At once: what is longer, such as a name, would have to be in memory."""
 
 _NOT_A_BUNDLE: Final = (
     tarfile.TarError,
     gzip.BadGzipFile,
     zlib.error,
     EOFError,
+    ValueError,  # numbers in headers that are none, which tarfile passes on
+    RecursionError,  # headers of headers
     FileExistsError,  # the same name twice, as a file and as a folder
     IsADirectoryError,
     NotADirectoryError,
@@ -44,17 +52,34 @@ def unpack_bundle(
     the bounds. What was written until then stays: the caller discards the folder.
     """
     try:
-        with tarfile.open(bundle, "r:gz") as archive:
+        with (
+            _Unzipped(bundle) as content,
+            tarfile.open(fileobj=content, mode="r:") as archive,
+        ):
             _unpack(archive, target, files_max=files_max, bytes_max=bytes_max)
     except _NOT_A_BUNDLE as error:
         raise InvalidArgument("source_digest", f"can't be unpacked: {error}") from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise  # the node's own failure
+        raise InvalidArgument("source_digest", "holds a name that is too long") from error
+
+
+class _Unzipped(gzip.GzipFile):
+    """A gzipped file that gives little at once, however much a header says that follows."""
+
+    @override
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= _READ_BYTES_MAX:
+            raise tarfile.ReadError("a header is too large")
+        return super().read(size)
 
 
 def _unpack(archive: tarfile.TarFile, target: Path, *, files_max: int, bytes_max: int) -> None:
     links: list[tuple[Path, str]] = []
     total = 0
     for count, member in enumerate(archive, start=1):
-        total += member.size
+        total += max(0, member.size)
         if count > files_max:
             raise InvalidArgument("source_digest", f"holds more than {files_max} files")
         if total > bytes_max:
@@ -75,6 +100,8 @@ def _inner(target: Path, name: str) -> Path:
     name = name.removeprefix("./").rstrip("/")
     if name in {"", "."}:
         return target
+    if len(name.encode(errors="surrogateescape")) > PATH_BYTES_MAX:
+        raise InvalidArgument("source_digest", f"holds a path of more than {PATH_BYTES_MAX} bytes")
     if not is_inner_path(name):
         raise InvalidArgument("source_digest", f"{name!r} leads out of the bundle")
     return target / name

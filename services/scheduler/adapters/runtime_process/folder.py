@@ -219,10 +219,10 @@ def _delete(folder: Path) -> None:
 def _new_folder(root: Path, name: str) -> Iterator[tuple[Path, Callable[[], bool]]]:
     """Give a folder to fill, and the act that gives it its name, once; else it is deleted."""
     root.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f"{_HIDDEN}{name}.", dir=root))
-    new.chmod(0o755)
+    new = Path(tempfile.mkdtemp(prefix=f"{_HIDDEN}{name}.", dir=root))  # ours alone until then
 
     def publish() -> bool:
+        new.chmod(0o755)
         try:
             new.rename(root / name)  # fails if there is a folder that is not empty
         except OSError:

@@ -3,12 +3,13 @@
 Owns: reading them, bounded, and never through a link. Leaves to the callers what they mean.
 """
 
+import contextlib
 import json
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import BinaryIO, Final, NoReturn
 
 from services.chassis.errors import InvalidArgument, NotFound, PayloadTooLarge
 from services.scheduler.domain.attempts.runtime import LeftFile, ProgressData, is_inner_path
@@ -19,19 +20,14 @@ _LOG_TAIL_BYTES_MAX: Final = 256 * 1024
 
 def read_progress(path: Path, *, offset: int) -> ProgressData:
     """Return what was appended since `offset`, at most the last 256 KiB: only the end counts."""
-    try:
-        # The program may have put anything there: no link is followed, no pipe waited for.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return ProgressData(b"", next_offset=offset)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+    with _opened(path) as file:
+        if file is None:
             return ProgressData(b"", next_offset=offset)
-        begin = offset if offset <= status.st_size else 0  # it was truncated
-        begin = max(begin, status.st_size - PROGRESS_BYTES_MAX)
+        size = file.seek(0, os.SEEK_END)
+        begin = offset if offset <= size else 0  # it was truncated
+        begin = max(begin, size - PROGRESS_BYTES_MAX)
         file.seek(begin)
-        data = file.read(status.st_size - begin)
+        data = file.read(size - begin)
     return ProgressData(data, next_offset=begin + len(data))
 
 
@@ -59,19 +55,39 @@ def list_output(folder: Path, path: str, *, files_max: int, bytes_max: int) -> S
 
 def last_lines(log: Path, *, stream: str, bytes_max: int) -> str:
     """Return the end of what was written to one stream, from the beginning of a line if it can."""
-    try:
-        with log.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _LOG_TAIL_BYTES_MAX))
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return ""
-    if size > _LOG_TAIL_BYTES_MAX:
-        del lines[0]  # its beginning is missing
-    records = (json.loads(line) for line in lines)
-    text = "".join(record["log"] for record in records if record["stream"] == stream)
+    with _opened(log) as file:
+        if file is None:
+            return ""
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _LOG_TAIL_BYTES_MAX))
+        lines = file.read(_LOG_TAIL_BYTES_MAX).splitlines()
+    text = "".join(_logged(line, stream) for line in lines)
     end = text.encode()[-bytes_max:].decode(errors="ignore")
     return end if len(end) == len(text) else end.partition("\n")[2] or end
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO | None]:
+    """Give a file to read, None without one.
+
+    The program may have put anything there: no link is followed, no pipe waited for.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        yield None
+        return
+    with open(descriptor, "rb") as file:
+        yield file if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+
+
+def _logged(line: bytes, stream: str) -> str:
+    """Return what a json-file's line says of a stream; nothing if it is cut or is none."""
+    try:
+        record = json.loads(line)
+        return str(record["log"]) if record["stream"] == stream else ""
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return ""
 
 
 def _walk(folder: Path, path: str) -> Iterator[tuple[Path, str]]:

@@ -77,6 +77,12 @@ async def readable(descriptor: int) -> None:
         loop.remove_reader(descriptor)
 
 
+def send(signal_number: int, descriptor: int) -> None:
+    """Signal the process behind a pidfd, which may have ended meanwhile."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(descriptor, signal_number)
+
+
 def kill_strays(folder: Path, program: ProcessIdentity | None) -> None:
     """Kill what is left of a container whose shim is gone; return when nothing is.
 
@@ -88,10 +94,12 @@ def kill_strays(folder: Path, program: ProcessIdentity | None) -> None:
         with contextlib.ExitStack() as stack:
             strays = []
             for pid in _pids():
-                descriptor = stack.enter_context(_pidfd(pid))
-                if descriptor is not None and _is_stray(pid, program, mark):
-                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-                    strays.append(descriptor)
+                with contextlib.ExitStack() as looked_at:
+                    descriptor = looked_at.enter_context(_pidfd(pid))
+                    if descriptor is not None and _is_stray(pid, program, mark):
+                        send(signal.SIGKILL, descriptor)
+                        strays.append(descriptor)
+                        stack.push(looked_at.pop_all())  # the others are closed: there are many
             if not strays:
                 return
             _wait_ended(strays)

@@ -14,12 +14,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from services.scheduler.adapters.node_failures import node_failures
 from services.scheduler.adapters.runtime_process import leavings, shim
 from services.scheduler.adapters.runtime_process.folder import (
     CHECKPOINT,
@@ -40,6 +41,7 @@ from services.scheduler.adapters.runtime_process.processes import (
     kill_strays,
     opened,
     readable,
+    send,
 )
 from services.scheduler.domain.attempts.attempt import LogLocation
 from services.scheduler.domain.attempts.runtime import (
@@ -78,6 +80,7 @@ class ProcessRuntime:
         self._allow_mixed_tenants = allow_mixed_tenants
         self._environment = dict(environment or {})
         self._children: set[int] = set()
+        self._create_turn = asyncio.Lock()
         self._root.mkdir(parents=True, exist_ok=True)
         discard_unfinished(self._root)
 
@@ -92,15 +95,18 @@ class ProcessRuntime:
         Raises FailedPrecondition if the name is a tombstone's or another tenant's work is on the
         node, InvalidArgument if the image is not known or the bundle is none.
         """
-        with _node_failures():
-            await asyncio.to_thread(self._create, spec)
+        # One after another where only one tenant may be here: each looks who is, then moves in.
+        turn = contextlib.nullcontext() if self._allow_mixed_tenants else self._create_turn
+        async with turn:
+            with node_failures():
+                await asyncio.to_thread(self._create, spec)
 
     async def entomb(self, name: str) -> ContainerStatus:
         """Take the name so that it never starts from now on; return what is there afterwards.
 
         That is a tombstone, unless it had been started before.
         """
-        with _node_failures():
+        with node_failures():
             return await asyncio.to_thread(self._entomb, name)
 
     async def start(self, name: str) -> ContainerStatus:
@@ -113,10 +119,11 @@ class ProcessRuntime:
             raise NotFound("container", name)
         if status.phase is not ContainerPhase.CREATED:
             return status
-        ready, shim_end = os.pipe()
+        with node_failures():
+            ready, shim_end = os.pipe()
         try:
             try:
-                with _node_failures():
+                with node_failures():
                     self._spawn_shim(name, ready=shim_end)
             finally:
                 os.close(shim_end)
@@ -147,11 +154,11 @@ class ProcessRuntime:
         folder = self._folder(name)
         claim = folder.claim()
         if claim is not None and claim.shim is not None:
-            with opened(claim.shim) as descriptor:
+            with node_failures(), opened(claim.shim) as descriptor:
                 if descriptor is not None:
                     await readable(descriptor)
             self._reap()
-        with _node_failures():
+        with node_failures():
             return await asyncio.to_thread(self._settle, folder)
 
     async def stop(self, name: str, *, grace: timedelta) -> ContainerStatus:
@@ -164,16 +171,16 @@ class ProcessRuntime:
         if self._inspect(folder).phase is not ContainerPhase.RUNNING or claim is None:
             return self._inspect(folder)
         assert claim.shim is not None, "what runs has a shim"
-        with _node_failures():
+        with node_failures():
             folder.record_stop_request(kill_at=time.monotonic() + grace.total_seconds())
         with opened(claim.shim) as descriptor:
             if descriptor is not None:
-                signal.pidfd_send_signal(descriptor, signal.SIGUSR1)
+                send(signal.SIGUSR1, descriptor)
                 try:
                     async with asyncio.timeout(grace.total_seconds() + _KILL_WAIT_MAX_S):
                         await readable(descriptor)
                 except TimeoutError:
-                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                    send(signal.SIGKILL, descriptor)
                     await readable(descriptor)
         return await self.wait_exit(name)
 
@@ -182,7 +189,7 @@ class ProcessRuntime:
 
         Raises FailedPrecondition while it runs.
         """
-        with _node_failures():
+        with node_failures():
             await asyncio.to_thread(self._remove, name)
 
     async def read_progress(self, name: str, *, offset: int) -> ProgressData:
@@ -345,12 +352,3 @@ class ProcessRuntime:
             self._settle(folder)
             with contextlib.suppress(FileNotFoundError):
                 discard(folder)
-
-
-@contextlib.contextmanager
-def _node_failures() -> Iterator[None]:
-    """A full disk or process table may pass."""
-    try:
-        yield
-    except OSError as error:
-        raise Unavailable(f"the node ({error.strerror})") from error

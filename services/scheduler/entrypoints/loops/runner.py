@@ -128,13 +128,13 @@ class RunnerLoop:
     async def _step(self, attended: _Attended, work: AttemptWork) -> timedelta:
         try:
             pause = await self.drive(work, attended.memory)
-        except ModelyardError as error:
+        except Exception as error:  # noqa: BLE001 a bug that one attempt meets stops no other one
             attended.failure_count += 1
-            logger.warning(
+            _tell(
                 "attempt's step failed",
+                error,
                 attempt_id=work.attempt.id,
                 tenant=work.attempt.tenant,
-                error=error.message,
                 failure_count=attended.failure_count,
             )
             return self._backoff(attended.failure_count)
@@ -147,8 +147,8 @@ class RunnerLoop:
 
     async def _watch_exit(self, attended: _Attended, work: AttemptWork) -> None:
         name = work.attempt.container_name
-        await _done("exit not awaited", lambda: self.runtime.wait_exit(name))
-        attended.news.set()
+        if await _done("exit not awaited", lambda: self.runtime.wait_exit(name)):
+            attended.news.set()
 
     async def _repeat_heartbeat(self, held: HeldLease) -> None:
         while True:
@@ -165,10 +165,17 @@ async def _done(failure: str, act: Callable[[], Awaitable[object]]) -> bool:
     """Act; tell whether it worked. What fails is tried again by whoever loops."""
     try:
         await act()
-    except ModelyardError as error:
-        logger.warning(failure, error=error.message)
+    except Exception as error:  # noqa: BLE001 whatever it is, the node's other attempts go on
+        _tell(failure, error)
         return False
     return True
+
+
+def _tell(failure: str, error: Exception, **fields: object) -> None:
+    if isinstance(error, ModelyardError):
+        logger.warning(failure, error=error.message, **fields)
+    else:
+        logger.opt(exception=error).error(failure, **fields)
 
 
 async def _wait(news: asyncio.Event, pause: timedelta) -> None:

@@ -1,0 +1,103 @@
+"""What the process runtime does when something comes in between."""
+
+import asyncio
+import contextlib
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.chassis.errors import FailedPrecondition
+from services.chassis.tenancy import TenantId
+from services.scheduler.adapters.runtime_process import processes, runtime
+from services.scheduler.adapters.runtime_process.folder import lay_out
+from services.scheduler.adapters.runtime_process.leavings import last_lines
+from services.scheduler.adapters.runtime_process.runtime import ProcessRuntime
+from services.scheduler.domain.attempts.runtime import ContainerPhase, ContainerSpec
+
+
+def _runtime(root: Path) -> ProcessRuntime:
+    return ProcessRuntime(root, images={"base": Path(sys.executable).parent.parent})
+
+
+def _spec(name: str, tenant: str = "one") -> ContainerSpec:
+    command = ("python", "-c", "import time; time.sleep(60)")
+    return ContainerSpec(name=name, tenant=TenantId(tenant), image="base", command=command)
+
+
+async def test_second_tenant_is_refused_when_both_come_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_are_let_in = threading.Barrier(2)
+
+    def slowly(*given: Any, **named: Any) -> bool:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both_are_let_in.wait(timeout=0.5)
+        return lay_out(*given, **named)
+
+    monkeypatch.setattr(runtime, "lay_out", slowly)
+    node = _runtime(tmp_path)
+
+    answers = await asyncio.gather(
+        node.create(_spec("a", "one")), node.create(_spec("b", "other")), return_exceptions=True
+    )
+
+    assert [type(answer) for answer in answers] == [type(None), FailedPrecondition]
+
+
+async def test_stop_is_no_error_when_the_program_ends_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = _runtime(tmp_path)
+    await node.create(_spec("a"))
+    await node.start("a")
+    really_send = signal.pidfd_send_signal
+
+    def too_late(descriptor: int, _signal: int) -> None:
+        really_send(descriptor, signal.SIGKILL)
+        raise ProcessLookupError
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", too_late)
+
+    status = await node.stop("a", grace=timedelta(seconds=1))
+
+    assert status.phase is ContainerPhase.LOST
+
+
+@pytest.fixture
+def few_open_files() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("few_open_files")
+def test_strays_are_looked_for_on_a_machine_of_many_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids = processes._pids()
+    monkeypatch.setattr(processes, "_pids", lambda: list(pids) * 300)
+
+    processes.kill_strays(tmp_path / "container", None)
+
+
+def test_last_lines_pass_over_what_is_no_record(tmp_path: Path) -> None:
+    log = tmp_path / "container.log"
+    said = '{"log":"said\\n","stream":"stderr"}'
+    log.write_text("\n".join([said, "[]", "{}", "torn {", "[" * 100_000]))
+
+    assert last_lines(log, stream="stderr", bytes_max=100) == "said\n"
+
+
+def test_last_lines_are_empty_when_the_log_is_a_link(tmp_path: Path) -> None:
+    log = tmp_path / "container.log"
+    log.symlink_to(__file__)
+
+    assert last_lines(log, stream="stderr", bytes_max=100) == ""
