@@ -89,8 +89,8 @@ class RunnerSettings(BaseModel):
     """Beyond it the longest unused go; what an attempt holds stays."""
     transfer_timeout: timedelta = timedelta(minutes=10)
     """Longest transfer of one file from or to the registry."""
-    output_files_max: int = Field(default=1_000, gt=0)
-    """Files that one output may have; more fail the job."""
+    output_files_max: int = Field(default=1_000, gt=0, le=1_000)
+    """Files that a job's outputs may have together; more fail it. A thousand fit in its event."""
     output_bytes_max: int = Field(default=10 << 30, gt=0)
     """Bytes that one output may have; more fail the job."""
     kept_after_end: timedelta = timedelta(hours=1)

@@ -1,5 +1,6 @@
 """What a job leaves becomes a manifest."""
 
+import os
 from pathlib import PurePath
 
 import pytest
@@ -31,9 +32,23 @@ async def test_outputs_are_refused_when_one_is_missing(bench: Bench) -> None:
         await bench.store_outputs(some_work(owner=JOB), JOB)
 
 
-async def test_outputs_are_refused_when_a_path_can_not_be_told(bench: Bench) -> None:
-    bench.runtime.outputs = {"model": [LeftFile("new\nline", PurePath("/out/x"))]}
+@pytest.mark.parametrize("path", ["new\nline", os.fsdecode(b"no utf-8 \xff")])
+async def test_outputs_are_refused_when_a_path_can_not_be_told(bench: Bench, path: str) -> None:
+    files = [LeftFile("fine", PurePath("/out/fine")), LeftFile(path, PurePath("/out/x"))]
+    bench.runtime.outputs = {"model": files}
 
     with pytest.raises(InvalidArgument):
         await bench.store_outputs(some_work(owner=JOB), JOB)
+    assert bench.artifacts.stored == []
+
+
+async def test_outputs_are_refused_when_all_together_are_too_many_for_one_event(
+    bench: Bench,
+) -> None:
+    job = a_job(outputs=(JobOutput("a", "a"), JobOutput("b", "b")))
+    for path in ("a", "b"):
+        bench.runtime.outputs[path] = [LeftFile(f"{n}", PurePath(f"/out/{n}")) for n in range(6)]
+
+    with pytest.raises(InvalidArgument):
+        await bench.store_outputs(some_work(owner=job), job)
     assert bench.artifacts.stored == []

@@ -1,7 +1,10 @@
 """Bring what a job has left into the artifact store."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.chassis.errors import InvalidArgument
+from services.scheduler.domain.attempts.runtime import LeftFile
 from services.scheduler.domain.attempts.work import AttemptWork, JobWork
 from services.scheduler.domain.files import FileEntry, check_relative_path
 from services.scheduler.domain.jobs.job import OutputManifest
@@ -20,24 +23,35 @@ class StoreOutputs:
     runtime: ContainerRuntime
     artifacts: ArtifactStore
     files_max: int
-    """Of one output; with its path each is part of the job's event."""
+    """Of all outputs together: with its path each is part of the job's one event."""
     bytes_max: int
     """Of one output."""
 
     async def __call__(self, work: AttemptWork, job: JobWork) -> tuple[OutputManifest, ...]:
         """Return what was stored, output by output."""
-        return tuple([await self._store(work, output) for output in job.spec.outputs])
+        # 1. All of it can be taken.
+        left = {output: await self._left(work, output) for output in job.spec.outputs}
+        if sum(map(len, left.values())) > self.files_max:
+            raise InvalidArgument("outputs", f"hold more than {self.files_max} files together")
+        # 2. Only then take it.
+        return tuple([await self._store(work, output, files) for output, files in left.items()])
 
-    async def _store(self, work: AttemptWork, output: JobOutput) -> OutputManifest:
+    async def _left(self, work: AttemptWork, output: JobOutput) -> Sequence[LeftFile]:
         left = await self.runtime.list_output(
             work.attempt.container_name,
             output.path,
             files_max=self.files_max,
             bytes_max=self.bytes_max,
         )
-        files: list[FileEntry] = []
         for each in left:
             check_relative_path(each.path, field=f"outputs.{output.name}")
+        return left
+
+    async def _store(
+        self, work: AttemptWork, output: JobOutput, left: Sequence[LeftFile]
+    ) -> OutputManifest:
+        files: list[FileEntry] = []
+        for each in left:
             stored = await self.artifacts.put(work.attempt.tenant, each.file)
             files.append(FileEntry(each.path, stored.size_bytes, stored.digest))
         return OutputManifest(output.name, output.register_as, tuple(files))
