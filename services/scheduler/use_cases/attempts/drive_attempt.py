@@ -1,7 +1,7 @@
 """Drive one attempt from created to a recorded end, a step at a time."""
 
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, assert_never
 
 from services.chassis.clock import Clock
@@ -50,9 +50,9 @@ class DriveLimits:
     """How long the runner waits for what, and how often it looks."""
 
     start_wait_max: timedelta = timedelta(minutes=10)
-    """From an attempt's creation on; what keeps it from starting is given up after that."""
+    """From the first failure on; what keeps an attempt from starting is given up after that."""
     upload_wait_max: timedelta = timedelta(minutes=10)
-    """From a job's end on; a registry that can't be reached is waited for so long."""
+    """From the first failure on; a registry that can't be reached is waited for so long."""
     ready_wait_max: timedelta = timedelta(seconds=60)
     """From a server's start on until it first answers."""
     probe_failures_max: int = 3
@@ -70,6 +70,8 @@ class AttemptMemory:
     progress: ProgressTail = field(default_factory=ProgressTail)
     probe_failure_count: int = 0
     start_failure: JobFailure | None = None
+    hindered_since: datetime | None = None
+    """When what is tried again now, the start or the upload, first failed."""
     is_running: bool = False
     """The container was seen running: its exit is worth waiting for."""
 
@@ -109,7 +111,7 @@ class DriveAttempt:
             case Step.START:
                 return await self._start(work, memory)
             case Step.RECORD_START:
-                return await self._record_start(work, container)
+                return await self._record_start(work, container, memory)
             case Step.WATCH if isinstance(work.owner, ReplicaWork):
                 return await self._watch_replica(work, work.owner, container, memory)
             case Step.WATCH:
@@ -147,8 +149,7 @@ class DriveAttempt:
         self, work: AttemptWork, memory: AttemptMemory, error: ModelyardError
     ) -> timedelta | None:
         """Close the attempt, unless what hinders its start may still pass."""
-        waits_until = work.attempt.created_at + self.limits.start_wait_max
-        if error.retryable and self.clock.now() < waits_until:
+        if self._is_worth_waiting(error, memory, wait_max=self.limits.start_wait_max):
             raise error
         memory.start_failure = JobFailure(FailureReason.START, error.message)
         return await self._close(work, memory)
@@ -163,8 +164,9 @@ class DriveAttempt:
         return None
 
     async def _record_start(
-        self, work: AttemptWork, container: ContainerStatus
+        self, work: AttemptWork, container: ContainerStatus, memory: AttemptMemory
     ) -> timedelta | None:
+        memory.hindered_since = None
         location = self.runtime.log_location(container.name)
         started_at = container.started_at or self.clock.now()
         await self.record.started(self._lease(), work, log_location=location, at=started_at)
@@ -238,23 +240,22 @@ class DriveAttempt:
         is_job = isinstance(work.owner, JobWork)
         progress = await self._new_progress(work, memory) if is_job else None
         # 2. What it left goes to the registry, before anybody is told that it succeeded.
-        outcome = await self._outcome(work, end)
+        outcome = await self._outcome(work, end, memory)
         # 3. End, capacity and owner in one commit; then its span.
         if await self.record.exited(self._lease(), work, end, outcome, progress=progress):
             self._trace(work, end)
         return None
 
-    async def _outcome(self, work: AttemptWork, end: ContainerExit) -> Outcome:
+    async def _outcome(
+        self, work: AttemptWork, end: ContainerExit, memory: AttemptMemory
+    ) -> Outcome:
         if end.code == 0 and end.cause is None and isinstance(work.owner, JobWork):
             if work.stop is not None or not work.is_current:
                 return Succeeded(())  # nobody asks for its outputs any more
             try:
                 return Succeeded(await self.store_outputs(work, work.owner))
             except ModelyardError as error:
-                if (
-                    error.retryable
-                    and self.clock.now() < end.ended_at + self.limits.upload_wait_max
-                ):
+                if self._is_worth_waiting(error, memory, wait_max=self.limits.upload_wait_max):
                     raise
                 return await self._failure(work, end, FailureReason.OUTPUTS, error.message)
         reason, message = _why(end, memory_bytes=work.attempt.resources.memory_bytes)
@@ -274,6 +275,13 @@ class DriveAttempt:
         message = "its container is gone, and how it ended is not known"
         await self.record.lost(lease, work, JobFailure(FailureReason.LOST, message))
         return None
+
+    def _is_worth_waiting(
+        self, error: ModelyardError, memory: AttemptMemory, *, wait_max: timedelta
+    ) -> bool:
+        """Tell whether what failed may still pass; a platform that was away costs no patience."""
+        memory.hindered_since = memory.hindered_since or self.clock.now()
+        return error.retryable and self.clock.now() < memory.hindered_since + wait_max
 
     def _lease(self) -> Lease:
         lease = self.node_lease.held
