@@ -3,6 +3,9 @@
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
+from services.chassis.errors import Unavailable
 from services.scheduler.domain.attempts.attempt import AttemptState
 from services.scheduler.domain.attempts.runtime import ContainerPhase as P
 from tests.unit.scheduler_runner.bench import Bench
@@ -45,3 +48,23 @@ async def test_nothing_is_touched_without_the_node_s_lease(bench: Bench) -> None
 
     assert await bench.clean_up() == 0
     assert bench.runtime.calls == []
+
+
+async def test_one_that_can_not_be_deleted_keeps_none_of_the_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed: list[str] = []
+
+    async def remove(name: str) -> None:
+        if name == "modelyard-att_1":
+            raise Unavailable("the node")
+        removed.append(name)
+
+    monkeypatch.setattr(bench.runtime, "remove", remove)
+    for name in ("modelyard-att_1", "modelyard-att_2"):
+        bench.runtime.is_(P.TOMBSTONE, name)
+
+    with pytest.raises(Unavailable):
+        await bench.clean_up()
+
+    assert removed == ["modelyard-att_2"]
