@@ -208,6 +208,7 @@ def wire(ports: Ports, settings: Settings) -> App:
                 ids,
                 queued_jobs_max=admission.queued_jobs_max,
                 retry_after=admission.queue_retry_after,
+                images=settings.runtime.images.keys(),
             ),
             get_job=GetJob(store),
             list_jobs=ListJobs(store),
@@ -215,7 +216,11 @@ def wire(ports: Ports, settings: Settings) -> App:
         ),
         deployments=DeploymentRpcs(
             create_deployment=CreateDeployment(
-                store, ports.models, ids, replicas_max=admission.replicas_max
+                store,
+                ports.models,
+                ids,
+                replicas_max=admission.replicas_max,
+                images=settings.runtime.images.keys() & MODEL_SERVERS.keys(),
             ),
             get_deployment=GetDeployment(store),
             list_deployments=ListDeployments(store),

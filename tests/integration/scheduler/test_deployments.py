@@ -34,6 +34,12 @@ async def a_served_deployment(yard: Yard, *, replica_count: int = 1) -> ShownDep
     return await shown(yard)
 
 
+async def test_an_image_without_a_known_server_is_refused(yard: Yard) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        await yard.a_deployment(image="modelyard/gone")
+    assert refused.value.detail["field"] == "spec.image"
+
+
 async def test_a_deployment_pins_its_version_and_queues_its_replicas(yard: Yard) -> None:
     made = await yard.a_deployment(replica_count=2)
     assert yard.catalog.asked == [ModelReference("digits", alias="champion")]

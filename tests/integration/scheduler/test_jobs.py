@@ -1,6 +1,7 @@
 """Jobs on a real database: submit, show, list, cancel."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -37,6 +38,19 @@ async def test_a_fact_is_told_under_the_submissions_trace(yard: Yard) -> None:
     job = await yard.a_job()
     [event] = await yard.events(job.id)
     assert event["traceparent"].split("-")[1] == TRACEPARENT.split("-")[1]
+
+
+async def test_an_unknown_image_is_refused_with_those_that_are_known(yard: Yard) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        await yard.a_job(image="modelyard/gone")
+    assert refused.value.detail["field"] == "spec.image"
+    assert "modelyard/base, modelyard/serve" in refused.value.message
+
+
+async def test_a_repeated_submission_is_answered_though_its_image_is_gone(yard: Yard) -> None:
+    first = await submit_with_key(yard)
+    yard.submit_job = replace(yard.submit_job, images=())
+    assert (await submit_with_key(yard)).id == first.id
 
 
 async def test_a_repeated_submission_makes_one_job(yard: Yard) -> None:

@@ -77,6 +77,14 @@ class FakeCatalog:
         return self.pin
 
 
+IMAGES = {
+    "modelyard/base",
+    "modelyard/serve",
+    "modelyard/serve-sklearn",
+    "modelyard/train-sklearn",
+}
+
+
 class Yard:
     """Builders and views of one test's scheduler."""
 
@@ -90,13 +98,17 @@ class Yard:
         self.store = PostgresUnitOfWork(self.database)
         self.catalog = FakeCatalog()
         self.submit_job = SubmitJob(
-            self.store, self.ids, queued_jobs_max=3, retry_after=timedelta(seconds=5)
+            self.store,
+            self.ids,
+            queued_jobs_max=3,
+            retry_after=timedelta(seconds=5),
+            images=IMAGES,
         )
         self.run_cycle = RunSchedulingCycle(
             self.store, self.ids, heads_max=50, batch_max=4, node_silence_max=timedelta(seconds=30)
         )
         self.create_deployment = CreateDeployment(
-            self.store, self.catalog, self.ids, replicas_max=4
+            self.store, self.catalog, self.ids, replicas_max=4, images=IMAGES
         )
         self.delete_deployment = DeleteDeployment(self.store)
         self.get_deployment = GetDeployment(self.store)

@@ -75,10 +75,17 @@ class RunnerYard:
         self.model = ModelPin("digits", 1, ())
         self.cancel_job = CancelJob(self.store)
         self.delete_deployment = DeleteDeployment(self.store)
+        images = {BASE_IMAGE, SERVER_IMAGE}
         self._submit = SubmitJob(
-            self.store, ids, queued_jobs_max=10, retry_after=timedelta(seconds=1)
+            self.store,
+            ids,
+            queued_jobs_max=10,
+            retry_after=timedelta(seconds=1),
+            images=images,
         )
-        self._create_deployment = CreateDeployment(self.store, self, ids, replicas_max=5)
+        self._create_deployment = CreateDeployment(
+            self.store, self, ids, replicas_max=5, images=images
+        )
         self._reconcile = ReconcileDeployments(
             self.store, deployments_per_pass_max=10, routes_settle=timedelta(0)
         )

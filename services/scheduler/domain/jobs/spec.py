@@ -5,7 +5,7 @@ Always holds: a spec that passed `check` fits in one row, one event and one proc
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -153,6 +153,12 @@ def check_image(image: str, *, field: str) -> None:
     """Raise InvalidArgument unless this can be an image's name."""
     if not _IMAGE.fullmatch(image):
         raise InvalidArgument(field, f"must match {_IMAGE.pattern}")
+
+
+def check_image_known(image: str, known: Collection[str], *, field: str) -> None:
+    """Raise InvalidArgument unless something here runs this image."""
+    if image not in known:
+        raise InvalidArgument(field, f"must be one of {', '.join(sorted(known))}")
 
 
 def _check_count(field: str, count: int, *, least: int = 0, most: int) -> None:

@@ -1,5 +1,6 @@
 """Start serving a model version."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,6 +10,7 @@ from services.chassis.tenancy import TenantId
 from services.scheduler.domain.deployments.deployment import Deployment, DeploymentSpec
 from services.scheduler.domain.deployments.replica import Replica
 from services.scheduler.domain.identities import DeploymentId, ReplicaId
+from services.scheduler.domain.jobs.spec import check_image_known
 from services.scheduler.use_cases.deployments.shown import ShownDeployment
 from services.scheduler.use_cases.ports import ModelCatalog, RequestKey, UnitOfWork
 
@@ -27,6 +29,8 @@ class CreateDeployment:
     ids: Ids
     replicas_max: int
     """How many replicas all of a tenant's deployments may have together."""
+    images: Collection[str]
+    """Those that the nodes' runtime knows, and that hold a model server."""
 
     async def __call__(
         self,
@@ -49,7 +53,8 @@ class CreateDeployment:
                     earlier = await tx.deployments.find(made)
                     replicas = await tx.deployments.replicas([earlier.id])
                     return ShownDeployment(earlier, replicas[earlier.id])
-            # 4. There is a machine for it, and quota.
+            # 4. There is an image and a machine for it, and quota.
+            check_image_known(spec.image, self.images, field="spec.image")
             if not await tx.fleet.could_ever_fit(spec.resources):
                 raise InvalidArgument("spec.resources", "no node is large enough")
             used = await tx.deployments.wanted_replica_count()

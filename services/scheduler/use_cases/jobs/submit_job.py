@@ -1,5 +1,6 @@
 """Take a job in."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -9,7 +10,7 @@ from services.chassis.ids import Ids
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import Job
-from services.scheduler.domain.jobs.spec import JobSpec
+from services.scheduler.domain.jobs.spec import JobSpec, check_image_known
 from services.scheduler.use_cases.ports import RequestKey, UnitOfWork
 
 METHOD: Final = "SubmitJob"
@@ -24,6 +25,8 @@ class SubmitJob:
     queued_jobs_max: int
     """How many of a tenant's jobs may stand in line."""
     retry_after: timedelta
+    images: Collection[str]
+    """Those that the nodes' runtime knows."""
 
     async def __call__(
         self,
@@ -42,7 +45,8 @@ class SubmitJob:
                 made = await tx.answers.remember(METHOD, key)
                 if made is not None:
                     return await tx.jobs.get(JobId(made))
-            # 3. There is a machine for it, and a place in line.
+            # 3. There is an image and a machine for it, and a place in line.
+            check_image_known(spec.image, self.images, field="spec.image")
             if not await tx.fleet.could_ever_fit(spec.resources):
                 raise InvalidArgument("spec.resources", "no node is large enough")
             if await tx.jobs.queued_count() >= self.queued_jobs_max:
