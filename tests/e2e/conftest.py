@@ -19,7 +19,8 @@ def platform(platform: RunningPlatform) -> Platform:
 
 @pytest.fixture
 def client(platform: Platform) -> Iterator[Client]:
-    with platform.client() as client:
+    """Give a client that is patient enough for a service that is started again."""
+    with platform.client(tries_max=30) as client:
         yield client
 
 

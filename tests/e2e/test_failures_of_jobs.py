@@ -30,6 +30,12 @@ FAILING = {
     "it runs for too long": Failing(
         "time.sleep(600)", "run_timeout", 143, run=timedelta(seconds=2)
     ),
+    "it leaves in order when it ran for too long": Failing(
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); time.sleep(600)",
+        "run_timeout",
+        0,
+        run=timedelta(seconds=2),
+    ),
     "it ignores that it ran for too long": Failing(
         "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)",
         "run_timeout",
