@@ -31,7 +31,7 @@ CYCLE_DURATION: Final = histogram(
 )
 WAITING: Final = gauge(
     "modelyard_scheduler_waiting_heads",
-    help="Jobs and replicas that the last cycle saw in line, at most its bound a kind.",
+    help="Jobs and replicas in line that a living node could hold, at most a cycle's bound a kind.",
     labels=("kind",),
 )
 

@@ -302,8 +302,12 @@ class Nodes(Protocol):
 class Line(Protocol):
     """Who waits for capacity."""
 
-    async def heads(self, *, limit: int) -> Sequence[Head]:
-        """Return at most `limit` heads of each kind, in order; nothing is locked."""
+    async def heads(self, *, limit: int, alive_since: datetime) -> Sequence[Head]:
+        """Return at most `limit` heads of each kind, in order; nothing is locked.
+
+        Those that no node alive since then could ever hold are passed over: they must not fill the
+        places of all who could run.
+        """
         ...
 
 

@@ -1,6 +1,7 @@
 """The scheduling cycle on a real database."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -159,3 +160,12 @@ async def test_nothing_is_placed_under_a_lost_lease(yard: Yard) -> None:
     with pytest.raises(LeaseLost):
         await yard.run_cycle(lost)
     assert await yard.open_work() == []
+
+
+async def test_those_that_no_node_could_hold_fill_nobodys_place_in_a_cycle(yard: Yard) -> None:
+    await yard.a_job(resources=cores(64), priority=9)
+    job = await yard.a_job(resources=cores(1))
+    await yard.a_node()
+    yard.run_cycle = replace(yard.run_cycle, heads_max=1)
+
+    assert await yard.cycle() == [(job.id, Outcome.PLACED)]

@@ -106,8 +106,8 @@ class PostgresLine:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def heads(self, *, limit: int) -> Sequence[Head]:
-        """Return the heads of both kinds, in order."""
+    async def heads(self, *, limit: int, alive_since: datetime) -> Sequence[Head]:
+        """Return the heads of both kinds that a living node could hold, in order."""
         jobs = await self._connection.execute(
             sa.select(
                 JOBS.c.id,
@@ -117,7 +117,7 @@ class PostgresLine:
                 JOBS.c.memory_bytes,
                 JOBS.c.gpu_count,
             )
-            .where(JOBS.c.state == JobState.QUEUED)
+            .where(JOBS.c.state == JobState.QUEUED, _could_hold(JOBS, alive_since))
             .order_by(JOBS.c.priority.desc(), JOBS.c.queue_seq)
             .limit(limit)
         )
@@ -131,7 +131,7 @@ class PostgresLine:
                 DEPLOYMENTS.c.gpu_count,
             )
             .join_from(REPLICAS, DEPLOYMENTS, DEPLOYMENTS.c.id == REPLICAS.c.deployment_id)
-            .where(REPLICAS.c.state == ReplicaState.QUEUED)
+            .where(REPLICAS.c.state == ReplicaState.QUEUED, _could_hold(DEPLOYMENTS, alive_since))
             .order_by(REPLICAS.c.queue_seq)
             .limit(limit)
         )
@@ -139,6 +139,12 @@ class PostgresLine:
             *(to_head(row, OwnerKind.REPLICA) for row in replicas.mappings()),
             *(to_head(row, OwnerKind.JOB) for row in jobs.mappings()),
         ]
+
+
+def _could_hold(asking: sa.Table, alive_since: datetime) -> sa.ColumnElement[bool]:
+    """Tell whether some living node, if it were empty, could hold what a row asks for."""
+    amounts = (NODES.c[column] >= asking.c[column] for column in from_resources(Resources()))
+    return sa.exists().where(NODES.c.heartbeat_at >= alive_since, *amounts)
 
 
 def to_node(row: sa.RowMapping) -> Node:

@@ -79,8 +79,9 @@ class RunSchedulingCycle:
 
     async def _snapshot(self) -> tuple[Sequence[Head], Sequence[Node]]:
         async with self.unit_of_work.system(because="the line spans tenants") as tx:
-            nodes = await tx.nodes.alive(since=tx.now - self.node_silence_max)
-            heads = await tx.line.heads(limit=self.heads_max)
+            alive_since = tx.now - self.node_silence_max
+            nodes = await tx.nodes.alive(since=alive_since)
+            heads = await tx.line.heads(limit=self.heads_max, alive_since=alive_since)
         return heads, nodes
 
     async def _apply(
