@@ -12,7 +12,6 @@ from modelyard.scheduler.v1.deployment_service_pb2_grpc import DeploymentService
 from modelyard.scheduler.v1.job_service_pb2_grpc import JobServiceStub
 from opentelemetry.trace import TracerProvider
 from slowapi import Limiter
-from sqlalchemy import select
 
 from services.api_gateway.adapters.logs_client import GrpcLogs
 from services.api_gateway.adapters.postgres.keys import KeyUnitOfWork, PostgresDirectory
@@ -145,11 +144,7 @@ async def _wire(
         tracer_provider=provider,
     )
 
-    async def database_answers() -> None:
-        async with base.system(because="readiness") as tx:
-            await tx.connection.execute(select(1))
-
-    edge.readiness.add("database", database_answers)
+    edge.readiness.add("database", base.ping)
     return edge, routes
 
 

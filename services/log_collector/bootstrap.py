@@ -1,6 +1,5 @@
 """The log collector's wiring: settings → ports → use cases → RPCs, consumer, loops."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -8,7 +7,6 @@ from typing import Final
 
 import grpc.aio
 from modelyard.logs.v1.log_service_pb2_grpc import add_LogServiceServicer_to_server
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.chassis.clock import Clock, SystemClock
@@ -16,7 +14,6 @@ from services.chassis.db.engine import open_engine
 from services.chassis.db.janitor import Janitor
 from services.chassis.db.relay import Relay
 from services.chassis.db.unit_of_work import PostgresUnitOfWork
-from services.chassis.errors import Unavailable
 from services.chassis.events.consumer import EventConsumer, Handler
 from services.chassis.events.kafka_consumer import open_subscription
 from services.chassis.events.kafka_producer import KafkaProducer, open_producer
@@ -24,7 +21,7 @@ from services.chassis.events.ports import Subscription
 from services.chassis.ids import Ids, TimeOrderedIds
 from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_until_stopped
 from services.chassis.rpc.identity import TokenVerifier
-from services.chassis.rpc.server import serve as serve_rpcs
+from services.chassis.rpc.server import RpcLoop
 from services.chassis.telemetry.logging import set_up_logging
 from services.chassis.telemetry.tracing import open_tracing
 from services.chassis.web.operations import serve_operations
@@ -205,24 +202,21 @@ async def serve(settings: Settings) -> int:
                 service=SERVICE,
                 group=SERVICE,
             )
-            answering = asyncio.Event()
-            readiness = _readiness(infrastructure, answering)
-
-            async def answer(stopping: asyncio.Event) -> None:
-                async with serve_rpcs(
-                    settings.grpc,
-                    register=app.register,
-                    services=(LOG_SERVICE,),
-                    verifier=infrastructure.verifier,
-                    required_scopes=SCOPES,
-                ) as server:
-                    answering.set()
-                    await stopping.wait()
-                    app.live.drain()
-                    await server.drain(settings.shutdown.stage_timeout / 2)
-
+            rpcs = RpcLoop(
+                settings.grpc,
+                register=app.register,
+                services=(LOG_SERVICE,),
+                verifier=infrastructure.verifier,
+                required_scopes=SCOPES,
+                drain_max=settings.shutdown.stage_timeout / 2,
+                on_drain=app.live.drain,
+            )
+            readiness = Readiness()
+            readiness.add("grpc", rpcs.ping)
+            readiness.add("database", infrastructure.database.ping)
+            readiness.add("kafka", infrastructure.producer.ping)
             supervisor = Supervisor()
-            supervisor.add("grpc", answer, Stage.INTAKE)
+            supervisor.add("grpc", rpcs.run, Stage.INTAKE)
             supervisor.add("consumer", consumer.run, Stage.INTAKE)
             supervisor.add("collect", app.collect_streams.run, Stage.WORK)
             supervisor.add("publish", app.publish_blocks.run, Stage.RELAY)
@@ -230,19 +224,3 @@ async def serve(settings: Settings) -> int:
             supervisor.add("janitor", Janitor(infrastructure.engine, chassis).run, Stage.LAST)
             await stack.enter_async_context(serve_operations(settings.operations, readiness))
             return await run_until_stopped(supervisor, readiness, settings.shutdown)
-
-
-def _readiness(infrastructure: Infrastructure, answering: asyncio.Event) -> Readiness:
-    async def database_answers() -> None:
-        async with infrastructure.database.system(because="readiness") as tx:
-            await tx.connection.execute(select(1))
-
-    async def rpcs_are_answered() -> None:
-        if not answering.is_set():
-            raise Unavailable("grpc")
-
-    readiness = Readiness()
-    readiness.add("grpc", rpcs_are_answered)
-    readiness.add("database", database_answers)
-    readiness.add("kafka", infrastructure.producer.ping)
-    return readiness

@@ -1,6 +1,5 @@
 """The model registry's wiring: settings → ports → use cases → RPCs, consumer, loops."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ from typing import Final
 import grpc.aio
 from modelyard.registry.v1.artifact_service_pb2_grpc import add_ArtifactServiceServicer_to_server
 from modelyard.registry.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.chassis.clock import Clock, SystemClock
@@ -17,7 +15,6 @@ from services.chassis.db.engine import autocommitting, open_engine
 from services.chassis.db.janitor import Janitor
 from services.chassis.db.relay import Relay
 from services.chassis.db.unit_of_work import PostgresUnitOfWork, database_breaker
-from services.chassis.errors import Unavailable
 from services.chassis.events.consumer import EventConsumer, Handler
 from services.chassis.events.kafka_consumer import open_subscription
 from services.chassis.events.kafka_producer import KafkaProducer, open_producer
@@ -25,7 +22,7 @@ from services.chassis.events.ports import Subscription
 from services.chassis.ids import Ids, TimeOrderedIds
 from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_until_stopped
 from services.chassis.rpc.identity import TokenVerifier
-from services.chassis.rpc.server import serve as serve_rpcs
+from services.chassis.rpc.server import RpcLoop
 from services.chassis.telemetry.logging import set_up_logging
 from services.chassis.telemetry.tracing import open_tracing
 from services.chassis.web.operations import serve_operations
@@ -176,19 +173,26 @@ async def serve(settings: Settings) -> int:
     with open_tracing(SERVICE, settings.telemetry):
         async with AsyncExitStack() as stack:
             ports, infrastructure = await stack.enter_async_context(production_ports(settings))
-            answering = asyncio.Event()
-            readiness = _readiness(infrastructure, answering)
+            app = wire(ports)
+            rpcs = RpcLoop(
+                settings.grpc,
+                register=app.register,
+                services=RPC_SERVICES,
+                verifier=infrastructure.verifier,
+                required_scopes=REQUIRED_SCOPES,
+                drain_max=settings.shutdown.stage_timeout / 2,
+            )
+            readiness = Readiness()
+            readiness.add("grpc", rpcs.ping)
+            readiness.add("database", infrastructure.database.ping)
+            readiness.add("kafka", infrastructure.producer.ping)
             await stack.enter_async_context(serve_operations(settings.operations, readiness))
-            supervisor = _supervisor(wire(ports), ports, infrastructure, settings, answering)
+            supervisor = _supervisor(app, rpcs, ports, infrastructure)
             return await run_until_stopped(supervisor, readiness, settings.shutdown)
 
 
 def _supervisor(
-    app: App,
-    ports: Ports,
-    infrastructure: Infrastructure,
-    settings: Settings,
-    answering: asyncio.Event,
+    app: App, rpcs: RpcLoop, ports: Ports, infrastructure: Infrastructure
 ) -> Supervisor:
     relay = Relay(
         infrastructure.engine,
@@ -206,38 +210,9 @@ def _supervisor(
         service=SERVICE,
         group=SERVICE,
     )
-
-    async def answer(stopping: asyncio.Event) -> None:
-        async with serve_rpcs(
-            settings.grpc,
-            register=app.register,
-            services=RPC_SERVICES,
-            verifier=infrastructure.verifier,
-            required_scopes=REQUIRED_SCOPES,
-        ) as server:
-            answering.set()
-            await stopping.wait()
-            await server.drain(settings.shutdown.stage_timeout / 2)
-
     supervisor = Supervisor()
-    supervisor.add("grpc", answer, Stage.INTAKE)
+    supervisor.add("grpc", rpcs.run, Stage.INTAKE)
     supervisor.add("consumer", consumer.run, Stage.INTAKE)
     supervisor.add("relay", relay.run, Stage.RELAY)
     supervisor.add("janitor", Janitor(infrastructure.engine, chassis).run, Stage.LAST)
     return supervisor
-
-
-def _readiness(infrastructure: Infrastructure, answering: asyncio.Event) -> Readiness:
-    async def database_answers() -> None:
-        async with infrastructure.database.system(because="readiness") as tx:
-            await tx.connection.execute(select(1))
-
-    async def rpcs_are_answered() -> None:
-        if not answering.is_set():
-            raise Unavailable("grpc")
-
-    readiness = Readiness()
-    readiness.add("grpc", rpcs_are_answered)
-    readiness.add("database", database_answers)
-    readiness.add("kafka", infrastructure.producer.ping)
-    return readiness

@@ -9,7 +9,6 @@ from typing import Final
 
 import grpc.aio
 from modelyard.scheduler.v1 import deployment_service_pb2_grpc, job_service_pb2_grpc
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.chassis.clock import Clock, SystemClock
@@ -25,7 +24,7 @@ from services.chassis.ids import Ids, TimeOrderedIds
 from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_until_stopped
 from services.chassis.rpc.client import Edge, open_channel
 from services.chassis.rpc.identity import TokenSigner, TokenVerifier
-from services.chassis.rpc.server import serve as serve_rpcs
+from services.chassis.rpc.server import RpcLoop
 from services.chassis.telemetry.logging import set_up_logging
 from services.chassis.telemetry.tracing import open_tracing
 from services.chassis.web.operations import serve_operations
@@ -148,9 +147,20 @@ async def serve(settings: Settings) -> int:
         async with AsyncExitStack() as stack:
             ports = await stack.enter_async_context(production_ports(settings))
             app = wire(ports, settings)
-            readiness = _readiness(ports)
+            rpcs = RpcLoop(
+                settings.grpc,
+                register=app.register,
+                services=(JOB_SERVICE, DEPLOYMENT_SERVICE),
+                verifier=ports.verifier,
+                required_scopes=REQUIRED_SCOPES,
+                drain_max=settings.shutdown.stage_timeout / 2,
+            )
+            readiness = Readiness()
+            readiness.add("grpc", rpcs.ping)
+            readiness.add("database", ports.database.ping)
+            readiness.add("kafka", ports.producer.ping)
             await stack.enter_async_context(serve_operations(settings.operations, readiness))
-            supervisor = _supervisor(app, ports, settings)
+            supervisor = _supervisor(app, rpcs, ports, settings)
             return await run_until_stopped(supervisor, readiness, settings.shutdown)
 
 
@@ -302,24 +312,13 @@ def _wire_runner(ports: Ports, settings: Settings) -> tuple[RunnerLoop, RemoveCo
     return loop, remove
 
 
-def _supervisor(app: App, ports: Ports, settings: Settings) -> Supervisor:
+def _supervisor(app: App, rpcs: RpcLoop, ports: Ports, settings: Settings) -> Supervisor:
     """Give every loop its place in the shutdown; leases go last."""
     relay = Relay(
         ports.engine, CHASSIS, ports.producer, holder=ports.ids.new("proc"), clock=ports.clock
     )
     ports.database.add_listener(relay.wake)
     ports.database.add_listener(app.wake)
-
-    async def answer(stopping: asyncio.Event) -> None:
-        async with serve_rpcs(
-            settings.grpc,
-            register=app.register,
-            services=(JOB_SERVICE, DEPLOYMENT_SERVICE),
-            verifier=ports.verifier,
-            required_scopes=REQUIRED_SCOPES,
-        ) as server:
-            await stopping.wait()
-            await server.drain(settings.shutdown.stage_timeout / 2)
 
     async def follow_log_streams(stopping: asyncio.Event) -> None:
         # A group of its own for each node: whose container it is, only the node knows.
@@ -338,7 +337,7 @@ def _supervisor(app: App, ports: Ports, settings: Settings) -> Supervisor:
             await consumer.run(stopping)
 
     supervisor = Supervisor()
-    supervisor.add("grpc", answer, Stage.INTAKE)
+    supervisor.add("grpc", rpcs.run, Stage.INTAKE)
     supervisor.add("log-stream", follow_log_streams, Stage.INTAKE)
     supervisor.add("scheduling", app.scheduling.run, Stage.INTAKE)
     supervisor.add("deployments", app.reconciling.run, Stage.INTAKE)
@@ -363,14 +362,3 @@ def _process_runtime(settings: Settings) -> ProcessRuntime:
         allow_mixed_tenants=runtime.allow_mixed_tenants,
         environment={"MODELYARD_STATE_ROOT": root} if root else {},
     )
-
-
-def _readiness(ports: Ports) -> Readiness:
-    async def database_answers() -> None:
-        async with ports.database.system(because="readiness") as tx:
-            await tx.connection.execute(select(1))
-
-    readiness = Readiness()
-    readiness.add("database", database_answers)
-    readiness.add("kafka", ports.producer.ping)
-    return readiness

@@ -128,6 +128,12 @@ def test_every_service_has_the_same_face(service: str) -> None:
         assert (folder / name).exists(), f"{service} lacks {name}"
 
 
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_is_ready_only_when_its_rpcs_are_answered(service: str) -> None:
+    bootstrap = (ROOT / "services" / service / "bootstrap.py").read_text()
+    assert ('supervisor.add("grpc"' in bootstrap) == ('readiness.add("grpc"' in bootstrap)
+
+
 def test_decisions_are_listed() -> None:
     folder = ROOT / "docs" / "adr"
     index = (folder / "README.md").read_text()

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final
 
+import sqlalchemy as sa
 from opentelemetry import trace
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -135,6 +136,11 @@ class PostgresUnitOfWork:
         """Open a unit of work that is no tenant's; the reason is on its span, if it has one."""
         async with self._open(None, because=because) as tx:
             yield tx
+
+    async def ping(self) -> None:
+        """Return when the database answers; raises Unavailable."""
+        async with self.system(because="readiness") as tx:
+            await tx.connection.execute(sa.select(1))
 
     @asynccontextmanager
     async def _open(self, tenant: TenantId | None, *, because: str) -> AsyncIterator[Transaction]:

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 
 import grpc
@@ -133,6 +134,48 @@ async def serve(
     finally:
         # Also after a drain that was itself cancelled.
         await server.stop(None)
+
+
+class RpcLoop:
+    """The server as one of a process's loops; `ping` is its readiness check."""
+
+    def __init__(
+        self,
+        settings: GrpcServerSettings,
+        *,
+        register: Callable[[grpc.aio.Server], None],
+        services: Sequence[str],
+        verifier: TokenVerifier,
+        required_scopes: Mapping[str, str],
+        drain_max: timedelta,
+        on_drain: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_drain` is called before calls at work are waited for, `drain_max` at most."""
+        self._serve = partial(
+            serve,
+            settings,
+            register=register,
+            services=services,
+            verifier=verifier,
+            required_scopes=required_scopes,
+        )
+        self._drain_max = drain_max
+        self._on_drain = on_drain
+        self._is_answering = False
+
+    async def ping(self) -> None:
+        """Return when calls are answered; raises Unavailable."""
+        if not self._is_answering:
+            raise Unavailable("grpc")
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Answer calls until `stopping` is set, then let those at work finish."""
+        async with self._serve() as server:
+            self._is_answering = True
+            await stopping.wait()
+            self._is_answering = False
+            self._on_drain()
+            await server.drain(self._drain_max)
 
 
 @dataclass(slots=True)

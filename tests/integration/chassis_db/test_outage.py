@@ -69,11 +69,14 @@ async def test_units_of_work_and_relay_recover_from_a_restart(state: State) -> N
             async with unit_of_work(ALPHA) as tx:
                 tx.emit(an_event(data=b"before"))
             postgres.halt(state)
+            with pytest.raises(Unavailable):
+                await unit_of_work.ping()
             for _ in range(8):  # past the breaker's threshold: open or closed, the answer is one
                 assert not await emitted()
 
             postgres.start(state, durable=False)
             await eventually(emitted)
+            await unit_of_work.ping()
 
             async def sent() -> bool:
                 return producer.values()[-1:] == [b"after"]
