@@ -1,6 +1,7 @@
 """The blob store on a real folder."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from pathlib import Path
@@ -205,3 +206,16 @@ async def test_other_work_goes_on_while_bytes_are_written(store: FileBlobStore) 
         upload = tasks.create_task(put(store, *([bytes(WRITE_BYTES)] * 4)))
         await count(upload)
     assert rounds > 4
+
+
+async def test_a_store_opens_while_another_one_closes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names_in = os.listdir
+
+    def with_one_that_goes(folder: Path) -> list[str]:
+        return [*names_in(folder), "gone-by-now"]
+
+    monkeypatch.setattr(os, "listdir", with_one_that_goes)
+    async with open_blob_store(tmp_path, blob_bytes_max=BLOB_BYTES_MAX, io_threads=2) as opened:
+        await put(opened, b"bytes")

@@ -16,7 +16,7 @@ from services.model_registry.entrypoints.grpc.paging import (
 )
 
 
-@given(st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=128))
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=128))
 def test_token_gives_its_key_back(key: str) -> None:
     token = page_to_pb(key).next_page_token
     assert key_of(PageRequest(page_token=token)) == key
