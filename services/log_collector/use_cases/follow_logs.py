@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Final
 
 from services.chassis.clock import Clock
-from services.chassis.errors import QueueFull
+from services.chassis.errors import QueueFull, Unavailable
 from services.chassis.tenancy import TenantId
 from services.log_collector import telemetry
 from services.log_collector.domain.log_stream import LogStream, OwnerKind, StreamState
@@ -49,7 +49,7 @@ class FollowLogs:
     async def __call__(
         self, tenant: TenantId, owner_id: str, *, after: LogPosition, wanted: LogFilter
     ) -> AsyncGenerator[Followed, None]:
-        """Yield pages as they come. Raises QueueFull."""
+        """Yield pages as they come. Raises QueueFull; Unavailable when it can't begin or the store fails."""
         if self._follower_count >= self.followers_max:
             raise QueueFull(
                 "log followers", limit=self.followers_max, retry_after=timedelta(seconds=5)
@@ -91,8 +91,15 @@ class _Follow:
             changed = signal.next()
             idle_s = clock.monotonic() - looked_at
             if version != live.streams_version or idle_s >= _LOOK_INTERVAL.total_seconds():
+                is_first = version < 0
                 version, looked_at = live.streams_version, clock.monotonic()
-                streams = self._followed(await self.use_case.streams_of(self.tenant, self.owner_id))
+                try:
+                    found = await self.use_case.streams_of(self.tenant, self.owner_id)
+                    streams = self._followed(found)
+                except Unavailable:
+                    # Output goes on without the database: only what has changed is seen later.
+                    if is_first:
+                        raise
             has_news = False
             for stream in streams:
                 async for page in self._news(stream):

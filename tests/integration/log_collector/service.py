@@ -52,11 +52,17 @@ from services.log_collector.domain.log_stream import LogStream
 from services.log_collector.entrypoints.consumers.attempt_lifecycle import TOPIC
 from services.log_collector.entrypoints.grpc.logs import LOG_SERVICE, SCOPES
 from services.log_collector.entrypoints.protobuf import event_of
-from services.log_collector.settings import CollectSettings, Settings, StoreSettings
+from services.log_collector.settings import (
+    CollectSettings,
+    ReadSettings,
+    Settings,
+    StoreSettings,
+)
 
 ACME = TenantId("acme")
 READER = frozenset({"logs:read"})
 CLOCK = SystemClock()
+FOLLOWERS_MAX = 8
 
 
 def identity() -> tuple[TokenSigner, TokenVerifier]:
@@ -174,6 +180,7 @@ def settings_of(root: Path, *, database_url: str, bootstrap_servers: str) -> Set
     return Settings(
         collect=CollectSettings(containers_root=root / "containers"),
         store=StoreSettings(root=root / "store"),
+        read=ReadSettings(followers_max=FOLLOWERS_MAX),
         grpc=GrpcServerSettings(port=0),
         operations=OperationsSettings(port=0),
         postgres=PostgresSettings(url=SecretStr(database_url)),

@@ -302,6 +302,23 @@ async def test_blocks_are_published_after_the_cursor_could_not_be_written(
     await until((tmp_path / "store" / "att_1" / "published.json").exists)
 
 
+async def test_a_follow_goes_on_while_the_database_is_away(yard: Yard) -> None:
+    log = yard.container(STREAM)
+    log.write("one")
+    await yard.open_stream(yard.event(STREAM))
+    pages = yard.follow_logs(ACME, "job_1", after=BEGINNING, wanted=ANY)
+    texts = [record.text for _, record in (await anext(pages)).records]
+    yard.database.is_down = True
+    yard.live.stream_changed(STREAM)  # makes the follower look
+    log.write("two")
+    texts += [record.text for _, record in (await anext(pages)).records]
+    yard.database.is_down = False
+    await yard.end_stream(yard.event(STREAM))
+
+    assert texts == ["one", "two"]
+    assert [page.is_complete async for page in pages] == [True]
+
+
 async def test_a_database_that_is_away_delays_the_end_only(yard: Yard) -> None:
     log = yard.container(STREAM)
     await yard.open_stream(yard.event(STREAM))

@@ -24,7 +24,12 @@ from services.log_collector.bootstrap import DEAD_LETTERS
 from services.log_collector.domain.records import Source
 from services.log_collector.entrypoints.protobuf import TOPIC as STREAMS
 from tests.integration.log_collector.fakes import until
-from tests.integration.log_collector.service import Service, attempt_event, running_service
+from tests.integration.log_collector.service import (
+    FOLLOWERS_MAX,
+    Service,
+    attempt_event,
+    running_service,
+)
 from tests.unit.log_collector.builders import ContainerLog, a_stream, entry
 
 STREAM = a_stream()
@@ -202,7 +207,7 @@ async def test_a_drain_ends_a_follow_without_complete(service: Service, log: Con
 async def test_more_followers_than_places_are_told_to_come_again(service: Service) -> None:
     follows = [
         service.client.follow(pb.FollowLogsRequest(owner_id=f"job_{number}"))
-        for number in range(257)
+        for number in range(FOLLOWERS_MAX + 1)
     ]
 
     async def refused(pages: AsyncIterator[pb.FollowLogsResponse]) -> ModelyardError:
