@@ -18,6 +18,7 @@ from services.scheduler.domain.attempts.runtime import (
     ContainerPhase,
     ContainerSpec,
     ContainerStatus,
+    EndCause,
     LeftFile,
     ProgressData,
 )
@@ -242,7 +243,7 @@ class Runtime:
 
     async def stop(self, name: str, *, grace: timedelta) -> ContainerStatus:
         self._call(f"stop {grace.total_seconds():g}")
-        self.is_(ContainerPhase.EXITED, name, exit=an_exit(143))
+        self.is_(ContainerPhase.EXITED, name, exit=an_exit(143, cause=EndCause.STOP))
         return await self.inspect(name)
 
     async def remove(self, name: str) -> None:

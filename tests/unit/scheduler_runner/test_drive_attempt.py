@@ -243,7 +243,9 @@ async def test_replica_is_stopped_when_it_does_not_get_ready(bench: Bench) -> No
     await bench.drive(work)
 
     assert bench.runtime.calls == ["stop 10"]
-    assert bench.store.rows["rep_1"].restart_at is not None
+    replica = bench.store.rows["rep_1"]
+    assert replica.reason == "its server does not answer"
+    assert replica.restart_at is not None
 
 
 async def test_replica_is_taken_out_after_failures_in_a_row(bench: Bench) -> None:

@@ -72,6 +72,8 @@ class AttemptMemory:
     start_failure: JobFailure | None = None
     hindered_since: datetime | None = None
     """When what is tried again now, the start or the upload, first failed."""
+    stopped_because: str | None = None
+    """Why the runner itself stopped it, if it did."""
     is_running: bool = False
     """The container was seen running: its exit is worth waiting for."""
 
@@ -201,7 +203,7 @@ class DriveAttempt:
     ) -> timedelta | None:
         is_ready = await self.probe.is_ready(container.labels[LABEL_READY_URL])
         if replica.address is None:
-            return await self._watch_warming(work, container, is_ready=is_ready)
+            return await self._watch_warming(work, container, memory, is_ready=is_ready)
         memory.probe_failure_count = 0 if is_ready else memory.probe_failure_count + 1
         if memory.probe_failure_count < self.limits.probe_failures_max:
             return self.limits.probe_interval
@@ -210,7 +212,12 @@ class DriveAttempt:
         return None
 
     async def _watch_warming(
-        self, work: AttemptWork, container: ContainerStatus, *, is_ready: bool
+        self,
+        work: AttemptWork,
+        container: ContainerStatus,
+        memory: AttemptMemory,
+        *,
+        is_ready: bool,
     ) -> timedelta | None:
         if is_ready:
             address = container.labels[LABEL_ADDRESS]
@@ -218,6 +225,7 @@ class DriveAttempt:
             return None
         assert container.started_at is not None, "what is watched has started"
         if self.clock.now() >= container.started_at + self.limits.ready_wait_max:
+            memory.stopped_because = "its server does not answer"
             return await self._stop(work)
         return self.limits.warming_interval
 
@@ -259,6 +267,8 @@ class DriveAttempt:
                     raise
                 return await self._failure(work, end, FailureReason.OUTPUTS, error.message)
         reason, message = _why(end, memory_bytes=work.attempt.resources.memory_bytes)
+        if end.cause is EndCause.STOP:
+            message = memory.stopped_because or message
         return await self._failure(work, end, reason, message)
 
     async def _failure(
