@@ -17,9 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.chassis.db import telemetry
 from services.chassis.db.engine import autocommitting, begin
 from services.chassis.db.errors import database_errors
-from services.chassis.db.lease import until
 from services.chassis.db.tables import ChassisTables
 from services.chassis.errors import ModelyardError
+from services.chassis.waiting import is_set_within
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Janitor:
                 await self.delete_expired()
             except ModelyardError as error:
                 logger.warning("expired rows not deleted", error=str(error))
-            await until(stopping, self._interval.total_seconds())
+            await is_set_within(stopping, self._interval.total_seconds())
 
     async def delete_expired(self) -> int:
         """Make one pass; return how many rows went. Raises Unavailable."""

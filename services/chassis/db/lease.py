@@ -14,7 +14,6 @@ for both.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,6 +29,7 @@ from services.chassis.db.engine import autocommitting, begin
 from services.chassis.db.errors import LeaseLost, database_errors
 from services.chassis.db.tables import ChassisTables
 from services.chassis.errors import ModelyardError
+from services.chassis.waiting import is_set_within
 
 _RENEWALS_PER_TTL: Final = 3
 _MARGIN_SHARE: Final = 0.2
@@ -162,7 +162,7 @@ class LeaseKeeper:
             except (ModelyardError, TimeoutError) as error:
                 logger.warning("lease not renewed", lease=self.name, error=str(error))
             self._report(was_held)
-            await until(stopping, interval_s)
+            await is_set_within(stopping, interval_s)
         try:
             async with asyncio.timeout(interval_s):
                 await self.release()
@@ -216,10 +216,3 @@ class LeaseKeeper:
 
     def _expiry(self) -> sa.ColumnElement[object]:
         return _DATABASE_NOW + self._ttl
-
-
-async def until(stopping: asyncio.Event, seconds: float) -> None:
-    """Wait that long, or less once `stopping` is set."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stopping.wait()

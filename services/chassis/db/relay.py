@@ -32,12 +32,13 @@ from services.chassis.clock import Clock
 from services.chassis.db import telemetry
 from services.chassis.db.engine import autocommitting, begin
 from services.chassis.db.errors import database_errors
-from services.chassis.db.lease import HeldLease, LeaseKeeper, hold_all, until
+from services.chassis.db.lease import HeldLease, LeaseKeeper, hold_all
 from services.chassis.db.tables import SHARD_COUNT, ChassisTables, shard_of
 from services.chassis.errors import ModelyardError, Unavailable
 from services.chassis.events.envelope import NewEvent, record_of
 from services.chassis.events.ports import Producer, Record
 from services.chassis.telemetry.tracing import context_from, tracer
+from services.chassis.waiting import is_set_within
 
 _LINKS_MAX: Final = 64
 _BACKOFF_MIN_S: Final = 0.1
@@ -142,11 +143,11 @@ class Relay:
             except ModelyardError as error:
                 outages += 1
                 logger.warning("outbox not relayed", error=str(error))
-                await until(stopping, _backoff_s(outages))
+                await is_set_within(stopping, _backoff_s(outages))
                 continue
             outages = 0
             if not more:
-                await until(self._woken, self._poll_interval.total_seconds())
+                await is_set_within(self._woken, self._poll_interval.total_seconds())
         # What the last requests have committed before they ended.
         with contextlib.suppress(ModelyardError):
             await self.relay_once()

@@ -45,8 +45,8 @@ from services.chassis.events.ports import (
     Subscription,
     TopicPartition,
 )
-from services.chassis.events.waiting import is_set_within
 from services.chassis.telemetry.tracing import context_from, tracer
+from services.chassis.waiting import is_set_within
 
 Handler = Callable[[Event], Awaitable[object]]
 

@@ -19,7 +19,7 @@ from typing import Final
 from services.chassis.errors import ModelyardError, PayloadTooLarge, QueueFull, Unavailable
 from services.chassis.events.partitioning import partition_of
 from services.chassis.events.ports import ReceivedRecord, Record, TopicPartition
-from services.chassis.events.waiting import is_set_within
+from services.chassis.waiting import is_set_within
 
 RECORD_BYTES_MAX: Final = 1_000_000
 

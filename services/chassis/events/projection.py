@@ -24,8 +24,8 @@ from services.chassis.events.consumer import DEFAULT_BACKOFF, Backoff, place
 from services.chassis.events.envelope import Event, Undecodable, from_record
 from services.chassis.events.kafka_consumer import open_reader as open_kafka_reader
 from services.chassis.events.ports import ReceivedRecord, TopicReader
-from services.chassis.events.waiting import is_set_within
 from services.chassis.settings import KafkaSettings
+from services.chassis.waiting import is_set_within
 
 _RECORDS_MAX: Final = 1_000
 _POLL_S: Final = 0.1

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Final
 
 from services.chassis.clock import Clock
+from services.chassis.waiting import is_set_within
 from services.log_collector import telemetry
 from services.log_collector.domain.assembly import Carry, Gap, assemble, finished
 from services.log_collector.domain.checkpoint import FilePosition, OpenBlock
@@ -25,7 +26,6 @@ from services.log_collector.use_cases.ports import (
     LogStore,
     OutputFile,
 )
-from services.log_collector.use_cases.signal import wait_until
 from services.log_collector.use_cases.unpublished import Unpublished
 
 _ABSENT: Final = Gap("output may be missing here: the container's log file was absent")
@@ -215,7 +215,7 @@ class _Collecting:
             waits.append(self._synced + self._bounds.sync_interval.total_seconds() - now)
         if self._collection.has_ended:
             waits.append(self._bounds.settle_after_end.total_seconds())
-        await wait_until(self._collection.wake, at_most_s=max(0.0, min(waits)))
+        await is_set_within(self._collection.wake, max(0.0, min(waits)))
 
     def _has_settled(self, chunk: Chunk) -> bool:
         """Tell whether the end has been quiet for long enough to be the end."""

@@ -8,12 +8,12 @@ from typing import Final
 from loguru import logger
 
 from services.chassis.errors import ModelyardError
+from services.chassis.waiting import is_set_within
 from services.log_collector import telemetry
 from services.log_collector.use_cases.collect_stream import Collection, CollectStream
 from services.log_collector.use_cases.complete_stream import CompleteStream
 from services.log_collector.use_cases.live_output import LiveOutput
 from services.log_collector.use_cases.ports import UnitOfWork
-from services.log_collector.use_cases.signal import wait_until
 
 _LOOK_INTERVAL: Final = timedelta(seconds=1)
 """Fallback only: in this process a commit wakes the loop; another process's does not."""
@@ -44,7 +44,7 @@ class CollectStreams:
             while not stopping.is_set():
                 changed = self.live.streams_changed.next()
                 await self._look(group)
-                await wait_until(changed, at_most_s=_LOOK_INTERVAL.total_seconds())
+                await is_set_within(changed, _LOOK_INTERVAL.total_seconds())
             for collection in self._running.values():
                 collection.stop()
 
@@ -78,7 +78,7 @@ class CollectStreams:
             while not await self._is_done(collection):
                 collection.wake.clear()
                 if not collection.is_stopping:
-                    await wait_until(collection.wake, at_most_s=_RETRY_AFTER.total_seconds())
+                    await is_set_within(collection.wake, _RETRY_AFTER.total_seconds())
         finally:
             del self._running[stream.attempt_id]
 

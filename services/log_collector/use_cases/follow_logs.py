@@ -8,6 +8,7 @@ from typing import Final
 from services.chassis.clock import Clock
 from services.chassis.errors import QueueFull, Unavailable
 from services.chassis.tenancy import TenantId
+from services.chassis.waiting import is_set_within
 from services.log_collector import telemetry
 from services.log_collector.domain.log_stream import LogStream, OwnerKind, StreamState
 from services.log_collector.domain.records import LogFilter, LogPosition, LogRecord
@@ -15,7 +16,6 @@ from services.log_collector.use_cases.live_output import LiveOutput
 from services.log_collector.use_cases.output_reader import OutputReader
 from services.log_collector.use_cases.page import Page
 from services.log_collector.use_cases.ports import UnitOfWork
-from services.log_collector.use_cases.signal import wait_until
 
 _LOOK_INTERVAL: Final = timedelta(seconds=1)
 """Fallback only: this process's own changes wake a follower at once, another process's don't."""
@@ -49,7 +49,7 @@ class FollowLogs:
     async def __call__(
         self, tenant: TenantId, owner_id: str, *, after: LogPosition, wanted: LogFilter
     ) -> AsyncGenerator[Followed, None]:
-        """Yield pages as they come. Raises QueueFull; Unavailable when it can't begin or the store fails."""
+        """Yield pages as they come. Raises QueueFull, Unavailable."""
         if self._follower_count >= self.followers_max:
             raise QueueFull(
                 "log followers", limit=self.followers_max, retry_after=timedelta(seconds=5)
@@ -111,7 +111,7 @@ class _Follow:
                 yield Followed(is_complete=True)
                 return
             if not has_news:
-                await wait_until(changed, at_most_s=_LOOK_INTERVAL.total_seconds())
+                await is_set_within(changed, _LOOK_INTERVAL.total_seconds())
 
     def _followed(self, streams: Sequence[LogStream]) -> Sequence[LogStream]:
         return [

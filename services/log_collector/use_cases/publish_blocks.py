@@ -13,8 +13,8 @@ from typing import Final
 from loguru import logger
 
 from services.chassis.errors import PayloadTooLarge, Unavailable
+from services.chassis.waiting import is_set_within
 from services.log_collector.use_cases.ports import BlockPublisher, LogStore, PublishableBlock
-from services.log_collector.use_cases.signal import wait_until
 from services.log_collector.use_cases.unpublished import Unpublished
 
 _ATTEMPTS_PER_BATCH: Final = 8
@@ -49,9 +49,9 @@ class PublishBlocks:
                     await grown.wait()
                 elif await self._publish(attempt_ids):
                     pause = _RETRY_AFTER
-                    await wait_until(stopping, at_most_s=_INTERVAL.total_seconds())
+                    await is_set_within(stopping, _INTERVAL.total_seconds())
                 else:
-                    await wait_until(stopping, at_most_s=pause.total_seconds())
+                    await is_set_within(stopping, pause.total_seconds())
                     pause = min(2 * pause, _RETRY_AFTER_MAX)
 
     async def _wake_when(self, stopping: asyncio.Event) -> None:

@@ -1,7 +1,6 @@
 """A wake-up for any number of waiters."""
 
 import asyncio
-from contextlib import suppress
 
 
 class Signal:
@@ -18,10 +17,3 @@ class Signal:
         """Wake all who wait."""
         self._event.set()
         self._event = asyncio.Event()
-
-
-async def wait_until(event: asyncio.Event, *, at_most_s: float) -> None:
-    """Return when the event is set, or after this time."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(at_most_s):
-            await event.wait()

@@ -9,7 +9,6 @@ end and the containers stay: the next holder finds them.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,6 +18,7 @@ from loguru import logger
 
 from services.chassis.db.lease import HeldLease, LeaseKeeper
 from services.chassis.errors import ModelyardError
+from services.chassis.waiting import is_set_within
 from services.scheduler.domain.attempts.work import AttemptWork
 from services.scheduler.domain.identities import AttemptId
 from services.scheduler.entrypoints.loops.waking import Waking
@@ -119,7 +119,7 @@ class RunnerLoop:
                 pause = await self._step(attended, work)
                 if attended.memory.is_running and (watch is None or watch.done()):
                     watch = watches.create_task(self._watch_exit(attended, work))
-                await _wait(attended.news, pause)
+                await is_set_within(attended.news, pause.total_seconds())
             if watch is not None:
                 watch.cancel()
         if count := attended.memory.progress.malformed_count:
@@ -176,9 +176,3 @@ def _tell(failure: str, error: Exception, **fields: object) -> None:
         logger.warning(failure, error=error.message, **fields)
     else:
         logger.opt(exception=error).error(failure, **fields)
-
-
-async def _wait(news: asyncio.Event, pause: timedelta) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(pause.total_seconds()):
-            await news.wait()

@@ -9,6 +9,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
+from services.chassis.waiting import is_set_within
+
 
 class Waking:
     """A loop's alarm; `wake` may be called from any callback of the loop's thread."""
@@ -23,9 +25,7 @@ class Waking:
 
     async def wait(self) -> None:
         """Return when woken since the last return, or after the interval."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._interval_max_s):
-                await self._woken.wait()
+        await is_set_within(self._woken, self._interval_max_s)
         self._woken.clear()
 
     @contextlib.asynccontextmanager
