@@ -204,39 +204,12 @@ async def production_ports(settings: Settings) -> AsyncIterator[Ports]:
 def wire(ports: Ports, settings: Settings) -> App:
     """Put use cases on ports."""
     store, ids = ports.unit_of_work, ports.ids
-    admission, scheduling, deployments = (
-        settings.admission,
-        settings.scheduling,
-        settings.deployments,
-    )
+    scheduling, deployments = settings.scheduling, settings.deployments
     leader = ports.lease("scheduling", scheduling.lease_ttl)
     runner, remove_container = _wire_runner(ports, settings)
     return App(
-        jobs=JobRpcs(
-            submit_job=SubmitJob(
-                store,
-                ids,
-                queued_jobs_max=admission.queued_jobs_max,
-                retry_after=admission.queue_retry_after,
-                images=settings.runtime.images.keys(),
-            ),
-            get_job=GetJob(store),
-            list_jobs=ListJobs(store),
-            cancel_job=CancelJob(store),
-        ),
-        deployments=DeploymentRpcs(
-            create_deployment=CreateDeployment(
-                store,
-                ports.models,
-                ids,
-                replicas_max=admission.replicas_max,
-                images=settings.runtime.images.keys() & MODEL_SERVERS.keys(),
-            ),
-            get_deployment=GetDeployment(store),
-            list_deployments=ListDeployments(store),
-            delete_deployment=DeleteDeployment(store),
-            list_routes=ListRoutes(store),
-        ),
+        jobs=_wire_jobs(ports, settings),
+        deployments=_wire_deployments(ports, settings),
         scheduling=SchedulingLoop(
             RunSchedulingCycle(
                 store,
@@ -262,6 +235,39 @@ def wire(ports: Ports, settings: Settings) -> App:
         ),
         runner=runner,
         log_stream=log_stream.handlers(remove_container),
+    )
+
+
+def _wire_jobs(ports: Ports, settings: Settings) -> JobRpcs:
+    store, admission = ports.unit_of_work, settings.admission
+    return JobRpcs(
+        submit_job=SubmitJob(
+            store,
+            ports.ids,
+            queued_jobs_max=admission.queued_jobs_max,
+            retry_after=admission.queue_retry_after,
+            images=settings.runtime.images.keys(),
+        ),
+        get_job=GetJob(store),
+        list_jobs=ListJobs(store),
+        cancel_job=CancelJob(store),
+    )
+
+
+def _wire_deployments(ports: Ports, settings: Settings) -> DeploymentRpcs:
+    store = ports.unit_of_work
+    return DeploymentRpcs(
+        create_deployment=CreateDeployment(
+            store,
+            ports.models,
+            ports.ids,
+            replicas_max=settings.admission.replicas_max,
+            images=settings.runtime.images.keys() & MODEL_SERVERS.keys(),
+        ),
+        get_deployment=GetDeployment(store),
+        list_deployments=ListDeployments(store),
+        delete_deployment=DeleteDeployment(store),
+        list_routes=ListRoutes(store),
     )
 
 
