@@ -5,6 +5,7 @@ readers skip the sequences that they have. A broker that is away for a day is a 
 """
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
@@ -75,25 +76,35 @@ class PublishBlocks:
             if found.has_more:
                 self.unpublished.add(attempt_id)
         outcomes = await self.publisher.publish(blocks)
-        for attempt_id, group in groupby(
-            zip(blocks, outcomes, strict=True), key=lambda sent: sent[0].attempt_id
+        for attempt_id, sent in groupby(
+            zip(blocks, outcomes, strict=True), key=lambda one: one[0].attempt_id
         ):
-            through = None
-            for block, refusal in group:
-                if isinstance(refusal, PayloadTooLarge):
-                    logger.error("log block is too large to publish", attempt_id=attempt_id)
-                elif refusal is not None:
-                    is_whole = False
-                    self.unpublished.add(attempt_id)
-                    break
-                through = block.last_sequence
-            if through is not None:
-                try:
-                    await self.store.mark_published(attempt_id, through=through)
-                except Unavailable as error:
-                    is_whole = False
-                    self._put_off(attempt_id, error)
+            is_whole = await self._mark(attempt_id, sent) and is_whole
         return is_whole
+
+    async def _mark(
+        self, attempt_id: str, sent: Iterable[tuple[PublishableBlock, Exception | None]]
+    ) -> bool:
+        """Move an attempt's cursor; tell whether it got where it can."""
+        through, stopped_by = None, None
+        for block, error in sent:
+            if error is None or isinstance(error, PayloadTooLarge):
+                through = block.last_sequence
+            if error is not None:
+                # None behind it was kept: the next turn goes on from here.
+                stopped_by = error
+                self.unpublished.add(attempt_id)
+                break
+        is_too_large = isinstance(stopped_by, PayloadTooLarge)
+        if is_too_large:
+            logger.error("log block is too large to publish", attempt_id=attempt_id)
+        if through is not None:
+            try:
+                await self.store.mark_published(attempt_id, through=through)
+            except Unavailable as failure:
+                self._put_off(attempt_id, failure)
+                return False
+        return stopped_by is None or is_too_large
 
     def _put_off(self, attempt_id: str, error: Unavailable) -> None:
         logger.warning("log blocks are put off", attempt_id=attempt_id, error=str(error))

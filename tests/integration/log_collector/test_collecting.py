@@ -289,6 +289,19 @@ async def test_blocks_are_kept_for_a_broker_that_is_away(yard: Yard) -> None:
     await until(lambda: yard.publisher.sequences() == [1, 2, 3, 4, 5])
 
 
+async def test_a_block_that_is_too_large_is_all_that_the_broker_lacks(yard: Yard) -> None:
+    yard.publisher.is_down = True
+    log = yard.container(STREAM)
+    await yard.open_stream(yard.event(STREAM))
+    for number in range(4):
+        log.write(str(number))
+        await yard.until_stored(STREAM, number + 1)
+    yard.publisher.too_large_sequence = 2
+    yard.publisher.is_down = False
+
+    await until(lambda: yard.publisher.sequences() == [1, 3, 4])
+
+
 async def test_blocks_are_published_after_the_cursor_could_not_be_written(
     yard: Yard, tmp_path: Path
 ) -> None:

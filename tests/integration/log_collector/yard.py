@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from services.chassis.clock import SystemClock
-from services.chassis.errors import Unavailable
+from services.chassis.errors import PayloadTooLarge, Unavailable
 from services.chassis.tenancy import TenantId
 from services.log_collector.adapters.container_files.output import open_container_files
 from services.log_collector.adapters.segments.store import SegmentStore, open_segment_store
@@ -41,17 +41,28 @@ BOUNDS = CollectingBounds(
 
 
 class FakePublisher:
-    """Keeps what it is sent; refuses everything while `is_down`."""
+    """Keeps what it is sent; refuses everything while `is_down`, and one block for its size.
+
+    Behind a refused block it keeps nothing in the same call, as producers do.
+    """
 
     def __init__(self) -> None:
         self.published: list[PublishableBlock] = []
         self.is_down = False
+        self.too_large_sequence = 0
 
     async def publish(self, blocks: Sequence[PublishableBlock]) -> Sequence[Exception | None]:
         if self.is_down:
             return [Unavailable("kafka") for _ in blocks]
-        self.published += blocks
-        return [None for _ in blocks]
+        refusal: Exception | None = None
+        outcomes = []
+        for block in blocks:
+            if block.first_sequence == self.too_large_sequence:
+                refusal = PayloadTooLarge("record", bytes_max=1)
+            if refusal is None:
+                self.published.append(block)
+            outcomes.append(refusal)
+        return outcomes
 
     @property
     def last_sequence(self) -> int:
