@@ -204,15 +204,17 @@ def test_following_an_unknown_job_fails_at_once() -> None:
         list(client.follow_logs("job_x"))
 
 
-def test_logs_are_read_page_by_page() -> None:
+def test_logs_are_read_page_by_page_until_no_page_moves_on() -> None:
     pages = {
         "": {"records": [a_record(1)], "next": "1.1", "is_complete": False},
-        "1.1": {"records": [a_record(2)], "next": "1.2", "is_complete": True},
+        "1.1": {"records": [], "next": "1.5", "is_complete": False},
+        "1.5": {"records": [a_record(6)], "next": "1.6", "is_complete": False},
+        "1.6": {"records": [], "next": "1.6", "is_complete": False},
     }
     with a_client(
         lambda request: httpx.Response(200, json=pages[request.url.params["after"]])
     ) as client:
-        assert [record.sequence for record in client.logs("job_1")] == [1, 2]
+        assert [record.sequence for record in client.logs("job_1")] == [1, 6]
 
 
 def test_an_artifact_is_sent_whole_again_after_a_lost_connection(tmp_path: Path) -> None:

@@ -112,7 +112,8 @@ class Client:
             )
             for record in page["records"]:
                 yield LogRecord.model_validate(record)
-            if not page["records"] or page["is_complete"]:
+            # A page may be empty and yet move on: what it passed over did not match.
+            if page["is_complete"] or page["next"] == after:
                 return
             after = page["next"]
 
