@@ -131,7 +131,11 @@ class _Lane:
         return self._stopping.is_set()
 
     def put(self, record: ReceivedRecord) -> None:
-        """Append a record."""
+        """Append a record. That it came shows that the partition is not paused.
+
+        Kafka forgets a pause when the partition is lost and regained within one poll.
+        """
+        self.is_paused = False
         self._records.append(record)
         self._size_bytes += record.size_bytes
         self._changed.set()
