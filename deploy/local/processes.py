@@ -78,6 +78,7 @@ def launch(state: State, program: Program) -> ProcessRecord:
             group=account.gid if account else None,
             extra_groups=() if account else None,
         )
+    _reap()
     _children[child.pid] = child
     record = ProcessRecord(
         pid=child.pid,
@@ -138,7 +139,7 @@ def _end(record: ProcessRecord, *, part: str) -> bool:
                 raise StackError(f"{part} (pid {record.pid}) did not end after SIGKILL.")
     finally:
         os.close(descriptor)
-        _reap(record.pid)
+        _reap()
     return True
 
 
@@ -148,9 +149,9 @@ def _ended(descriptor: int, *, within_s: float) -> bool:
     return bool(poll.poll(within_s * 1000))
 
 
-def _reap(pid: int) -> None:
-    child = _children.get(pid)
-    if child is not None and child.poll() is not None:
+def _reap() -> None:
+    """Forget the children that have ended, also those that somebody else killed."""
+    for pid in [pid for pid, child in _children.items() if child.poll() is not None]:
         del _children[pid]
 
 
