@@ -263,3 +263,16 @@ def a_record(sequence: int) -> dict[str, object]:
         "text": "x",
         "is_cut": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (httpx.Response(400, json={"error": "one input tensor only"}), "HTTP 400: one input"),
+        (httpx.Response(500, text="Internal Server Error"), "HTTP 500: Internal Server Error"),
+        (httpx.Response(422, json={"detail": [{"msg": "no such datatype"}]}), "no such datatype"),
+    ],
+)
+def test_what_a_model_server_refuses_with_is_passed_on(answer: httpx.Response, text: str) -> None:
+    with a_client(lambda _: answer) as client, pytest.raises(ApiError, match=text):
+        client.infer("digits", {})

@@ -10,9 +10,12 @@ from modelyard.cli.bundle import BundleTooLarge, pack
 from modelyard.cli.output import show_fields, show_json, show_table
 from modelyard.cli.session import EXIT_FAILED, Command, Session, age, bytes_of, pass_session
 from modelyard.client import Client, Job, JobOutput, JobSpec, JobTimeouts, LogRecord, Resources
+from pydantic import ValidationError
 
 _END_POLLS_MAX: Final = 300
 _END_POLL_S: Final = 0.1
+_QUEUE_POLLS: Final = 20
+_QUEUE_POLL_S: Final = 0.25
 
 
 def _pairs_of(
@@ -88,7 +91,8 @@ def run(  # noqa: PLR0917
             bundle = pack(folder, Path(scratch) / "source.tar.gz")
         except (BundleTooLarge, OSError) as error:
             raise click.UsageError(str(error)) from error
-        click.echo(f"sending {bundle.file_count} files, {bundle.size_bytes} bytes", err=True)
+        files = "1 file" if bundle.file_count == 1 else f"{bundle.file_count} files"
+        click.echo(f"sending {files}, {bundle.size_bytes} bytes", err=True)
         digest = session.client.put_artifact(bundle.path, digest=bundle.digest)
     job = session.client.submit_job(
         JobSpec(
@@ -108,9 +112,14 @@ def run(  # noqa: PLR0917
     if detach:
         _show_job(session, job)
         return 0
-    for record in session.client.follow_logs(job.id):
-        _show_record(session, record)
-    job = _ended(session.client, job.id)
+    try:
+        _tell_if_it_waits(session.client, job)
+        for record in session.client.follow_logs(job.id):
+            _show_record(session, record)
+        job = _ended(session.client, job.id)
+    except KeyboardInterrupt:
+        click.echo(f"\nthe job goes on; to end it: modelyard job cancel {job.id}", err=True)
+        raise
     click.echo(f"job {job.id} {job.state}: {job.reason}", err=True)
     return _exit_code(job)
 
@@ -128,8 +137,8 @@ def job_submit(session: Session, spec: Any, idempotency_key: str | None) -> None
     """Queue the job that the JSON file SPEC describes."""
     try:
         parsed = JobSpec.model_validate_json(spec.read())
-    except ValueError as error:
-        raise click.UsageError(f"{spec.name}: {error}") from error
+    except ValidationError as error:
+        raise click.UsageError(f"{spec.name}: {_problems(error)}") from error
     _show_job(session, session.client.submit_job(parsed, idempotency_key=idempotency_key))
 
 
@@ -204,6 +213,24 @@ def _show_record(session: Session, record: LogRecord) -> None:
         click.echo(record.model_dump_json())
     else:
         click.echo(record.text, err=record.stream == "stderr")
+
+
+def _problems(error: ValidationError) -> str:
+    return "; ".join(
+        ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
+        for problem in error.errors()
+    )
+
+
+def _tell_if_it_waits(client: Client, job: Job) -> None:
+    """Tell why there is no output yet; what a job prints meanwhile is kept, and followed next."""
+    for _ in range(_QUEUE_POLLS):
+        if job.state != "QUEUED":
+            return
+        client.sleep(_QUEUE_POLL_S)
+        job = client.job(job.id)
+    if job.state == "QUEUED":
+        click.echo(f"job {job.id} QUEUED: it starts when a node has room for it", err=True)
 
 
 def _ended(client: Client, job_id: str) -> Job:

@@ -49,6 +49,8 @@ def main() -> NoReturn:
             code = EXIT_REFUSED
         except (ConnectionFailed, httpx.HTTPError, httpx.InvalidURL) as error:
             click.echo(f"can't reach the platform: {error}", err=True)
+            if "url" not in settings.model_fields_set:
+                click.echo("no MODELYARD_URL, and no .modelyard/cli.env in this folder", err=True)
             code = EXIT_UNREACHABLE
         except ValidationError as error:
             click.echo(f"{settings.url} answers with no {error.title} of Modelyard's", err=True)

@@ -1,5 +1,7 @@
 """`trace`, `status` and `key`: the platform itself."""
 
+import re
+
 import click
 from modelyard.cli.output import show_fields, show_json, show_table
 from modelyard.cli.session import EXIT_REFUSED, EXIT_UNREACHABLE, Session, age, pass_session
@@ -18,6 +20,8 @@ def trace_show(session: Session, trace_id: str) -> int:
     """Print a trace as a tree with times."""
     if not session.settings.jaeger_url:
         raise click.UsageError("MODELYARD_JAEGER_URL is not set")
+    if re.fullmatch(r"[0-9a-fA-F]{32}", trace_id) is None:
+        raise click.BadParameter("must be 32 hexadecimal digits", param_hint="TRACE_ID")
     trace = fetch_trace(session.settings.jaeger_url, trace_id)
     if trace is None:
         click.echo(f"trace {trace_id} was not found", err=True)

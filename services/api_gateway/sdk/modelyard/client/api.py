@@ -36,6 +36,7 @@ from opentelemetry import propagate
 _RETRIED: Final = frozenset({429, 502, 503, 504})
 _BACKOFF_S_MAX: Final = 5.0
 _PAGE_SIZE_MAX: Final = 200
+_SAID_MAX: Final = 500
 
 
 @dataclass(slots=True)
@@ -342,10 +343,15 @@ def _traced(headers: dict[str, str]) -> dict[str, str]:
 
 def _error(answer: httpx.Response) -> ApiError:
     try:
-        problem = answer.json()
+        found = answer.json()
     except ValueError:
-        problem = {}
-    return ApiError(answer.status_code, problem if isinstance(problem, dict) else {})
+        found = None
+    problem = found if isinstance(found, dict) else {}
+    if not isinstance(problem.get("detail"), str) and "title" not in problem:
+        # What a model server says comes through as it is: {"error": …}, or no JSON at all.
+        said = problem.get("error") or answer.text[:_SAID_MAX]
+        problem = {**problem, "detail": f"HTTP {answer.status_code}: {said}"}
+    return ApiError(answer.status_code, problem)
 
 
 def _retry_after_s(answer: httpx.Response) -> float:
