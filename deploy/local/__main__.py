@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from deploy.local import environments, services, stack
+from deploy.local import environments, stack
 from deploy.local.errors import StackError
 from deploy.local.state import CHECKOUT, State
 
@@ -38,8 +38,8 @@ def main() -> int:
 
 def _up(state: State) -> int:
     gateway = stack.up(state)
-    print(f"Modelyard answers on http://{gateway}; the first key is in", end=" ")
-    print(f"{_shown(services.credentials_file(state))}, logs are in {_shown(state.root / 'logs')}.")
+    print(f"Modelyard answers on http://{gateway}; this and the first key are in", end=" ")
+    print(f"{_shown(state.root / 'cli.env')}, logs are in {_shown(state.root / 'logs')}.")
     return 0
 
 

@@ -100,7 +100,7 @@ def _config(state: State, home: Path, *, port: int) -> str:
         "maxmemory": "128mb",
         "maxmemory-policy": "noeviction",
         "databases": "64",
-        "dir": str(home),
+        "dir": f'"{home}"',  # a path may have a space
     }
     return "".join(f"{name} {value}\n" for name, value in lines.items())
 

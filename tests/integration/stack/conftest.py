@@ -18,7 +18,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
 
 @pytest.fixture(scope="module")
 def running_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
-    fresh = State(tmp_path_factory.mktemp("stack") / "state")
+    fresh = State(tmp_path_factory.mktemp("stack") / "its state")
     yield fresh
     stack.clean(fresh)
 
