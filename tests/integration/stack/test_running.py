@@ -1,5 +1,6 @@
 """What holds while the local stack's parts run."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def _listening_addresses(pids: set[int]) -> set[str]:
     inodes = set()
     for pid in pids:
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            inodes.add(os.readlink(descriptor))
+            with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+                inodes.add(os.readlink(descriptor))
     lines = [
         line.split()
         for table in ("tcp", "tcp6")
