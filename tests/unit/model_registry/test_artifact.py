@@ -67,10 +67,10 @@ def test_manifest_that_is_accepted_can_be_laid_out(paths: list[str]) -> None:
     except InvalidArgument:
         return
     folders = {parent for path in paths for parent in PurePosixPath(path).parents}
-    files = {PurePosixPath("/root") / path for path in paths}
+    files = {PurePosixPath("/store") / path for path in paths}
     assert len(files) == len(paths)
-    assert all(str(file).startswith("/root/") and ".." not in file.parts for file in files)
-    assert not files & {PurePosixPath("/root") / folder for folder in folders}
+    assert all(str(file).startswith("/store/") and ".." not in file.parts for file in files)
+    assert not files & {PurePosixPath("/store") / folder for folder in folders}
 
 
 def test_manifest_has_no_problem_when_all_is_stored() -> None:
