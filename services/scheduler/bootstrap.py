@@ -40,6 +40,7 @@ from services.scheduler.adapters.server_probe import open_server_probe
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.entrypoints.consumers import log_stream
+from services.scheduler.entrypoints.facts import event_of
 from services.scheduler.entrypoints.grpc.deployments import DeploymentRpcs
 from services.scheduler.entrypoints.grpc.jobs import JobRpcs
 from services.scheduler.entrypoints.loops.deployments import DeploymentsLoop
@@ -184,7 +185,7 @@ async def production_ports(settings: Settings) -> AsyncIterator[Ports]:
             ids=ids,
             engine=engine,
             database=database,
-            unit_of_work=PostgresUnitOfWork(database),
+            unit_of_work=PostgresUnitOfWork(database, event_of),
             producer=producer,
             verifier=TokenVerifier.load(settings.identity, clock),
             models=RegistryModels(registry, Edge.to("model-registry"), settings.registry.deadline),

@@ -24,6 +24,7 @@ from services.scheduler.domain.identities import AttemptId, NodeId, ReplicaId
 from services.scheduler.domain.jobs.job import Job
 from services.scheduler.domain.jobs.spec import JobSpec
 from services.scheduler.domain.resources import Resources
+from services.scheduler.entrypoints.facts import event_of
 from services.scheduler.use_cases.deployments.change_replica import change_replica
 from services.scheduler.use_cases.deployments.create_deployment import CreateDeployment
 from services.scheduler.use_cases.deployments.delete_deployment import DeleteDeployment
@@ -95,7 +96,7 @@ class Yard:
         self.database = ChassisUnitOfWork(
             engine, CHASSIS, source="/scheduler", clock=self.clock, ids=self.ids
         )
-        self.store = PostgresUnitOfWork(self.database)
+        self.store = PostgresUnitOfWork(self.database, event_of)
         self.catalog = FakeCatalog()
         self.submit_job = SubmitJob(
             self.store,

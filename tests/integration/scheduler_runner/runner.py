@@ -33,6 +33,7 @@ from services.scheduler.adapters.runtime_process.runtime import ProcessRuntime
 from services.scheduler.adapters.server_probe import open_server_probe
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
+from services.scheduler.entrypoints.facts import event_of
 from services.scheduler.entrypoints.loops.runner import RunnerIntervals, RunnerLoop
 from services.scheduler.entrypoints.loops.waking import Waking
 from services.scheduler.use_cases.attempts.clean_up_containers import CleanUpContainers
@@ -144,7 +145,7 @@ async def open_runner(engine: AsyncEngine, root: Path) -> AsyncIterator[Runner]:
     clock = SystemClock()
     ids = TimeOrderedIds(clock)
     database = ChassisUnitOfWork(engine, CHASSIS, source="/scheduler", clock=clock, ids=ids)
-    store = PostgresUnitOfWork(database)
+    store = PostgresUnitOfWork(database, event_of)
     runtime = ProcessRuntime(root / "containers", images=images(root))
     artifacts = FolderArtifacts(root / "registry")
     lease = LeaseKeeper(

@@ -34,6 +34,7 @@ from services.scheduler.domain.identities import AttemptId
 from services.scheduler.domain.jobs.job import Job, JobState
 from services.scheduler.domain.jobs.spec import JobOutput, JobSpec, JobTimeouts
 from services.scheduler.domain.resources import Resources
+from services.scheduler.entrypoints.facts import event_of
 from services.scheduler.use_cases.deployments.create_deployment import CreateDeployment
 from services.scheduler.use_cases.deployments.delete_deployment import DeleteDeployment
 from services.scheduler.use_cases.deployments.reconcile_deployments import ReconcileDeployments
@@ -70,7 +71,7 @@ class RunnerYard:
         clock = SystemClock()
         ids = TimeOrderedIds(clock)
         database = ChassisUnitOfWork(engine, CHASSIS, source="/scheduler", clock=clock, ids=ids)
-        self.store = PostgresUnitOfWork(database)
+        self.store = PostgresUnitOfWork(database, event_of)
         self.artifacts = FolderArtifacts(root / "registry")
         self.model = ModelPin("digits", 1, ())
         self.cancel_job = CancelJob(self.store)

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from modelyard.scheduler.v1 import deployment_events_pb2, job_events_pb2, job_pb2
 
-from services.scheduler.adapters.postgres.facts import event_of
 from services.scheduler.domain.attempts.attempt import LogLocation, Owner, OwnerKind
 from services.scheduler.domain.files import FileEntry
 from services.scheduler.domain.identities import AttemptId
@@ -15,6 +14,7 @@ from services.scheduler.domain.jobs.job import (
     JobProgress,
     OutputManifest,
 )
+from services.scheduler.entrypoints.facts import event_of
 from tests.unit.scheduler.builders import (
     ACME,
     DIGEST,

@@ -4,7 +4,7 @@ Owns: that a fact leaves as a child of its submission's trace, whoever moves the
 phase that a job's move has ended becomes a span once the move is committed.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -13,6 +13,7 @@ from services.chassis.db import idempotency
 from services.chassis.db.lease import HeldLease
 from services.chassis.db.unit_of_work import PostgresUnitOfWork as ChassisUnitOfWork
 from services.chassis.db.unit_of_work import Transaction as ChassisTransaction
+from services.chassis.events.envelope import NewEvent
 from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.postgres.attempts import PostgresAttempts
 from services.scheduler.adapters.postgres.deployments import (
@@ -20,19 +21,22 @@ from services.scheduler.adapters.postgres.deployments import (
     PostgresReplicas,
     PostgresTenantDeployments,
 )
-from services.scheduler.adapters.postgres.facts import event_of
 from services.scheduler.adapters.postgres.fleet import PostgresLine, PostgresNodes
 from services.scheduler.adapters.postgres.jobs import PostgresJobs, PostgresTenantJobs
 from services.scheduler.domain.jobs.job import JobTransitioned
 from services.scheduler.telemetry import record_phase, transition
 from services.scheduler.use_cases.ports import Fact, Lease, RequestKey
 
+EventOf = Callable[[Fact], NewEvent]
+"""Tells a fact as an event; given from outside, so that storage knows no protobuf."""
+
 
 class _Emitting:
     """What both kinds of transaction share."""
 
-    def __init__(self, inner: ChassisTransaction) -> None:
+    def __init__(self, inner: ChassisTransaction, event_of: EventOf) -> None:
         self._inner = inner
+        self._event_of = event_of
 
     @property
     def now(self) -> datetime:
@@ -41,7 +45,7 @@ class _Emitting:
 
     def emit(self, fact: Fact) -> None:
         """Publish a fact if and only if this transaction commits."""
-        event = event_of(fact)
+        event = self._event_of(fact)
         with transition(event.type, subject=event.subject, parent=event.traceparent) as traceparent:
             self._inner.emit(replace(event, traceparent=traceparent))
         if isinstance(fact, JobTransitioned) and fact.ended_phase is not None:
@@ -54,8 +58,8 @@ class _Emitting:
 class PostgresTransaction(_Emitting):
     """One tenant's transaction; implements `ports.Transaction`."""
 
-    def __init__(self, inner: ChassisTransaction, tenant: TenantId) -> None:
-        super().__init__(inner)
+    def __init__(self, inner: ChassisTransaction, event_of: EventOf, tenant: TenantId) -> None:
+        super().__init__(inner, event_of)
         self.answers = PostgresAnswers(inner)
         self.jobs = PostgresTenantJobs(inner.connection, tenant)
         self.deployments = PostgresTenantDeployments(inner.connection, tenant)
@@ -65,8 +69,8 @@ class PostgresTransaction(_Emitting):
 class PostgresSystemTransaction(_Emitting):
     """A transaction that spans tenants; implements `ports.SystemTransaction`."""
 
-    def __init__(self, inner: ChassisTransaction) -> None:
-        super().__init__(inner)
+    def __init__(self, inner: ChassisTransaction, event_of: EventOf) -> None:
+        super().__init__(inner, event_of)
         self.jobs = PostgresJobs(inner.connection)
         self.attempts = PostgresAttempts(inner.connection)
         self.deployments = PostgresDeployments(inner.connection)
@@ -100,17 +104,18 @@ class PostgresAnswers:
 class PostgresUnitOfWork:
     """Opens transactions on the scheduler's database; implements `ports.UnitOfWork`."""
 
-    def __init__(self, inner: ChassisUnitOfWork) -> None:
+    def __init__(self, inner: ChassisUnitOfWork, event_of: EventOf) -> None:
         self._inner = inner
+        self._event_of = event_of
 
     @asynccontextmanager
     async def __call__(self, tenant: TenantId) -> AsyncIterator[PostgresTransaction]:
         """Open a transaction for a tenant."""
         async with self._inner(tenant) as inner:
-            yield PostgresTransaction(inner, tenant)
+            yield PostgresTransaction(inner, self._event_of, tenant)
 
     @asynccontextmanager
     async def system(self, *, because: str) -> AsyncIterator[PostgresSystemTransaction]:
         """Open a transaction that is no tenant's."""
         async with self._inner.system(because=because) as inner:
-            yield PostgresSystemTransaction(inner)
+            yield PostgresSystemTransaction(inner, self._event_of)

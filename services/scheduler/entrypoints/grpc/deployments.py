@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from modelyard.scheduler.v1 import (
-    deployment_events_pb2,
     deployment_pb2,
 )
 from modelyard.scheduler.v1 import (
@@ -14,16 +13,16 @@ from typing_extensions import override
 
 from services.chassis.rpc.context import Context, principal
 from services.chassis.telemetry.tracing import current_traceparent, trace_id_of
-from services.scheduler.domain.deployments.deployment import DeploymentSpec, RoutingEntry
-from services.scheduler.domain.deployments.model import ModelPin
+from services.scheduler.domain.deployments.deployment import DeploymentSpec
 from services.scheduler.domain.deployments.replica import Replica
 from services.scheduler.entrypoints.grpc.messages import (
-    file_to_pb,
+    model_to_pb,
     name_from_pb,
     page_from_pb,
     request_key_of,
     resources_from_pb,
     resources_to_pb,
+    route_to_pb,
     timestamp_to_pb,
 )
 from services.scheduler.use_cases.deployments.create_deployment import CreateDeployment
@@ -137,15 +136,6 @@ def deployment_to_pb(shown: ShownDeployment) -> deployment_pb2.Deployment:
     )
 
 
-def model_to_pb(model: ModelPin) -> deployment_pb2.ModelPin:
-    """Return the pinned version."""
-    return deployment_pb2.ModelPin(
-        model_name=model.model_name,
-        version=model.version,
-        files=[file_to_pb(entry) for entry in model.files],
-    )
-
-
 def replica_to_pb(replica: Replica) -> deployment_pb2.Replica:
     """Return one copy."""
     return deployment_pb2.Replica(
@@ -154,21 +144,4 @@ def replica_to_pb(replica: Replica) -> deployment_pb2.Replica:
         reason=replica.reason,
         attempt_id=replica.attempt_id or "",
         restart_count=replica.restart_count,
-    )
-
-
-def route_to_pb(entry: RoutingEntry) -> deployment_events_pb2.RoutingEntry:
-    """Return where a deployment answers."""
-    return deployment_events_pb2.RoutingEntry(
-        deployment_id=entry.deployment_id,
-        tenant=entry.tenant,
-        name=entry.name,
-        generation=entry.generation,
-        endpoints=[
-            deployment_events_pb2.ReplicaEndpoint(
-                replica_id=endpoint.replica_id, address=endpoint.address
-            )
-            for endpoint in entry.endpoints
-        ],
-        deleted=entry.deleted,
     )

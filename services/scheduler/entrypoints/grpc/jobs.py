@@ -12,11 +12,12 @@ from services.chassis.errors import InvalidArgument
 from services.chassis.rpc.context import Context, principal
 from services.chassis.telemetry.tracing import current_traceparent, trace_id_of
 from services.scheduler.domain.identities import JobId
-from services.scheduler.domain.jobs.job import Job, JobFailure, JobProgress, JobState
+from services.scheduler.domain.jobs.job import Job, JobProgress, JobState
 from services.scheduler.domain.jobs.spec import JobInput, JobOutput, JobSpec, JobTimeouts
 from services.scheduler.entrypoints.grpc.messages import (
     duration_from_pb,
     duration_to_pb,
+    failure_to_pb,
     name_from_pb,
     page_from_pb,
     request_key_of,
@@ -174,14 +175,4 @@ def progress_to_pb(progress: JobProgress) -> job_pb2.JobProgress:
         message=progress.message,
         metrics=progress.metrics,
         reported_at=timestamp_to_pb(progress.reported_at),
-    )
-
-
-def failure_to_pb(failure: JobFailure) -> job_pb2.JobFailure:
-    """Return why a job failed."""
-    return job_pb2.JobFailure(
-        reason=failure.reason,
-        message=failure.message,
-        exit_code=failure.exit_code,
-        last_lines=failure.last_lines,
     )

@@ -1,4 +1,4 @@
-"""Messages that jobs and deployments share, to and from domain values.
+"""Messages that jobs, deployments and events share, to and from domain values.
 
 Owns: refusing what a message can't mean: an enum's UNSPECIFIED, a duration out of any bounds.
 """
@@ -11,11 +11,15 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from modelyard.common.v1 import files_pb2, paging_pb2, resources_pb2
+from modelyard.scheduler.v1 import deployment_events_pb2, deployment_pb2, job_pb2
 
 from services.chassis.db.idempotency import request_hash
 from services.chassis.errors import InvalidArgument, NotFound
 from services.chassis.rpc.context import Context, idempotency_key
+from services.scheduler.domain.deployments.deployment import RoutingEntry
+from services.scheduler.domain.deployments.model import ModelPin
 from services.scheduler.domain.files import FileEntry
+from services.scheduler.domain.jobs.job import JobFailure
 from services.scheduler.domain.resources import (
     DEFAULT_RESOURCES,
     Resources,
@@ -96,3 +100,39 @@ def duration_from_pb(duration: Duration, *, field: str) -> timedelta:
     if abs(duration.seconds) > _DURATION_SECONDS_MAX:
         raise InvalidArgument(field, "is out of range")
     return timedelta(seconds=duration.seconds, microseconds=duration.nanos // 1_000)
+
+
+def failure_to_pb(failure: JobFailure) -> job_pb2.JobFailure:
+    """Return why a job failed."""
+    return job_pb2.JobFailure(
+        reason=failure.reason,
+        message=failure.message,
+        exit_code=failure.exit_code,
+        last_lines=failure.last_lines,
+    )
+
+
+def model_to_pb(model: ModelPin) -> deployment_pb2.ModelPin:
+    """Return the pinned version."""
+    return deployment_pb2.ModelPin(
+        model_name=model.model_name,
+        version=model.version,
+        files=[file_to_pb(entry) for entry in model.files],
+    )
+
+
+def route_to_pb(entry: RoutingEntry) -> deployment_events_pb2.RoutingEntry:
+    """Return where a deployment answers."""
+    return deployment_events_pb2.RoutingEntry(
+        deployment_id=entry.deployment_id,
+        tenant=entry.tenant,
+        name=entry.name,
+        generation=entry.generation,
+        endpoints=[
+            deployment_events_pb2.ReplicaEndpoint(
+                replica_id=endpoint.replica_id, address=endpoint.address
+            )
+            for endpoint in entry.endpoints
+        ],
+        deleted=entry.deleted,
+    )

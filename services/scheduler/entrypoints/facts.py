@@ -4,21 +4,24 @@ Owns: which topic, key, type and message each fact has. Always holds: the key is
 so that an aggregate's events stay in order.
 """
 
-from datetime import datetime
 from typing import Final, assert_never
 
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
-from modelyard.common.v1 import files_pb2, resources_pb2
 from modelyard.scheduler.v1 import deployment_events_pb2, deployment_pb2, job_events_pb2, job_pb2
 
 from services.chassis.events.envelope import NewEvent
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import AttemptTransitioned, LogLocation
 from services.scheduler.domain.deployments.deployment import DeploymentChanged, RoutingEntry
-from services.scheduler.domain.deployments.model import ModelPin
-from services.scheduler.domain.files import FileEntry
-from services.scheduler.domain.jobs.job import JobFailure, JobTransitioned
+from services.scheduler.domain.jobs.job import JobTransitioned
+from services.scheduler.entrypoints.grpc.messages import (
+    failure_to_pb,
+    file_to_pb,
+    model_to_pb,
+    resources_to_pb,
+    route_to_pb,
+    timestamp_to_pb,
+)
 from services.scheduler.use_cases.ports import Fact
 
 JOB_LIFECYCLE: Final = "modelyard.job.lifecycle.v1"
@@ -59,7 +62,7 @@ def event_of(fact: Fact) -> NewEvent:
             )
         case RoutingEntry():
             return _event(
-                _routing_entry(fact),
+                route_to_pb(fact),
                 topic=REPLICA_ENDPOINTS,
                 key=fact.deployment_id,
                 kind="modelyard.replica-endpoints.changed.v1",
@@ -95,27 +98,18 @@ def _job(fact: JobTransitioned) -> job_events_pb2.JobTransitioned:
         version=fact.version,
         attempt_number=fact.attempt_number,
         attempt_id=fact.attempt_id or "",
-        at=_timestamp(fact.at),
+        at=timestamp_to_pb(fact.at),
         outputs=[
             job_events_pb2.OutputManifest(
                 name=output.name,
                 register_as=output.register_as,
-                files=[_file(entry) for entry in output.files],
+                files=[file_to_pb(entry) for entry in output.files],
             )
             for output in fact.outputs
         ],
-        failure=_failure(fact.failure) if fact.failure else None,
+        failure=failure_to_pb(fact.failure) if fact.failure else None,
         source_digest=fact.source_digest,
         metrics=fact.metrics,
-    )
-
-
-def _failure(failure: JobFailure) -> job_pb2.JobFailure:
-    return job_pb2.JobFailure(
-        reason=failure.reason,
-        message=failure.message,
-        exit_code=failure.exit_code,
-        last_lines=failure.last_lines,
     )
 
 
@@ -135,12 +129,8 @@ def _attempt(fact: AttemptTransitioned) -> job_events_pb2.AttemptTransitioned:
         container_name=attempt.container_name,
         log_location=_log_location(attempt.log_location) if attempt.log_location else None,
         exit_code=attempt.exit_code,
-        at=_timestamp(fact.at),
-        resources=resources_pb2.Resources(
-            cpu_millicores=attempt.resources.cpu_millicores,
-            memory_bytes=attempt.resources.memory_bytes,
-            gpu_count=attempt.resources.gpu_count,
-        ),
+        at=timestamp_to_pb(fact.at),
+        resources=resources_to_pb(attempt.resources),
     )
 
 
@@ -157,40 +147,6 @@ def _deployment(fact: DeploymentChanged) -> deployment_events_pb2.DeploymentChan
         state=deployment_pb2.DeploymentState.Value(f"DEPLOYMENT_STATE_{deployment.state}"),
         reason=deployment.reason,
         version=deployment.version,
-        at=_timestamp(fact.at),
-        model=_model(deployment.model),
+        at=timestamp_to_pb(fact.at),
+        model=model_to_pb(deployment.model),
     )
-
-
-def _model(model: ModelPin) -> deployment_pb2.ModelPin:
-    return deployment_pb2.ModelPin(
-        model_name=model.model_name,
-        version=model.version,
-        files=[_file(entry) for entry in model.files],
-    )
-
-
-def _routing_entry(fact: RoutingEntry) -> deployment_events_pb2.RoutingEntry:
-    return deployment_events_pb2.RoutingEntry(
-        deployment_id=fact.deployment_id,
-        tenant=fact.tenant,
-        name=fact.name,
-        generation=fact.generation,
-        endpoints=[
-            deployment_events_pb2.ReplicaEndpoint(
-                replica_id=endpoint.replica_id, address=endpoint.address
-            )
-            for endpoint in fact.endpoints
-        ],
-        deleted=fact.deleted,
-    )
-
-
-def _file(entry: FileEntry) -> files_pb2.FileEntry:
-    return files_pb2.FileEntry(path=entry.path, size_bytes=entry.size_bytes, digest=entry.digest)
-
-
-def _timestamp(at: datetime) -> Timestamp:
-    timestamp = Timestamp()
-    timestamp.FromDatetime(at)
-    return timestamp
