@@ -14,7 +14,7 @@ State is per process: a breaker that asks Redis on each call would itself need o
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -150,6 +150,13 @@ class Breaker:
         self._generation += 1
         self._probe = None
         STATE.labels(self.name).set(_STATES[self.state])
+
+
+def breaker_states() -> Mapping[str, str]:
+    """Return the state of each breaker of this process; of those with one name, the last moved."""
+    names = {number: state for state, number in _STATES.items()}
+    samples = (sample for metric in STATE.collect() for sample in metric.samples)
+    return {sample.labels["breaker"]: names[int(sample.value)] for sample in samples}
 
 
 def _is_answer(error: Exception) -> bool:

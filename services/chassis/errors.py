@@ -9,6 +9,7 @@ no `ModelyardError` is a bug and is shown as INTERNAL with an id, never with its
     ├── PayloadTooLarge        a bound on bytes is exceeded
     ├── Unauthenticated        no valid credential
     ├── PermissionDenied       the credential lacks a scope
+    ├── TenantSuspended        the tenant may read, and nothing else
     ├── NotFound               no such thing in this tenant
     ├── AlreadyExists          the name is taken
     ├── Conflict               the thing moved on meanwhile
@@ -35,6 +36,7 @@ class ErrorCode(StrEnum):
     PAYLOAD_TOO_LARGE = "PAYLOAD_TOO_LARGE"
     UNAUTHENTICATED = "UNAUTHENTICATED"
     PERMISSION_DENIED = "PERMISSION_DENIED"
+    TENANT_SUSPENDED = "TENANT_SUSPENDED"
     NOT_FOUND = "NOT_FOUND"
     ALREADY_EXISTS = "ALREADY_EXISTS"
     CONFLICT = "CONFLICT"
@@ -110,6 +112,17 @@ class PermissionDenied(ModelyardError):
 
     def __init__(self, scope: str) -> None:
         super().__init__(f"scope {scope} is required", detail={"scope": scope})
+
+
+class TenantSuspended(ModelyardError):
+    """An administrator has suspended the tenant; what it has is kept, and may be read."""
+
+    code = ErrorCode.TENANT_SUSPENDED
+
+    def __init__(self, tenant: str, *, reason: str) -> None:
+        super().__init__(
+            f"tenant {tenant} is suspended: {reason}", detail={"kind": "tenant", "id": tenant}
+        )
 
 
 class NotFound(ModelyardError):

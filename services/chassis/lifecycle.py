@@ -17,10 +17,13 @@ from typing import Any
 import uvloop
 from loguru import logger
 
+from services.chassis.breaker import breaker_states
 from services.chassis.errors import ModelyardError
 from services.chassis.settings import ShutdownSettings
+from services.chassis.telemetry.loop_gap import watch_event_loop
 
 Run = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
+Check = Callable[[], Awaitable[None]]
 _CHECK_TIMEOUT_S = 2.0
 
 
@@ -39,18 +42,36 @@ class ReadinessReport:
 
     is_ready: bool
     checks: Mapping[str, str]
+    advisories: Mapping[str, str]
+    """What is not well, though requests are answered."""
+    breakers: Mapping[str, str]
+    """State of each edge to a neighbour."""
+
+    def told(self, *, is_verbose: bool) -> dict[str, object]:
+        """Return it as `/readyz` tells it."""
+        told: dict[str, object] = {"ready": self.is_ready}
+        if is_verbose:
+            told["checks"] = dict(self.checks)
+            told["advisories"] = dict(self.advisories)
+            told["breakers"] = dict(self.breakers)
+        return told
 
 
 class Readiness:
     """Named checks; ready when none fails and the process is not leaving."""
 
     def __init__(self) -> None:
-        self._checks: dict[str, Callable[[], Awaitable[None]]] = {}
+        self._checks: dict[str, Check] = {}
+        self._advisories: dict[str, Check] = {}
         self._is_leaving = False
 
-    def add(self, name: str, check: Callable[[], Awaitable[None]]) -> None:
+    def add(self, name: str, check: Check) -> None:
         """Add a check that raises when what it checks is not there."""
         self._checks[name] = check
+
+    def advise(self, name: str, check: Check) -> None:
+        """Add a check whose answer is told, and turns no requests away."""
+        self._advisories[name] = check
 
     def leave(self) -> None:
         """Be not ready from now on."""
@@ -62,21 +83,29 @@ class Readiness:
 
     async def report(self) -> ReadinessReport:
         """Run the checks at once, each for at most two seconds."""
-        answers = await asyncio.gather(*(self._answer(check) for check in self._checks.values()))
-        checks = dict(zip(self._checks, answers, strict=True))
+        checks, advisories = await asyncio.gather(
+            _answers(self._checks), _answers(self._advisories)
+        )
         if self._is_leaving:
             checks["process"] = "leaving"
-        return ReadinessReport(all(answer == "ok" for answer in checks.values()), checks)
+        is_ready = all(answer == "ok" for answer in checks.values())
+        return ReadinessReport(is_ready, checks, advisories, breaker_states())
 
-    async def _answer(self, check: Callable[[], Awaitable[None]]) -> str:
-        try:
-            async with asyncio.timeout(_CHECK_TIMEOUT_S):
-                await check()
-        except ModelyardError as error:
-            return error.message
-        except Exception as error:  # noqa: BLE001 a check that fails in any way is a reason
-            return f"{type(error).__name__}: {error}"[:200]
-        return "ok"
+
+async def _answers(checks: Mapping[str, Check]) -> dict[str, str]:
+    answers = await asyncio.gather(*(_answer(check) for check in checks.values()))
+    return dict(zip(checks, answers, strict=True))
+
+
+async def _answer(check: Check) -> str:
+    try:
+        async with asyncio.timeout(_CHECK_TIMEOUT_S):
+            await check()
+    except ModelyardError as error:
+        return error.message
+    except Exception as error:  # noqa: BLE001 a check that fails in any way is a reason
+        return f"{type(error).__name__}: {error}"[:200]
+    return "ok"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +186,7 @@ async def run_until_stopped(
     supervisor: Supervisor, readiness: Readiness, settings: ShutdownSettings
 ) -> int:
     """Run until SIGTERM or SIGINT, or until a loop fails; return the process's exit code."""
+    supervisor.add("event-loop-gap", watch_event_loop, Stage.LAST)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

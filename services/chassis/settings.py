@@ -45,6 +45,17 @@ class KafkaSettings(BaseModel):
     """`host:port`, comma-separated."""
 
 
+class TlsSettings(BaseModel):
+    """Certificates for connections between services (ADR-0010); read at the start."""
+
+    certificate_file: Path
+    """PEM, its chain below it. Names the service: as it is, or as the first label of a DNS name."""
+    private_key_file: Path
+    """PEM, readable by this service alone."""
+    authorities_file: Path
+    """PEM of whoever signs the services' certificates; nobody else's are accepted."""
+
+
 class GrpcServerSettings(BaseModel):
     """Where a service's RPCs are answered, and their bounds."""
 
@@ -60,6 +71,8 @@ class GrpcServerSettings(BaseModel):
     """For callers that set none: no unary call lasts for ever."""
     connection_age_max: timedelta = timedelta(minutes=30)
     """Clients reconnect after it, and so find new replicas."""
+    tls: TlsSettings | None = None
+    """With it only callers with a certificate get through; without it whoever reaches the port."""
 
 
 class GrpcClientSettings(BaseModel):
@@ -71,6 +84,8 @@ class GrpcClientSettings(BaseModel):
     """Longest call, retries included, unless the caller's own deadline is nearer."""
     message_bytes_max: int = Field(default=4 << 20, gt=0)
     """Largest message either way."""
+    tls: TlsSettings | None = None
+    """Set it where the callee's server has it."""
 
 
 class OperationsSettings(BaseModel):
@@ -88,7 +103,9 @@ class IdentitySettings(BaseModel):
     private_key_file: Path
     """Ed25519, PEM, readable by this service alone."""
     trusted_keys_folder: Path
-    """`<service>.pub.pem` of every service whose calls are accepted."""
+    """`<service>.<any name>.pub.pem` of every service whose calls are accepted."""
+    keys_read_interval: timedelta = timedelta(seconds=10)
+    """A changed private key signs, and a removed public key is refused, so much later at most."""
 
 
 class TelemetrySettings(BaseModel):

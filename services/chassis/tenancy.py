@@ -1,18 +1,21 @@
 """Who a call is for and by whom.
 
-Owns: the types `TenantId` and `Principal`, and the shape of a tenant's name. Authentication is the
-gateway's; carrying the principal from service to service is `chassis.rpc`'s.
+Owns: the types `TenantId` and `Principal`, the shape of a tenant's name, and what is known of
+tenants that are no more. Authentication is the gateway's; carrying the principal from service to
+service is `chassis.rpc`'s.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final, NewType
 
 from services.chassis.errors import InvalidArgument
 
 TenantId = NewType("TenantId", str)
 
-_TENANT: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")
+TENANT_PATTERN: Final = "[a-z][a-z0-9-]{0,39}"
+_TENANT: Final = re.compile(TENANT_PATTERN)
 
 
 def tenant_id(text: str, *, field: str = "tenant") -> TenantId:
@@ -21,14 +24,38 @@ def tenant_id(text: str, *, field: str = "tenant") -> TenantId:
     Raises InvalidArgument naming `field`.
     """
     if not _TENANT.fullmatch(text):
-        raise InvalidArgument(field, "must match [a-z][a-z0-9-]{0,39}")
+        raise InvalidArgument(field, f"must match {TENANT_PATTERN}")
     return TenantId(text)
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated caller: the tenant it acts for, its name, and what it may do."""
+    """An authenticated caller: the tenant it acts for, its name, and what it may do.
+
+    Decisions go by `scopes` alone; `roles` say where they came from, and stay at the edge.
+    """
 
     tenant: TenantId
     subject: str
     scopes: frozenset[str]
+    roles: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class PurgedTenants:
+    """Tenants of which nothing may be left, as far as this process has heard.
+
+    A purge is final, so it does not matter in which order, or how often, it is told.
+    """
+
+    _names: dict[TenantId, None] = field(default_factory=dict)
+
+    def add(self, tenant: TenantId) -> bool:
+        """Take over a tenant; False when it is known."""
+        is_new = tenant not in self._names
+        self._names[tenant] = None
+        return is_new
+
+    def names(self) -> Sequence[TenantId]:
+        """Return all of them."""
+        return list(self._names)

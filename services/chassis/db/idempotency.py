@@ -24,10 +24,13 @@ def request_hash(request: bytes) -> bytes:
     return hashlib.sha256(request).digest()
 
 
-async def remember(tx: Transaction, *, method: str, key: str, request_hash: bytes) -> bytes | None:
+async def remember(
+    tx: Transaction, *, method: str, key: str, request_hash: bytes, response: bytes | None = None
+) -> bytes | None:
     """Return the stored answer of an equal earlier request; None when this is the first.
 
-    As the first, do the work in this transaction and end it with `answer`. Raises KeyReused when
+    As the first, do the work in this transaction. Its answer is `response`, or where that isn't
+    known before, what `answer` is given at the end. Raises KeyReused when
     the key came with another request, InProgress when its twin takes longer than the session's
     `lock_timeout`; the transaction is of no further use then and must be left.
     """
@@ -37,7 +40,7 @@ async def remember(tx: Transaction, *, method: str, key: str, request_hash: byte
     try:
         inserted = await tx.connection.execute(
             insert(table)
-            .values(**identity, request_hash=request_hash, created_at=tx.now)
+            .values(**identity, request_hash=request_hash, response=response, created_at=tx.now)
             .on_conflict_do_nothing()
         )
     except DBAPIError as error:

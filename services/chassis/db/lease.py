@@ -1,12 +1,13 @@
 """Who may act on a thing that only one process may act on.
 
-Owns: taking, renewing, giving back and checking a row of the lease table.
+Owns: taking, renewing, giving back and checking a row of the lease table, and when its holder does
+again what it began with.
 
 Who could act late: a holder that was paused, or cut off from the database. What refuses it:
-every transaction of a holder begins with `hold`, which locks the lease's row until its commit and
-aborts unless epoch and holder are its own; a new holder waits for that lock. Outside transactions
-the holder stops by itself: `is_held()` turns false `margin` before the lease could run out,
-counted by the monotonic clock from when the last renewal was *sent*.
+every transaction of a holder begins with `Holding`, which locks the lease's row until its commit
+and aborts unless epoch and holder are its own; a new holder waits for that lock. Outside of
+transactions the holder stops by itself: `is_held()` turns false `margin` before the lease could run
+out, counted by the monotonic clock from when the last renewal was *sent*.
 
 Renewals change no key column and holders lock FOR KEY SHARE, so that a holder busy with
 transactions never keeps itself from renewing; a new holder takes the row FOR UPDATE, which waits
@@ -14,7 +15,6 @@ for both.
 """
 
 import asyncio
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -34,6 +34,11 @@ from services.chassis.waiting import is_set_within
 _RENEWALS_PER_TTL: Final = 3
 _MARGIN_SHARE: Final = 0.2
 _DATABASE_NOW: Final = sa.func.clock_timestamp()
+_HOLDER_IDLE_MS_MAX: Final = 5_000
+_LETS_GO: Final = sa.func.set_config(
+    "idle_in_transaction_session_timeout", str(_HOLDER_IDLE_MS_MAX), True
+)
+"""A holder that is paused inside a transaction keeps its heir waiting no longer than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,36 +50,54 @@ class HeldLease:
     epoch: int
 
 
-async def hold_all(
-    connection: AsyncConnection, tables: ChassisTables, leases: Collection[HeldLease]
-) -> frozenset[HeldLease]:
-    """Keep these leases from changing hands until this transaction ends; return those still held.
+class Holding:
+    """Begins the transactions of lease holders; its statement is built once, as each is short."""
 
-    Locks in the order of names, so that holders of several never wait for each other in a ring.
-    """
-    row = tables.lease
-    current = await connection.execute(
-        sa.select(row.c.name, row.c.holder, row.c.epoch)
-        .where(sa.or_(*(_is(row, lease) for lease in leases)))
-        .order_by(row.c.name)
-        .with_for_update(read=True, key_share=True)
-    )
-    return frozenset(HeldLease(found.name, found.holder, found.epoch) for found in current)
+    def __init__(self, tables: ChassisTables) -> None:
+        row = tables.lease
+        self._statement = (
+            sa.select(row.c.epoch, _LETS_GO)
+            .where(
+                row.c.name == sa.bindparam("name"),
+                row.c.holder == sa.bindparam("holder"),
+                row.c.epoch == sa.bindparam("epoch"),
+            )
+            .with_for_update(read=True, key_share=True)
+        )
 
+    async def __call__(self, connection: AsyncConnection, lease: HeldLease) -> None:
+        """Keep a lease from changing hands until this transaction ends.
 
-async def hold(connection: AsyncConnection, tables: ChassisTables, lease: HeldLease) -> None:
-    """Keep one lease from changing hands until this transaction ends.
-
-    Raises LeaseLost when it has changed hands already.
-    """
-    if lease not in await hold_all(connection, tables, [lease]):
-        raise LeaseLost(lease.name)
+        Raises LeaseLost when it has changed hands already.
+        """
+        given = {"name": lease.name, "holder": lease.holder, "epoch": lease.epoch}
+        if await connection.scalar(self._statement, given) is None:
+            raise LeaseLost(lease.name)
 
 
 def _is(row: sa.Table, lease: HeldLease) -> sa.ColumnElement[bool]:
     return sa.and_(
         row.c.name == lease.name, row.c.holder == lease.holder, row.c.epoch == lease.epoch
     )
+
+
+class Recurrence:
+    """When a lease's holder does what is due as it begins to hold, and each `interval` after."""
+
+    def __init__(self, interval: timedelta, clock: Clock) -> None:
+        self._interval_s = interval.total_seconds()
+        self._clock = clock
+        self._done_epoch: int | None = None
+        self._done_at_s = 0.0
+
+    def is_due(self, held: HeldLease) -> bool:
+        """Tell whether it is time."""
+        since_s = self._clock.monotonic() - self._done_at_s
+        return held.epoch != self._done_epoch or since_s >= self._interval_s
+
+    def done(self, held: HeldLease) -> None:
+        """Note that it was done just now; what failed stays due."""
+        self._done_epoch, self._done_at_s = held.epoch, self._clock.monotonic()
 
 
 class LeaseKeeper:
@@ -208,6 +231,7 @@ class LeaseKeeper:
                     .returning(row.c.epoch)
                 )
                 return first
+            # By FOR UPDATE above this is a change of key, which waits for all who hold the lease.
             epoch = free.epoch if free.holder == self._holder else free.epoch + 1
             await connection.execute(
                 sa.update(row).where(row.c.name == self.name).values(epoch=epoch, **ours)

@@ -15,7 +15,7 @@ duplicates with known ids.
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -32,7 +32,7 @@ from services.chassis.clock import Clock
 from services.chassis.db import telemetry
 from services.chassis.db.engine import autocommitting, begin
 from services.chassis.db.errors import database_errors
-from services.chassis.db.lease import HeldLease, LeaseKeeper, hold_all
+from services.chassis.db.lease import HeldLease, LeaseKeeper
 from services.chassis.db.tables import SHARD_COUNT, ChassisTables, shard_of
 from services.chassis.errors import ModelyardError, Unavailable
 from services.chassis.events.envelope import NewEvent, record_of
@@ -45,6 +45,8 @@ _BACKOFF_MIN_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 5.0
 _STOPPED_KEYS_MAX: Final = 1_000
 _SAMPLED: Final = "-01"
+_LEASE_PREFIX: Final = "outbox/"
+"""Before a shard's number: the lease of whoever sends it."""
 _DATABASE_NOW: Final = sa.func.clock_timestamp()
 
 Rows = Sequence[sa.Row[Any]]
@@ -88,11 +90,13 @@ class Relay:
         self._clock = clock
         self._batch_rows_max = batch_rows_max
         self._poll_interval = poll_interval
+        self._unpublished_rows = _select_unpublished(tables, batch_rows_max)
+        self._mark_held = _mark_held(tables)
         self._woken = asyncio.Event()
         self._stopped: dict[str, _Stopped] = {}
         self.keepers: Mapping[int, LeaseKeeper] = {
             shard: LeaseKeeper(
-                engine, tables, f"outbox/{shard}", holder=holder, ttl=lease_ttl, clock=clock
+                engine, tables, f"{_LEASE_PREFIX}{shard}", holder=holder, ttl=lease_ttl, clock=clock
             )
             for shard in shards
         }
@@ -131,8 +135,8 @@ class Relay:
         acknowledged, failed = await self._send(rows)
         self._stop(failed, earlier)
         # 5. Mark, unless the shard has gone to another process meanwhile.
-        await self._mark(acknowledged, leases)
-        return len(rows) == self._batch_rows_max
+        marked_count = await self._mark(acknowledged, leases)
+        return marked_count > 0 and len(rows) == self._batch_rows_max
 
     async def _relay_until(self, stopping: asyncio.Event) -> None:
         outages = 0
@@ -165,18 +169,11 @@ class Relay:
         }
 
     async def _unpublished(self, leases: Mapping[int, HeldLease]) -> Rows:
-        outbox = self._tables.outbox
-        statement = (
-            sa.select(outbox)
-            .where(outbox.c.published_at.is_(None))
-            .where(outbox.c.shard == sa.any_(_array(leases, sa.SmallInteger)))
-            .where(outbox.c.aggregateid != sa.all_(_array(self._stopped, sa.Text)))
-            .order_by(outbox.c.seq)
-            .limit(self._batch_rows_max)
-        )
+        given = {"shards": list(leases), "stopped": list(self._stopped)}
         with database_errors():
             async with begin(self._autocommitting) as connection:
-                return (await connection.execute(statement)).all()
+                rows: Rows = (await connection.execute(self._unpublished_rows, given)).all()
+        return rows
 
     async def _send(self, rows: Rows) -> tuple[Rows, Failures]:
         """Return the rows to mark, and of each key that failed its first row and why.
@@ -229,18 +226,23 @@ class Relay:
             self._stopped[key] = _Stopped(row.time, count, retry_at)
         telemetry.OUTBOX_STOPPED_KEYS.set(len(self._stopped))
 
-    async def _mark(self, rows: Rows, leases: Mapping[int, HeldLease]) -> None:
-        outbox = self._tables.outbox
+    async def _mark(self, rows: Rows, leases: Mapping[int, HeldLease]) -> int:
+        """Return how many were marked: those of shards that are held still."""
+        if not rows:
+            return 0
+        given = {
+            "seqs": [row.seq for row in rows],
+            "names": [lease.name for lease in leases.values()],
+            "holders": [lease.holder for lease in leases.values()],
+            "epochs": [lease.epoch for lease in leases.values()],
+        }
         with database_errors():
-            async with begin(self._engine) as connection:
-                held = await hold_all(connection, self._tables, leases.values())
-                ours = [row.seq for row in rows if leases[row.shard] in held]
-                await connection.execute(
-                    sa.update(outbox)
-                    .where(outbox.c.seq == sa.any_(_array(ours, sa.BigInteger)))
-                    .values(published_at=_DATABASE_NOW)
-                )
-        telemetry.OUTBOX_PUBLISHED.inc(len(ours))
+            async with begin(self._autocommitting) as connection:
+                marked = await connection.execute(self._mark_held, given)
+        telemetry.OUTBOX_PUBLISHED.inc(marked.rowcount)
+        if marked.rowcount < len(rows):
+            logger.warning("sent events go again", event_count=len(rows) - marked.rowcount)
+        return marked.rowcount
 
     def _observe(self, rows: Rows) -> None:
         waiting = [stop.since for stop in self._stopped.values()] + [row.time for row in rows[:1]]
@@ -286,6 +288,50 @@ def _backoff_s(failure_count: int) -> float:
     return min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** min(failure_count - 1, 10))
 
 
-def _array(values: Iterable[object], of: type[sa.types.TypeEngine[Any]]) -> sa.BindParameter[Any]:
+def _select_unpublished(tables: ChassisTables, rows_max: int) -> sa.Select[Any]:
+    """Return the statement for a batch in the order of commits, of held shards and running keys."""
+    outbox = tables.outbox
+    return (
+        sa.select(outbox)
+        .where(outbox.c.published_at.is_(None))
+        .where(outbox.c.shard == sa.any_(_array("shards", sa.SmallInteger)))
+        .where(outbox.c.aggregateid != sa.all_(_array("stopped", sa.Text)))
+        .order_by(outbox.c.seq)
+        .limit(rows_max)
+    )
+
+
+def _mark_held(tables: ChassisTables) -> sa.Update:
+    """Return the statement that marks rows of shards that are held still, and keeps them so.
+
+    It checks the leases and locks them as `Holding` does, all in one round trip.
+    """
+    outbox, lease = tables.outbox, tables.lease
+    given = (
+        sa.func.unnest(
+            _array("names", sa.Text), _array("holders", sa.Text), _array("epochs", sa.BigInteger)
+        )
+        .table_valued("name", "holder", "epoch", name="given")
+        .render_derived()
+    )
+    held = (
+        sa.select(lease.c.name)
+        .where(
+            lease.c.name == given.c.name,
+            lease.c.holder == given.c.holder,
+            lease.c.epoch == given.c.epoch,
+        )
+        .with_for_update(read=True, key_share=True, of=lease)
+        .cte("held")
+    )
+    return (
+        sa.update(outbox)
+        .where(outbox.c.seq == sa.any_(_array("seqs", sa.BigInteger)))
+        .where(held.c.name == _LEASE_PREFIX + sa.cast(outbox.c.shard, sa.Text))
+        .values(published_at=_DATABASE_NOW)
+    )
+
+
+def _array(name: str, of: type[sa.types.TypeEngine[Any]]) -> sa.BindParameter[Any]:
     """Return one parameter for any number of values, so that the statement is prepared once."""
-    return sa.bindparam(None, list(values), type_=postgresql.ARRAY(of))
+    return sa.bindparam(name, type_=postgresql.ARRAY(of))

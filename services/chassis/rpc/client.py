@@ -1,9 +1,9 @@
 """Calls to other services.
 
 Owns: what surrounds every call, outermost first: total deadline → retry → breaker → call, and what
-it carries: the principal's token, the trace, the remaining time. Interceptors only add to a call's
-details and return the call as it is: one that awaits a call's end keeps the callee working after
-the caller has left.
+it carries: the principal's token, the trace, the remaining time. Interceptors of streams only add
+to a call's details and return the call as it is: one that awaits a call's end keeps the callee
+working after the caller has left. Unary calls have none, for it would cost each one a task.
 
 A guarded stream is often read by an async generator, whose steps may run in different contexts, and
 which may be left at its `yield` for good. So its span never becomes the current one, and its call
@@ -19,10 +19,11 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
@@ -39,8 +40,9 @@ from services.chassis.rpc.context import IDEMPOTENCY_KEY, deadline, principal
 from services.chassis.rpc.deadline import Deadline
 from services.chassis.rpc.identity import TokenSigner
 from services.chassis.rpc.status import CODES, from_call_error, is_callees_fault
+from services.chassis.rpc.tls import channel_credentials
 from services.chassis.settings import GrpcClientSettings
-from services.chassis.telemetry.tracing import traceparent_of, tracer
+from services.chassis.telemetry.tracing import is_left_out, traceparent_of, tracer
 from services.chassis.transaction_mark import in_transaction
 
 Response_co = TypeVar("Response_co", covariant=True)
@@ -81,9 +83,12 @@ async def open_channel(
 ) -> AsyncIterator[grpc.aio.Channel]:
     """Open a channel whose calls carry token, trace and deadline."""
     carried = _Carried(signer)
-    async with grpc.aio.insecure_channel(
+    connect: Callable[..., grpc.aio.Channel] = grpc.aio.insecure_channel
+    if settings.tls is not None:
+        connect = partial(grpc.aio.secure_channel, credentials=channel_credentials(settings.tls))
+    async with connect(
         settings.address,
-        interceptors=[_UnaryUnary(carried), _UnaryStream(carried), _StreamUnary(carried)],
+        interceptors=[_UnaryStream(carried), _StreamUnary(carried)],
         options=[
             ("grpc.max_receive_message_length", settings.message_bytes_max),
             ("grpc.max_send_message_length", settings.message_bytes_max),
@@ -98,6 +103,12 @@ async def open_channel(
             ("grpc.service_config", _SERVICE_CONFIG),
         ],
     ) as channel:
+        bare: Callable[..., Any] = channel.unary_unary
+
+        def unary_unary(path: str, *args: Any, **options: Any) -> Any:
+            return _Unary(path, bare(path, *args, **options), carried)
+
+        channel.unary_unary = unary_unary  # type: ignore[method-assign,assignment]
         yield channel
 
 
@@ -175,11 +186,7 @@ class Edge:
     def _measured(self, path: str) -> Iterator[Span]:
         started = time.perf_counter()
         code = "OK"
-        span = tracer(__name__).start_span(
-            path,
-            kind=SpanKind.CLIENT,
-            attributes={telemetry.SYSTEM: "grpc", telemetry.METHOD: path},
-        )
+        span = _span(path)
         try:
             yield span
         except ModelyardError as error:
@@ -200,7 +207,21 @@ class Edge:
             telemetry.CLIENT_SECONDS.labels(path, code).observe(time.perf_counter() - started)
 
 
-def _current(span: Span) -> AbstractContextManager[Span]:
+def _span(path: str) -> Span:
+    """Return the call's span; in a trace that is not recorded, the one around it."""
+    around = trace.get_current_span()
+    if is_left_out(around):
+        return around
+    return tracer(__name__).start_span(
+        path,
+        kind=SpanKind.CLIENT,
+        attributes={telemetry.SYSTEM: "grpc", telemetry.METHOD: path},
+    )
+
+
+def _current(span: Span) -> AbstractContextManager[object]:
+    if span is trace.get_current_span():
+        return nullcontext()
     return trace.use_span(span, record_exception=False, set_status_on_exception=False)
 
 
@@ -251,20 +272,25 @@ class _Carried:
 
     signer: TokenSigner
 
+    def added(self, span: Span | None = None) -> Metadata:
+        """Return token and trace."""
+        token = ("authorization", f"Bearer {self.signer.token(principal())}")
+        traceparent = traceparent_of(span or trace.get_current_span())
+        return (token,) if traceparent is None else (token, ("traceparent", traceparent))
+
+    def timeout_s(self, given: float | None) -> float | None:
+        """Return the time that is left; None without an end."""
+        timeout_s = min(math.inf if given is None else given, _inherited_s())
+        return None if timeout_s == math.inf else timeout_s
+
     def details(
         self, given: grpc.aio.ClientCallDetails, span: Span | None = None
     ) -> grpc.aio.ClientCallDetails:
         """Return the details with token, trace and the time that is left."""
-        metadata = grpc.aio.Metadata(*(given.metadata or ()))
-        metadata["authorization"] = f"Bearer {self.signer.token(principal())}"
-        traceparent = traceparent_of(span or trace.get_current_span())
-        if traceparent is not None:
-            metadata["traceparent"] = traceparent
-        timeout_s = min(math.inf if given.timeout is None else given.timeout, _inherited_s())
         return grpc.aio.ClientCallDetails(
             method=given.method,
-            timeout=None if timeout_s == math.inf else timeout_s,
-            metadata=metadata,
+            timeout=self.timeout_s(given.timeout),
+            metadata=grpc.aio.Metadata(*(given.metadata or ()), *self.added(span)),
             credentials=given.credentials,
             wait_for_ready=given.wait_for_ready,
         )
@@ -282,14 +308,21 @@ class _Carried:
 
 
 @dataclass(frozen=True, slots=True)
-class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
+class _Unary:
+    """A stub's unary method, whose calls carry it all."""
+
+    path: str
+    method: Any
     carried: _Carried
 
-    @override
-    async def intercept_unary_unary(
-        self, continuation: Callable[..., Any], client_call_details: Any, request: Any
+    def __call__(
+        self, request: Any, /, *, timeout: float | None = None, metadata: Metadata = ()
     ) -> Any:
-        return await continuation(self.carried.details(client_call_details), request)
+        return self.method(
+            request,
+            timeout=self.carried.timeout_s(timeout),
+            metadata=(*metadata, *self.carried.added()),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,5 +371,5 @@ def _refuse_in_transaction() -> None:
 
 
 def _path(method: object) -> str:
-    path = getattr(method, "_method", b"call")
-    return (path.decode() if isinstance(path, bytes) else str(path)).lstrip("/")
+    path = method.path if isinstance(method, _Unary) else "call"
+    return path.lstrip("/")

