@@ -2,8 +2,9 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Discriminator, Field, Tag
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.chassis.settings import (
@@ -34,14 +35,24 @@ class SchedulingSettings(BaseModel):
 
     cycle_interval_max: timedelta = timedelta(seconds=1)
     """Fallback only: a commit wakes the cycle at once; after a lost wake-up a job waits so long."""
-    cycle_heads_max: int = Field(default=200, gt=0)
-    """Queue heads of each kind per cycle; keep the cycle well below the lease's life."""
-    cycle_batch_max: int = Field(default=50, gt=0)
-    """Admissions in one transaction: more cost less each, and keep rows locked for longer."""
+    cycle_heads_max: int = Field(default=50, gt=0)
+    """Queue heads of each kind per cycle, which is one transaction: more cost less each, and stay
+    locked for longer."""
+    suspended_jobs_per_pass_max: int = Field(default=100, gt=0)
+    """Jobs of suspended tenants that one pass asks to stop; the rest: next pass."""
     lease_ttl: timedelta = timedelta(seconds=6)
-    """After a leader's crash nothing is admitted for so long."""
+    """After a leader's crash nothing is admitted for so long; after a freeze 5 s more at most."""
     node_silence_max: timedelta = timedelta(seconds=30)
     """A node whose runner was silent for longer gets no new work."""
+
+
+class PurgeSettings(BaseModel):
+    """How what purged tenants have is deleted."""
+
+    interval: timedelta = timedelta(seconds=60)
+    """What still ran at the purge, or came late, is deleted so much later at most."""
+    owners_per_pass_max: int = Field(default=200, gt=0)
+    """Jobs, deployments and answers that one transaction deletes; the next one follows at once."""
 
 
 class DeploymentSettings(BaseModel):
@@ -57,9 +68,10 @@ class DeploymentSettings(BaseModel):
     """Routing entries per transaction of a republication."""
 
 
-class RuntimeSettings(BaseModel):
+class ProcessRuntimeSettings(BaseModel):
     """The container runtime `process`: plain processes on this machine, without isolation."""
 
+    kind: Literal["process"] = "process"
     allow_unisolated: bool = False
     """Has to be said: what runs can read whatever this service's account can."""
     allow_mixed_tenants: bool = False
@@ -68,6 +80,51 @@ class RuntimeSettings(BaseModel):
     """A folder a container: its output, its files, its end. The log collector reads it."""
     images: dict[str, Path]
     """Image name → folder of the virtual environment that stands for it."""
+
+
+class DockerRuntimeSettings(BaseModel):
+    """The container runtime `docker`: one Docker engine on this machine, hardened by default."""
+
+    kind: Literal["docker"]
+    url: str = "unix:///var/run/docker.sock"
+    """The engine. Whoever may use it is root on this machine: nobody else's process gets it."""
+    scope: str = Field(default="modelyard", pattern=r"^[a-z0-9][a-z0-9-]{0,40}$")
+    """Label of all that is made here; a runner that shares an engine sees its own scope only."""
+    containers_root: Path
+    """A folder a container: its files and our notes on it. Output stays in the engine's folder."""
+    images: dict[str, str]
+    """Image name → what the engine runs for it; nothing else runs here."""
+    uid_first: int = Field(default=200_000, gt=0)
+    """Programs are users of this range, each tenant one of them, which nobody else may be."""
+    uid_count: int = Field(default=50_000, gt=0)
+    """A runner that is not root can't give files away: its programs are its own user."""
+    pids_max: int = Field(default=512, gt=0)
+    """Processes and threads of one container."""
+    open_files_max: int = Field(default=4096, gt=0)
+    """Of one process."""
+    tmp_bytes: int = Field(default=64 << 20, gt=0)
+    """Size of `/tmp`; what lies there counts as the container's memory."""
+    shared_memory_bytes: int = Field(default=64 << 20, gt=0)
+    """Size of `/dev/shm`; what lies there counts as the container's memory."""
+    log_file_bytes: int = Field(default=16 << 20, gt=0)
+    """The engine begins a new file of output after so much."""
+    log_files_max: int = Field(default=4, gt=1)
+    """And keeps so many; what is older and was not collected is lost, with a mark in the log."""
+    is_host_fenced: bool = False
+    """Somebody saw to it that containers can't open connections to this machine (docs/how-to)."""
+    call_timeout: timedelta = timedelta(seconds=5)
+    """Of a call that the engine answers from memory."""
+    work_timeout: timedelta = timedelta(seconds=30)
+    """Of creating, starting and removing; longer than the engine takes when it is busy."""
+    pull_timeout: timedelta = timedelta(minutes=10)
+    """Of fetching one image from its registry."""
+
+
+RuntimeSettings = Annotated[
+    Annotated[ProcessRuntimeSettings, Tag("process")]
+    | Annotated[DockerRuntimeSettings, Tag("docker")],
+    Discriminator(lambda given: given.get("kind", "process")),
+]
 
 
 class RunnerSettings(BaseModel):
@@ -94,11 +151,19 @@ class RunnerSettings(BaseModel):
     output_bytes_max: int = Field(default=10 << 30, gt=0)
     """Bytes that one output may have; more fail the job."""
     kept_after_end: timedelta = timedelta(hours=1)
-    """A container whose log nobody reported complete is deleted after so long."""
+    """An exited container whose log nobody reported complete is deleted after so long."""
+    unknown_kept: timedelta = timedelta(seconds=30)
+    """A container whose attempt the database does not know is not touched while it is younger."""
     stray_grace: timedelta = timedelta(seconds=10)
-    """From SIGTERM to SIGKILL for what runs though its attempt is over."""
-    containers_per_pass_max: int = Field(default=1_000, gt=0)
-    """Containers that one clean-up looks at."""
+    """From SIGTERM to SIGKILL, at most, for what runs though its attempt is over; many share it."""
+    clean_up_interval: timedelta = timedelta(seconds=20)
+    """From one clean-up to the next; with `stray_grace` it says how long a stray may run."""
+    clean_up_batch_max: int = Field(default=1_000, gt=0)
+    """Containers whose attempts one query of the clean-up asks for."""
+    clean_up_together_max: int = Field(default=32, gt=0)
+    """Containers that the clean-up stops or deletes at a time."""
+    runtime_ping_timeout: timedelta = timedelta(seconds=2)
+    """A container runtime that takes longer to answer is down, and the node gets no new work."""
     probe_timeout: timedelta = timedelta(seconds=1)
     """A model server that answers later does not count as ready."""
 
@@ -123,3 +188,4 @@ class Settings(BaseSettings):
     admission: AdmissionSettings = Field(default_factory=AdmissionSettings)
     scheduling: SchedulingSettings = Field(default_factory=SchedulingSettings)
     deployments: DeploymentSettings = Field(default_factory=DeploymentSettings)
+    purge: PurgeSettings = Field(default_factory=PurgeSettings)

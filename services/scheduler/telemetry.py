@@ -31,8 +31,13 @@ CYCLE_DURATION: Final = histogram(
 )
 WAITING: Final = gauge(
     "modelyard_scheduler_waiting_heads",
-    help="Jobs and replicas in line that a living node could hold, at most a cycle's bound a kind.",
+    help="Jobs and replicas in line that a node at work could hold; at most a cycle's bound each.",
     labels=("kind",),
+)
+RUNTIME_UP: Final = gauge(
+    "modelyard_scheduler_container_runtime_up",
+    help="1 while the container runtime of this process's node answers.",
+    labels=("runtime",),
 )
 
 

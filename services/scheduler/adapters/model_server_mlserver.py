@@ -5,35 +5,33 @@ https://mlserver.readthedocs.io/en/latest/reference/settings.html
 """
 
 import json
-import socket
-from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
 from services.chassis.errors import InvalidArgument
+from services.scheduler.domain.attempts.runtime import Listening
 from services.scheduler.domain.deployments.model import ModelPin
 from services.scheduler.use_cases.attempts.ports import ServerSetup
 
-_HOST: Final = "127.0.0.1"
 _MODEL_SUFFIXES: Final = (".joblib", ".pickle", ".pkl")
 
 
 @dataclass(frozen=True, slots=True)
 class MlServerSklearn:
-    """Serves the one joblib or pickle file of a model, on ports that were free a moment ago.
+    """Serves the one joblib or pickle file of a model.
 
-    If somebody takes one of them first the server ends, and the replica is tried again.
+    If somebody takes one of its ports first the server ends, and the replica is tried again.
     """
 
     implementation: str = "mlserver_sklearn.SKLearnModel"
+    port_count: int = 3
 
-    def setup(self, *, name: str, model: ModelPin) -> ServerSetup:
+    def setup(self, *, name: str, model: ModelPin, listening: Listening) -> ServerSetup:
         """Return how it serves a model under a name; raises InvalidArgument without such a file."""
         uri = _model_file(model)
-        http_port, grpc_port, metrics_port = _free_ports(3)
+        http_port, grpc_port, metrics_port = listening.ports
         server = {
-            "host": _HOST,
+            "host": listening.host,
             "http_port": http_port,
             "grpc_port": grpc_port,
             "metrics_port": metrics_port,
@@ -45,13 +43,12 @@ class MlServerSklearn:
             "implementation": self.implementation,
             "parameters": {"uri": f"./{uri}", "version": str(model.version)},
         }
-        address = f"{_HOST}:{http_port}"
         return ServerSetup(
             command=("mlserver", "start", "."),
             texts={"settings.json": json.dumps(server), "model-settings.json": json.dumps(served)},
             model_files={file.path: file.digest for file in model.files},
-            address=address,
-            ready_url=f"http://{address}/v2/models/{name}/ready",
+            port=http_port,
+            ready_path=f"/v2/models/{name}/ready",
         )
 
 
@@ -62,11 +59,3 @@ def _model_file(model: ModelPin) -> str:
             "model", f"must hold one file of {', '.join(_MODEL_SUFFIXES)}, not {len(paths)}"
         )
     return paths[0]
-
-
-def _free_ports(count: int) -> Sequence[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((_HOST, 0))
-        return [each.getsockname()[1] for each in sockets]

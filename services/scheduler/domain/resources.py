@@ -8,7 +8,8 @@ from typing import Final, Self
 
 from services.chassis.errors import InvalidArgument
 
-_MEMORY_BYTES_MIN: Final = 1 << 20
+MEMORY_BYTES_MIN: Final = 6 << 20
+"""Docker's engine starts no container with less; so it is on every runtime."""
 _CPU_MILLICORES_MAX: Final = 1_000_000
 _MEMORY_BYTES_MAX: Final = 1 << 50
 _GPU_COUNT_MAX: Final = 1_024
@@ -40,6 +41,14 @@ class Resources:
             self.gpu_count - other.gpu_count,
         )
 
+    def less(self, used: "Resources") -> "Resources":
+        """Return what is left of it, nothing where more is used."""
+        return Resources(
+            max(0, self.cpu_millicores - used.cpu_millicores),
+            max(0, self.memory_bytes - used.memory_bytes),
+            max(0, self.gpu_count - used.gpu_count),
+        )
+
     def fits_in(self, free: Self) -> bool:
         """Tell whether each amount is at most what is free."""
         return (
@@ -59,9 +68,18 @@ def requested_resources(
     """Return what a caller asks for, checked; raises InvalidArgument below `field`."""
     for name, amount, least, most in (
         ("cpu_millicores", cpu_millicores, 1, _CPU_MILLICORES_MAX),
-        ("memory_bytes", memory_bytes, _MEMORY_BYTES_MIN, _MEMORY_BYTES_MAX),
+        ("memory_bytes", memory_bytes, 0, _MEMORY_BYTES_MAX),
         ("gpu_count", gpu_count, 0, _GPU_COUNT_MAX),
     ):
         if not least <= amount <= most:
             raise InvalidArgument(f"{field}.{name}", f"must be between {least} and {most}")
+    check_memory(memory_bytes, field=f"{field}.memory_bytes")
     return Resources(cpu_millicores, memory_bytes, gpu_count)
+
+
+def check_memory(memory_bytes: int, *, field: str) -> None:
+    """Raise InvalidArgument naming `field` for less memory than any container starts with."""
+    if memory_bytes < MEMORY_BYTES_MIN:
+        raise InvalidArgument(
+            field, f"must be at least {MEMORY_BYTES_MIN} (6 MiB): no container starts with less"
+        )

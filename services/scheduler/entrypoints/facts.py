@@ -131,6 +131,7 @@ def _attempt(fact: AttemptTransitioned) -> job_events_pb2.AttemptTransitioned:
         exit_code=attempt.exit_code,
         at=timestamp_to_pb(fact.at),
         resources=resources_to_pb(attempt.resources),
+        end_unseen=not fact.is_end_seen,
     )
 
 

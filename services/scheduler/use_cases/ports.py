@@ -9,7 +9,7 @@ it. Rows are locked in this order, so that transactions never wait for each othe
 attempt, deployment, replica, job, node; several of a kind by id.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +26,7 @@ from services.scheduler.domain.deployments.deployment import (
 from services.scheduler.domain.deployments.model import ModelPin, ModelReference
 from services.scheduler.domain.deployments.replica import Replica
 from services.scheduler.domain.fleet.node import Node
+from services.scheduler.domain.fleet.reach import FleetReach
 from services.scheduler.domain.identities import (
     AttemptId,
     DeploymentId,
@@ -36,6 +37,7 @@ from services.scheduler.domain.identities import (
 from services.scheduler.domain.jobs.job import Job, JobState, JobTransitioned
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.plan import Head
+from services.scheduler.domain.tenants.tenant import Tenant
 
 Fact = JobTransitioned | AttemptTransitioned | DeploymentChanged | RoutingEntry
 
@@ -67,18 +69,35 @@ class RequestKey:
     request_hash: bytes
 
 
+class Tenants(Protocol):
+    """Tenants as far as this process has heard of them, in memory."""
+
+    def get(self, tenant: TenantId) -> Tenant:
+        """Return a tenant; one that nobody has told of yet is active."""
+        ...
+
+    def suspended(self) -> Mapping[TenantId, Tenant]:
+        """Return those whose work must not run."""
+        ...
+
+    def purged(self) -> Sequence[TenantId]:
+        """Return those of which nothing may be left."""
+        ...
+
+    def bounded(self) -> Mapping[TenantId, Tenant]:
+        """Return those that may not take whatever there is."""
+        ...
+
+
 class Answers(Protocol):
     """Earlier answers of this tenant's repeatable requests."""
 
-    async def remember(self, method: str, key: RequestKey) -> str | None:
+    async def remember(self, method: str, key: RequestKey, makes: str) -> str | None:
         """Return the id that an equal earlier request made; None when this is the first.
 
-        Raises KeyReused when the key came with another request, InProgress while a twin works.
+        Then `makes` is the id that later ones are told. Raises KeyReused when the key came with
+        another request, InProgress while a twin works.
         """
-        ...
-
-    async def answer(self, method: str, key: RequestKey, made: str) -> None:
-        """Store the id that the first request made."""
         ...
 
 
@@ -105,6 +124,10 @@ class TenantJobs(Protocol):
         self, *, before: JobId | None, states: Sequence[JobState], limit: int
     ) -> Sequence[Job]:
         """Return jobs from the newest on, after `before` in that order; no states: all."""
+        ...
+
+    async def booked(self) -> Resources:
+        """Return what all that runs of the tenant takes together, replicas too."""
         ...
 
     async def queued_count(self) -> int:
@@ -146,11 +169,11 @@ class TenantDeployments(Protocol):
         ...
 
 
-class LargestNode(Protocol):
-    """What callers may know of the fleet."""
+class Fleet(Protocol):
+    """What callers may know of the nodes."""
 
-    async def could_ever_fit(self, resources: Resources) -> bool:
-        """Tell whether some node is large enough, or no node has registered yet."""
+    async def reach_for(self, resources: Resources) -> FleetReach:
+        """Tell whether some node is large enough for this, and the most that any has."""
         ...
 
 
@@ -178,7 +201,7 @@ class Transaction(Protocol):
         ...
 
     @property
-    def fleet(self) -> LargestNode:
+    def fleet(self) -> Fleet:
         """Return what a tenant may know of the nodes."""
         ...
 
@@ -198,8 +221,23 @@ class Jobs(Protocol):
         """Return those of the jobs that still stand in line, locked."""
         ...
 
+    async def placed(self, tenants: Sequence[TenantId], *, limit: int) -> Sequence[JobId]:
+        """Return jobs of these tenants that run or will; nothing is locked."""
+        ...
+
     async def save(self, job: Job) -> None:
         """Store a job that this transaction has read; raises Conflict."""
+        ...
+
+
+class OpenAttempts(Protocol):
+    """What runs or is to run."""
+
+    async def open_on_node(self, node_id: NodeId) -> Sequence[AttemptWork]:
+        """Return what is CREATED or STARTED on a node, oldest first, with all it takes to run it.
+
+        Bounded by the node's capacity; nothing is locked.
+        """
         ...
 
 
@@ -218,10 +256,14 @@ class Attempts(Protocol):
         """Store an attempt that this transaction has read; raises Conflict."""
         ...
 
-    async def open_on_node(self, node_id: NodeId) -> Sequence[AttemptWork]:
-        """Return what is CREATED or STARTED on a node, oldest first, with all it takes to run it.
+    async def booked(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, Resources]:
+        """Return what the open attempts of each tenant take together; nothing is locked."""
+        ...
 
-        Bounded by the node's capacity; nothing is locked.
+    async def ends(self, attempt_ids: Sequence[AttemptId]) -> Mapping[AttemptId, datetime | None]:
+        """Return when each ended, None if it is open; those that nobody knows are missing.
+
+        Nothing is locked: an end is final.
         """
         ...
 
@@ -237,10 +279,12 @@ class Deployments(Protocol):
         """Store a deployment that this transaction has read; raises Conflict."""
         ...
 
-    async def due(self, *, at: datetime, limit: int) -> Sequence[DeploymentId]:
+    async def due(
+        self, *, at: datetime, suspended: Sequence[TenantId], limit: int
+    ) -> Sequence[DeploymentId]:
         """Return deployments that something is to be done for: restarts due, deletions under way.
 
-        Nothing is locked.
+        And those of suspended tenants of which something runs. Nothing is locked.
         """
         ...
 
@@ -274,20 +318,24 @@ class Replicas(Protocol):
 class Nodes(Protocol):
     """The machines that run containers."""
 
-    async def register(self, node_id: NodeId, capacity: Resources) -> None:
-        """Add a node or change its capacity, with a heartbeat; what is booked stays booked."""
+    async def register(self, node_id: NodeId, capacity: Resources, *, runtime: str) -> None:
+        """Add a node or change what it has, with a heartbeat; what is booked stays booked."""
         ...
 
-    async def heartbeat(self, node_id: NodeId) -> None:
-        """Note that the node's runner is alive."""
+    async def heartbeat(self, node_id: NodeId, *, is_runtime_up: bool) -> None:
+        """Note that the node's runner is alive, and whether its runtime is, or since when not."""
         ...
 
     async def get(self, node_id: NodeId) -> Node:
         """Return a node, locked; raises NotFound."""
         ...
 
-    async def alive(self, *, since: datetime) -> Sequence[Node]:
-        """Return nodes whose last heartbeat isn't older; nothing is locked."""
+    async def at_work(self, *, alive_since: datetime) -> Sequence[Node]:
+        """Return nodes with a recent heartbeat whose runtime answers; nothing is locked."""
+        ...
+
+    async def first(self, limit: int) -> tuple[Sequence[Node], int]:
+        """Return nodes by id, silent ones too, and how many there are; nothing is locked."""
         ...
 
     async def save(self, node: Node) -> None:
@@ -302,12 +350,40 @@ class Nodes(Protocol):
 class Line(Protocol):
     """Who waits for capacity."""
 
-    async def heads(self, *, limit: int, alive_since: datetime) -> Sequence[Head]:
-        """Return at most `limit` heads of each kind, in order; nothing is locked.
+    async def heads(
+        self, *, limit: int, alive_since: datetime, left: Mapping[TenantId, Resources]
+    ) -> Sequence[Head]:
+        """Return the first of each kind, at most `limit`, in any order; nothing is locked.
 
-        Those that no node alive since then could ever hold are passed over: they must not fill the
-        places of all who could run.
+        Those that no node at work since then could ever hold are passed over, and those that ask
+        for more than their tenant has left: they must not fill the places of all who could run.
         """
+        ...
+
+
+class Leavings(Protocol):
+    """What tenants have here, for the end of all of it; waits for nobody's locks.
+
+    What runs is left alone, with its owner and all attempts of that. Each call looks at so many
+    owners or answers at most; the rest: next call.
+    """
+
+    async def living_deployments(
+        self, tenants: Sequence[TenantId], *, limit: int
+    ) -> Sequence[tuple[TenantId, DeploymentId]]:
+        """Return deployments whose deletion nobody has asked for."""
+        ...
+
+    async def delete_jobs(self, tenants: Sequence[TenantId], *, limit: int) -> int:
+        """Delete jobs of which nothing runs, with their attempts; return how many rows went."""
+        ...
+
+    async def delete_deployments(self, tenants: Sequence[TenantId], *, limit: int) -> int:
+        """Delete DELETED deployments, with replicas and attempts; return how many rows went."""
+        ...
+
+    async def delete_answers(self, tenants: Sequence[TenantId], *, limit: int) -> int:
+        """Delete answers to repeatable requests; return how many rows went."""
         ...
 
 
@@ -349,12 +425,26 @@ class SystemTransaction(Protocol):
         """Return who waits for capacity."""
         ...
 
+    @property
+    def leavings(self) -> Leavings:
+        """Return what is to be deleted of tenants."""
+        ...
+
     async def hold(self, lease: Lease) -> None:
         """Begin a lease holder's transaction with this; raises Conflict when it is over."""
         ...
 
     def emit(self, fact: Fact) -> None:
         """Publish a fact if and only if this transaction commits."""
+        ...
+
+
+class Reading(Protocol):
+    """What can be read without a transaction."""
+
+    @property
+    def attempts(self) -> OpenAttempts:
+        """Return those that are open."""
         ...
 
 
@@ -367,6 +457,10 @@ class UnitOfWork(Protocol):
 
     def system(self, *, because: str) -> AbstractAsyncContextManager[SystemTransaction]:
         """Open one that is no tenant's."""
+        ...
+
+    def reading(self, *, because: str) -> AbstractAsyncContextManager[Reading]:
+        """Open for reads that are no tenant's and each stand alone: quicker than a transaction."""
         ...
 
 

@@ -1,12 +1,14 @@
 """Attempts in PostgreSQL, alone and joined with their owners."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import NotFound
+from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.postgres.rows import (
     VersionedRows,
     from_document,
@@ -18,6 +20,7 @@ from services.scheduler.adapters.postgres.rows import (
 )
 from services.scheduler.adapters.postgres.tables import ATTEMPTS, DEPLOYMENTS, JOBS, REPLICAS
 from services.scheduler.domain.attempts.attempt import (
+    OPEN,
     Attempt,
     AttemptState,
     LogLocation,
@@ -31,10 +34,23 @@ from services.scheduler.domain.deployments.replica import ReplicaState
 from services.scheduler.domain.identities import AttemptId, NodeId
 from services.scheduler.domain.jobs.job import JobState, StopCause, StopRequest
 from services.scheduler.domain.jobs.spec import JobSpec
+from services.scheduler.domain.resources import Resources
 
 _INSERT: Final = sa.insert(ATTEMPTS)
 _UPDATE: Final = versioned_update(ATTEMPTS)
-_OPEN: Final = (AttemptState.CREATED, AttemptState.STARTED)
+_BOOKED: Final = (
+    sa.select(
+        ATTEMPTS.c.tenant,
+        *(
+            sa.cast(sa.func.sum(ATTEMPTS.c[name]), sa.BigInteger).label(name)
+            for name in from_resources(Resources())
+        ),
+    )
+    .where(
+        ATTEMPTS.c.state.in_(OPEN), ATTEMPTS.c.tenant.in_(sa.bindparam("tenants", expanding=True))
+    )
+    .group_by(ATTEMPTS.c.tenant)
+)
 _OPEN_WORK: Final = (
     sa.select(
         ATTEMPTS,
@@ -54,8 +70,14 @@ _OPEN_WORK: Final = (
     .outerjoin(JOBS, JOBS.c.id == ATTEMPTS.c.owner_id)
     .outerjoin(REPLICAS, REPLICAS.c.id == ATTEMPTS.c.owner_id)
     .outerjoin(DEPLOYMENTS, DEPLOYMENTS.c.id == REPLICAS.c.deployment_id)
-    .where(ATTEMPTS.c.state.in_(_OPEN))
+    .where(ATTEMPTS.c.state.in_(OPEN), ATTEMPTS.c.node_id == sa.bindparam("node_id"))
     .order_by(ATTEMPTS.c.id)
+)
+_GET: Final = (
+    sa.select(ATTEMPTS).where(ATTEMPTS.c.id == sa.bindparam("attempt_id")).with_for_update()
+)
+_ENDS: Final = sa.select(ATTEMPTS.c.id, ATTEMPTS.c.ended_at).where(
+    ATTEMPTS.c.id.in_(sa.bindparam("attempt_ids", expanding=True))
 )
 
 
@@ -87,9 +109,7 @@ class PostgresAttempts:
 
     async def get(self, attempt_id: AttemptId) -> Attempt:
         """Return an attempt, locked."""
-        found = await self._connection.execute(
-            sa.select(ATTEMPTS).where(ATTEMPTS.c.id == attempt_id).with_for_update()
-        )
+        found = await self._connection.execute(_GET, {"attempt_id": attempt_id})
         row = found.mappings().one_or_none()
         if row is None:
             raise NotFound("attempt", attempt_id)
@@ -100,9 +120,19 @@ class PostgresAttempts:
         """Store an attempt that this transaction has read."""
         await self._rows.write(attempt.id, from_attempt(attempt))
 
+    async def ends(self, attempt_ids: Sequence[AttemptId]) -> Mapping[AttemptId, datetime | None]:
+        """Return when each that is known ended."""
+        found = await self._connection.execute(_ENDS, {"attempt_ids": attempt_ids})
+        return {row.id: row.ended_at for row in found}
+
+    async def booked(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, Resources]:
+        """Return what the open attempts of each tenant take together."""
+        found = await self._connection.execute(_BOOKED, {"tenants": tenants})
+        return {TenantId(row["tenant"]): to_resources(row) for row in found.mappings()}
+
     async def open_on_node(self, node_id: NodeId) -> Sequence[AttemptWork]:
         """Return what is open on a node, oldest first."""
-        found = await self._connection.execute(_OPEN_WORK.where(ATTEMPTS.c.node_id == node_id))
+        found = await self._connection.execute(_OPEN_WORK, {"node_id": node_id})
         return [to_work(row) for row in found.mappings()]
 
 

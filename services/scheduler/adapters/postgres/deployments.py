@@ -13,13 +13,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.db.errors import unique_violation
+from services.chassis.db.statements import take_turn
 from services.chassis.errors import AlreadyExists, NotFound
 from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.postgres.rows import (
     VersionedRows,
     from_document,
     from_resources,
-    take_turn,
     to_document,
     versioned_update,
 )
@@ -56,8 +56,10 @@ class PostgresDeployments:
         """Store a deployment that this transaction has read."""
         await self._rows.write(deployment.id, from_deployment(deployment))
 
-    async def due(self, *, at: datetime, limit: int) -> Sequence[DeploymentId]:
-        """Return deployments with restarts due or a deletion that can go on."""
+    async def due(
+        self, *, at: datetime, suspended: Sequence[TenantId], limit: int
+    ) -> Sequence[DeploymentId]:
+        """Return deployments with restarts due, or a deletion or suspension that can go on."""
 
         def has_replica(*states: ReplicaState) -> sa.ColumnElement[bool]:
             return sa.exists().where(
@@ -70,7 +72,11 @@ class PostgresDeployments:
             DEPLOYMENTS.c.state == DeploymentState.DELETING,
             has_replica(S.QUEUED, S.WARMING, S.READY) | ~has_replica(S.STOPPING),
         )
-        found = await self._connection.scalars(sa.union(restarts, deletions).limit(limit))
+        suspensions = sa.select(REPLICAS.c.deployment_id).where(
+            REPLICAS.c.tenant.in_(suspended), REPLICAS.c.state.in_((S.WARMING, S.READY))
+        )
+        due = sa.union(restarts, deletions, suspensions) if suspended else restarts.union(deletions)
+        found = await self._connection.scalars(due.limit(limit))
         return [DeploymentId(deployment_id) for deployment_id in found]
 
     async def routing_entries(
@@ -84,7 +90,8 @@ class PostgresDeployments:
         # Locked: an older generation published again after a newer one would survive compaction.
         rows = (await self._connection.execute(query.with_for_update(read=True))).mappings()
         deployments = [to_deployment(row) for row in rows]
-        replicas = await replicas_of(self._connection, [each.id for each in deployments])
+        ids = [each.id for each in deployments]
+        replicas = await replicas_of(self._connection, REPLICAS.c.deployment_id.in_(ids))
         return [each.routing_entry(replicas.get(each.id, ())) for each in deployments]
 
     async def one(self, query: sa.Select[Any], id_or_name: str) -> Deployment:
@@ -113,8 +120,6 @@ class PostgresReplicas:
 
     async def queued(self, replica_ids: Sequence[ReplicaId]) -> Sequence[Replica]:
         """Return those that still stand in line, locked after their deployments."""
-        if not replica_ids:
-            return []
         found = await self._locked(REPLICAS.c.id.in_(replica_ids))
         return [replica for replica in found if replica.state is ReplicaState.QUEUED]
 
@@ -217,7 +222,8 @@ class PostgresTenantDeployments:
         self, deployment_ids: Sequence[DeploymentId]
     ) -> dict[DeploymentId, list[Replica]]:
         """Return the replicas of these deployments, by place."""
-        return await replicas_of(self._connection, deployment_ids)
+        theirs = REPLICAS.c.deployment_id.in_(deployment_ids)
+        return await replicas_of(self._connection, REPLICAS.c.tenant == self._tenant, theirs)
 
     async def wanted_replica_count(self) -> int:
         """Count replicas, alone: the bound is exact, however many create at once."""
@@ -239,13 +245,11 @@ class PostgresTenantDeployments:
 
 
 async def replicas_of(
-    connection: AsyncConnection, deployment_ids: Sequence[DeploymentId]
+    connection: AsyncConnection, *which: sa.ColumnElement[bool]
 ) -> dict[DeploymentId, list[Replica]]:
-    """Return the replicas of these deployments, by place."""
+    """Return deployments' replicas, by place."""
     found = await connection.execute(
-        sa.select(REPLICAS)
-        .where(REPLICAS.c.deployment_id.in_(deployment_ids))
-        .order_by(REPLICAS.c.deployment_id, REPLICAS.c.ordinal)
+        sa.select(REPLICAS).where(*which).order_by(REPLICAS.c.deployment_id, REPLICAS.c.ordinal)
     )
     replicas: dict[DeploymentId, list[Replica]] = {}
     for row in found.mappings():

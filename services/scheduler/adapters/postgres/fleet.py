@@ -1,31 +1,105 @@
 """Nodes and the line of those who wait for them, in PostgreSQL."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import NotFound
+from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.postgres.rows import from_resources, to_resources
 from services.scheduler.adapters.postgres.tables import DEPLOYMENTS, JOBS, NODES, REPLICAS
 from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.deployments.replica import ReplicaState
 from services.scheduler.domain.fleet.node import Node
+from services.scheduler.domain.fleet.reach import FleetReach
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.plan import Head
 
-_COULD_FIT: Final = sa.select(
-    sa.func.bool_or(
-        sa.and_(
-            *(NODES.c[column] >= sa.bindparam(column) for column in from_resources(Resources()))
-        )
+# Statements are built once: building one costs about as much as running it.
+_AMOUNTS: Final = tuple(from_resources(Resources()))
+_IS_AT_WORK: Final = sa.and_(
+    NODES.c.heartbeat_at >= sa.bindparam("alive_since"), NODES.c.runtime_down_since.is_(None)
+)
+_GET: Final = sa.select(NODES).where(NODES.c.id == sa.bindparam("node_id")).with_for_update()
+_AT_WORK: Final = sa.select(NODES).where(_IS_AT_WORK).order_by(NODES.c.id)
+_SAVE: Final = sa.update(NODES).where(NODES.c.id == sa.bindparam("node_id"))
+_RELEASE: Final = (
+    sa.update(NODES)
+    .where(NODES.c.id == sa.bindparam("node_id"))
+    .values(
+        {
+            f"used_{name}": NODES.c[f"used_{name}"] - sa.bindparam(f"freed_{name}")
+            for name in _AMOUNTS
+        }
     )
 )
+_REACH: Final = sa.select(
+    sa.func.bool_or(
+        sa.and_(*(NODES.c[column] >= sa.bindparam(column) for column in _AMOUNTS))
+    ).label("could_hold"),
+    *(sa.func.max(NODES.c[column]).label(column) for column in _AMOUNTS),
+)
+
+
+def _could_hold(asking: sa.Table) -> sa.ColumnElement[bool]:
+    """Tell whether some node at work, if it were empty, could hold what a row asks for."""
+    return sa.exists().where(_IS_AT_WORK, *(NODES.c[name] >= asking.c[name] for name in _AMOUNTS))
+
+
+_LEFT: Final = (
+    sa.func.unnest(
+        sa.bindparam("left_tenants", type_=ARRAY(sa.Text)),
+        *(sa.bindparam(f"left_{name}", type_=ARRAY(sa.BigInteger)) for name in _AMOUNTS),
+    )
+    .table_valued("tenant", *_AMOUNTS, name="may_take")
+    .render_derived()
+)
+
+
+def _may_take(tenant: sa.Column[Any], asking: sa.Table) -> sa.ColumnElement[bool]:
+    """Tell whether a row asks for no more than its tenant has left, if that is bounded."""
+    is_more = sa.or_(*(asking.c[name] > _LEFT.c[name] for name in _AMOUNTS))
+    return ~sa.exists().where(_LEFT.c.tenant == tenant, is_more)
+
+
+_JOB_HEADS: Final = (
+    sa.select(
+        sa.literal(OwnerKind.JOB.value).label("kind"),
+        JOBS.c.id,
+        JOBS.c.tenant,
+        JOBS.c.priority,
+        JOBS.c.queue_seq,
+        *(JOBS.c[name] for name in _AMOUNTS),
+    )
+    .where(JOBS.c.state == JobState.QUEUED, _may_take(JOBS.c.tenant, JOBS), _could_hold(JOBS))
+    .order_by(JOBS.c.priority.desc(), JOBS.c.queue_seq)
+    .limit(sa.bindparam("heads_max", type_=sa.Integer))
+)
+_REPLICA_HEADS: Final = (
+    sa.select(
+        sa.literal(OwnerKind.REPLICA.value),
+        REPLICAS.c.id,
+        REPLICAS.c.tenant,
+        sa.literal(0),
+        REPLICAS.c.queue_seq,
+        *(DEPLOYMENTS.c[name] for name in _AMOUNTS),
+    )
+    .join_from(REPLICAS, DEPLOYMENTS, DEPLOYMENTS.c.id == REPLICAS.c.deployment_id)
+    .where(
+        REPLICAS.c.state == ReplicaState.QUEUED,
+        _may_take(REPLICAS.c.tenant, DEPLOYMENTS),
+        _could_hold(DEPLOYMENTS),
+    )
+    .order_by(REPLICAS.c.queue_seq)
+    .limit(sa.bindparam("heads_max", type_=sa.Integer))
+)
+_HEADS: Final = sa.union_all(_JOB_HEADS, _REPLICA_HEADS)
 
 
 class PostgresNodes:
@@ -35,9 +109,9 @@ class PostgresNodes:
         self._connection = connection
         self._now = now
 
-    async def register(self, node_id: NodeId, capacity: Resources) -> None:
-        """Add a node or change its capacity."""
-        seen = {**from_resources(capacity), "heartbeat_at": self._now}
+    async def register(self, node_id: NodeId, capacity: Resources, *, runtime: str) -> None:
+        """Add a node or change what it has."""
+        seen = {**from_resources(capacity), "runtime": runtime, "heartbeat_at": self._now}
         await self._connection.execute(
             insert(NODES)
             .values(
@@ -49,55 +123,57 @@ class PostgresNodes:
             .on_conflict_do_update(index_elements=[NODES.c.id], set_=seen)
         )
 
-    async def heartbeat(self, node_id: NodeId) -> None:
-        """Note that the node's runner is alive."""
+    async def heartbeat(self, node_id: NodeId, *, is_runtime_up: bool) -> None:
+        """Note that the node's runner is alive, and whether its runtime is."""
+        down_since = sa.func.coalesce(NODES.c.runtime_down_since, self._now)
         await self._connection.execute(
-            sa.update(NODES).where(NODES.c.id == node_id).values(heartbeat_at=self._now)
+            sa.update(NODES)
+            .where(NODES.c.id == node_id)
+            .values(
+                heartbeat_at=self._now,
+                runtime_down_since=None if is_runtime_up else down_since,
+            )
         )
 
     async def get(self, node_id: NodeId) -> Node:
         """Return a node, locked."""
-        found = await self._connection.execute(
-            sa.select(NODES).where(NODES.c.id == node_id).with_for_update()
-        )
+        found = await self._connection.execute(_GET, {"node_id": node_id})
         row = found.mappings().one_or_none()
         if row is None:
             raise NotFound("node", node_id)
         return to_node(row)
 
-    async def alive(self, *, since: datetime) -> Sequence[Node]:
-        """Return nodes with a recent heartbeat."""
-        found = await self._connection.execute(
-            sa.select(NODES).where(NODES.c.heartbeat_at >= since).order_by(NODES.c.id)
-        )
+    async def at_work(self, *, alive_since: datetime) -> Sequence[Node]:
+        """Return nodes with a recent heartbeat whose runtime answers."""
+        found = await self._connection.execute(_AT_WORK, {"alive_since": alive_since})
         return [to_node(row) for row in found.mappings()]
+
+    async def first(self, limit: int) -> tuple[Sequence[Node], int]:
+        """Return nodes by id, silent ones too, and how many there are."""
+        found = await self._connection.execute(sa.select(NODES).order_by(NODES.c.id).limit(limit))
+        count = await self._connection.scalar(sa.select(sa.func.count()).select_from(NODES))
+        return [to_node(row) for row in found.mappings()], count or 0
 
     async def save(self, node: Node) -> None:
         """Store what is used of a node, which this transaction holds locked."""
         await self._connection.execute(
-            sa.update(NODES)
-            .where(NODES.c.id == node.id)
-            .values(from_resources(node.used, prefix="used_"))
+            _SAVE, {"node_id": node.id, **from_resources(node.used, prefix="used_")}
         )
 
     async def release(self, node_id: NodeId, resources: Resources) -> None:
         """Give an ended attempt's capacity back."""
         released = await self._connection.execute(
-            sa.update(NODES)
-            .where(NODES.c.id == node_id)
-            .values(
-                {
-                    column: NODES.c[column] - amount
-                    for column, amount in from_resources(resources, prefix="used_").items()
-                }
-            )
+            _RELEASE, {"node_id": node_id, **from_resources(resources, prefix="freed_")}
         )
         assert released.rowcount == 1, "attempts are placed on registered nodes"
 
-    async def could_ever_fit(self, resources: Resources) -> bool:
-        """Tell whether some node is large enough, or none has registered yet."""
-        answer = await self._connection.scalar(_COULD_FIT, from_resources(resources))
-        return answer is not False  # null: no node yet
+    async def reach_for(self, resources: Resources) -> FleetReach:
+        """Tell whether some node is large enough for this, and the most that any has."""
+        found = await self._connection.execute(_REACH, from_resources(resources))
+        row = found.mappings().one()
+        if row["could_hold"] is None:  # no node yet
+            return FleetReach(is_enough=True, largest=Resources())
+        return FleetReach(is_enough=row["could_hold"], largest=to_resources(row))
 
 
 class PostgresLine:
@@ -106,45 +182,19 @@ class PostgresLine:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def heads(self, *, limit: int, alive_since: datetime) -> Sequence[Head]:
-        """Return the heads of both kinds that a living node could hold, in order."""
-        jobs = await self._connection.execute(
-            sa.select(
-                JOBS.c.id,
-                JOBS.c.priority,
-                JOBS.c.queue_seq,
-                JOBS.c.cpu_millicores,
-                JOBS.c.memory_bytes,
-                JOBS.c.gpu_count,
-            )
-            .where(JOBS.c.state == JobState.QUEUED, _could_hold(JOBS, alive_since))
-            .order_by(JOBS.c.priority.desc(), JOBS.c.queue_seq)
-            .limit(limit)
-        )
-        replicas = await self._connection.execute(
-            sa.select(
-                REPLICAS.c.id,
-                sa.literal(0).label("priority"),
-                REPLICAS.c.queue_seq,
-                DEPLOYMENTS.c.cpu_millicores,
-                DEPLOYMENTS.c.memory_bytes,
-                DEPLOYMENTS.c.gpu_count,
-            )
-            .join_from(REPLICAS, DEPLOYMENTS, DEPLOYMENTS.c.id == REPLICAS.c.deployment_id)
-            .where(REPLICAS.c.state == ReplicaState.QUEUED, _could_hold(DEPLOYMENTS, alive_since))
-            .order_by(REPLICAS.c.queue_seq)
-            .limit(limit)
-        )
-        return [
-            *(to_head(row, OwnerKind.REPLICA) for row in replicas.mappings()),
-            *(to_head(row, OwnerKind.JOB) for row in jobs.mappings()),
-        ]
-
-
-def _could_hold(asking: sa.Table, alive_since: datetime) -> sa.ColumnElement[bool]:
-    """Tell whether some living node, if it were empty, could hold what a row asks for."""
-    amounts = (NODES.c[column] >= asking.c[column] for column in from_resources(Resources()))
-    return sa.exists().where(NODES.c.heartbeat_at >= alive_since, *amounts)
+    async def heads(
+        self, *, limit: int, alive_since: datetime, left: Mapping[TenantId, Resources]
+    ) -> Sequence[Head]:
+        """Return the heads of both kinds that may run and a node at work could hold."""
+        amounts = [from_resources(each) for each in left.values()]
+        given = {
+            "heads_max": limit,
+            "alive_since": alive_since,
+            "left_tenants": list(left),
+            **{f"left_{name}": [each[name] for each in amounts] for name in _AMOUNTS},
+        }
+        found = await self._connection.execute(_HEADS, given)
+        return [to_head(row) for row in found.mappings()]
 
 
 def to_node(row: sa.RowMapping) -> Node:
@@ -154,9 +204,18 @@ def to_node(row: sa.RowMapping) -> Node:
         capacity=to_resources(row),
         used=to_resources(row, prefix="used_"),
         heartbeat_at=row["heartbeat_at"],
+        runtime=row["runtime"],
+        runtime_down_since=row["runtime_down_since"],
     )
 
 
-def to_head(row: sa.RowMapping, kind: OwnerKind) -> Head:
+def to_head(row: sa.RowMapping) -> Head:
     """Return who waits in a row."""
-    return Head(kind, row["id"], row["priority"], row["queue_seq"], to_resources(row))
+    return Head(
+        OwnerKind(row["kind"]),
+        row["id"],
+        row["tenant"],
+        row["priority"],
+        row["queue_seq"],
+        to_resources(row),
+    )

@@ -1,25 +1,27 @@
 """Jobs in PostgreSQL."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis.db.statements import take_turn
 from services.chassis.errors import NotFound
 from services.chassis.tenancy import TenantId
+from services.scheduler.adapters.postgres.attempts import PostgresAttempts
 from services.scheduler.adapters.postgres.rows import (
     VersionedRows,
     from_document,
     from_resources,
     maybe_from_document,
-    take_turn,
     to_document,
     versioned_update,
 )
 from services.scheduler.adapters.postgres.tables import JOBS
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import (
+    PLACED,
     Job,
     JobFailure,
     JobProgress,
@@ -27,14 +29,25 @@ from services.scheduler.domain.jobs.job import (
     StopRequest,
 )
 from services.scheduler.domain.jobs.spec import JobSpec
+from services.scheduler.domain.resources import Resources
 
 _INSERT: Final = sa.insert(JOBS)
 _UPDATE: Final = versioned_update(JOBS)
+_ANY: Final = sa.select(JOBS).where(JOBS.c.id == sa.bindparam("job_id"))
+_ANY_LOCKED: Final = _ANY.with_for_update()
+_ONE: Final = _ANY.where(JOBS.c.tenant == sa.bindparam("tenant"))
+_ONE_LOCKED: Final = _ONE.with_for_update()
 _QUEUED: Final = (
     sa.select(JOBS)
     .where(JOBS.c.id.in_(sa.bindparam("ids", expanding=True)), JOBS.c.state == JobState.QUEUED)
     .order_by(JOBS.c.id)
     .with_for_update()
+)
+_PLACED: Final = (
+    sa.select(JOBS.c.id)
+    .where(JOBS.c.tenant.in_(sa.bindparam("tenants", expanding=True)), JOBS.c.state.in_(PLACED))
+    .order_by(JOBS.c.id)
+    .limit(sa.bindparam("jobs_max", type_=sa.Integer))
 )
 _QUEUED_COUNT: Final = (
     sa.select(sa.func.count())
@@ -52,22 +65,27 @@ class PostgresJobs:
 
     async def get_any(self, job_id: JobId) -> Job:
         """Return a job of any tenant, locked."""
-        return await self.one(sa.select(JOBS).where(JOBS.c.id == job_id).with_for_update(), job_id)
+        return await self.one(_ANY_LOCKED, {"job_id": job_id})
 
     async def queued(self, job_ids: Sequence[JobId]) -> Sequence[Job]:
         """Return those that still stand in line, locked."""
         found = await self._connection.execute(_QUEUED, {"ids": job_ids})
         return [self._read(row) for row in found.mappings()]
 
+    async def placed(self, tenants: Sequence[TenantId], *, limit: int) -> Sequence[JobId]:
+        """Return jobs of these tenants that run or will."""
+        given = {"tenants": tenants, "jobs_max": limit}
+        return [JobId(found) for found in await self._connection.scalars(_PLACED, given)]
+
     async def save(self, job: Job) -> None:
         """Store a job that this transaction has read."""
         await self._rows.write(job.id, from_job(job))
 
-    async def one(self, query: sa.Select[Any], job_id: JobId) -> Job:
-        """Return the job that a query finds."""
-        row = (await self._connection.execute(query)).mappings().one_or_none()
+    async def one(self, query: sa.Select[Any], given: Mapping[str, str]) -> Job:
+        """Return the job that a query finds by the `job_id` that it is given."""
+        row = (await self._connection.execute(query, given)).mappings().one_or_none()
         if row is None:
-            raise NotFound("job", job_id)
+            raise NotFound("job", given["job_id"])
         return self._read(row)
 
     def _read(self, row: sa.RowMapping) -> Job:
@@ -102,12 +120,11 @@ class PostgresTenantJobs:
 
     async def get(self, job_id: JobId) -> Job:
         """Return a job of this tenant."""
-        return await self._jobs.one(self._ours().where(JOBS.c.id == job_id), job_id)
+        return await self._jobs.one(_ONE, {"job_id": job_id, "tenant": self._tenant})
 
     async def get_for_update(self, job_id: JobId) -> Job:
         """Return a job of this tenant, locked."""
-        query = self._ours().where(JOBS.c.id == job_id).with_for_update()
-        return await self._jobs.one(query, job_id)
+        return await self._jobs.one(_ONE_LOCKED, {"job_id": job_id, "tenant": self._tenant})
 
     async def save(self, job: Job) -> None:
         """Store a job that this transaction has read."""
@@ -123,6 +140,11 @@ class PostgresTenantJobs:
         if states:
             query = query.where(JOBS.c.state.in_(states))
         return [to_job(row) for row in (await self._connection.execute(query)).mappings()]
+
+    async def booked(self) -> Resources:
+        """Return what all that runs of this tenant takes together."""
+        booked = await PostgresAttempts(self._connection).booked([self._tenant])
+        return booked.get(self._tenant, Resources())
 
     async def queued_count(self) -> int:
         """Count those in line, alone: the bound is exact, however many submit at once."""

@@ -1,11 +1,12 @@
 """What all repositories of the scheduler do with rows.
 
 Owns: descriptions as JSON documents, amounts of resources as columns, and compare-and-set by
-version. Always holds: a row is written only over the version that this transaction has read.
+version. Always holds: a row is written only over the version that this transaction has read, and as
+its tenant's (ADR-0020).
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -15,10 +16,6 @@ from services.chassis.errors import Conflict
 from services.scheduler.domain.resources import Resources
 
 T = TypeVar("T")
-
-_TAKE_TURN: Final = sa.select(
-    sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(sa.bindparam("name"), 0))
-)
 
 
 def to_document(value: object) -> Any:
@@ -52,11 +49,6 @@ def to_resources(row: sa.RowMapping, *, prefix: str = "") -> Resources:
     )
 
 
-async def take_turn(connection: AsyncConnection, name: str) -> None:
-    """Wait until no other transaction holds this name, then hold it until the commit."""
-    await connection.execute(_TAKE_TURN, {"name": name})
-
-
 class VersionedRows:
     """One table within one transaction, written by compare-and-set."""
 
@@ -64,21 +56,20 @@ class VersionedRows:
         self._connection = connection
         self._update = update
         self._kind = kind
-        self._versions: dict[str, int] = {}
+        self._read: dict[str, tuple[str, int]] = {}
 
     def read(self, row: sa.RowMapping) -> None:
-        """Note the version that this transaction decides on."""
-        self._versions[row["id"]] = row["version"]
+        """Note whose row it is, and the version that this transaction decides on."""
+        self._read[row["id"]] = (row["tenant"], row["version"])
 
     async def write(self, identity: str, values: Mapping[str, Any]) -> None:
         """Write over the version that was read; raises Conflict when there is another by now."""
-        updated = await self._connection.execute(
-            self._update,
-            {"read_id": identity, "read_version": self._versions[identity], **values},
-        )
+        tenant, version = self._read[identity]
+        read = {"read_id": identity, "read_tenant": tenant, "read_version": version}
+        updated = await self._connection.execute(self._update, {**read, **values})
         if updated.rowcount != 1:
             raise Conflict(self._kind, identity)
-        self._versions[identity] = values["version"]
+        self._read[identity] = (tenant, values["version"])
 
 
 def versioned_update(table: sa.Table) -> sa.Update:
@@ -86,5 +77,6 @@ def versioned_update(table: sa.Table) -> sa.Update:
     return (
         sa.update(table)
         .where(table.c.id == sa.bindparam("read_id"))
+        .where(table.c.tenant == sa.bindparam("read_tenant"))
         .where(table.c.version == sa.bindparam("read_version"))
     )

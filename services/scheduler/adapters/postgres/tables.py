@@ -85,6 +85,8 @@ NODES: Final = Table(
     *_resources("used_"),
     utc("heartbeat_at"),
     utc("registered_at"),
+    Column("runtime", Text, nullable=False, server_default=""),
+    utc("runtime_down_since", nullable=True),
     CheckConstraint(
         "used_cpu_millicores >= 0 AND used_memory_bytes >= 0 AND used_gpu_count >= 0",
         name="used_not_negative",

@@ -4,10 +4,13 @@ Owns: that a fact leaves as a child of its submission's trace, whoever moves the
 phase that a job's move has ended becomes a span once the move is committed.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.db import idempotency
 from services.chassis.db.lease import HeldLease
@@ -23,10 +26,12 @@ from services.scheduler.adapters.postgres.deployments import (
 )
 from services.scheduler.adapters.postgres.fleet import PostgresLine, PostgresNodes
 from services.scheduler.adapters.postgres.jobs import PostgresJobs, PostgresTenantJobs
+from services.scheduler.adapters.postgres.leavings import PostgresLeavings
 from services.scheduler.domain.jobs.job import JobTransitioned
 from services.scheduler.telemetry import record_phase, transition
 from services.scheduler.use_cases.ports import Fact, Lease, RequestKey
 
+Listener = Callable[[Fact], None]
 EventOf = Callable[[Fact], NewEvent]
 """Tells a fact as an event; given from outside, so that storage knows no protobuf."""
 
@@ -34,9 +39,12 @@ EventOf = Callable[[Fact], NewEvent]
 class _Emitting:
     """What both kinds of transaction share."""
 
-    def __init__(self, inner: ChassisTransaction, event_of: EventOf) -> None:
+    def __init__(
+        self, inner: ChassisTransaction, event_of: EventOf, listeners: Sequence[Listener]
+    ) -> None:
         self._inner = inner
         self._event_of = event_of
+        self._listeners = listeners
 
     @property
     def now(self) -> datetime:
@@ -48,6 +56,8 @@ class _Emitting:
         event = self._event_of(fact)
         with transition(event.type, subject=event.subject, parent=event.traceparent) as traceparent:
             self._inner.emit(replace(event, traceparent=traceparent))
+        for listener in self._listeners:
+            self._inner.on_commit(partial(listener, fact))
         if isinstance(fact, JobTransitioned) and fact.ended_phase is not None:
             phase = fact.ended_phase
             self._inner.on_commit(
@@ -58,8 +68,14 @@ class _Emitting:
 class PostgresTransaction(_Emitting):
     """One tenant's transaction; implements `ports.Transaction`."""
 
-    def __init__(self, inner: ChassisTransaction, event_of: EventOf, tenant: TenantId) -> None:
-        super().__init__(inner, event_of)
+    def __init__(
+        self,
+        inner: ChassisTransaction,
+        event_of: EventOf,
+        listeners: Sequence[Listener],
+        tenant: TenantId,
+    ) -> None:
+        super().__init__(inner, event_of, listeners)
         self.answers = PostgresAnswers(inner)
         self.jobs = PostgresTenantJobs(inner.connection, tenant)
         self.deployments = PostgresTenantDeployments(inner.connection, tenant)
@@ -69,18 +85,28 @@ class PostgresTransaction(_Emitting):
 class PostgresSystemTransaction(_Emitting):
     """A transaction that spans tenants; implements `ports.SystemTransaction`."""
 
-    def __init__(self, inner: ChassisTransaction, event_of: EventOf) -> None:
-        super().__init__(inner, event_of)
+    def __init__(
+        self, inner: ChassisTransaction, event_of: EventOf, listeners: Sequence[Listener]
+    ) -> None:
+        super().__init__(inner, event_of, listeners)
         self.jobs = PostgresJobs(inner.connection)
         self.attempts = PostgresAttempts(inner.connection)
         self.deployments = PostgresDeployments(inner.connection)
         self.replicas = PostgresReplicas(inner.connection)
         self.nodes = PostgresNodes(inner.connection, now=inner.now)
         self.line = PostgresLine(inner.connection)
+        self.leavings = PostgresLeavings(inner.connection)
 
     async def hold(self, lease: Lease) -> None:
         """Begin a lease holder's transaction with this."""
         await self._inner.hold(HeldLease(lease.name, lease.holder, lease.epoch))
+
+
+class PostgresReading:
+    """Reads that each stand alone; implements `ports.Reading`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self.attempts = PostgresAttempts(connection)
 
 
 class PostgresAnswers:
@@ -89,16 +115,16 @@ class PostgresAnswers:
     def __init__(self, inner: ChassisTransaction) -> None:
         self._inner = inner
 
-    async def remember(self, method: str, key: RequestKey) -> str | None:
-        """Return the id that an equal earlier request made, if any."""
+    async def remember(self, method: str, key: RequestKey, makes: str) -> str | None:
+        """Return the id that an equal earlier request made, if any; else this one makes this."""
         made = await idempotency.remember(
-            self._inner, method=method, key=key.key, request_hash=key.request_hash
+            self._inner,
+            method=method,
+            key=key.key,
+            request_hash=key.request_hash,
+            response=makes.encode(),
         )
         return None if made is None else made.decode()
-
-    async def answer(self, method: str, key: RequestKey, made: str) -> None:
-        """Store the id that the first request made."""
-        await idempotency.answer(self._inner, method=method, key=key.key, response=made.encode())
 
 
 class PostgresUnitOfWork:
@@ -107,15 +133,26 @@ class PostgresUnitOfWork:
     def __init__(self, inner: ChassisUnitOfWork, event_of: EventOf) -> None:
         self._inner = inner
         self._event_of = event_of
+        self._listeners: list[Listener] = []
+
+    def add_listener(self, listener: Listener) -> None:
+        """Call this with each fact once it is committed; it must not raise."""
+        self._listeners.append(listener)
 
     @asynccontextmanager
     async def __call__(self, tenant: TenantId) -> AsyncIterator[PostgresTransaction]:
         """Open a transaction for a tenant."""
         async with self._inner(tenant) as inner:
-            yield PostgresTransaction(inner, self._event_of, tenant)
+            yield PostgresTransaction(inner, self._event_of, self._listeners, tenant)
 
     @asynccontextmanager
     async def system(self, *, because: str) -> AsyncIterator[PostgresSystemTransaction]:
         """Open a transaction that is no tenant's."""
         async with self._inner.system(because=because) as inner:
-            yield PostgresSystemTransaction(inner, self._event_of)
+            yield PostgresSystemTransaction(inner, self._event_of, self._listeners)
+
+    @asynccontextmanager
+    async def reading(self, *, because: str) -> AsyncIterator[PostgresReading]:
+        """Open for reads that each stand alone."""
+        async with self._inner.reading(because=because) as connection:
+            yield PostgresReading(connection)

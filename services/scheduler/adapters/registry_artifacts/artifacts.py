@@ -1,7 +1,9 @@
 """The registry's artifact store, as a node's runner uses it: `ArtifactStore`.
 
 Owns: streaming bytes in and out, in the tenant's name. Leaves keeping them to `node_cache`,
-repeating a failed transfer to who drives the attempt: it may wait for minutes.
+repeating a failed transfer to who drives the attempt: it may wait for minutes. Always holds: bytes
+are read as the scheduler, which may not write; they are stored as the attempt that left them, which
+may do nothing else (ADR-0010). So nothing is signed in an attempt's name but by its driver.
 """
 
 import asyncio
@@ -30,13 +32,15 @@ from services.scheduler.adapters.registry_artifacts.node_cache import (
     NodeCache,
     digest_of,
 )
+from services.scheduler.domain.identities import AttemptId
 from services.scheduler.use_cases.attempts.ports import StoredFile
 
 CHUNK_BYTES_MAX: Final = 256 * 1024
 _GET: Final = "modelyard.registry.v1.ArtifactService/GetArtifact"
 _PUT: Final = "modelyard.registry.v1.ArtifactService/PutArtifact"
 _SUBJECT: Final = "scheduler"
-_SCOPES: Final = frozenset({"artifacts:read", "artifacts:write"})
+_READING: Final = frozenset({"artifacts:read"})
+_STORING: Final = frozenset({"artifacts:write"})
 _STAT_TIMEOUT: Final = timedelta(seconds=5)
 
 
@@ -73,19 +77,21 @@ class RegistryArtifacts:
                 )
             yield files
 
-    async def put(self, tenant: TenantId, file: PurePath) -> StoredFile:
-        """Store a file's bytes, unless the registry has them."""
+    async def put(self, tenant: TenantId, file: PurePath, *, attempt_id: AttemptId) -> StoredFile:
+        """Store a file's bytes as the attempt, unless the registry has them."""
         path = Path(file)
         with node_failures():
             stored = await asyncio.to_thread(_described, path)
-        with acting_as(Principal(tenant, _SUBJECT, _SCOPES)):
-            if not await self._is_stored(stored.digest):
+        with acting_as(Principal(tenant, _SUBJECT, _READING)):
+            is_stored = await self._is_stored(stored.digest)
+        if not is_stored:
+            with acting_as(Principal(tenant, f"attempt:{attempt_id}", _STORING)):
                 await self._upload(path, stored)
         return stored
 
     async def _download(self, tenant: TenantId, digest: str, file: BoundedFile) -> None:
         request = GetArtifactRequest(digest=digest)
-        with acting_as(Principal(tenant, _SUBJECT, _SCOPES)):
+        with acting_as(Principal(tenant, _SUBJECT, _READING)):
             async with self._edge.guard(_GET):
                 async for message in self._stub.GetArtifact(request, timeout=self._timeout_s):
                     file.write(message.chunk)

@@ -13,28 +13,21 @@ processes behind them. Always holds: a folder has its name only when it is compl
 """
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from services.scheduler.adapters.runtime_files.files import (
+    lay_out_files,
+    named_folders,
+    new_folder,
+)
 from services.scheduler.adapters.runtime_process import shim
-from services.scheduler.adapters.runtime_process.bundle import unpack_bundle
 from services.scheduler.adapters.runtime_process.processes import ProcessIdentity
 from services.scheduler.domain.attempts.runtime import ContainerExit, ContainerSpec, EndCause
 
-INPUTS: Final = "inputs"
-OUTPUTS: Final = "outputs"
-CHECKPOINT: Final = "checkpoint"
-PROGRESS: Final = "progress.jsonl"
-SHIM_LOG: Final = "shim.log"
-_HIDDEN: Final = "."
-"""First character of what is not yet, or no longer, a container."""
 TOMBSTONE: Final[dict[str, Any]] = {"tombstone": True}
 
 
@@ -57,6 +50,14 @@ class ContainerFolder:
         """Return what `create` wrote; empty for a tombstone and for what is not there."""
         return self._read(shim.CONFIG) or {}
 
+    def created_at(self) -> datetime | None:
+        """Return when `create` laid it out."""
+        try:
+            modified_s = (self.path / shim.CONFIG).stat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return datetime.fromtimestamp(modified_s, UTC)
+
     def claim(self) -> "Claim | None":
         """Return what was decided about it; None: nothing yet."""
         data = self._read(shim.CLAIM)
@@ -66,7 +67,10 @@ class ContainerFolder:
 
     def started(self) -> "Started | None":
         """Return its program's process and start, once recorded."""
-        data = self._read(shim.STARTED)
+        try:
+            data = self._read(shim.STARTED)
+        except ValueError:  # the machine lost power before it was on disk
+            return None
         if data is None:
             return None
         return Started(
@@ -109,7 +113,7 @@ class ContainerFolder:
     def shim_log(self) -> str:
         """Return the end of what the shim itself had to say: a traceback, if anything."""
         try:
-            return (self.path / SHIM_LOG).read_text(errors="replace")[-1000:].strip()
+            return (self.path / shim.SHIM_LOG).read_text(errors="replace")[-1000:].strip()
         except FileNotFoundError:
             return ""
 
@@ -146,9 +150,7 @@ class Ended:
 
 def containers(root: Path) -> Iterator[ContainerFolder]:
     """Yield all containers, tombstones included."""
-    for path in sorted(root.iterdir()):
-        if not path.name.startswith(_HIDDEN) and path.is_dir():
-            yield ContainerFolder(path)
+    return map(ContainerFolder, named_folders(root))
 
 
 def lay_out(
@@ -158,21 +160,9 @@ def lay_out(
 
     `environment` is told the final folder, whose paths the program gets.
     """
-    with _new_folder(root, spec.name) as (new, publish):
+    with new_folder(root, spec.name) as (new, publish):
         final = root / spec.name
-        for part in (shim.WORK, INPUTS, OUTPUTS, CHECKPOINT):
-            (new / part).mkdir()
-        if spec.source is not None:
-            unpack_bundle(Path(spec.source), new / shim.WORK)
-        for placed in spec.files:
-            _copy_read_only(Path(placed.file), new / shim.WORK / placed.path)
-        for path, text in spec.texts.items():
-            target = new / shim.WORK / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text)
-        for placed in spec.inputs:
-            _copy_read_only(Path(placed.file), new / INPUTS / placed.path)
-        _make_folders_read_only(new / INPUTS)
+        lay_out_files(spec, new)
         config = {
             "name": spec.name,
             "tenant": spec.tenant,
@@ -191,72 +181,9 @@ def lay_out(
 
 def lay_out_tombstone(root: Path, name: str) -> bool:
     """Take a free name for nobody; False when it is taken."""
-    with _new_folder(root, name) as (new, publish):
+    with new_folder(root, name) as (new, publish):
         shim.take_claim(TOMBSTONE, folder=str(new))
         return publish()
-
-
-def discard(folder: ContainerFolder) -> None:
-    """Free a container's name at once, then delete what it had."""
-    bin_ = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=folder.path.parent))
-    folder.path.rename(bin_ / folder.name)
-    _delete(bin_)
-
-
-def discard_unfinished(root: Path) -> None:
-    """Delete what a crash left half made or half deleted."""
-    for path in root.iterdir():
-        if path.name.startswith(_HIDDEN) and path.is_dir():
-            _delete(path)
-
-
-def _delete(folder: Path) -> None:
-    _make_folders_writable(folder)
-    shutil.rmtree(folder)
-
-
-@contextmanager
-def _new_folder(root: Path, name: str) -> Iterator[tuple[Path, Callable[[], bool]]]:
-    """Give a folder to fill, and the act that gives it its name, once; else it is deleted."""
-    root.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f"{_HIDDEN}{name}.", dir=root))  # ours alone until then
-
-    def publish() -> bool:
-        new.chmod(0o755)
-        try:
-            new.rename(root / name)  # fails if there is a folder that is not empty
-        except OSError:
-            if (root / name).exists():
-                return False
-            raise
-        return True
-
-    try:
-        yield new, publish
-    finally:
-        if new.exists():
-            _delete(new)
-
-
-def _copy_read_only(source: Path, target: Path) -> None:
-    """Copy: a link would let a program with root's rights change the node's cache."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-    target.chmod(0o444)
-
-
-def _make_folders_read_only(folder: Path) -> None:
-    for path, _, _ in os.walk(folder, topdown=False):
-        Path(path).chmod(0o555)
-
-
-def _make_folders_writable(folder: Path) -> None:
-    """Undo what was made read-only, by us or by the program, so that it can be deleted."""
-    for path, folders, _ in os.walk(folder):
-        for name in folders:  # before they are walked into
-            inner = Path(path, name)
-            if not inner.is_symlink():
-                inner.chmod(0o700)
 
 
 def _seconds(duration: timedelta | None) -> float | None:

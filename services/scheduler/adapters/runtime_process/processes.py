@@ -19,10 +19,6 @@ from typing import Any, Final
 from services.chassis.errors import Unavailable
 from services.scheduler.adapters.runtime_process import shim
 
-CONTAINER_MARK: Final = "MODELYARD_CONTAINER"
-"""In the environment of every process of a container: its folder, which no other container of this
-machine has. So strays are found without their shim."""
-
 _STAT_STATE: Final = 0
 _STAT_SESSION: Final = 3
 _ENDED: Final = frozenset({"Z", "X"})
@@ -89,7 +85,7 @@ def kill_strays(folder: Path, program: ProcessIdentity | None) -> None:
     That is the program's session and whatever bears the container's mark; a process that left both
     behind can't be found. Raises Unavailable if they don't end.
     """
-    mark = f"{CONTAINER_MARK}={folder}".encode()
+    mark = f"{shim.CONTAINER_MARK}={folder}".encode()
     for _ in range(_SWEEP_ROUNDS_MAX):
         with contextlib.ExitStack() as stack:
             strays = []

@@ -10,9 +10,8 @@ process is signalled only after its pidfd was opened and its start time compared
 
 import asyncio
 import contextlib
-import os
 import signal
-import sys
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -21,28 +20,31 @@ from typing import Final
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from services.scheduler.adapters.node_failures import node_failures
-from services.scheduler.adapters.runtime_process import leavings, shim
-from services.scheduler.adapters.runtime_process.folder import (
+from services.scheduler.adapters.runtime_files import leavings
+from services.scheduler.adapters.runtime_files.files import (
     CHECKPOINT,
     INPUTS,
     OUTPUTS,
     PROGRESS,
-    SHIM_LOG,
+    WORK,
+    discard,
+    discard_unfinished,
+)
+from services.scheduler.adapters.runtime_process import shim
+from services.scheduler.adapters.runtime_process.folder import (
     TOMBSTONE,
     ContainerFolder,
     containers,
-    discard,
-    discard_unfinished,
     lay_out,
     lay_out_tombstone,
 )
 from services.scheduler.adapters.runtime_process.processes import (
-    CONTAINER_MARK,
     kill_strays,
     opened,
     readable,
     send,
 )
+from services.scheduler.adapters.runtime_process.shims import SYSTEM_PATH, Shims
 from services.scheduler.domain.attempts.attempt import LogLocation
 from services.scheduler.domain.attempts.runtime import (
     Capabilities,
@@ -51,11 +53,22 @@ from services.scheduler.domain.attempts.runtime import (
     ContainerSpec,
     ContainerStatus,
     LeftFile,
+    Listening,
     ProgressData,
 )
 
-_CAPABILITIES: Final = Capabilities("process", frozenset({Capability.OOM_REPORTED}))
-_SYSTEM_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+_CAPABILITIES: Final = Capabilities(
+    "process",
+    frozenset(
+        {
+            Capability.OOM_REPORTED,
+            Capability.RUN_TIME_LIMIT,
+            Capability.LONG_LINES_WHOLE,
+            Capability.USAGE_REPORTED,
+        }
+    ),
+)
+_LOOPBACK: Final = "127.0.0.1"
 _START_WAIT_MAX_S: Final = 30.0
 _KILL_WAIT_MAX_S: Final = 10.0
 
@@ -79,7 +92,7 @@ class ProcessRuntime:
         self._images = {name: folder.absolute() for name, folder in images.items()}
         self._allow_mixed_tenants = allow_mixed_tenants
         self._environment = dict(environment or {})
-        self._children: set[int] = set()
+        self._shims = Shims(self._environment)
         self._create_turn = asyncio.Lock()
         self._root.mkdir(parents=True, exist_ok=True)
         discard_unfinished(self._root)
@@ -88,6 +101,22 @@ class ProcessRuntime:
     def capabilities(self) -> Capabilities:
         """Declare what it can do beyond the core."""
         return _CAPABILITIES
+
+    async def ping(self) -> None:
+        """Do nothing: there is no engine that could be away."""
+
+    async def follow(self, stopping: asyncio.Event) -> None:
+        """Have a shim ready for the next start; all else is read when it is asked for."""
+        with self._shims.one_ahead():
+            await stopping.wait()
+
+    def listening(self, port_count: int) -> Listening:
+        """Return ports of this machine that are free at the moment."""
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(socket.socket()) for _ in range(port_count)]
+            for each in sockets:
+                each.bind((_LOOPBACK, 0))
+            return Listening(_LOOPBACK, tuple(each.getsockname()[1] for each in sockets))
 
     async def create(self, spec: ContainerSpec) -> None:
         """Lay a container's folder out, unless it is there.
@@ -119,20 +148,12 @@ class ProcessRuntime:
             raise NotFound("container", name)
         if status.phase is not ContainerPhase.CREATED:
             return status
-        with node_failures():
-            ready, shim_end = os.pipe()
         try:
-            try:
-                with node_failures():
-                    self._spawn_shim(name, ready=shim_end)
-            finally:
-                os.close(shim_end)
             async with asyncio.timeout(_START_WAIT_MAX_S):
-                await readable(ready)  # closed by the program's start, or by the shim's end
+                with node_failures():
+                    await self._shims.run(self._folder(name).path)
         except TimeoutError as error:
             raise Unavailable("the container's shim") from error
-        finally:
-            os.close(ready)
         status = self._inspect(self._folder(name))
         if status.phase is ContainerPhase.CREATED:
             raise FailedPrecondition(f"the shim ended early: {self._folder(name).shim_log()}")
@@ -157,7 +178,7 @@ class ProcessRuntime:
             with node_failures(), opened(claim.shim) as descriptor:
                 if descriptor is not None:
                     await readable(descriptor)
-            self._reap()
+            self._shims.reap()
         with node_failures():
             return await asyncio.to_thread(self._settle, folder)
 
@@ -213,7 +234,7 @@ class ProcessRuntime:
             leavings.last_lines, log, stream="stderr", bytes_max=bytes_max
         )
 
-    def log_location(self, name: str) -> LogLocation:
+    async def log_location(self, name: str) -> LogLocation:
         """Return where its output is."""
         return LogLocation(path=f"{name}/{shim.LOG}")
 
@@ -252,13 +273,13 @@ class ProcessRuntime:
         self, spec: ContainerSpec, *, folder: Path, image: Path
     ) -> Mapping[str, str]:
         return {
-            "PATH": f"{image / 'bin'}:{_SYSTEM_PATH}",
-            "HOME": str(folder / shim.WORK),
+            "PATH": f"{image / 'bin'}:{SYSTEM_PATH}",
+            "HOME": str(folder / WORK),
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",
             **self._environment,
             **spec.environment,
-            CONTAINER_MARK: str(folder),
+            shim.CONTAINER_MARK: str(folder),
             "MODELYARD_INPUTS": str(folder / INPUTS),
             "MODELYARD_OUTPUTS": str(folder / OUTPUTS),
             "MODELYARD_CHECKPOINT": str(folder / CHECKPOINT),
@@ -271,37 +292,6 @@ class ProcessRuntime:
             shim.take_claim(TOMBSTONE, folder=str(folder.path))  # or a shim is quicker
         return self._inspect(folder)
 
-    def _spawn_shim(self, name: str, *, ready: int) -> None:
-        self._reap()
-        folder = self._folder(name).path
-        log = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-S", "-E", shim.__file__, str(folder), "3"],
-            {
-                "PATH": _SYSTEM_PATH,
-                "LANG": "C.UTF-8",
-                **self._environment,
-                CONTAINER_MARK: str(folder),
-            },
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, ready, 3),
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 2, str(folder / SHIM_LOG), log, 0o644),
-            ],
-            setsigmask=(),
-        )
-        self._children.add(pid)
-
-    def _reap(self) -> None:
-        """Take in the ends of own shims; those of an earlier runner are init's."""
-        for pid in tuple(self._children):
-            with contextlib.suppress(ChildProcessError):
-                if os.waitpid(pid, os.WNOHANG) == (0, 0):
-                    continue
-            self._children.discard(pid)
-
     def _inspect(self, folder: ContainerFolder) -> ContainerStatus:
         labels = folder.config().get("labels", {})
         started = folder.started()
@@ -310,7 +300,9 @@ class ProcessRuntime:
             name=folder.name,
             phase=phase,
             labels=labels,
+            created_at=folder.created_at(),
             started_at=started.at if started is not None else None,
+            host=_LOOPBACK,
             exit=ended.exit if ended is not None else None,
         )
 
@@ -351,4 +343,4 @@ class ProcessRuntime:
         if phase is not ContainerPhase.ABSENT:
             self._settle(folder)
             with contextlib.suppress(FileNotFoundError):
-                discard(folder)
+                discard(folder.path)

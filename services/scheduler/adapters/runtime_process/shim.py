@@ -1,16 +1,20 @@
 """The process that stands between the runner and one container's program.
 
-A program of its own, `python -S -E shim.py FOLDER READY_FD`, of the standard library only. It
-outlives the runner: it starts the program once, writes its output down in Docker's json-file
-format, enforces the limits, kills what the program leaves behind, and records how it ended.
+A program of its own, `python -S -E shim.py CONTROL_FD`, of the standard library only. It waits for
+a folder on that socket, and outlives the runner from then on: it starts the program once, writes
+its output down in Docker's json-file format, enforces the limits, kills what the program leaves
+behind, and records how it ended.
 
-Leaves to the runtime: laying out FOLDER with `config.json`, and reading what is written here.
+Leaves to the runtime: laying out the folder with `config.json`, and reading what is written here.
 `claim.json` (who may run it), `started.json`, `stop.json` (by the runtime, then SIGUSR1; an instant
 of the machine's monotonic clock) and `exit.json` are the whole protocol.
 
+The process that is to become the program is forked ahead, while there is time: a fork takes longer
+than all that is left to do once the folder comes.
+
 Always holds: the program runs at most once, since the claim is an exclusive link that is on disk
-before the fork; `exit.json` appears only when no process of the container is left. The memory limit
-is soft: the resident memory of the tree is sampled.
+before it is let go; `exit.json` appears only when no process of the container is left. The memory
+limit is soft: the resident memory of the tree is sampled.
 """
 
 import contextlib
@@ -31,10 +35,16 @@ STARTED: Final = "started.json"
 STOP: Final = "stop.json"
 EXIT: Final = "exit.json"
 LOG: Final = "container.log"
+SHIM_LOG: Final = "shim.log"
 WORK: Final = "work"
+
+CONTAINER_MARK: Final = "MODELYARD_CONTAINER"
+"""In the environment of every process of a container: its folder, which no other container of this
+machine has. So strays are found without their shim."""
 
 PIECE_BYTES_MAX: Final = 16 * 1024
 """Docker cuts a longer line into records of this size; only the last one ends in a newline."""
+PATH_BYTES_MAX: Final = 4096
 READ_BYTES_MAX: Final = 64 * 1024
 DRAIN_BYTES_MAX: Final = 64 * 1024 * 1024
 LOG_FILE_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -274,21 +284,48 @@ def send(signal_number: int, pids: list[int]) -> None:
             os.kill(pid, signal_number)
 
 
+class Waiting:
+    """The process that becomes the program once it is told whose; the end of the shim ends it."""
+
+    def __init__(self, control: int) -> None:
+        go, self._go = os.pipe()
+        streams = {name: os.pipe() for name in ("stdout", "stderr")}
+        shim = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(control)
+            os.close(self._go)
+            _become_program(shim, go, streams["stdout"][1], streams["stderr"][1])
+        os.close(go)
+        for _, write in streams.values():
+            os.close(write)
+        self.outputs = {read: name for name, (read, _) in streams.items()}
+        """What it writes: descriptor → stream."""
+        self.identity = identity(self.pid)
+
+    def let_go(self) -> None:
+        """Let it run what the folder that this process is in describes."""
+        with contextlib.suppress(BrokenPipeError):  # it was killed, and its end tells so
+            os.write(self._go, os.getcwdb())
+        os.close(self._go)
+
+
 class Supervisor:
     """Runs one program from its start to its exit record."""
 
-    def __init__(self, config: dict[str, Any], wake: int) -> None:
+    def __init__(self, config: dict[str, Any], program: Waiting, wake: int) -> None:
         self._config = config
+        self._program = program
         self._wake = wake
         self._log = JsonFileLog(
             LOG,
             file_bytes_max=config.get("log_file_bytes_max", LOG_FILE_BYTES_MAX),
             files_max=config.get("log_files_max", LOG_FILES_MAX),
         )
-        self._outputs: dict[int, Output] = {}
+        self._outputs = {read: Output(name) for read, name in program.outputs.items()}
         self._poll = select.poll()
-        self._poll.register(wake, select.POLLIN)
-        self._child = 0
+        for descriptor in (wake, *self._outputs):
+            self._poll.register(descriptor, select.POLLIN)
         self._child_status: int | None = None
         self._started_at = ""
         self._cause: str | None = None
@@ -300,25 +337,17 @@ class Supervisor:
         self._cpu_s = 0.0
 
     def start(self) -> None:
-        """Fork the program and record it before its first instruction."""
-        go_read, go_write = os.pipe()
-        streams = {name: os.pipe() for name in ("stdout", "stderr")}
-        self._child = os.fork()
-        if self._child == 0:
-            os.close(go_write)
-            _become_program(self._config, go_read, streams["stdout"][1], streams["stderr"][1])
-        os.close(go_read)
-        for name, (read, write) in streams.items():
-            os.close(write)
-            os.set_blocking(read, False)
-            self._outputs[read] = Output(name)
-            self._poll.register(read, select.POLLIN)
+        """Record the program before its first instruction, and let it go."""
+        for descriptor in self._outputs:
+            os.set_blocking(descriptor, False)
         self._started_at = stamp()
-        record(STARTED, {"child": identity(self._child), "started_at": self._started_at})
+        # Not waited for until it is on disk: it tells a program that runs without its shim. After a
+        # loss of power none does, and the claim, which is there, says that it was started.
+        started = {"child": self._program.identity, "started_at": self._started_at}
+        record(STARTED, started, sync=False)
         if (limit := self._config.get("run_time_max_s")) is not None:
             self._time_limit_at = time.monotonic() + limit
-        os.write(go_write, b"g")
-        os.close(go_write)
+        self._program.let_go()
         if os.path.exists(STOP):  # asked for before there was anybody to be woken
             self._take_stop_request()
 
@@ -406,7 +435,7 @@ class Supervisor:
             if pid == 0:
                 return True
             self._cpu_s += usage.ru_utime + usage.ru_stime
-            if pid == self._child:
+            if pid == self._program.pid:
                 self._child_status = status
                 self._memory_bytes_peak = max(self._memory_bytes_peak, usage.ru_maxrss * 1024)
             if options == 0:
@@ -442,11 +471,14 @@ class Supervisor:
                 return
 
 
-def _become_program(config: dict[str, Any], go: int, stdout: int, stderr: int) -> NoReturn:
+def _become_program(shim: int, go: int, stdout: int, stderr: int) -> NoReturn:
     """Turn this forked child into the program, once the shim has recorded it."""
+    command = [""]
     try:
         os.setsid()
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # without its shim it would be nobody's
+        if os.getppid() != shim:  # which ended before that
+            os._exit(EXIT_CANNOT_RUN)
         for number in (*_IGNORED, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGUSR1, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
@@ -457,12 +489,15 @@ def _become_program(config: dict[str, Any], go: int, stdout: int, stderr: int) -
         limit = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(OPEN_FILES_MAX, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
         os.umask(0o022)
-        os.chdir(WORK)
-        command: list[str] = config["command"]
-        if os.read(go, 1) == b"g":
+        if folder := os.read(go, PATH_BYTES_MAX):
+            os.chdir(folder)
+            with open(CONFIG, encoding="utf-8") as file:
+                config = json.load(file)
+            os.chdir(WORK)
+            command = config["command"]
             os.execvpe(command[0], command, config["environment"])  # noqa: S606 (no shell meant)
     except OSError as error:
-        reason = f"modelyard: cannot run {config['command'][0]!r}: {error.strerror}\n"
+        reason = f"modelyard: cannot run {command[0]!r}: {error.strerror}\n"
         os.write(2, reason.encode())
         os._exit(EXIT_NOT_FOUND if isinstance(error, FileNotFoundError) else EXIT_CANNOT_RUN)
     finally:
@@ -497,27 +532,51 @@ def _close_inherited(*, keep: int) -> None:
                 os.close(descriptor)
 
 
-def main(folder: str, ready: int) -> None:
-    """Run the container in this folder, unless another shim or a tombstone has claimed it.
+def _open_log() -> None:
+    """Let what this shim itself has to say, a traceback, go to its folder."""
+    log = os.open(SHIM_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 2)
+    os.close(log)
 
-    Closing `ready` tells the runtime that what could be recorded of the start is recorded.
+
+def _show_mark(folder: bytes) -> None:
+    """Name the folder in what /proc shows of this process's environment, where room was left.
+
+    So whoever looks for a container's processes by its mark finds its shim, too.
     """
-    os.chdir(folder)
+    libc = ctypes.CDLL(None)
+    libc.getenv.restype = ctypes.c_void_p
+    ctypes.memmove(libc.getenv(CONTAINER_MARK.encode()), folder + b"\0", len(folder) + 1)
+
+
+def main(control: int) -> None:
+    """Run the container whose folder comes, unless another shim or a tombstone has claimed it.
+
+    The end of `control` instead of a folder: this shim is not needed. Closing our end tells the
+    runtime that what could be recorded of the start is recorded.
+    """
     os.setsid()
-    _close_inherited(keep=ready)
-    os.set_inheritable(ready, False)
+    _close_inherited(keep=control)
+    os.set_inheritable(control, False)
     wake = _catch_signals()
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    own_identity, program = identity(os.getpid()), Waiting(control)
+    folder = os.read(control, PATH_BYTES_MAX)
+    if not folder:
+        return
+    os.chdir(folder)
+    _open_log()
+    _show_mark(folder)
     with open(CONFIG, encoding="utf-8") as file:
         config = json.load(file)
-    if not take_claim({"shim": identity(os.getpid())}):
+    if not take_claim({"shim": own_identity}):
         return
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    supervisor = Supervisor(config, wake)
+    supervisor = Supervisor(config, program, wake)
     supervisor.start()
-    os.close(ready)
+    os.close(control)
     supervisor.watch()
     supervisor.finish()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(int(sys.argv[1]))

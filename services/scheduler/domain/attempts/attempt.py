@@ -35,6 +35,8 @@ TRANSITIONS: Final[Mapping[AttemptState, frozenset[AttemptState]]] = {
     S.LOST: frozenset(),
     S.CLOSED: frozenset(),
 }
+OPEN: Final = (S.CREATED, S.STARTED)
+"""With capacity, and a container or the right to one."""
 
 
 class OwnerKind(StrEnum):
@@ -67,6 +69,8 @@ class AttemptTransitioned:
 
     attempt: "Attempt"
     at: datetime
+    is_end_seen: bool = True
+    """False: nobody saw its end, and what it printed last may be missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +137,17 @@ class Attempt:
         """Its container runs."""
         return self.move(S.STARTED, at=at, log_location=log_location, started_at=at)
 
-    def exited(self, exit_code: int, *, at: datetime) -> "tuple[Attempt, AttemptTransitioned]":
-        """Its runtime saw it end; by a signal: 128 + signal."""
-        return self.move(S.EXITED, at=at, exit_code=exit_code, ended_at=at)
+    def exited(
+        self, exit_code: int, *, at: datetime, is_end_seen: bool = True
+    ) -> "tuple[Attempt, AttemptTransitioned]":
+        """Its runtime knows how it ended; by a signal: 128 + signal."""
+        exited, fact = self.move(S.EXITED, at=at, exit_code=exit_code, ended_at=at)
+        return exited, replace(fact, is_end_seen=is_end_seen)
 
     def lost(self, *, at: datetime) -> "tuple[Attempt, AttemptTransitioned]":
-        """Its runtime knows nothing of it any more, so it is gone without an exit code."""
-        return self.move(S.LOST, at=at, ended_at=at)
+        """Its runtime does not know how it ended, so it is gone without an exit code."""
+        lost, fact = self.move(S.LOST, at=at, ended_at=at)
+        return lost, replace(fact, is_end_seen=False)
 
     def closed(self, *, at: datetime) -> "tuple[Attempt, AttemptTransitioned]":
         """It never ran, and its name is taken so that it never will."""

@@ -17,6 +17,7 @@ from typing import Final
 
 from services.chassis.errors import InvalidArgument
 from services.chassis.tenancy import TenantId
+from services.scheduler.domain.resources import check_memory
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,127}")
 
@@ -31,8 +32,18 @@ class Capability(StrEnum):
     MEMORY_LIMIT = "memory_limit"
     """The limit is hard: not a byte beyond it."""
     DISK_LIMIT = "disk_limit"
+    PIDS_LIMIT = "pids_limit"
+    """So many processes and threads, and not one more."""
+    READ_ONLY_ROOT = "read_only_root"
+    """Only its own folders and a bounded `/tmp` can be written."""
     OOM_REPORTED = "oom_reported"
     """An exit that was caused by the memory limit says so."""
+    RUN_TIME_LIMIT = "run_time_limit"
+    """`run_time_max` holds also while no runner is there."""
+    LONG_LINES_WHOLE = "long_lines_whole"
+    """Characters at the cuts of a long line survive; Docker's json-file replaces them."""
+    USAGE_REPORTED = "usage_reported"
+    """An exit tells memory and CPU time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +67,7 @@ class ContainerPhase(StrEnum):
     RUNNING = "running"
     EXITED = "exited"
     LOST = "lost"
-    """Ran and runs no more; how it ended can't be known."""
+    """Ran and runs no more; how it ended can't be known, and its output may lack the end."""
     TOMBSTONE = "tombstone"
     """The name is taken so that a late `create` finds it so; never starts."""
 
@@ -80,8 +91,11 @@ class ContainerExit:
     """None: the program ended by itself, or by somebody else's signal."""
     started_at: datetime
     ended_at: datetime
-    memory_bytes_peak: int
-    cpu: timedelta
+    memory_bytes_peak: int | None = None
+    """None, like `cpu`, where the runtime does not tell."""
+    cpu: timedelta | None = None
+    is_end_seen: bool = True
+    """False: the engine was away at the end, and what was printed last may be missing."""
 
     @property
     def is_oom(self) -> bool:
@@ -96,10 +110,22 @@ class ContainerStatus:
     name: str
     phase: ContainerPhase
     labels: Mapping[str, str] = field(default_factory=dict)
+    created_at: datetime | None = None
+    """When its name was taken; None where that is not known any more."""
     started_at: datetime | None = None
     """When its first instruction ran; present from RUNNING on."""
+    host: str | None = None
+    """Where this node reaches the ports it listens on; present while it runs."""
     exit: ContainerExit | None = None
     """Present with EXITED."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where a server in a container is to listen: an address of its own, and ports on it."""
+
+    host: str
+    ports: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +165,8 @@ class ContainerSpec:
             raise InvalidArgument("container.name", f"must match {_NAME.pattern}")
         if not self.command:
             raise InvalidArgument("container.command", "must not be empty")
+        if self.memory_bytes is not None:
+            check_memory(self.memory_bytes, field="container.memory_bytes")
         for path in (*self.texts, *(placed.path for placed in self.inputs + self.files)):
             if not is_inner_path(path):
                 raise InvalidArgument("container.files", f"{path!r} must stay in its folder")

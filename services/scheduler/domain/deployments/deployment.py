@@ -158,6 +158,12 @@ class Deployment:
         reason = "a replica answers" if ready_count else "no replica answers"
         return self.move(state, reason=reason, at=at)
 
+    def unanswered(self, *, because: str) -> "Deployment":
+        """Return it with what its replica that ended last had to say: no change of its state."""
+        if self.state is not S.PREPARING:
+            return self
+        return replace(self, reason=f"no replica answers: {because}")
+
     def asked_to_delete(self, *, at: datetime) -> "tuple[Deployment, DeploymentChanged] | None":
         """Ask for its end; None when that was asked before."""
         if not self.is_wanted:

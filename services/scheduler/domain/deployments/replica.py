@@ -110,8 +110,14 @@ class Replica:
             return self.move(S.ENDED, reason=reason)
         return self.move(S.STOPPING, reason=reason, address=None, stop_requested_at=at)
 
-    def ended(self, *, reason: str, at: datetime) -> "Replica":
-        """Its runtime confirmed its end; one that was not asked to stop is tried again later."""
+    def ended(self, *, reason: str, at: datetime, comes_back: bool = False) -> "Replica":
+        """Its runtime confirmed its end; one that was not asked to stop is tried again later.
+
+        One that was asked to comes back in line at once if its deployment is wanted still: its
+        tenant was suspended, and the line passes over it for as long as that lasts.
+        """
+        if self.state is S.STOPPING and comes_back:
+            return self.move(S.ENDED, reason=self.reason, restart_at=at)
         if self.state is S.STOPPING:
             return self.move(S.ENDED, reason=reason)
         served = self.ready_at is not None and at - self.ready_at >= RESTART_DELAY_MAX

@@ -46,11 +46,16 @@ TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
     S.ADMITTED: frozenset({S.STARTING, S.FAILED, S.STOPPING}),
     S.STARTING: frozenset({S.RUNNING, S.FAILED, S.STOPPING}),
     S.RUNNING: frozenset({S.SUCCEEDED, S.FAILED, S.STOPPING}),
-    S.STOPPING: frozenset({S.CANCELLED, S.FAILED, S.QUEUED}),  # to QUEUED: preempted, drained
+    # To QUEUED: its tenant was suspended. To STOPPING: it was cancelled while it would come back.
+    S.STOPPING: frozenset({S.CANCELLED, S.FAILED, S.QUEUED, S.STOPPING}),
     S.SUCCEEDED: frozenset(),
     S.FAILED: frozenset(),
     S.CANCELLED: frozenset(),
 }
+
+
+PLACED: Final = frozenset({S.ADMITTED, S.STARTING, S.RUNNING})
+"""With capacity, and not asked to stop."""
 
 
 class FailureReason(StrEnum):
@@ -116,10 +121,11 @@ class OutputManifest:
 
 
 class StopCause(StrEnum):
-    """What decides whether a stopped job ends CANCELLED or FAILED."""
+    """What decides whether a stopped job ends CANCELLED or FAILED, or goes back in line."""
 
     CANCELLED = "cancelled"
     RUN_TIMEOUT = "run_timeout"
+    SUSPENDED = "suspended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +227,11 @@ class Job:
         return not TRANSITIONS[self.state]
 
     @property
+    def is_placed(self) -> bool:
+        """Tell whether it holds capacity and nobody has asked it to stop."""
+        return self.state in PLACED
+
+    @property
     def phase(self) -> Phase | None:
         """Return the phase that the job is in; stopping belongs to the phase that it interrupts."""
         if self.is_terminal:
@@ -247,6 +258,11 @@ class Job:
         """Its files are being fetched and its container created."""
         return self.move(S.STARTING, reason="preparing its container", at=at)
 
+    def hindered(self, *, by: str) -> "Job":
+        """Say what its start waits for: shown, but no fact, so no new version."""
+        reason = f"preparing its container; tried again: {by}"
+        return replace(self, reason=_storable(reason)[:MESSAGE_CHARACTERS_MAX])
+
     def running(self, *, at: datetime) -> "tuple[Job, JobTransitioned]":
         """Its first instruction has run."""
         return self.move(S.RUNNING, reason="started", at=at, started_at=at)
@@ -260,10 +276,13 @@ class Job:
     ) -> "tuple[Job, JobTransitioned] | None":
         """Ask for the job's end: at once when nothing runs, else STOPPING until confirmed.
 
-        Returns None when that was asked before: the first request stands. Raises FailedPrecondition
-        when the job ended by itself.
+        Returns None when that was asked before: the first request stands, but that a job which
+        would come back can be cancelled for good. Raises FailedPrecondition when the job ended by
+        itself.
         """
-        if self.state in {S.STOPPING, S.CANCELLED}:
+        if self.state is S.CANCELLED:
+            return None
+        if self.state is S.STOPPING and not (self._comes_back and cause is StopCause.CANCELLED):
             return None
         if self.is_terminal:
             raise FailedPrecondition(
@@ -274,6 +293,19 @@ class Job:
             return self.cancelled(reason=reason, at=at)
         stop = StopRequest(cause, reason, at)
         return self.move(S.STOPPING, reason=reason, at=at, stop=stop)
+
+    def requeued(self, *, reason: str, at: datetime) -> "tuple[Job, JobTransitioned]":
+        """It stopped only for now, confirmed by its runtime: back at its place in line."""
+        return self.move(
+            S.QUEUED,
+            reason=reason,
+            at=at,
+            node_id=None,
+            progress=None,
+            stop=None,
+            admitted_at=None,
+            started_at=None,
+        )
 
     def succeeded(
         self, outputs: tuple[OutputManifest, ...], *, at: datetime
@@ -301,6 +333,10 @@ class Job:
         moved = replace(self, state=to, reason=reason, version=self.version + 1, **changes)
         return moved, replace(_fact_of(moved, at), ended_phase=self._phase_ended_by(moved, at))
 
+    @property
+    def _comes_back(self) -> bool:
+        return self.stop is not None and self.stop.cause is StopCause.SUSPENDED
+
     def _phase_ended_by(self, moved: "Job", at: datetime) -> EndedPhase | None:
         began = {
             Phase.QUEUED: self.created_at,
@@ -310,6 +346,10 @@ class Job:
         phase = self.phase
         if phase is None or phase is moved.phase:
             return None
+        if phase is Phase.QUEUED and self.attempt_number > 0:
+            return (
+                None  # since when it is back in line is not kept: no span rather than a wrong one
+            )
         return EndedPhase(phase, started_at=began[phase] or self.created_at, ended_at=at)
 
 

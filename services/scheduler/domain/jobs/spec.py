@@ -96,6 +96,15 @@ class JobSpec:
             raise InvalidArgument("spec.priority", f"must be between 0 and {PRIORITY_MAX}")
         self._check_labels()
 
+    def field_of_digest(self, digest: str) -> str | None:
+        """Return the first field that asks for an artifact."""
+        if digest == self.source_digest:
+            return "spec.source_digest"
+        for place, given in enumerate(self.inputs):
+            if given.digest == digest:
+                return f"spec.inputs[{place}].digest"
+        return None
+
     def _check_command(self) -> None:
         _check_count("spec.command", len(self.command), least=1, most=COMMAND_PARTS_MAX)
         if sum(len(part.encode()) for part in self.command) > COMMAND_BYTES_MAX:

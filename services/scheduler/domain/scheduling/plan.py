@@ -3,14 +3,16 @@
 Pure: it reads a snapshot and returns decisions. `use_cases.scheduling` applies them and checks each
 one again, since the snapshot may be old by then.
 
-Invariants: placements never ask a node for more than it had free; within a kind nobody passes an
-earlier one that could be placed (no backfill). Replicas and jobs stand in two lines, replicas
-first: a replica may wait for ever, since others never end, and must not hold up the jobs.
+Invariants: placements never ask a node for more than it had free, nor give a tenant more than its
+plan lets it take; within a kind nobody passes an earlier one that could be placed (no backfill).
+Replicas and jobs stand in two lines, replicas first: a replica may wait for ever, since others
+never end, and must not hold up the jobs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import NodeId
@@ -23,6 +25,7 @@ class Head:
 
     kind: OwnerKind
     id: str
+    tenant: TenantId
     priority: int
     queue_seq: int
     resources: Resources
@@ -41,17 +44,28 @@ class Placement:
     node_id: NodeId
 
 
-def plan(heads: Iterable[Head], nodes: Sequence[Node]) -> list[Placement]:
-    """Place heads in strict order, each on the node that it leaves fullest."""
+def plan(
+    heads: Iterable[Head], nodes: Sequence[Node], left: Mapping[TenantId, Resources]
+) -> list[Placement]:
+    """Place heads in strict order, each on the node that it leaves fullest.
+
+    `left` is what tenants may take; those that are missing may take whatever there is.
+    """
     free = {node.id: node.free for node in nodes}
+    left = dict(left)
     blocked: set[OwnerKind] = set()
     placements = []
     for head in sorted(heads, key=lambda head: head.order):
         if head.kind in blocked:
             continue
+        theirs = left.get(head.tenant)
+        if theirs is not None and not head.resources.fits_in(theirs):
+            continue  # it waits for its own tenant's work to end: others may pass it
         node_id = _tightest(head.resources, free)
         if node_id is not None:
             free[node_id] -= head.resources
+            if theirs is not None:
+                left[head.tenant] = theirs - head.resources
             placements.append(Placement(head, node_id))
         elif any(head.resources.fits_in(node.capacity) for node in nodes):
             blocked.add(head.kind)  # it will fit once something ends: nobody may pass it

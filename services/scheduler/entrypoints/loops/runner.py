@@ -6,26 +6,31 @@ pause that the last step asked for. What the step is, the use case decides.
 
 Only the holder of the lease `node/<node id>` acts. When the lease or the process goes, the tasks
 end and the containers stay: the next holder finds them.
+
+While the container runtime is away no step is taken: every one needs it, and none of an attempt's
+patience is spent on waiting for it. When it is back all go on at once, as if they had just begun.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from loguru import logger
 
 from services.chassis.db.lease import HeldLease, LeaseKeeper
-from services.chassis.errors import ModelyardError
+from services.chassis.errors import ModelyardError, Unavailable
 from services.chassis.waiting import is_set_within
+from services.chassis.waking import Waking
 from services.scheduler.domain.attempts.work import AttemptWork
 from services.scheduler.domain.identities import AttemptId
-from services.scheduler.entrypoints.loops.waking import Waking
+from services.scheduler.entrypoints.loops.runtime_watch import RuntimeWatch
 from services.scheduler.use_cases.attempts.clean_up_containers import CleanUpContainers
 from services.scheduler.use_cases.attempts.drive_attempt import AttemptMemory, DriveAttempt
 from services.scheduler.use_cases.attempts.keep_node import KeepNode
-from services.scheduler.use_cases.attempts.ports import ContainerRuntime
 
 _NEWS_WAIT_MAX: Final = timedelta(seconds=5)
 """Fallback only: what a step waits for is read within the loop's own interval."""
@@ -35,8 +40,10 @@ _NEWS_WAIT_MAX: Final = timedelta(seconds=5)
 class RunnerIntervals:
     """How often the loop does what nothing wakes it for."""
 
-    heartbeat: timedelta = timedelta(seconds=2)
-    clean_up: timedelta = timedelta(minutes=10)
+    heartbeat: timedelta = timedelta(seconds=1)
+    """From one ping of the runtime, whose answer it carries, to the next."""
+    clean_up: timedelta = timedelta(seconds=20)
+    """What runs though its attempt is over runs for so long, and its grace."""
     backoff_min: timedelta = timedelta(milliseconds=200)
     """After a step's first failure; it doubles with each further one."""
     backoff_max: timedelta = timedelta(seconds=15)
@@ -58,6 +65,12 @@ class _Attended:
             self.work = work
             self.news.set()
 
+    def start_over(self) -> None:
+        """Look at once: what failed since the runtime went away has not failed by itself."""
+        self.memory.hindered_since = None
+        self.failure_count = 0
+        self.news.set()
+
 
 class _NodeLeft(Exception):
     """Ends the tasks of a node that this process does not hold any more."""
@@ -70,7 +83,7 @@ class RunnerLoop:
     node: KeepNode
     drive: DriveAttempt
     clean_up: CleanUpContainers
-    runtime: ContainerRuntime
+    watch: RuntimeWatch
     lease: LeaseKeeper
     waking: Waking
     intervals: RunnerIntervals
@@ -83,23 +96,31 @@ class RunnerLoop:
             await self.waking.wait()
 
     async def _run_node(self, held: HeldLease, stopping: asyncio.Event) -> None:
-        if not await _done("node not registered", lambda: self.node.register(held)):
+        await self.watch.look()
+        register = partial(self.node.register, held, is_runtime_up=self.watch.is_up)
+        if not await _done("node not registered", register):
             return
         logger.info("node taken over", node_id=self.node.node_id, epoch=held.epoch)
         attended: dict[AttemptId, _Attended] = {}
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._repeat_heartbeat(held))
+                tasks.create_task(self._repeat_heartbeat(held, attended))
                 tasks.create_task(self._repeat_clean_up())
+                look = partial(self._look, attended, tasks)
+                # What is found at first may have a container; what is placed later has none yet.
+                is_taken_over = await _done("attempts not read", partial(look, are_new=False))
                 while self.lease.held == held and not stopping.is_set():
-                    await _done("attempts not read", lambda: self._look(attended, tasks))
                     await self.waking.wait()
+                    seen = partial(look, are_new=is_taken_over)
+                    is_taken_over |= await _done("attempts not read", seen)
                 raise _NodeLeft
         except* _NodeLeft:
             logger.info("node left", node_id=self.node.node_id, epoch=held.epoch)
 
-    async def _look(self, attended: dict[AttemptId, _Attended], tasks: asyncio.TaskGroup) -> None:
-        """Give every attempt's task what is recorded now; begin those of new ones."""
+    async def _look(
+        self, attended: dict[AttemptId, _Attended], tasks: asyncio.TaskGroup, *, are_new: bool
+    ) -> None:
+        """Give every attempt's task what is recorded now; begin those of others."""
         works = {work.attempt.id: work for work in await self.node.open_attempts()}
         for attempt_id in attended.keys() - works.keys():
             attended.pop(attempt_id).learn(None)
@@ -107,7 +128,8 @@ class RunnerLoop:
             if attempt_id in attended:
                 attended[attempt_id].learn(work)
             else:
-                attended[attempt_id] = _Attended(work)
+                memory = AttemptMemory.of_new(work) if are_new else AttemptMemory()
+                attended[attempt_id] = _Attended(work, memory)
                 tasks.create_task(self._attend(attended[attempt_id]))
 
     async def _attend(self, attended: _Attended) -> None:
@@ -116,7 +138,7 @@ class RunnerLoop:
         async with asyncio.TaskGroup() as watches:
             while (work := attended.work) is not None:
                 attended.news.clear()
-                pause = await self._step(attended, work)
+                pause = await self._step(attended, work) if self.watch.is_up else _NEWS_WAIT_MAX
                 if attended.memory.is_running and (watch is None or watch.done()):
                     watch = watches.create_task(self._watch_exit(attended, work))
                 await is_set_within(attended.news, pause.total_seconds())
@@ -127,7 +149,8 @@ class RunnerLoop:
 
     async def _step(self, attended: _Attended, work: AttemptWork) -> timedelta:
         try:
-            pause = await self.drive(work, attended.memory)
+            with _cancelled_by_nobody_else():
+                pause = await self.drive(work, attended.memory)
         except Exception as error:  # noqa: BLE001 a bug that one attempt meets stops no other one
             attended.failure_count += 1
             _tell(
@@ -147,18 +170,41 @@ class RunnerLoop:
 
     async def _watch_exit(self, attended: _Attended, work: AttemptWork) -> None:
         name = work.attempt.container_name
-        if await _done("exit not awaited", lambda: self.runtime.wait_exit(name)):
+        if await _done("exit not awaited", lambda: self.watch.runtime.wait_exit(name)):
             attended.news.set()
 
-    async def _repeat_heartbeat(self, held: HeldLease) -> None:
+    async def _repeat_heartbeat(
+        self, held: HeldLease, attended: Mapping[AttemptId, _Attended]
+    ) -> None:
         while True:
-            await _done("heartbeat failed", lambda: self.node.heartbeat(held))
+            if await self.watch.look():
+                for each in attended.values():
+                    each.start_over()
+            heartbeat = partial(self.node.heartbeat, held, is_runtime_up=self.watch.is_up)
+            await _done("heartbeat failed", heartbeat)
             await asyncio.sleep(self.intervals.heartbeat.total_seconds())
 
     async def _repeat_clean_up(self) -> None:
         while True:
-            await _done("containers not cleaned up", self.clean_up)
+            if self.watch.is_up:
+                await _done("containers not cleaned up", self.clean_up)
             await asyncio.sleep(self.intervals.clean_up.total_seconds())
+
+
+@contextmanager
+def _cancelled_by_nobody_else() -> Iterator[None]:
+    """Make a failure of a cancellation that this task was not asked for.
+
+    grpc.aio cancels its caller when the file that a request is read from can't be read. The task
+    would end without a word, and nobody would attend its attempt any more.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise Unavailable("what the step was waiting for") from error
 
 
 async def _done(failure: str, act: Callable[[], Awaitable[object]]) -> bool:

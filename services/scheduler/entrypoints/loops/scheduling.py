@@ -5,14 +5,15 @@ acts. A failed cycle is told and tried again at the next turn.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from loguru import logger
 
 from services.chassis.db.lease import LeaseKeeper
 from services.chassis.errors import ModelyardError
+from services.chassis.waking import Waking
 from services.scheduler.domain.attempts.attempt import OwnerKind
-from services.scheduler.entrypoints.loops.waking import Waking
 from services.scheduler.telemetry import CYCLE_DURATION, PLACEMENTS, WAITING
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
     CycleReport,
@@ -22,31 +23,33 @@ from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
 
 @dataclass(frozen=True, slots=True)
 class SchedulingLoop:
-    """Runs a cycle whenever something was committed that may change who can run."""
+    """Runs a cycle whenever something was committed that may change who can run.
+
+    Not before all tenants are known: one of them may be suspended.
+    """
 
     run_cycle: RunSchedulingCycle
     lease: LeaseKeeper
     waking: Waking
+    are_tenants_known: Callable[[], bool]
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Run cycles while this process leads, until `stopping` is set."""
-        async with self.waking.also_when(stopping):
-            while not stopping.is_set():
-                await self.turn()
-                await self.waking.wait()
+        await self.waking.repeat(self.turn, stopping)
 
-    async def turn(self) -> None:
-        """Run one cycle, if this process leads."""
+    async def turn(self) -> bool:
+        """Run one cycle, if this process leads; return whether the next one should follow."""
         held = self.lease.held
-        if held is None:
-            return
+        if held is None or not self.are_tenants_known():
+            return False
         try:
             with CYCLE_DURATION.time():
                 report = await self.run_cycle(held)
         except ModelyardError as error:
             logger.warning("scheduling cycle failed", error=error.message)
-        else:
-            _tell(report)
+            return False
+        _tell(report)
+        return report.is_cut
 
 
 def _tell(report: CycleReport) -> None:

@@ -1,42 +1,49 @@
-"""Waiting for something to do.
+"""Which loops a committed fact wakes."""
 
-Owns: the wait of a loop that commits wake: it looks at once when woken, and by itself after
-`interval_max`, so that a wake-up that was lost, or belongs to another process, costs little.
-"""
+from collections.abc import Collection
+from dataclasses import dataclass
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from datetime import timedelta
+from services.chassis.waking import Waking
+from services.scheduler.domain.attempts.attempt import (
+    Attempt,
+    AttemptState,
+    AttemptTransitioned,
+    Owner,
+    OwnerKind,
+)
+from services.scheduler.domain.jobs.job import JobState, JobTransitioned
+from services.scheduler.use_cases.ports import Fact
 
-from services.chassis.waiting import is_set_within
 
+@dataclass(frozen=True, slots=True)
+class Alarms:
+    """The loops' alarms: a committed fact rings those of the loops that it may concern.
 
-class Waking:
-    """A loop's alarm; `wake` may be called from any callback of the loop's thread."""
+    Not all of them: each look is a transaction, and would run beside the one that is waited for.
+    """
 
-    def __init__(self, interval_max: timedelta) -> None:
-        self._interval_max_s = interval_max.total_seconds()
-        self._woken = asyncio.Event()
+    scheduling: Waking
+    deployments: Waking
+    runner: Waking
 
-    def wake(self) -> None:
-        """Let the loop look now; cheap, and once for many calls."""
-        self._woken.set()
+    def ring(self, fact: Fact) -> None:
+        """Wake whoever may have something to do now."""
+        for waking in self._concerned(fact):
+            waking.wake()
 
-    async def wait(self) -> None:
-        """Return when woken since the last return, or after the interval."""
-        await is_set_within(self._woken, self._interval_max_s)
-        self._woken.clear()
-
-    @contextlib.asynccontextmanager
-    async def also_when(self, stopping: asyncio.Event) -> AsyncIterator[None]:
-        """Within the block, the end of the process wakes the loop too."""
-
-        async def wake_when_stopping() -> None:
-            await stopping.wait()
-            self.wake()
-
-        async with asyncio.TaskGroup() as tasks:
-            waker = tasks.create_task(wake_when_stopping())
-            yield
-            waker.cancel()
+    def _concerned(self, fact: Fact) -> Collection[Waking]:
+        match fact:
+            case JobTransitioned(state=JobState.QUEUED):
+                return (self.scheduling,)
+            case JobTransitioned(state=JobState.ADMITTED | JobState.STARTING | JobState.RUNNING):
+                return (self.runner,)
+            case AttemptTransitioned(
+                attempt=Attempt(state=AttemptState.CREATED | AttemptState.STARTED)
+            ):
+                return (self.runner,)
+            case (
+                JobTransitioned()
+                | AttemptTransitioned(attempt=Attempt(owner=Owner(kind=OwnerKind.JOB)))
+            ):
+                return (self.scheduling, self.runner)  # an end may leave room for the next one
+        return (self.scheduling, self.deployments, self.runner)

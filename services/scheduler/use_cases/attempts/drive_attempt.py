@@ -1,5 +1,6 @@
 """Drive one attempt from created to a recorded end, a step at a time."""
 
+import signal
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, assert_never
@@ -29,8 +30,8 @@ from services.scheduler.use_cases.attempts.ports import (
     ServerProbe,
 )
 from services.scheduler.use_cases.attempts.prepare_container import (
-    LABEL_ADDRESS,
-    LABEL_READY_URL,
+    LABEL_PORT,
+    LABEL_READY_PATH,
     PrepareContainer,
 )
 from services.scheduler.use_cases.attempts.record_attempt import (
@@ -72,10 +73,19 @@ class AttemptMemory:
     start_failure: JobFailure | None = None
     hindered_since: datetime | None = None
     """When what is tried again now, the start or the upload, first failed."""
+    hindered_by: str | None = None
+    """Why the start last failed."""
     stopped_because: str | None = None
     """Why the runner itself stopped it, if it did."""
     is_running: bool = False
     """The container was seen running: its exit is worth waiting for."""
+    left: ContainerStatus | None = None
+    """What the last step has made of the container, where the next one need not look."""
+
+    @classmethod
+    def of_new(cls, work: AttemptWork) -> "AttemptMemory":
+        """Return what is known of an attempt that was placed while this runner had the node."""
+        return cls(left=ContainerStatus(work.attempt.container_name, ContainerPhase.ABSENT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +109,9 @@ class DriveAttempt:
     async def __call__(self, work: AttemptWork, memory: AttemptMemory) -> timedelta | None:
         """Take a step; return when to look again. None: not before there is news."""
         with self.traces.under(work.traceparent):
-            container = await self.runtime.inspect(work.attempt.container_name)
+            container, memory.left = memory.left, None
+            if container is None:
+                container = await self.runtime.inspect(work.attempt.container_name)
             step = next_step(work, container, now=self.clock.now())
             memory.is_running = container.phase is ContainerPhase.RUNNING
             return await self._take(step, work, container, memory)
@@ -126,23 +138,30 @@ class DriveAttempt:
             case Step.FINISH:
                 return await self._finish(work, container, memory)
             case Step.RECORD_LOSS:
-                return await self._record_loss(work)
+                return await self._record_loss(work, container)
             case Step.CLOSE:
                 return await self._close(work, memory)
         assert_never(step)
 
     async def _prepare(self, work: AttemptWork, memory: AttemptMemory) -> timedelta | None:
-        await self.record.starting(self._lease(), work)
+        lease = self._lease()
+        # Where that takes no time it is recorded with the start, in one commit instead of two. The
+        # intent, the attempt with its node and its container's name, was committed on admission.
+        if self.prepare.fetches_files(work) or memory.hindered_since is not None:
+            await self.record.starting(lease, work, hindered_by=memory.hindered_by)
         try:
             await self.prepare(work)
         except ModelyardError as error:
             return await self._give_up_start(work, memory, error)
+        memory.left = ContainerStatus(work.attempt.container_name, ContainerPhase.CREATED)
         return AGAIN
 
     async def _start(self, work: AttemptWork, memory: AttemptMemory) -> timedelta | None:
-        self._lease()
+        lease = self._lease()
+        if memory.hindered_by is not None:
+            await self.record.starting(lease, work, hindered_by=memory.hindered_by)
         try:
-            await self.runtime.start(work.attempt.container_name)
+            memory.left = await self.runtime.start(work.attempt.container_name)
         except ModelyardError as error:
             return await self._give_up_start(work, memory, error)
         return AGAIN
@@ -151,6 +170,7 @@ class DriveAttempt:
         self, work: AttemptWork, memory: AttemptMemory, error: ModelyardError
     ) -> timedelta | None:
         """Close the attempt, unless what hinders its start may still pass."""
+        memory.hindered_by = error.message
         if self._is_worth_waiting(error, memory, wait_max=self.limits.start_wait_max):
             raise error
         memory.start_failure = JobFailure(FailureReason.START, error.message)
@@ -169,7 +189,7 @@ class DriveAttempt:
         self, work: AttemptWork, container: ContainerStatus, memory: AttemptMemory
     ) -> timedelta | None:
         memory.hindered_since = None
-        location = self.runtime.log_location(container.name)
+        location = await self.runtime.log_location(container.name)
         started_at = container.started_at or self.clock.now()
         await self.record.started(self._lease(), work, log_location=location, at=started_at)
         return None
@@ -201,7 +221,8 @@ class DriveAttempt:
         container: ContainerStatus,
         memory: AttemptMemory,
     ) -> timedelta | None:
-        is_ready = await self.probe.is_ready(container.labels[LABEL_READY_URL])
+        url = f"http://{_address(container)}{container.labels[LABEL_READY_PATH]}"
+        is_ready = await self.probe.is_ready(url)
         if replica.address is None:
             return await self._watch_warming(work, container, memory, is_ready=is_ready)
         memory.probe_failure_count = 0 if is_ready else memory.probe_failure_count + 1
@@ -220,8 +241,7 @@ class DriveAttempt:
         is_ready: bool,
     ) -> timedelta | None:
         if is_ready:
-            address = container.labels[LABEL_ADDRESS]
-            await self.record.answers(self._lease(), work, address=address)
+            await self.record.answers(self._lease(), work, address=_address(container))
             return None
         assert container.started_at is not None, "what is watched has started"
         if self.clock.now() >= container.started_at + self.limits.ready_wait_max:
@@ -274,16 +294,23 @@ class DriveAttempt:
     async def _failure(
         self, work: AttemptWork, end: ContainerExit, reason: FailureReason, message: str
     ) -> JobFailure:
-        last_lines = await self.runtime.last_lines(
-            work.attempt.container_name, bytes_max=LAST_LINES_CHARACTERS_MAX
-        )
+        last_lines = await self._last_lines(work)
         return JobFailure(reason, message, exit_code=end.code, last_lines=last_lines)
 
-    async def _record_loss(self, work: AttemptWork) -> timedelta | None:
+    async def _last_lines(self, work: AttemptWork) -> str:
+        return await self.runtime.last_lines(
+            work.attempt.container_name, bytes_max=LAST_LINES_CHARACTERS_MAX
+        )
+
+    async def _record_loss(self, work: AttemptWork, container: ContainerStatus) -> timedelta | None:
         lease = self._lease()
         await self.runtime.wait_exit(work.attempt.container_name)  # nothing of it is left
-        message = "its container is gone, and how it ended is not known"
-        await self.record.lost(lease, work, JobFailure(FailureReason.LOST, message))
+        message, last_lines = "its container is gone, and how it ended is not known", ""
+        if container.phase is ContainerPhase.LOST:
+            message = "nobody saw it end, and how it ended is not known"
+            last_lines = await self._last_lines(work)
+        failure = JobFailure(FailureReason.LOST, message, last_lines=last_lines)
+        await self.record.lost(lease, work, failure)
         return None
 
     def _is_worth_waiting(
@@ -307,9 +334,14 @@ class DriveAttempt:
             "modelyard.attempt.number": work.attempt.number,
             "modelyard.node.id": work.attempt.node_id,
             "modelyard.container.exit_code": end.code,
-            "modelyard.container.memory_bytes_peak": end.memory_bytes_peak,
         }
+        if end.memory_bytes_peak is not None:
+            attributes["modelyard.container.memory_bytes_peak"] = end.memory_bytes_peak
         self.traces.record(RunSpan(work.traceparent, end.started_at, end.ended_at, attributes))
+
+
+def _address(container: ContainerStatus) -> str:
+    return f"{container.host}:{container.labels[LABEL_PORT]}"
 
 
 def _why(end: ContainerExit, *, memory_bytes: int) -> tuple[FailureReason, str]:
@@ -321,6 +353,8 @@ def _why(end: ContainerExit, *, memory_bytes: int) -> tuple[FailureReason, str]:
             return FailureReason.KILLED, f"used more memory than its {memory_bytes} bytes"
         case EndCause.STOP if end.signal is not None:
             return FailureReason.KILLED, "was stopped"
+    if end.signal == signal.SIGKILL:  # a runtime may miss a want of memory right at the start
+        return FailureReason.KILLED, f"killed by signal {end.signal}, maybe for want of memory"
     if end.signal is not None:
         return FailureReason.KILLED, f"killed by signal {end.signal}"
     return FailureReason.EXIT_CODE, f"exit code {end.code}"

@@ -16,20 +16,23 @@ class KeepNode:
     unit_of_work: UnitOfWork
     node_id: NodeId
     capacity: Resources
+    runtime: str
 
-    async def register(self, lease: Lease) -> None:
-        """Put the node into the fleet with its capacity."""
+    async def register(self, lease: Lease, *, is_runtime_up: bool) -> None:
+        """Put the node into the fleet with what it has."""
         async with self.unit_of_work.system(because="nodes are no tenant's") as tx:
             await tx.hold(lease)
-            await tx.nodes.register(self.node_id, self.capacity)
+            await tx.nodes.register(self.node_id, self.capacity, runtime=self.runtime)
+            await tx.nodes.heartbeat(self.node_id, is_runtime_up=is_runtime_up)
 
-    async def heartbeat(self, lease: Lease) -> None:
-        """Say that it is alive."""
+    async def heartbeat(self, lease: Lease, *, is_runtime_up: bool) -> None:
+        """Say that it is alive, and whether anything can be run on it."""
         async with self.unit_of_work.system(because="nodes are no tenant's") as tx:
             await tx.hold(lease)
-            await tx.nodes.heartbeat(self.node_id)
+            await tx.nodes.heartbeat(self.node_id, is_runtime_up=is_runtime_up)
 
     async def open_attempts(self) -> Sequence[AttemptWork]:
         """Return what is to be run on it, or runs."""
-        async with self.unit_of_work.system(because="a node runs any tenant's attempts") as tx:
-            return await tx.attempts.open_on_node(self.node_id)
+        because = "a node runs any tenant's attempts"
+        async with self.unit_of_work.reading(because=because) as reading:
+            return await reading.attempts.open_on_node(self.node_id)

@@ -3,6 +3,7 @@
 Owns: the Protocols. Leaves the store and the lease to `use_cases.ports`.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from services.scheduler.domain.attempts.runtime import (
     ContainerSpec,
     ContainerStatus,
     LeftFile,
+    Listening,
     ProgressData,
 )
 from services.scheduler.domain.deployments.model import ModelPin
+from services.scheduler.domain.identities import AttemptId
 from services.scheduler.use_cases.ports import Lease
 
 
@@ -32,6 +35,18 @@ class ContainerRuntime(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """Declare what it can do beyond the core."""
+        ...
+
+    async def ping(self) -> None:
+        """Raise Unavailable, within seconds, unless the engine answers."""
+        ...
+
+    async def follow(self, stopping: asyncio.Event) -> None:
+        """Keep what it knows of its engine up to date until told to stop."""
+        ...
+
+    def listening(self, port_count: int) -> Listening:
+        """Return where a server in a container that is created next may listen."""
         ...
 
     async def create(self, spec: ContainerSpec) -> None:
@@ -63,7 +78,7 @@ class ContainerRuntime(Protocol):
         ...
 
     async def stop(self, name: str, *, grace: timedelta) -> ContainerStatus:
-        """End it: TERM to its whole tree, KILL after the grace; return what it is then."""
+        """End it: TERM to its program, KILL to all of it after the grace; return what it is."""
         ...
 
     async def remove(self, name: str) -> None:
@@ -87,8 +102,8 @@ class ContainerRuntime(Protocol):
         """Return the end of its standard error."""
         ...
 
-    def log_location(self, name: str) -> LogLocation:
-        """Return where its output is."""
+    async def log_location(self, name: str) -> LogLocation:
+        """Return where its output is; raises NotFound if there is no such container."""
         ...
 
 
@@ -108,13 +123,13 @@ class ArtifactStore(Protocol):
     ) -> AbstractAsyncContextManager[Mapping[str, PurePath]]:
         """Give these bytes as files of the node, verified, for as long as the block lasts.
 
-        Raises NotFound if the tenant has none of a digest, PayloadTooLarge if the node can't hold
-        it, Unavailable if the registry can't be reached.
+        Raises NotFound of kind `artifact` if the tenant has none of a digest, PayloadTooLarge if
+        the node can't hold it, Unavailable if the registry can't be reached.
         """
         ...
 
-    async def put(self, tenant: TenantId, file: PurePath) -> StoredFile:
-        """Store a file's bytes; repeatable."""
+    async def put(self, tenant: TenantId, file: PurePath, *, attempt_id: AttemptId) -> StoredFile:
+        """Store a file's bytes in the name of the attempt that left it; repeatable."""
         ...
 
 
@@ -126,16 +141,21 @@ class ServerSetup:
     texts: Mapping[str, str]
     model_files: Mapping[str, str]
     """Digest by relative path."""
-    address: str
-    """Where it will listen, `host:port`."""
-    ready_url: str
+    port: int
+    """Where it answers requests."""
+    ready_path: str
     """Answers 200 once the model can be asked."""
 
 
 class ModelServer(Protocol):
     """One kind of model server, as an image holds it."""
 
-    def setup(self, *, name: str, model: ModelPin) -> ServerSetup:
+    @property
+    def port_count(self) -> int:
+        """How many ports it listens on."""
+        ...
+
+    def setup(self, *, name: str, model: ModelPin, listening: Listening) -> ServerSetup:
         """Return how it serves a model under a name; raises InvalidArgument if it can't."""
         ...
 

@@ -1,20 +1,21 @@
 """Make an attempt's container, with all the files that it needs."""
 
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import PurePath
 from typing import Final
 
-from services.chassis.errors import InvalidArgument
+from services.chassis.errors import InvalidArgument, NotFound
 from services.scheduler.domain.attempts.runtime import ContainerSpec, PlacedFile
 from services.scheduler.domain.attempts.work import AttemptWork, JobWork, ReplicaWork
+from services.scheduler.domain.jobs.spec import JobSpec
 from services.scheduler.use_cases.attempts.ports import ArtifactStore, ContainerRuntime, ModelServer
 
-LABEL_ADDRESS: Final = "modelyard.address"
+LABEL_PORT: Final = "modelyard.port"
 """Where a replica's server listens."""
-LABEL_READY_URL: Final = "modelyard.ready-url"
+LABEL_READY_PATH: Final = "modelyard.ready-path"
 
 _RUNTIME_MARGIN: Final = timedelta(seconds=5)
 """The runtime's own limit on the run time is for when no runner is there: it comes second."""
@@ -34,10 +35,17 @@ class PrepareContainer:
     """By image; only these can be a replica's."""
     replica_stop_grace: timedelta
 
+    def fetches_files(self, work: AttemptWork) -> bool:
+        """Return whether it needs files from the registry, which may take a while."""
+        if isinstance(work.owner, JobWork):
+            return bool(work.owner.spec.inputs or work.owner.spec.source_digest)
+        return True
+
     async def __call__(self, work: AttemptWork) -> None:
         """Create the container, unless it is there."""
         if isinstance(work.owner, JobWork):
-            await self._prepare_job(work, work.owner)
+            with _naming_its_field(work.owner.spec):
+                await self._prepare_job(work, work.owner)
         else:
             await self._prepare_replica(work, work.owner)
 
@@ -73,7 +81,11 @@ class PrepareContainer:
         server = self.servers.get(replica.image)
         if server is None:
             raise InvalidArgument("image", f"{replica.image!r} holds no known model server")
-        setup = server.setup(name=replica.deployment_name, model=replica.model)
+        setup = server.setup(
+            name=replica.deployment_name,
+            model=replica.model,
+            listening=self.runtime.listening(server.port_count),
+        )
         async with self._held(work, list(setup.model_files.values())) as files:
             placed = [PlacedFile(path, files[each]) for path, each in setup.model_files.items()]
             await self.runtime.create(
@@ -88,8 +100,8 @@ class PrepareContainer:
                     },
                     labels={
                         **_labels(work),
-                        LABEL_ADDRESS: setup.address,
-                        LABEL_READY_URL: setup.ready_url,
+                        LABEL_PORT: str(setup.port),
+                        LABEL_READY_PATH: setup.ready_path,
                     },
                     files=tuple(placed),
                     texts=setup.texts,
@@ -103,6 +115,22 @@ class PrepareContainer:
         self, work: AttemptWork, digests: list[str]
     ) -> AbstractAsyncContextManager[Mapping[str, PurePath]]:
         return self.artifacts.held(work.attempt.tenant, sorted(set(digests)))
+
+
+@contextmanager
+def _naming_its_field(spec: JobSpec) -> Iterator[None]:
+    """Tell of a missing artifact by the field that asks for it, in InvalidArgument.
+
+    Here, not at submission: jobs are taken in while the registry is away.
+    """
+    try:
+        yield
+    except NotFound as error:
+        digest = error.detail.get("id") if error.detail.get("kind") == "artifact" else None
+        field = spec.field_of_digest(digest) if digest else None
+        if field is None:
+            raise
+        raise InvalidArgument(field, error.message) from error
 
 
 def _environment(work: AttemptWork) -> Mapping[str, str]:

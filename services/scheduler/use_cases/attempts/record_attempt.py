@@ -53,12 +53,17 @@ class RecordAttempt:
 
     unit_of_work: UnitOfWork
 
-    async def starting(self, lease: Lease, work: AttemptWork) -> None:
-        """Its files are being fetched."""
+    async def starting(self, lease: Lease, work: AttemptWork, *, hindered_by: str | None) -> None:
+        """Its files are being fetched; if that failed before, its owner is told why."""
         async with self._transaction(lease) as tx:
             job = await _current_job(tx, work)
             if job is not None and job.state is JobState.ADMITTED:
-                await _save_job(tx, job.starting(at=tx.now))
+                job = await _save_job(tx, job.starting(at=tx.now))
+            if job is None or job.state is not JobState.STARTING or hindered_by is None:
+                return
+            hindered = job.hindered(by=hindered_by)
+            if hindered != job:
+                await tx.jobs.save(hindered)
 
     async def started(
         self, lease: Lease, work: AttemptWork, *, log_location: LogLocation, at: datetime
@@ -128,7 +133,8 @@ class RecordAttempt:
             attempt = await tx.attempts.get(work.attempt.id)
             if attempt.state is not AttemptState.STARTED:
                 return False
-            await _save_attempt(tx, attempt.exited(end.code, at=end.ended_at))
+            exited = attempt.exited(end.code, at=end.ended_at, is_end_seen=end.is_end_seen)
+            await _save_attempt(tx, exited)
             await _end_owner(tx, work, outcome, progress=progress)
             await tx.nodes.release(attempt.node_id, attempt.resources)
         return True
@@ -177,7 +183,11 @@ async def _end_owner(
         replica = await tx.replicas.get(work.owner.replica_id)
         if replica.attempt_id == work.attempt.id and not replica.is_ended:
             assert isinstance(outcome, JobFailure), "a server that ends did not succeed"
-            await change_replica(tx, replica.ended(reason=outcome.message, at=tx.now))
+            deployment = await tx.deployments.get(replica.deployment_id)
+            ended = replica.ended(
+                reason=outcome.message, at=tx.now, comes_back=deployment.is_wanted
+            )
+            await change_replica(tx, ended)
         return
     job = await _current_job(tx, work)
     if job is None or job.is_terminal:
@@ -189,6 +199,9 @@ async def _end_owner(
 
 def _ended(job: Job, outcome: Outcome, *, at: datetime) -> tuple[Job, JobTransitioned]:
     """Return how the job ends: as it was asked to, or else as its container did."""
+    if job.stop is not None and job.stop.cause is StopCause.SUSPENDED:
+        # Even with exit code 0: what a program leaves when it is told to stop is no result.
+        return job.requeued(reason=job.stop.reason, at=at)
     if job.stop is not None and job.stop.cause is StopCause.CANCELLED:
         return job.cancelled(reason=job.stop.reason, at=at)
     if job.stop is not None:

@@ -52,6 +52,8 @@ class StoreOutputs:
     ) -> OutputManifest:
         files: list[FileEntry] = []
         for each in left:
-            stored = await self.artifacts.put(work.attempt.tenant, each.file)
+            stored = await self.artifacts.put(
+                work.attempt.tenant, each.file, attempt_id=work.attempt.id
+            )
             files.append(FileEntry(each.path, stored.size_bytes, stored.digest))
         return OutputManifest(output.name, output.register_as, tuple(files))

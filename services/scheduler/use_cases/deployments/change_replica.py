@@ -24,13 +24,15 @@ async def change_replica(tx: SystemTransaction, replica: Replica) -> None:
         deployment = deployment.rerouted()
         await tx.deployments.save(deployment)
         tx.emit(deployment.routing_entry(replicas))
-    await follow_replicas(tx, deployment, replicas)
+    deployment = await follow_replicas(tx, deployment, replicas)
+    if replica.is_ended and deployment.is_wanted:
+        await tx.deployments.save(deployment.unanswered(because=replica.reason))
 
 
 async def follow_replicas(
     tx: SystemTransaction, deployment: Deployment, replicas: Sequence[Replica]
-) -> None:
-    """Let a deployment's state follow what is seen of its replicas."""
+) -> Deployment:
+    """Let a deployment's state follow what is seen of its replicas; return what it is then."""
     ready_count = sum(replica.state is ReplicaState.READY for replica in replicas)
     moved = deployment.observed(ready_count=ready_count, at=tx.now)
     if deployment.is_deleting and all(replica.is_ended for replica in replicas):
@@ -39,3 +41,4 @@ async def follow_replicas(
         deployment, fact = moved
         await tx.deployments.save(deployment)
         tx.emit(fact)
+    return deployment

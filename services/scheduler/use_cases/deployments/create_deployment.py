@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
-from services.chassis.errors import InvalidArgument, QuotaExceeded
+from services.chassis.errors import QuotaExceeded
 from services.chassis.ids import Ids
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.deployments.deployment import Deployment, DeploymentSpec
@@ -12,7 +12,7 @@ from services.scheduler.domain.deployments.replica import Replica
 from services.scheduler.domain.identities import DeploymentId, ReplicaId
 from services.scheduler.domain.jobs.spec import check_image_known
 from services.scheduler.use_cases.deployments.shown import ShownDeployment
-from services.scheduler.use_cases.ports import ModelCatalog, RequestKey, UnitOfWork
+from services.scheduler.use_cases.ports import ModelCatalog, RequestKey, Tenants, UnitOfWork
 
 METHOD: Final = "CreateDeployment"
 
@@ -25,10 +25,12 @@ class CreateDeployment:
     """
 
     unit_of_work: UnitOfWork
+    tenants: Tenants
     catalog: ModelCatalog
     ids: Ids
     replicas_max: int
-    """How many replicas all of a tenant's deployments may have together."""
+    """How many replicas all of a tenant's deployments may have together, where its plan does not
+    say."""
     images: Collection[str]
     """Those that the nodes' runtime knows, and that hold a model server."""
 
@@ -45,29 +47,30 @@ class CreateDeployment:
         reference = spec.check()
         # 2. Ask the registry before any transaction is open.
         model = await self.catalog.resolve(reference)
+        deployment_id = DeploymentId(self.ids.new("dep"))
         async with self.unit_of_work(tenant) as tx:
             # 3. A repeated request is answered as before.
             if key is not None:
-                made = await tx.answers.remember(METHOD, key)
+                made = await tx.answers.remember(METHOD, key, deployment_id)
                 if made is not None:
                     earlier = await tx.deployments.find(made)
                     replicas = await tx.deployments.replicas([earlier.id])
                     return ShownDeployment(earlier, replicas[earlier.id])
-            # 4. There is an image and a machine for it, and quota.
+            # 4. Its tenant may start something; there is an image and a machine for it, and quota.
+            known = self.tenants.get(tenant)
+            known.check_active()
+            known.plan.check_resources(spec.resources, field="spec.resources")
             check_image_known(spec.image, self.images, field="spec.image")
-            if not await tx.fleet.could_ever_fit(spec.resources):
-                raise InvalidArgument("spec.resources", "no node is large enough")
+            reach = await tx.fleet.reach_for(spec.resources)
+            reach.check(spec.resources, field="spec.resources")
+            limit = known.plan.replicas_max
+            limit = self.replicas_max if limit is None else limit
             used = await tx.deployments.wanted_replica_count()
-            if used + spec.replica_count > self.replicas_max:
-                raise QuotaExceeded("replicas", limit=self.replicas_max, used=used)
+            if used + spec.replica_count > limit:
+                raise QuotaExceeded("replicas", limit=limit, used=used)
             # 5. The deployment, its replicas in line, and its empty routing entry.
             deployment, created = Deployment.created(
-                DeploymentId(self.ids.new("dep")),
-                tenant,
-                spec,
-                model,
-                at=tx.now,
-                traceparent=traceparent,
+                deployment_id, tenant, spec, model, at=tx.now, traceparent=traceparent
             )
             replicas_in_line = [
                 Replica.queued(
@@ -78,6 +81,4 @@ class CreateDeployment:
             await tx.deployments.add(deployment, replicas_in_line)
             tx.emit(created)
             tx.emit(deployment.routing_entry(()))
-            if key is not None:
-                await tx.answers.answer(METHOD, key, deployment.id)
         return ShownDeployment(deployment, replicas_in_line)

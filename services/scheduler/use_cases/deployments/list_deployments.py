@@ -6,7 +6,7 @@ from services.chassis.tenancy import TenantId
 from services.scheduler.domain.identities import DeploymentId
 from services.scheduler.use_cases.deployments.shown import ShownDeployment
 from services.scheduler.use_cases.paging import Page, PageRequest
-from services.scheduler.use_cases.ports import UnitOfWork
+from services.scheduler.use_cases.ports import Tenants, UnitOfWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +14,7 @@ class ListDeployments:
     """Show a tenant's deployments without deleted ones, newest first, a page at a time."""
 
     unit_of_work: UnitOfWork
+    tenants: Tenants
 
     async def __call__(self, tenant: TenantId, page: PageRequest) -> Page[ShownDeployment]:
         """Return a page."""
@@ -22,5 +23,9 @@ class ListDeployments:
                 before=DeploymentId(page.after) if page.after else None, limit=page.size + 1
             )
             replicas = await tx.deployments.replicas([each.id for each in found])
-        shown = [ShownDeployment(each, replicas[each.id]) for each in found]
+        known = self.tenants.get(tenant)
+        shown = [
+            ShownDeployment(each, [known.replica_shown(replica) for replica in replicas[each.id]])
+            for each in found
+        ]
         return Page.of(shown, page.size, lambda each: each.deployment.id)

@@ -9,14 +9,19 @@ from services.scheduler.use_cases.deployments.change_replica import (
     change_replica,
     follow_replicas,
 )
-from services.scheduler.use_cases.ports import Lease, UnitOfWork
+from services.scheduler.use_cases.ports import Lease, Tenants, UnitOfWork
 
 
 @dataclass(frozen=True, slots=True)
 class ReconcileDeployments:
-    """Put ended replicas back in line when their delay is over, and carry deletions through."""
+    """Put ended replicas back in line when their delay is over; carry out deletions, suspensions.
+
+    Who could act late: a replica that was placed before the suspension was heard of; it is found
+    at the next pass, since this looks at what is.
+    """
 
     unit_of_work: UnitOfWork
+    tenants: Tenants
     deployments_per_pass_max: int
     routes_settle: timedelta
     """From a deployment's leaving the routing table to the stop of its replicas."""
@@ -25,7 +30,11 @@ class ReconcileDeployments:
         """Run one pass; returns how many deployments were looked at."""
         # 1. Find those that something is to be done for.
         async with self.unit_of_work.system(because="reconciling spans tenants") as tx:
-            due = await tx.deployments.due(at=tx.now, limit=self.deployments_per_pass_max)
+            due = await tx.deployments.due(
+                at=tx.now,
+                suspended=list(self.tenants.suspended()),
+                limit=self.deployments_per_pass_max,
+            )
         # 2. One step for each, in a transaction of its own.
         for deployment_id in due:
             await self._step(lease, deployment_id)
@@ -36,7 +45,13 @@ class ReconcileDeployments:
             await tx.hold(lease)
             deployment = await tx.deployments.get(deployment_id)
             replicas = await tx.replicas.of_deployment(deployment_id)
-            steps = next_steps(deployment, replicas, at=tx.now, routes_settle=self.routes_settle)
+            steps = next_steps(
+                deployment,
+                replicas,
+                tenant=self.tenants.get(deployment.tenant),
+                at=tx.now,
+                routes_settle=self.routes_settle,
+            )
             for replica in steps:
                 await change_replica(tx, replica)
             if not steps:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import Job, JobState
+from services.scheduler.domain.resources import Resources
 from services.scheduler.use_cases.paging import Page, PageRequest
-from services.scheduler.use_cases.ports import UnitOfWork
+from services.scheduler.use_cases.ports import Tenants, UnitOfWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,15 +16,19 @@ class ListJobs:
     """Show a tenant's jobs, newest first, a page at a time."""
 
     unit_of_work: UnitOfWork
+    tenants: Tenants
 
     async def __call__(
         self, tenant: TenantId, page: PageRequest, *, states: Sequence[JobState] = ()
     ) -> Page[Job]:
         """Return a page of jobs in these states; no states: all."""
+        known = self.tenants.get(tenant)
         async with self.unit_of_work(tenant) as tx:
             jobs = await tx.jobs.newest(
                 before=JobId(page.after) if page.after else None,
                 states=states,
                 limit=page.size + 1,
             )
-        return Page.of(jobs, page.size, lambda job: job.id)
+            booked = await tx.jobs.booked() if known.plan.running_max else Resources()
+        shown = [known.job_shown(job, booked=booked) for job in jobs]
+        return Page.of(shown, page.size, lambda job: job.id)

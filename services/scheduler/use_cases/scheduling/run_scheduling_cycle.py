@@ -1,11 +1,13 @@
 """Give free capacity to those who wait for it."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
 from services.chassis.ids import Ids
+from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import (
     Attempt,
     Owner,
@@ -16,9 +18,10 @@ from services.scheduler.domain.deployments.replica import Replica
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import AttemptId, JobId, ReplicaId
 from services.scheduler.domain.jobs.job import Job
+from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.plan import Head, Placement, plan
 from services.scheduler.use_cases.deployments.change_replica import change_replica
-from services.scheduler.use_cases.ports import Lease, SystemTransaction, UnitOfWork
+from services.scheduler.use_cases.ports import Lease, SystemTransaction, Tenants, UnitOfWork
 
 
 class Outcome(StrEnum):
@@ -26,9 +29,9 @@ class Outcome(StrEnum):
 
     PLACED = "placed"
     MOVED_ON = "moved_on"
-    """The head has left the line since the snapshot: it loses its turn, which it needs no more."""
+    """The head has left the line since it was read: it loses its turn, which it needs no more."""
     NO_ROOM = "no_room"
-    """The node has less free than in the snapshot: the line waits for the next cycle."""
+    """The node has less free than when it was read: the line waits for the next cycle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class CycleReport:
 
     heads: Sequence[Head]
     outcomes: Sequence[tuple[Placement, Outcome]]
+    is_cut: bool
+    """There may be more heads than it took: the next cycle should follow at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,80 +56,87 @@ class _QueuedReplica:
 class RunSchedulingCycle:
     """Admit as many as fit, in order; only the holder of the scheduling lease may.
 
-    Who could act late: a leader that was paused between snapshot and admission. What refuses it:
-    each transaction holds the lease's row, and re-checks heads and nodes under their locks.
+    Who could act late: a leader that was paused while it decided. What refuses it: its transaction
+    holds the lease's row, and re-checks heads and nodes under their locks.
     """
 
     unit_of_work: UnitOfWork
+    tenants: Tenants
     ids: Ids
     heads_max: int
-    batch_max: int
-    """Admissions in one transaction: more cost less each, and keep rows locked for longer."""
+    """Heads of each kind, admitted in one transaction: more cost less each, and stay locked for
+    longer."""
     node_silence_max: timedelta
 
     async def __call__(self, lease: Lease) -> CycleReport:
         """Run one cycle; raises Conflict when the lease is over."""
-        # 1. Take one snapshot; what is decided below is only as fresh as it is.
-        heads, nodes = await self._snapshot()
-        # 2. Decide, without touching anything.
-        placements = plan(heads, nodes)
-        # 3. Apply in order, a batch a transaction; what was not applied waits for the next cycle.
-        outcomes: list[tuple[Placement, Outcome]] = []
-        for start in range(0, len(placements), self.batch_max):
-            batch = placements[start : start + self.batch_max]
-            outcomes += await self._apply(lease, batch)
-            if outcomes[-1][1] is Outcome.NO_ROOM:
-                break
-        return CycleReport(heads, outcomes)
-
-    async def _snapshot(self) -> tuple[Sequence[Head], Sequence[Node]]:
-        async with self.unit_of_work.system(because="the line spans tenants") as tx:
-            alive_since = tx.now - self.node_silence_max
-            nodes = await tx.nodes.alive(since=alive_since)
-            heads = await tx.line.heads(limit=self.heads_max, alive_since=alive_since)
-        return heads, nodes
-
-    async def _apply(
-        self, lease: Lease, batch: Sequence[Placement]
-    ) -> list[tuple[Placement, Outcome]]:
-        outcomes = []
         async with self.unit_of_work.system(because="admission moves any tenant's work") as tx:
             await tx.hold(lease)
-            waiting = await self._still_waiting(tx, batch)
-            node_ids = sorted({placement.node_id for placement in batch})
-            nodes = {node_id: await tx.nodes.get(node_id) for node_id in node_ids}
-            for placement in batch:
-                node = nodes[placement.node_id]
-                owner = waiting.get(placement.head.id)
-                if owner is None:
-                    outcomes.append((placement, Outcome.MOVED_ON))
-                elif placement.head.resources.fits_in(node.free):
-                    # Capacity is taken in the transaction of the attempt that owns it.
-                    nodes[node.id] = node.booked(placement.head.resources)
-                    await self._admit(tx, owner, placement)
-                    outcomes.append((placement, Outcome.PLACED))
-                else:
-                    outcomes.append((placement, Outcome.NO_ROOM))
-                    break
-            for node in nodes.values():
-                await tx.nodes.save(node)
+            # 1. Read the line and the nodes, without keeping anybody from them.
+            heads, nodes, left = await self._snapshot(tx)
+            # 2. Decide, without touching anything.
+            placements = plan(heads, nodes, left)
+            # 3. Apply in order what still holds once it is locked.
+            outcomes = await self._apply(tx, placements)
+        is_full = self.heads_max in Counter(head.kind for head in heads).values()
+        has_placed = any(outcome is Outcome.PLACED for _, outcome in outcomes)
+        return CycleReport(heads, outcomes, is_cut=is_full and has_placed)
+
+    async def _snapshot(
+        self, tx: SystemTransaction
+    ) -> tuple[Sequence[Head], Sequence[Node], Mapping[TenantId, Resources]]:
+        alive_since = tx.now - self.node_silence_max
+        nodes = await tx.nodes.at_work(alive_since=alive_since)
+        left = await self._left(tx)
+        heads = await tx.line.heads(limit=self.heads_max, alive_since=alive_since, left=left)
+        return heads, nodes, left
+
+    async def _left(self, tx: SystemTransaction) -> Mapping[TenantId, Resources]:
+        """Return what tenants may take that may not take everything.
+
+        True until the commit: only the lease's holder gives capacity, and an end gives it back.
+        """
+        bounded = self.tenants.bounded()
+        booked = await tx.attempts.booked(list(bounded)) if bounded else {}
+        found = {name: each.left(booked.get(name, Resources())) for name, each in bounded.items()}
+        return {name: left for name, left in found.items() if left is not None}
+
+    async def _apply(
+        self, tx: SystemTransaction, placements: Sequence[Placement]
+    ) -> list[tuple[Placement, Outcome]]:
+        outcomes = []
+        waiting = await self._still_waiting(tx, placements)
+        node_ids = sorted({placement.node_id for placement in placements})
+        nodes = {node_id: await tx.nodes.get(node_id) for node_id in node_ids}
+        for placement in placements:
+            node = nodes[placement.node_id]
+            owner = waiting.get(placement.head.id)
+            if owner is None:
+                outcomes.append((placement, Outcome.MOVED_ON))
+            elif placement.head.resources.fits_in(node.free):
+                # Capacity is taken in the transaction of the attempt that owns it.
+                nodes[node.id] = node.booked(placement.head.resources)
+                await self._admit(tx, owner, placement)
+                outcomes.append((placement, Outcome.PLACED))
+            else:
+                outcomes.append((placement, Outcome.NO_ROOM))
+                break
+        for node in nodes.values():
+            await tx.nodes.save(node)
         return outcomes
 
     async def _still_waiting(
-        self, tx: SystemTransaction, batch: Sequence[Placement]
+        self, tx: SystemTransaction, placements: Sequence[Placement]
     ) -> Mapping[str, Job | _QueuedReplica]:
         """Lock those that are in line still: before nodes, as everybody does."""
-        heads = [placement.head for placement in batch]
-        replicas = await tx.replicas.queued(
-            [ReplicaId(head.id) for head in heads if head.kind is OwnerKind.REPLICA]
-        )
-        jobs = await tx.jobs.queued(
-            [JobId(head.id) for head in heads if head.kind is OwnerKind.JOB]
-        )
-        waiting: dict[str, Job | _QueuedReplica] = {job.id: job for job in jobs}
-        for replica in replicas:
-            deployment = await tx.deployments.get(replica.deployment_id)
-            waiting[replica.id] = _QueuedReplica(replica, deployment)
+        heads = [placement.head for placement in placements]
+        waiting: dict[str, Job | _QueuedReplica] = {}
+        if replica_ids := [ReplicaId(head.id) for head in heads if head.kind is OwnerKind.REPLICA]:
+            for replica in await tx.replicas.queued(replica_ids):
+                deployment = await tx.deployments.get(replica.deployment_id)
+                waiting[replica.id] = _QueuedReplica(replica, deployment)
+        if job_ids := [JobId(head.id) for head in heads if head.kind is OwnerKind.JOB]:
+            waiting |= {job.id: job for job in await tx.jobs.queued(job_ids)}
         return waiting
 
     async def _admit(

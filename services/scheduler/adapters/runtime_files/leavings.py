@@ -9,12 +9,16 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final, NoReturn
+from typing import BinaryIO, Final
 
 from services.chassis.errors import InvalidArgument, NotFound, PayloadTooLarge
 from services.scheduler.domain.attempts.runtime import LeftFile, ProgressData, is_inner_path
 
 PROGRESS_BYTES_MAX: Final = 256 * 1024
+DEPTH_MAX: Final = 64
+"""Folders in folders of one output."""
+ENTRIES_MAX: Final = 20_000
+"""Files and folders of one output that are looked at; empty folders are none of its files."""
 _LOG_TAIL_BYTES_MAX: Final = 256 * 1024
 
 
@@ -61,7 +65,11 @@ def last_lines(log: Path, *, stream: str, bytes_max: int) -> str:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _LOG_TAIL_BYTES_MAX))
         lines = file.read(_LOG_TAIL_BYTES_MAX).splitlines()
-    text = "".join(_logged(line, stream) for line in lines)
+    return end_of("".join(_logged(line, stream) for line in lines), bytes_max=bytes_max)
+
+
+def end_of(text: str, *, bytes_max: int) -> str:
+    """Return the last bytes of a text, from the beginning of a line if that is in them."""
     end = text.encode()[-bytes_max:].decode(errors="ignore")
     return end if len(end) == len(text) else end.partition("\n")[2] or end
 
@@ -92,6 +100,7 @@ def _logged(line: bytes, stream: str) -> str:
 
 def _walk(folder: Path, path: str) -> Iterator[tuple[Path, str]]:
     target = folder
+    _require_no_link(target, path)
     for part in path.split("/"):
         target /= part
         _require_no_link(target, path)
@@ -99,15 +108,29 @@ def _walk(folder: Path, path: str) -> Iterator[tuple[Path, str]]:
         yield target, target.name
         return
 
-    def refuse(error: OSError) -> NoReturn:
-        raise InvalidArgument("outputs", f"{path!r} can't be read: {error.strerror}") from error
+    left = [(target, 1)]
+    entry_count = 0
+    while left:  # not os.walk: it recurses, and a program may have made a thousand levels
+        folder, depth = left.pop()
+        if depth > DEPTH_MAX:
+            raise InvalidArgument("outputs", f"{path!r} is deeper than {DEPTH_MAX} folders")
+        for entry in _entries(folder, path):
+            entry_count += 1
+            if entry_count > ENTRIES_MAX:
+                raise InvalidArgument("outputs", f"{path!r} holds more than {ENTRIES_MAX} entries")
+            inner = folder / entry
+            _require_no_link(inner, path)
+            if inner.is_dir():
+                left.append((inner, depth + 1))
+            else:
+                yield inner, inner.relative_to(target).as_posix()
 
-    for inner, folders, files in os.walk(target, onerror=refuse):
-        for name in (*folders, *files):
-            _require_no_link(Path(inner, name), path)
-        for name in files:
-            file = Path(inner, name)
-            yield file, file.relative_to(target).as_posix()
+
+def _entries(folder: Path, path: str) -> Sequence[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise InvalidArgument("outputs", f"{path!r} can't be read: {error.strerror}") from error
 
 
 def _require_no_link(file: Path, path: str) -> None:

@@ -1,0 +1,131 @@
+"""What tenants leave in PostgreSQL, deleted a bounded number of rows at a time.
+
+Always holds: an attempt goes before its owner, so that none is left whose owner nobody knows; an
+open one stays, and its owner with it, since the runner reads both together. Rows that somebody has
+locked are passed over: so no transaction waits here, in whatever order it locks.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.chassis.tenancy import TenantId
+from services.scheduler.adapters.postgres.tables import (
+    ATTEMPTS,
+    CHASSIS,
+    DEPLOYMENTS,
+    JOBS,
+    REPLICAS,
+)
+from services.scheduler.domain.attempts.attempt import OPEN
+from services.scheduler.domain.deployments.deployment import DeploymentState
+from services.scheduler.domain.identities import DeploymentId
+from services.scheduler.domain.jobs.job import JobState
+
+_LIVING: Final = (DeploymentState.PREPARING, DeploymentState.SERVING)
+_OVER: Final = (JobState.QUEUED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+_ANSWERS: Final = CHASSIS.idempotency
+
+
+def _is_one_of(column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
+    """Compare with one array, however long, instead of one parameter each."""
+    return column == sa.any_(sa.bindparam(name, type_=sa.ARRAY(sa.Text)))
+
+
+def _has_open_attempt(owner: sa.Column[Any]) -> sa.ColumnElement[bool]:
+    return sa.exists().where(ATTEMPTS.c.owner_id == owner, ATTEMPTS.c.state.in_(OPEN))
+
+
+def _some(*columns: sa.Column[Any]) -> sa.Select[Any]:
+    table = columns[0].table
+    return (
+        sa.select(*columns)
+        .where(_is_one_of(table.c.tenant, "tenants"))
+        .limit(sa.bindparam("rows_max", type_=sa.Integer))
+    )
+
+
+_LIVING_DEPLOYMENTS: Final = _some(DEPLOYMENTS.c.tenant, DEPLOYMENTS.c.id).where(
+    DEPLOYMENTS.c.state.in_(_LIVING)
+)
+_JOBS: Final = (
+    _some(JOBS.c.id)
+    .where(JOBS.c.state.in_(_OVER), ~_has_open_attempt(JOBS.c.id))
+    .with_for_update(skip_locked=True)
+)
+_DEPLOYMENTS: Final = (
+    _some(DEPLOYMENTS.c.id)
+    .where(
+        DEPLOYMENTS.c.state == DeploymentState.DELETED,
+        ~sa.exists().where(
+            REPLICAS.c.deployment_id == DEPLOYMENTS.c.id, _has_open_attempt(REPLICAS.c.id)
+        ),
+    )
+    .with_for_update(skip_locked=True)
+)
+_REPLICAS: Final = sa.select(REPLICAS.c.id).where(_is_one_of(REPLICAS.c.deployment_id, "ids"))
+_DELETE_ATTEMPTS: Final = sa.delete(ATTEMPTS).where(
+    ATTEMPTS.c.id.in_(
+        sa.select(ATTEMPTS.c.id)
+        .where(_is_one_of(ATTEMPTS.c.owner_id, "ids"))
+        .with_for_update(skip_locked=True)
+    )
+)
+_DELETE_JOBS: Final = sa.delete(JOBS).where(
+    _is_one_of(JOBS.c.id, "ids"), ~sa.exists().where(ATTEMPTS.c.owner_id == JOBS.c.id)
+)
+_DELETE_REPLICAS: Final = sa.delete(REPLICAS).where(
+    _is_one_of(REPLICAS.c.deployment_id, "ids"),
+    ~sa.exists().where(ATTEMPTS.c.owner_id == REPLICAS.c.id),
+)
+_DELETE_DEPLOYMENTS: Final = sa.delete(DEPLOYMENTS).where(
+    _is_one_of(DEPLOYMENTS.c.id, "ids"),
+    ~sa.exists().where(REPLICAS.c.deployment_id == DEPLOYMENTS.c.id),
+)
+_ANSWER_KEY: Final = tuple(_ANSWERS.primary_key.columns)
+_DELETE_ANSWERS: Final = sa.delete(_ANSWERS).where(
+    sa.tuple_(*_ANSWER_KEY).in_(_some(*_ANSWER_KEY).with_for_update(skip_locked=True))
+)
+
+
+class PostgresLeavings:
+    """What is to be deleted of tenants; implements `ports.Leavings`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def living_deployments(
+        self, tenants: Sequence[TenantId], *, limit: int
+    ) -> Sequence[tuple[TenantId, DeploymentId]]:
+        """Return deployments whose deletion nobody has asked for."""
+        found = await self._connection.execute(_LIVING_DEPLOYMENTS, _given(tenants, limit))
+        return [(TenantId(row.tenant), DeploymentId(row.id)) for row in found]
+
+    async def delete_jobs(self, tenants: Sequence[TenantId], *, limit: int) -> int:
+        """Delete jobs of which nothing runs, with their attempts."""
+        job_ids = (await self._connection.scalars(_JOBS, _given(tenants, limit))).all()
+        return await self._delete((_DELETE_ATTEMPTS, _DELETE_JOBS), job_ids)
+
+    async def delete_deployments(self, tenants: Sequence[TenantId], *, limit: int) -> int:
+        """Delete DELETED deployments, with replicas and attempts."""
+        ids = (await self._connection.scalars(_DEPLOYMENTS, _given(tenants, limit))).all()
+        replica_ids = (await self._connection.scalars(_REPLICAS, {"ids": ids})).all()
+        attempt_count = await self._delete((_DELETE_ATTEMPTS,), replica_ids)
+        return attempt_count + await self._delete((_DELETE_REPLICAS, _DELETE_DEPLOYMENTS), ids)
+
+    async def delete_answers(self, tenants: Sequence[TenantId], *, limit: int) -> int:
+        """Delete answers to repeatable requests."""
+        deleted = await self._connection.execute(_DELETE_ANSWERS, _given(tenants, limit))
+        return deleted.rowcount
+
+    async def _delete(self, statements: Sequence[sa.Delete], ids: Sequence[str]) -> int:
+        count = 0
+        for statement in statements if ids else ():
+            count += (await self._connection.execute(statement, {"ids": ids})).rowcount
+        return count
+
+
+def _given(tenants: Sequence[TenantId], limit: int) -> dict[str, Any]:
+    return {"tenants": tenants, "rows_max": limit}

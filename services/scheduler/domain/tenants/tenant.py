@@ -1,0 +1,123 @@
+"""Tenants as their owner has told them: a picture in memory, whole once it has caught up.
+
+Owns: that a lower version never replaces a higher one, and what counts while nothing is known: a
+tenant whose event has not come yet is active and has no limits of its own, since its callers come
+through the gateway, which knows it (ADR-0017).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Final
+
+from services.chassis.errors import InvalidArgument, TenantSuspended
+from services.chassis.tenancy import TenantId
+from services.scheduler.domain.deployments.replica import Replica, ReplicaState
+from services.scheduler.domain.jobs.job import Job, JobState
+from services.scheduler.domain.resources import Resources
+
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much a tenant may have; None leaves it to this service's setting."""
+
+    queued_jobs_max: int | None = None
+    replicas_max: int | None = None
+    priority_max: int | None = None
+    running_max: Resources | None = None
+    """What all that runs may take together, jobs and replicas."""
+
+    def check_resources(self, resources: Resources, *, field: str) -> None:
+        """Raise InvalidArgument naming `field` for what could never run in this plan."""
+        if self.running_max is not None and not resources.fits_in(self.running_max):
+            raise InvalidArgument(field, "more than this tenant's plan lets run together")
+
+    def check_priority(self, priority: int, *, field: str) -> None:
+        """Raise InvalidArgument naming `field` for a priority above the plan's."""
+        if self.priority_max is not None and priority > self.priority_max:
+            raise InvalidArgument(
+                field, f"must be at most {self.priority_max} in this tenant's plan"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant as of its newest event."""
+
+    id: TenantId
+    version: int = 0
+    is_suspended: bool = False
+    is_purged: bool = False
+    """Nothing of it may be left; it is suspended, too."""
+    reason: str = ""
+    changed_at: datetime = _NEVER
+    plan: Plan = field(default_factory=Plan)
+
+    @property
+    def why_waiting(self) -> str:
+        """Say why nothing of a suspended tenant runs."""
+        return f"the tenant is suspended: {self.reason}"
+
+    def check_active(self) -> None:
+        """Raise TenantSuspended unless it may start something."""
+        if self.is_suspended:
+            raise TenantSuspended(self.id, reason=self.reason)
+
+    def left(self, booked: Resources) -> Resources | None:
+        """Return what it may take besides what it has; None: whatever there is."""
+        if self.is_suspended:
+            return Resources()
+        return None if self.plan.running_max is None else self.plan.running_max.less(booked)
+
+    def job_shown(self, job: Job, *, booked: Resources) -> Job:
+        """Return a job as its tenant sees it: one in line knows what it waits for."""
+        if job.state is not JobState.QUEUED:
+            return job
+        if self.is_suspended:
+            return replace(job, reason=self.why_waiting)
+        left = self.left(booked)
+        if left is not None and not job.spec.resources.fits_in(left):
+            return replace(job, reason="what runs takes all that the tenant's plan lets it take")
+        return job
+
+    def replica_shown(self, replica: Replica) -> Replica:
+        """Return a replica as its tenant sees it: one in line knows what it waits for."""
+        if self.is_suspended and replica.state is ReplicaState.QUEUED:
+            return replace(replica, reason=self.why_waiting)
+        return replica
+
+
+@dataclass(slots=True)
+class TenantTable:
+    """All tenants that were told of."""
+
+    _tenants: dict[TenantId, Tenant] = field(default_factory=dict)
+
+    def apply(self, tenant: Tenant) -> bool:
+        """Take over a tenant; False when this version, or a later one, is known."""
+        if tenant.version <= self.get(tenant.id).version:
+            return False
+        self._tenants[tenant.id] = tenant
+        return True
+
+    def get(self, tenant: TenantId) -> Tenant:
+        """Return a tenant; one that nobody has told of yet is active."""
+        return self._tenants.get(tenant) or Tenant(tenant)
+
+    def suspended(self) -> Mapping[TenantId, Tenant]:
+        """Return those whose work must not run."""
+        return {name: each for name, each in self._tenants.items() if each.is_suspended}
+
+    def purged(self) -> Sequence[TenantId]:
+        """Return those of which nothing may be left."""
+        return [name for name, each in self._tenants.items() if each.is_purged]
+
+    def bounded(self) -> Mapping[TenantId, Tenant]:
+        """Return those that may not take whatever there is."""
+        return {
+            name: each
+            for name, each in self._tenants.items()
+            if each.is_suspended or each.plan.running_max is not None
+        }

@@ -1,0 +1,1 @@
+"""What is done with nodes as a whole."""

@@ -1,0 +1,1 @@
+"""What a suspension means for what runs."""
