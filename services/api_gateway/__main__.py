@@ -18,7 +18,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m services.api_gateway")
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("migrate", help="bring the database to its latest shape")
-    commands.add_parser("init", help="make the tenant `default`; prints its first key, once")
+    commands.add_parser(
+        "init", help="make the tenant `default`; prints the platform's first key, once"
+    )
     tenant = commands.add_parser("create-tenant", help="make a tenant; prints its first key, once")
     tenant.add_argument("name")
     arguments = parser.parse_args()
@@ -27,9 +29,9 @@ def main() -> int:
         case "migrate":
             return _migrate(settings)
         case "init":
-            return _create_tenant(settings, "default", is_new_required=False)
+            return _create_tenant(settings, "default", is_first=True)
         case "create-tenant":
-            return _create_tenant(settings, arguments.name, is_new_required=True)
+            return _create_tenant(settings, arguments.name, is_first=False)
         case _:
             return run_main(serve(settings))
 
@@ -43,16 +45,17 @@ def _migrate(settings: Settings) -> int:
     return 0
 
 
-def _create_tenant(settings: Settings, name: str, *, is_new_required: bool) -> int:
+def _create_tenant(settings: Settings, name: str, *, is_first: bool) -> int:
+    """Make a tenant; the first one's key administers all of them, and it may exist already."""
     try:
-        text = asyncio.run(create_tenant(settings, tenant_id(name)))
+        text = asyncio.run(create_tenant(settings, tenant_id(name), administers_platform=is_first))
     except ModelyardError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     if text is not None:
         # The one thing this program is asked to print: the key is shown here and nowhere else.
         sys.stdout.write(f"{text}\n")
-    elif is_new_required:
+    elif not is_first:
         sys.stderr.write(f"tenant {name} exists already\n")
         return 1
     return 0

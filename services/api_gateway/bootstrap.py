@@ -1,21 +1,24 @@
 """The gateway's wiring: settings → ports → use cases → routes → loops."""
 
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
+from datetime import timedelta
 
-from fastapi import Request
 from modelyard.logs.v1.log_service_pb2_grpc import LogServiceStub
 from modelyard.registry.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from modelyard.registry.v1.model_service_pb2_grpc import ModelServiceStub
 from modelyard.scheduler.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from modelyard.scheduler.v1.job_service_pb2_grpc import JobServiceStub
+from modelyard.scheduler.v1.node_service_pb2_grpc import NodeServiceStub
 from opentelemetry.trace import TracerProvider
-from slowapi import Limiter
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.api_gateway.adapters.burst_limiter import burst_limiter
 from services.api_gateway.adapters.logs_client import GrpcLogs
+from services.api_gateway.adapters.oidc import IssuerPolicy, open_oidc_issuer
 from services.api_gateway.adapters.postgres.keys import KeyUnitOfWork, PostgresDirectory
 from services.api_gateway.adapters.postgres.tables import chassis
+from services.api_gateway.adapters.postgres.tenants import PostgresTenants
 from services.api_gateway.adapters.rate_limiter import (
     memory_rate_limiter,
     redis_client,
@@ -23,26 +26,45 @@ from services.api_gateway.adapters.rate_limiter import (
 )
 from services.api_gateway.adapters.registry_client import GrpcArtifacts, GrpcModels
 from services.api_gateway.adapters.replicas_http import open_replicas
-from services.api_gateway.adapters.scheduler_client import GrpcDeployments, GrpcJobs
+from services.api_gateway.adapters.scheduler_client import GrpcDeployments, GrpcJobs, GrpcNodes
 from services.api_gateway.domain.rate_limit import RatePolicy
 from services.api_gateway.domain.routing import RoutingTable
+from services.api_gateway.domain.token_claims import ClaimRules
 from services.api_gateway.entrypoints.consumers.replica_endpoints import (
     TOPIC,
     ApplyReplicaEndpoints,
 )
+from services.api_gateway.entrypoints.facts import event_of
+from services.api_gateway.entrypoints.loops.key_uses import KeyUsesLoop
+from services.api_gateway.entrypoints.loops.tenants import TenantsLoop
 from services.api_gateway.entrypoints.rest.app import build_app
 from services.api_gateway.entrypoints.rest.dependencies import EdgePolicies, Gateway
 from services.api_gateway.entrypoints.rest.server import HttpServer
-from services.api_gateway.settings import LimitSettings, Settings
+from services.api_gateway.settings import LimitSettings, OidcSettings, Settings
 from services.api_gateway.use_cases.authenticate import Authenticate
-from services.api_gateway.use_cases.create_tenant import CreateTenant
+from services.api_gateway.use_cases.authenticate_token import AuthenticateToken
+from services.api_gateway.use_cases.create_tenant import CreateTenant, IssueTenantKey
 from services.api_gateway.use_cases.infer import Infer
-from services.api_gateway.use_cases.manage_keys import IssueKey, ListKeys, NewKeys, RevokeKey
+from services.api_gateway.use_cases.key_uses import WriteKeyUses
+from services.api_gateway.use_cases.manage_keys import (
+    IssueKey,
+    ListKeys,
+    NewKeys,
+    RevokeKey,
+    RotateKey,
+)
+from services.api_gateway.use_cases.manage_tenants import ChangeTenant, RepublishTenants
 from services.api_gateway.use_cases.ports import RateLimiter
-from services.chassis.clock import SystemClock
+from services.api_gateway.use_cases.purge_tenants import PurgeTenants
+from services.api_gateway.use_cases.tenant_standing import TenantStanding
+from services.chassis.clock import Clock, SystemClock
 from services.chassis.db.engine import open_engine
+from services.chassis.db.janitor import Janitor
+from services.chassis.db.lease import LeaseKeeper, Recurrence
+from services.chassis.db.relay import Relay
 from services.chassis.db.unit_of_work import PostgresUnitOfWork
-from services.chassis.errors import Unavailable
+from services.chassis.errors import AlreadyExists, Unavailable
+from services.chassis.events.kafka_producer import KafkaProducer, open_producer
 from services.chassis.events.projection import CompactedProjection
 from services.chassis.ids import TimeOrderedIds
 from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_until_stopped
@@ -50,9 +72,10 @@ from services.chassis.rpc.client import Edge, open_channel
 from services.chassis.rpc.identity import TokenSigner
 from services.chassis.telemetry.logging import set_up_logging
 from services.chassis.telemetry.tracing import open_tracing, tracer
-from services.chassis.tenancy import Principal, TenantId
+from services.chassis.tenancy import TenantId
 
 SERVICE = "api-gateway"
+_TENANTS_LEASE_TTL = timedelta(seconds=10)
 
 
 async def serve(settings: Settings) -> int:
@@ -60,7 +83,14 @@ async def serve(settings: Settings) -> int:
     set_up_logging(SERVICE, level=settings.telemetry.log_level)
     with open_tracing(SERVICE, settings.telemetry) as provider:
         async with AsyncExitStack() as stack:
-            edge, routes = await _wire(stack, settings, provider)
+            engine = await stack.enter_async_context(
+                open_engine(settings.postgres, application_name=SERVICE)
+            )
+            producer = await stack.enter_async_context(
+                open_producer(settings.kafka, client_id=SERVICE)
+            )
+            base = _unit_of_work(engine)
+            edge, routes = await _wire(stack, settings, provider, base)
             projection = CompactedProjection(
                 settings.kafka, TOPIC, ApplyReplicaEndpoints(routes), client_id=SERVICE
             )
@@ -81,23 +111,37 @@ async def serve(settings: Settings) -> int:
             )
             supervisor.add("rest", server.run, Stage.INTAKE)
             supervisor.add("routes", projection.run, Stage.WORK)
+            supervisor.add("recent-keys", edge.authenticate.keys.run, Stage.WORK)
+            supervisor.add("recent-tenants", edge.standing.tenants.run, Stage.WORK)
+            key_uses = WriteKeyUses(edge.authenticate.uses, PostgresDirectory(base))
+            supervisor.add("key-uses", KeyUsesLoop(key_uses).run, Stage.RELAY)
+            _publish(supervisor, settings, engine, base, producer)
             return await run_until_stopped(supervisor, edge.readiness, settings.shutdown)
 
 
-async def create_tenant(settings: Settings, tenant: TenantId) -> str | None:
+async def create_tenant(
+    settings: Settings, tenant: TenantId, *, administers_platform: bool
+) -> str | None:
     """Make a tenant and return its first key, or None when it exists."""
-    async with _open_unit_of_work(settings) as base:
+    async with open_engine(settings.postgres, application_name=SERVICE) as engine:
         clock = SystemClock()
         new_keys = NewKeys(clock, TimeOrderedIds(clock), _new_secret)
-        return await CreateTenant(PostgresDirectory(base), new_keys)(tenant)
+        create = CreateTenant(PostgresTenants(_unit_of_work(engine), event_of), new_keys)
+        try:
+            _, text = await create(tenant, administers_platform=administers_platform)
+        except AlreadyExists:
+            return None
+    return text
 
 
 async def _wire(
-    stack: AsyncExitStack, settings: Settings, provider: TracerProvider
+    stack: AsyncExitStack,
+    settings: Settings,
+    provider: TracerProvider,
+    base: PostgresUnitOfWork,
 ) -> tuple[Gateway, RoutingTable]:
     clock = SystemClock()
     ids = TimeOrderedIds(clock)
-    base = await stack.enter_async_context(_open_unit_of_work(settings))
     keys = KeyUnitOfWork(base)
     new_keys = NewKeys(clock, ids, _new_secret)
     signer = TokenSigner.load(SERVICE, settings.identity, clock)
@@ -113,16 +157,27 @@ async def _wire(
         )
     )
     routes = RoutingTable()
+    tenants = PostgresTenants(base, event_of)
+    standing = TenantStanding(tenants, clock)
     edge = Gateway(
-        authenticate=Authenticate(PostgresDirectory(base), clock),
+        authenticate=Authenticate(
+            PostgresDirectory(base), clock, tokens=await _open_tokens(stack, settings.oidc, clock)
+        ),
+        standing=standing,
+        tenants=tenants,
+        create_tenant=CreateTenant(tenants, new_keys),
+        issue_tenant_key=IssueTenantKey(tenants, new_keys),
+        change_tenant=ChangeTenant(tenants, standing),
         issue_key=IssueKey(keys, new_keys),
         list_keys=ListKeys(keys),
+        rotate_key=RotateKey(keys, new_keys, clock),
         revoke_key=RevokeKey(keys, clock),
         infer=Infer(routes, replicas, clock),
         jobs=GrpcJobs(JobServiceStub(scheduler), scheduler_edge, settings.scheduler.deadline),
         deployments=GrpcDeployments(
             DeploymentServiceStub(scheduler), scheduler_edge, settings.scheduler.deadline
         ),
+        nodes=GrpcNodes(NodeServiceStub(scheduler), scheduler_edge, settings.scheduler.deadline),
         models=GrpcModels(ModelServiceStub(registry), registry_edge, settings.registry.deadline),
         artifacts=GrpcArtifacts(
             ArtifactServiceStub(registry),
@@ -137,7 +192,7 @@ async def _wire(
             settings.follow_timeout,
         ),
         limiter=await _limiter(stack, settings),
-        burst_limiter=Limiter(key_func=_tenant_of, storage_uri="memory://", key_style="endpoint"),
+        burst_limiter=burst_limiter(),
         policies=policies_of(settings.limits),
         readiness=Readiness(),
         clock=clock,
@@ -148,13 +203,71 @@ async def _wire(
     return edge, routes
 
 
-@asynccontextmanager
-async def _open_unit_of_work(settings: Settings) -> AsyncIterator[PostgresUnitOfWork]:
+def _publish(
+    supervisor: Supervisor,
+    settings: Settings,
+    engine: AsyncEngine,
+    base: PostgresUnitOfWork,
+    producer: KafkaProducer,
+) -> None:
+    """Send what is committed, and all tenants again now and then; leases go last."""
     clock = SystemClock()
-    async with open_engine(settings.postgres, application_name=SERVICE) as engine:
-        yield PostgresUnitOfWork(
-            engine, chassis, source=f"/{SERVICE}", clock=clock, ids=TimeOrderedIds(clock)
-        )
+    ids = TimeOrderedIds(clock)
+    relay = Relay(engine, chassis, producer, holder=ids.new("proc"), clock=clock)
+    base.add_listener(relay.wake)
+    lease = LeaseKeeper(
+        engine, chassis, "tenants", holder=ids.new("proc"), ttl=_TENANTS_LEASE_TTL, clock=clock
+    )
+    store = PostgresTenants(base, event_of)
+    tenants = TenantsLoop(
+        PurgeTenants(store, settings.tenants.purge_batch_max),
+        RepublishTenants(store, settings.tenants.republish_batch_max),
+        Recurrence(settings.tenants.republish_interval, clock),
+        lease,
+    )
+    supervisor.add("tenants", tenants.run, Stage.WORK)
+    supervisor.add("relay", relay.run, Stage.RELAY)
+    supervisor.add("janitor", Janitor(engine, chassis).run, Stage.RELAY)
+    supervisor.add("tenants-lease", lease.run, Stage.LAST)
+
+
+def _unit_of_work(engine: AsyncEngine) -> PostgresUnitOfWork:
+    clock = SystemClock()
+    return PostgresUnitOfWork(
+        engine, chassis, source=f"/{SERVICE}", clock=clock, ids=TimeOrderedIds(clock)
+    )
+
+
+async def _open_tokens(
+    stack: AsyncExitStack, oidc: OidcSettings | None, clock: Clock
+) -> AuthenticateToken | None:
+    if oidc is None:
+        return None
+    policy = IssuerPolicy(
+        issuer=oidc.issuer,
+        audience=oidc.audience,
+        keys_url=oidc.keys_url,
+        algorithms=oidc.algorithms,
+        leeway=oidc.leeway,
+        token_lifetime_max=oidc.token_lifetime_max,
+        keys_read_interval=oidc.keys_read_interval,
+        keys_kept_max=oidc.keys_kept_max,
+        unknown_key_interval=oidc.unknown_key_interval,
+        fetch_timeout=oidc.fetch_timeout,
+    )
+    issuer = await stack.enter_async_context(open_oidc_issuer(policy, clock))
+    return AuthenticateToken(issuer, claim_rules_of(oidc))
+
+
+def claim_rules_of(oidc: OidcSettings) -> ClaimRules:
+    """Return how claims are read, as the settings say."""
+    return ClaimRules(
+        tenant_claim=oidc.tenant_claim,
+        roles_claim=oidc.roles_claim,
+        needs_second_factor=oidc.require_second_factor_for_admins,
+        second_factor_methods=oidc.second_factor_methods,
+        second_factor_levels=oidc.second_factor_levels,
+    )
 
 
 async def _limiter(stack: AsyncExitStack, settings: Settings) -> RateLimiter:
@@ -171,17 +284,12 @@ def policies_of(limits: LimitSettings) -> EdgePolicies:
     return EdgePolicies(
         tenant=RatePolicy("tenant", limits.tenant_requests_max, limits.window),
         source=RatePolicy("source", limits.source_requests_max, limits.window),
+        key=RatePolicy("key", limits.key_requests_max, limits.window),
         burst=limits.burst,
         body_bytes_max=limits.body_bytes_max,
         artifact_bytes_max=limits.artifact_bytes_max,
         inference_bytes_max=limits.inference_bytes_max,
     )
-
-
-def _tenant_of(request: Request) -> str:
-    principal = request.scope["modelyard.principal"]
-    assert isinstance(principal, Principal)
-    return principal.tenant
 
 
 def _new_secret() -> str:

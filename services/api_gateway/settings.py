@@ -2,9 +2,11 @@
 
 from datetime import timedelta
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.api_gateway.domain.issuer import TOKEN_ALGORITHMS, check_issuer_url
+from services.chassis.errors import InvalidArgument
 from services.chassis.settings import (
     GrpcClientSettings,
     IdentitySettings,
@@ -33,7 +35,9 @@ class LimitSettings(BaseModel):
     tenant_requests_max: int = Field(default=6000, gt=0)
     """Requests of one tenant in a window, over all gateways that share a Redis."""
     source_requests_max: int = Field(default=60, gt=0)
-    """Refused credentials from one network address in a window."""
+    """Refused credentials from one network address (IPv6: a /64 network) in a window."""
+    key_requests_max: int = Field(default=60, gt=0)
+    """Wrong secrets for one key in a window, from wherever; its holder passes all the same."""
     window: timedelta = timedelta(seconds=60)
     burst: str = "500/second"
     """Requests of one tenant to one `/v1` route in one process, in slowapi's notation."""
@@ -43,6 +47,67 @@ class LimitSettings(BaseModel):
     """Largest upload; streamed, so it costs no memory."""
     inference_bytes_max: int = Field(default=64 << 20, gt=0)
     """Largest inference request and answer; held in memory, so it bounds what a request costs."""
+
+
+class TenantSettings(BaseModel):
+    """How other services are kept knowing the tenants."""
+
+    republish_interval: timedelta = timedelta(minutes=10)
+    """A service that lost a tenant's entry goes without it for at most so long."""
+    republish_batch_max: int = Field(default=200, gt=0)
+    """Tenants per transaction of a republication."""
+    purge_batch_max: int = Field(default=200, gt=0)
+    """Tenants, or keys, that one transaction of a purge takes; the rest follow."""
+
+
+class OidcSettings(BaseModel):
+    """An OpenID Connect issuer whose tokens let people in, beside API keys (ADR-0018)."""
+
+    issuer: str
+    """Its `iss`, to the letter; https, or http on this machine."""
+    audience: str
+    """What a token must be meant for: the name that the issuer knows this platform by."""
+    keys_url: str | None = None
+    """Where its keys are; without it where its discovery document says."""
+    tenant_claim: str = "tenant"
+    """Names the tenant; a name, or a path such as `realm.tenant`."""
+    roles_claim: str = "roles"
+    """Lists roles of this platform (a path such as `realm_access.roles`); others are ignored."""
+    algorithms: frozenset[str] = frozenset({"RS256", "PS256", "ES256", "EdDSA"})
+    """Accepted signatures; asymmetric ones only, whatever is set here."""
+    leeway: timedelta = timedelta(seconds=30)
+    """How far the issuer's clock may be off."""
+    token_lifetime_max: timedelta = timedelta(hours=1)
+    """Tokens of a longer life are refused: nobody tells of a lost right before a token ends."""
+    keys_read_interval: timedelta = timedelta(minutes=5)
+    """A key that the issuer has withdrawn is refused so much later at most."""
+    keys_kept_max: timedelta = timedelta(hours=1)
+    """So long known keys go on while the issuer is away."""
+    unknown_key_interval: timedelta = timedelta(seconds=10)
+    """Keys that nobody knows make us ask the issuer at most so often."""
+    fetch_timeout: timedelta = timedelta(seconds=3)
+    """Longest wait for the issuer; the request that found the keys too old waits so long."""
+    require_second_factor_for_admins: bool = True
+    """Whether a token with an administrative role needs one of the two below."""
+    second_factor_methods: frozenset[str] = frozenset({"mfa"})
+    """Values of `amr` that mean a second factor (RFC 8176)."""
+    second_factor_levels: frozenset[str] = frozenset()
+    """Values of `acr` that do; they are each issuer's own."""
+
+    @field_validator("issuer", "keys_url")
+    @classmethod
+    def _protected(cls, url: str | None) -> str | None:
+        try:
+            return url if url is None else check_issuer_url(url)
+        except InvalidArgument as error:
+            raise ValueError(error.message) from error
+
+    @field_validator("algorithms")
+    @classmethod
+    def _asymmetric(cls, algorithms: frozenset[str]) -> frozenset[str]:
+        if not algorithms or algorithms - TOKEN_ALGORITHMS:
+            raise ValueError(f"must be some of {', '.join(sorted(TOKEN_ALGORITHMS))}")
+        return algorithms
 
 
 class RedisSettings(BaseModel):
@@ -65,7 +130,10 @@ class Settings(BaseSettings):
     registry: GrpcClientSettings
     logs: GrpcClientSettings
     redis: RedisSettings = Field(default_factory=RedisSettings)
+    oidc: OidcSettings | None = None
+    """Without it keys alone let anybody in."""
     limits: LimitSettings = Field(default_factory=LimitSettings)
+    tenants: TenantSettings = Field(default_factory=TenantSettings)
     telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
     inference_timeout: timedelta = timedelta(seconds=60)

@@ -5,8 +5,10 @@ from datetime import timedelta
 
 from modelyard.scheduler.v1 import deployment_service_pb2 as deployments_pb
 from modelyard.scheduler.v1 import job_service_pb2 as jobs_pb
+from modelyard.scheduler.v1 import node_service_pb2 as nodes_pb
 from modelyard.scheduler.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from modelyard.scheduler.v1.job_service_pb2_grpc import JobServiceStub
+from modelyard.scheduler.v1.node_service_pb2_grpc import NodeServiceStub
 
 from services.chassis.rpc.client import Edge, idempotent
 
@@ -101,4 +103,19 @@ class GrpcDeployments:
             request,
             timeout=self.timeout,
             idempotent=True,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcNodes:
+    """NodeService."""
+
+    stub: NodeServiceStub
+    edge: Edge
+    timeout: timedelta
+
+    async def list(self) -> nodes_pb.ListNodesResponse:
+        """Show the nodes."""
+        return await self.edge.call(
+            self.stub.ListNodes, nodes_pb.ListNodesRequest(), timeout=self.timeout, idempotent=True
         )

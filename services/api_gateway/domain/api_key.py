@@ -9,19 +9,22 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
-from services.api_gateway.domain.scopes import effective_scopes
+from services.api_gateway.domain.roles import Role, effective_scopes, roles_of
 from services.chassis.tenancy import Principal, TenantId
 
 _TEXT: Final = re.compile(r"myk_([0-9a-z]{26})_([0-9A-Za-z_-]{43})")
 NAME_CHARACTERS_MAX: Final = 80
+ROTATION_OVERLAP_MAX: Final = timedelta(days=30)
+"""How long a key that was rotated stays in force at most."""
+_NO_DIGEST: Final = bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A stored key: everything but its secret."""
+    """A stored key: everything but its secret. What it may do comes from its role or its scopes."""
 
     id: str
     tenant: TenantId
@@ -31,19 +34,41 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    role: Role | None = None
+    last_used_at: datetime | None = None
+    """A few minutes behind: uses are written together."""
+    replaced_by: str | None = None
+    """The key that was made by this one's rotation."""
 
-    def admits(self, secret: str, *, at: datetime) -> bool:
-        """Tell whether the secret is this key's and the key is in force, in constant time."""
-        matches = hmac.compare_digest(digest_of(secret), self.secret_digest)
-        in_force = self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
-        return matches and in_force
+    def is_in_force(self, *, at: datetime) -> bool:
+        """Tell whether the key is neither revoked nor expired."""
+        return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
+
+    @property
+    def lifetime(self) -> timedelta | None:
+        """How long the key lives in all; None: for ever."""
+        return None if self.expires_at is None else self.expires_at - self.created_at
 
     @property
     def principal(self) -> Principal:
         """Whom a call with this key is by."""
+        roles = roles_of(self.role, self.scopes)
         return Principal(
-            tenant=self.tenant, subject=f"key:{self.id}", scopes=effective_scopes(self.scopes)
+            tenant=self.tenant,
+            subject=f"key:{self.id}",
+            scopes=effective_scopes(roles, self.scopes),
+            roles=frozenset(roles),
         )
+
+
+def admitted(key: ApiKey | None, secret: str, *, at: datetime) -> Principal | None:
+    """Return whom a call is by, None if the secret is not the key's or the key not in force.
+
+    In constant time, also when there is no such key: an id must not be known by the time it takes.
+    """
+    expected = _NO_DIGEST if key is None else key.secret_digest
+    matches = hmac.compare_digest(digest_of(secret), expected)
+    return key.principal if key is not None and matches and key.is_in_force(at=at) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +79,10 @@ class PresentedKey:
     secret: str
 
     @staticmethod
-    def parse(text: str) -> "PresentedKey | None":
-        """Return the parts of a key's text, or None where it has not the form of one."""
-        found = _TEXT.fullmatch(text)
+    def parse(authorization: str | None) -> "PresentedKey | None":
+        """Return the parts of a bearer's key, or None where the header holds none."""
+        scheme, _, text = (authorization or "").partition(" ")
+        found = _TEXT.fullmatch(text.strip()) if scheme.lower() == "bearer" else None
         return PresentedKey(id=f"key_{found[1]}", secret=found[2]) if found else None
 
     @property

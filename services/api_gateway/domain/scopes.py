@@ -1,7 +1,7 @@
 """What a credential may do.
 
-Owns: the list of scopes, and which scope contains which. Routes name the scope that they need in
-`entrypoints.rest`; a role table comes with tenant administration.
+Owns: the list of scopes. Routes name the scopes that they need (`entrypoints.rest.access`); roles
+are sets of them (`roles`).
 """
 
 from typing import Final
@@ -10,11 +10,10 @@ from services.chassis.errors import InvalidArgument, PermissionDenied
 from services.chassis.tenancy import Principal
 
 ADMIN: Final = "admin"
-"""Contains every other scope of its tenant."""
+"""The role of this name, as keys of before there were roles say it: among their scopes."""
 
 SCOPES: Final = frozenset(
     {
-        ADMIN,
         "jobs:read",
         "jobs:write",
         "models:read",
@@ -25,25 +24,21 @@ SCOPES: Final = frozenset(
         "deployments:write",
         "inference",
         "logs:read",
+        "nodes:read",
         "keys:write",
         "trace",
+        "tenants:read",
+        "tenants:write",
     }
 )
 
 
 def check_scopes(scopes: frozenset[str]) -> None:
     """Raise InvalidArgument naming the first scope that does not exist."""
-    if not scopes:
-        raise InvalidArgument("scopes", "must not be empty")
-    for scope in sorted(scopes - SCOPES):
+    for scope in sorted(scopes - SCOPES - {ADMIN}):
         raise InvalidArgument(
             "scopes", f"{scope!r} is no scope; there are {', '.join(sorted(SCOPES))}"
         )
-
-
-def effective_scopes(scopes: frozenset[str]) -> frozenset[str]:
-    """Return what the scopes amount to: `admin` is all of them."""
-    return SCOPES if ADMIN in scopes else scopes
 
 
 def require(principal: Principal, scope: str) -> None:

@@ -1,16 +1,17 @@
-"""Turn a credential into a principal.
+"""Turn a credential into a principal: a key here, an issuer's token by `authenticate_token`.
 
-Owns: a small cache, so that a hot key costs no database call. Late actor: a cached key that was
-revoked meanwhile; refused by the cache's age bound `cached_for`, so a revocation acts on every
-replica within 2 s (design: "a revoked key acts within 2 s everywhere").
+Late actor: a key that is remembered and was revoked meanwhile; refused by the age that `Recent`
+allows, so a revocation acts on every replica within 2 s (design: "a revoked key acts within 2 s
+everywhere").
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
-from datetime import timedelta
 
-from services.api_gateway.domain.api_key import ApiKey, PresentedKey
+from services.api_gateway.domain.api_key import ApiKey, PresentedKey, admitted
+from services.api_gateway.use_cases.authenticate_token import AuthenticateToken
+from services.api_gateway.use_cases.key_uses import KeyUses
 from services.api_gateway.use_cases.ports import Directory
+from services.api_gateway.use_cases.recent import Recent
 from services.chassis.clock import Clock
 from services.chassis.errors import Unauthenticated
 from services.chassis.tenancy import Principal
@@ -22,31 +23,35 @@ class Authenticate:
 
     directory: Directory
     clock: Clock
-    cached_for: timedelta = timedelta(seconds=1)
-    cached_count_max: int = 10_000
-    _cache: OrderedDict[str, tuple[float, ApiKey | None]] = field(default_factory=OrderedDict)
+    uses: KeyUses = field(default_factory=KeyUses)
+    tokens: AuthenticateToken | None = None
+    """None: keys alone let anybody in."""
+    keys: Recent[str, ApiKey] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Remember what the directory says."""
+        self.keys = Recent(self.directory.find_key, self.clock, name="the directory of keys")
 
     async def __call__(self, authorization: str | None) -> Principal:
         """Return whom the call is by; raises Unauthenticated."""
-        scheme, _, credential = (authorization or "").partition(" ")
-        presented = PresentedKey.parse(credential.strip()) if scheme.lower() == "bearer" else None
+        presented = PresentedKey.parse(authorization)
         if presented is None:
+            return await self._by_token(authorization)
+        key = await self.keys(presented.id)
+        now = self.clock.now()
+        principal = admitted(key, presented.secret, at=now)
+        if principal is None:
             raise Unauthenticated
-        key = await self._find(presented.id)
-        if key is None or not key.admits(presented.secret, at=self.clock.now()):
-            raise Unauthenticated
-        return key.principal
+        self.uses.note(presented.id, at=now)
+        return principal
 
-    async def _find(self, key_id: str) -> ApiKey | None:
-        now = self.clock.monotonic()
-        cached = self._cache.get(key_id)
-        if cached is not None and now - cached[0] < self.cached_for.total_seconds():
-            return cached[1]
-        key = await self.directory.find_key(key_id)
-        # Unknown ids are remembered too, else guessing costs us a query a try; the bound holds
-        # both.
-        self._cache[key_id] = (now, key)
-        self._cache.move_to_end(key_id)
-        while len(self._cache) > self.cached_count_max:
-            self._cache.popitem(last=False)
-        return key
+    async def _by_token(self, authorization: str | None) -> Principal:
+        scheme, _, token = (authorization or "").partition(" ")
+        if self.tokens is None or scheme.lower() != "bearer":
+            raise Unauthenticated
+        return await self.tokens(token.strip())
+
+    def remembers(self, authorization: str | None) -> bool:
+        """Tell whether the header's key is known without asking the directory."""
+        presented = PresentedKey.parse(authorization)
+        return presented is not None and self.keys.peek(presented.id) is not None

@@ -1,21 +1,57 @@
-"""Make a tenant with its first administrator key."""
+"""Make a tenant with its first administrator key; or another one, when that is lost."""
 
 from dataclasses import dataclass
 
-from services.api_gateway.domain.scopes import ADMIN
+from services.api_gateway.domain.roles import Role
+from services.api_gateway.domain.tenant import Plan, Tenant
 from services.api_gateway.use_cases.manage_keys import NewKeys
-from services.api_gateway.use_cases.ports import Directory
-from services.chassis.tenancy import TenantId
+from services.api_gateway.use_cases.ports import TenantStore
+from services.chassis.errors import AlreadyExists, FailedPrecondition
+from services.chassis.tenancy import Principal, TenantId
 
 
 @dataclass(frozen=True, slots=True)
 class CreateTenant:
     """Make a tenant that does not exist yet, and a key that may do everything in it."""
 
-    directory: Directory
+    store: TenantStore
     new_keys: NewKeys
 
-    async def __call__(self, tenant: TenantId) -> str | None:
-        """Return the key's text, or None when the tenant exists already."""
-        key, text = self.new_keys.make(tenant, name="first", scopes=frozenset({ADMIN}))
-        return text if await self.directory.add_tenant(tenant, key) else None
+    async def __call__(
+        self, tenant: TenantId, *, plan: Plan | None = None, administers_platform: bool = False
+    ) -> tuple[Tenant, str]:
+        """Return the tenant and the key's text; raises AlreadyExists, InvalidArgument."""
+        role = Role.PLATFORM_ADMIN if administers_platform else Role.ADMIN
+        key, text = self.new_keys.make(tenant, name="first", role=role)
+        async with self.store.changing() as tx:
+            created = Tenant.created(tenant, plan or Plan(), at=tx.now)
+            if not await tx.add(created, key):
+                raise AlreadyExists("tenant", tenant)
+        return created, text
+
+
+@dataclass(frozen=True, slots=True)
+class IssueTenantKey:
+    """Make another administrator key of a tenant in which nobody has one any more.
+
+    A new tenant's first key is lost with the answer that showed it.
+    """
+
+    store: TenantStore
+    new_keys: NewKeys
+
+    async def __call__(self, by: Principal, tenant: TenantId) -> str:
+        """Return the key's text; raises NotFound, FailedPrecondition for one's own tenant.
+
+        There a key may do no more than its issuer (`IssueKey`); here the issuer is no member.
+        """
+        if by.tenant == tenant:
+            raise FailedPrecondition(
+                "keys of one's own tenant are made as its member",
+                detail={"kind": "tenant", "id": tenant},
+            )
+        key, text = self.new_keys.make(tenant, name="issued by the platform", role=Role.ADMIN)
+        async with self.store.changing() as tx:
+            (await tx.get(tenant)).check_kept()
+            await tx.add_key(key)
+        return text

@@ -5,9 +5,9 @@ own protobuf, and a route translates JSON to it and back (ADR-0008). Keys and te
 gateway's.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from modelyard.logs.v1 import log_service_pb2 as logs_pb
@@ -15,9 +15,11 @@ from modelyard.registry.v1 import artifact_service_pb2 as artifacts_pb
 from modelyard.registry.v1 import model_service_pb2 as models_pb
 from modelyard.scheduler.v1 import deployment_service_pb2 as deployments_pb
 from modelyard.scheduler.v1 import job_service_pb2 as jobs_pb
+from modelyard.scheduler.v1 import node_service_pb2 as nodes_pb
 
 from services.api_gateway.domain.api_key import ApiKey
 from services.api_gateway.domain.rate_limit import RateDecision, RatePolicy
+from services.api_gateway.domain.tenant import Tenant
 from services.chassis.tenancy import TenantId
 
 
@@ -28,8 +30,12 @@ class KeyRepository(Protocol):
         """Store a new key."""
         ...
 
-    async def get(self, key_id: str) -> ApiKey:
-        """Return a key; raises NotFound."""
+    async def locked(self, key_id: str) -> ApiKey:
+        """Return a key that nobody else changes before this transaction's end; raises NotFound."""
+        ...
+
+    async def save_rotated(self, key: ApiKey) -> None:
+        """Store a locked key's end and successor."""
         ...
 
     async def list(self, *, limit: int) -> Sequence[ApiKey]:
@@ -59,14 +65,106 @@ class UnitOfWork(Protocol):
 
 
 class Directory(Protocol):
-    """What authentication reads and the first start writes, across tenants."""
+    """What authentication reads, across tenants."""
 
     async def find_key(self, key_id: str) -> ApiKey | None:
         """Return the key with this id, whatever its tenant."""
         ...
 
-    async def add_tenant(self, tenant: TenantId, first_key: ApiKey) -> bool:
-        """Make a tenant and its first key in one transaction; False when it exists."""
+
+class TokenIssuer(Protocol):
+    """Somebody else who knows our users."""
+
+    async def claims(self, token: str) -> Mapping[str, object]:
+        """Return what the issuer says in a token; raises Unauthenticated, Unavailable."""
+        ...
+
+
+class Lease(Protocol):
+    """A lease that this process holds, or held."""
+
+    @property
+    def name(self) -> str:
+        """Return what it is for."""
+        ...
+
+    @property
+    def holder(self) -> str:
+        """Return the process start that holds it."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """Return the how-manieth holder it has."""
+        ...
+
+
+class TenantTransaction(Protocol):
+    """One transaction over tenants, for those who administer the platform."""
+
+    @property
+    def now(self) -> datetime:
+        """Return the one instant that this transaction stamps."""
+        ...
+
+    async def add(self, tenant: Tenant, first_key: ApiKey) -> bool:
+        """Store and publish a new tenant with its first key; False when it exists."""
+        ...
+
+    async def add_key(self, key: ApiKey) -> None:
+        """Store a key of a tenant."""
+        ...
+
+    async def get(self, tenant: TenantId) -> Tenant:
+        """Return a tenant and keep it from changing until the commit; raises NotFound."""
+        ...
+
+    async def save(self, before: Tenant, after: Tenant) -> None:
+        """Store and publish a tenant that this transaction has read, if it has changed."""
+        ...
+
+    async def locked_page(self, *, after: str, limit: int) -> Sequence[Tenant]:
+        """Return tenants by name, none of which changes until the commit."""
+        ...
+
+    async def due(self, *, at: datetime, limit: int) -> Sequence[Tenant]:
+        """Return tenants whose grace is over by then, locked, the longest since first."""
+        ...
+
+    async def delete_purged_keys(self, *, limit: int) -> int:
+        """Delete keys of tenants that are PURGED; returns how many."""
+        ...
+
+    async def hold(self, lease: Lease) -> None:
+        """Begin a lease holder's transaction with this; raises Conflict when it is over."""
+        ...
+
+    def emit(self, tenant: Tenant) -> None:
+        """Publish the tenant as it is if and only if this transaction commits."""
+        ...
+
+
+class TenantStore(Protocol):
+    """All tenants."""
+
+    def changing(self) -> AbstractAsyncContextManager[TenantTransaction]:
+        """Open a transaction; commits on a clean exit."""
+        ...
+
+    async def find(self, tenant: TenantId) -> Tenant | None:
+        """Return the tenant, or None."""
+        ...
+
+    async def page(self, *, after: str, limit: int) -> Sequence[Tenant]:
+        """Return tenants by name, after this one."""
+        ...
+
+
+class KeyUseStore(Protocol):
+    """Where keys' last uses are written, across tenants."""
+
+    async def write_uses(self, uses: Mapping[str, datetime], *, again_after: timedelta) -> None:
+        """Store each key's last use, unless one is stored that is less than `again_after` older."""
         ...
 
 
@@ -97,6 +195,14 @@ class JobsClient(Protocol):
 
     async def cancel(self, request: jobs_pb.CancelJobRequest) -> jobs_pb.CancelJobResponse:
         """Ask for a job's end."""
+        ...
+
+
+class NodesClient(Protocol):
+    """The scheduler's NodeService."""
+
+    async def list(self) -> nodes_pb.ListNodesResponse:
+        """Show the nodes."""
         ...
 
 

@@ -1,20 +1,52 @@
-"""Tenants and keys as rows; every query of a `Keys` is its tenant's."""
+"""Keys as rows; every query of a `Keys` is its tenant's."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
-from sqlalchemy import RowMapping, func, insert, select, update
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy import (
+    DateTime,
+    Interval,
+    RowMapping,
+    Text,
+    bindparam,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.api_gateway.adapters.postgres.tables import api_key_table, tenant_table
+from services.api_gateway.adapters.postgres.tables import api_key_table
 from services.api_gateway.domain.api_key import ApiKey
+from services.api_gateway.domain.roles import Role
 from services.chassis.db.unit_of_work import PostgresUnitOfWork
 from services.chassis.errors import NotFound
 from services.chassis.tenancy import TenantId
+
+_FIND: Final = select(api_key_table).where(api_key_table.c.id == bindparam("key_id"))
+_WRITE_USES: Final = text(
+    """
+    WITH used AS (
+        SELECT api_key.id, noted.used_at
+        FROM unnest(:ids, :instants) AS noted(id, used_at)
+        JOIN api_key ON api_key.id = noted.id
+        WHERE api_key.last_used_at IS NULL
+           OR api_key.last_used_at + :again_after <= noted.used_at
+        ORDER BY api_key.id
+        FOR NO KEY UPDATE OF api_key
+    )
+    UPDATE api_key SET last_used_at = used.used_at FROM used WHERE api_key.id = used.id
+    """
+).bindparams(
+    bindparam("ids", type_=ARRAY(Text)),
+    bindparam("instants", type_=ARRAY(DateTime(timezone=True))),
+    bindparam("again_after", type_=Interval),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +61,25 @@ class Keys:
         assert key.tenant == self.tenant
         await self.connection.execute(insert(api_key_table).values(**to_row(key)))
 
-    async def get(self, key_id: str) -> ApiKey:
-        """Return a key; raises NotFound."""
+    async def locked(self, key_id: str) -> ApiKey:
+        """Return a key and hold its row; raises NotFound."""
         found = await self.connection.execute(
-            select(api_key_table).where(
-                api_key_table.c.tenant == self.tenant, api_key_table.c.id == key_id
-            )
+            select(api_key_table)
+            .where(api_key_table.c.tenant == self.tenant, api_key_table.c.id == key_id)
+            .with_for_update()
         )
         row = found.mappings().one_or_none()
         if row is None:
             raise NotFound("api key", key_id)
         return from_row(row)
+
+    async def save_rotated(self, key: ApiKey) -> None:
+        """Update the end and the successor of a key that `locked` returned."""
+        await self.connection.execute(
+            update(api_key_table)
+            .where(api_key_table.c.tenant == self.tenant, api_key_table.c.id == key.id)
+            .values(expires_at=key.expires_at, replaced_by=key.replaced_by)
+        )
 
     async def list(self, *, limit: int) -> Sequence[ApiKey]:
         """Return the newest keys."""
@@ -90,25 +130,22 @@ class PostgresDirectory:
 
     async def find_key(self, key_id: str) -> ApiKey | None:
         """Return the key with this id, or None."""
-        async with self.base.system(because="authentication finds a key's tenant") as tx:
-            found = await tx.connection.execute(
-                select(api_key_table).where(api_key_table.c.id == key_id)
-            )
+        async with self.base.reading(because="authentication finds a key's tenant") as connection:
+            found = await connection.execute(_FIND, {"key_id": key_id})
             row = found.mappings().one_or_none()
         return None if row is None else from_row(row)
 
-    async def add_tenant(self, tenant: TenantId, first_key: ApiKey) -> bool:
-        """Insert the tenant and its key together; False when the tenant exists."""
-        async with self.base.system(because="a tenant is made from outside of any") as tx:
-            added = await tx.connection.execute(
-                upsert(tenant_table)
-                .values(id=tenant, created_at=first_key.created_at)
-                .on_conflict_do_nothing()
+    async def write_uses(self, uses: Mapping[str, datetime], *, again_after: timedelta) -> None:
+        """Update the rows in the order of their ids, so that two gateways never wait in a ring."""
+        async with self.base.system(because="uses of keys span tenants") as tx:
+            await tx.connection.execute(
+                _WRITE_USES,
+                {
+                    "ids": list(uses),
+                    "instants": list(uses.values()),
+                    "again_after": again_after,
+                },
             )
-            if added.rowcount == 0:
-                return False
-            await tx.connection.execute(insert(api_key_table).values(**to_row(first_key)))
-        return True
 
 
 def to_row(key: ApiKey) -> dict[str, Any]:
@@ -122,6 +159,9 @@ def to_row(key: ApiKey) -> dict[str, Any]:
         "created_at": key.created_at,
         "expires_at": key.expires_at,
         "revoked_at": key.revoked_at,
+        "role": key.role,
+        "last_used_at": key.last_used_at,
+        "replaced_by": key.replaced_by,
     }
 
 
@@ -136,4 +176,7 @@ def from_row(row: RowMapping) -> ApiKey:
         created_at=row["created_at"],
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
+        role=None if row["role"] is None else Role(row["role"]),
+        last_used_at=row["last_used_at"],
+        replaced_by=row["replaced_by"],
     )

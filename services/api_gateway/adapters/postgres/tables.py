@@ -1,6 +1,7 @@
 """The gateway's tables."""
 
 from sqlalchemy import (
+    BigInteger,
     Column,
     DateTime,
     ForeignKey,
@@ -9,8 +10,10 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    func,
+    text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from services.chassis.db.tables import NAMING, chassis_tables
 
@@ -22,6 +25,13 @@ tenant_table = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("state", Text, nullable=False, server_default="ACTIVE"),
+    Column("version", BigInteger, nullable=False, server_default="1"),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("plan", JSONB, nullable=False, server_default="{}"),
+    Column("changed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("purge_at", DateTime(timezone=True)),
+    Index("ix_tenant_purge_at", "purge_at", postgresql_where=text("state = 'DELETING'")),
 )
 
 api_key_table = Table(
@@ -35,5 +45,8 @@ api_key_table = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("expires_at", DateTime(timezone=True)),
     Column("revoked_at", DateTime(timezone=True)),
+    Column("role", Text),
+    Column("last_used_at", DateTime(timezone=True)),
+    Column("replaced_by", Text),
     Index("ix_api_key_tenant_id", "tenant", "id"),
 )

@@ -1,37 +1,29 @@
 """Who may enter, and how often: one ASGI middleware before every route.
 
-Steps: exempt paths pass; the credential becomes a principal; the tenant's rate is counted; the rest
-of the application runs as that principal, so that calls inward carry its token. A refused
-credential counts against its network address instead. Decided on headers alone, before the body is
+Steps: public paths pass; the credential becomes a principal; the tenant's rate is counted, by its
+plan if that says how much; a suspended tenant may only read; the rest of the application runs as
+that principal, so that calls inward carry its token. A refused credential counts against its
+network address, and the key that it names, instead. Decided on headers alone, before the body is
 read.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.api_gateway.domain.rate_limit import RateDecision
+from services.api_gateway.domain.rate_limit import RateDecision, RatePolicy
+from services.api_gateway.domain.tenant import Tenant
+from services.api_gateway.entrypoints.rest.access import PUBLIC
 from services.api_gateway.entrypoints.rest.dependencies import Gateway
 from services.api_gateway.entrypoints.rest.problems import problem_response
-from services.chassis.errors import ModelyardError, RateLimited, Unauthenticated
+from services.api_gateway.entrypoints.rest.refusals import Refusals, refuse_excess, source_of
+from services.chassis.errors import ModelyardError, Unauthenticated
 from services.chassis.rpc.context import acting_as
 from services.chassis.tenancy import Principal
 
-EXEMPT: Final = frozenset(
-    {
-        "/livez",
-        "/readyz",
-        "/healthz",
-        "/metrics",
-        "/openapi.json",
-        "/docs",
-        "/v2",
-        "/v2/health/live",
-        "/v2/health/ready",
-    }
-)
+_READING: Final = frozenset({"GET", "HEAD"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +32,11 @@ class Admission:
 
     app: ASGIApp
     gateway: Gateway
+    refusals: Refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] != "http" or scope["path"] in EXEMPT:
+        if scope["type"] != "http" or scope["path"] in PUBLIC:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -57,22 +50,26 @@ class Admission:
             await self.app(scope, receive, _with_rate_headers(send, decision))
 
     async def _admit(self, scope: Scope, headers: Headers) -> tuple[Principal, RateDecision]:
-        policies = self.gateway.policies
+        authenticate, source = self.gateway.authenticate, source_of(scope)
+        authorization = headers.get("authorization")
+        self.refusals.check(source, is_known=lambda: authenticate.remembers(authorization))
         try:
-            principal = await self.gateway.authenticate(headers.get("authorization"))
+            principal = await authenticate(authorization)
+            tenant = await self.gateway.standing(principal.tenant)
         except Unauthenticated:
-            client = scope.get("client")
-            source = client[0] if client else "unknown"
-            _refuse_excess(await self.gateway.limiter.hit(policies.source, source))
+            await self.refusals.count(source, authorization)
             raise
-        decision = await self.gateway.limiter.hit(policies.tenant, principal.tenant)
-        _refuse_excess(decision)
+        policy = _policy_of(tenant, default=self.gateway.policies.tenant)
+        decision = await self.gateway.limiter.hit(policy, principal.tenant)
+        refuse_excess(decision)
+        if scope["method"] not in _READING:
+            tenant.check_active()
         return principal, decision
 
 
-def _refuse_excess(decision: RateDecision) -> None:
-    if not decision.is_allowed:
-        raise RateLimited(decision.policy.name, retry_after=decision.reset_after)
+def _policy_of(tenant: Tenant, *, default: RatePolicy) -> RatePolicy:
+    most = tenant.plan.requests_max
+    return default if most is None else replace(default, requests_max=most)
 
 
 def _with_rate_headers(send: Send, decision: RateDecision) -> Send:

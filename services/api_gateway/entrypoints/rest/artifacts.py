@@ -7,7 +7,8 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, gateway
+from services.api_gateway.entrypoints.rest.access import needs
+from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.chassis.errors import InvalidArgument, PayloadTooLarge
 
 DigestPath = Annotated[str, Path(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -27,11 +28,12 @@ def artifacts_router(edge: Gateway) -> APIRouter:
 
     @router.post(
         "",
+        dependencies=[needs("artifacts:write")],
         status_code=201,
         response_model=Artifact,
         openapi_extra={
             "requestBody": {
-                "required": True,
+                "required": False,
                 "content": {
                     "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
                 },
@@ -43,8 +45,7 @@ def artifacts_router(edge: Gateway) -> APIRouter:
         request: Request,
         digest: Annotated[str, Query(pattern=r"^(sha256:[0-9a-f]{64})?$")] = "",
     ) -> Artifact:
-        """Store the body; with `digest`, only if it is that."""
-        caller(request, "artifacts:write")
+        """Store the body, which may be empty; with `digest`, only if it is that."""
         stored = await gateway(request).artifacts.put(
             _bounded(request.stream(), edge.policies.artifact_bytes_max),
             digest=digest,
@@ -54,6 +55,7 @@ def artifacts_router(edge: Gateway) -> APIRouter:
 
     @router.get(
         "/{digest}",
+        dependencies=[needs("artifacts:read")],
         response_class=StreamingResponse,
         responses={
             200: {
@@ -66,7 +68,6 @@ def artifacts_router(edge: Gateway) -> APIRouter:
     @burst
     async def get_artifact(request: Request, digest: DigestPath) -> StreamingResponse:
         """Return stored bytes."""
-        caller(request, "artifacts:read")
         artifacts = gateway(request).artifacts
         found = await artifacts.stat(digest)
         return StreamingResponse(

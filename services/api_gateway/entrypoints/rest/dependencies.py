@@ -7,21 +7,24 @@ from opentelemetry.trace import TracerProvider
 from slowapi import Limiter
 
 from services.api_gateway.domain.rate_limit import RatePolicy
-from services.api_gateway.domain.scopes import require
 from services.api_gateway.use_cases.authenticate import Authenticate
+from services.api_gateway.use_cases.create_tenant import CreateTenant, IssueTenantKey
 from services.api_gateway.use_cases.infer import Infer
-from services.api_gateway.use_cases.manage_keys import IssueKey, ListKeys, RevokeKey
+from services.api_gateway.use_cases.manage_keys import IssueKey, ListKeys, RevokeKey, RotateKey
+from services.api_gateway.use_cases.manage_tenants import ChangeTenant
 from services.api_gateway.use_cases.ports import (
     ArtifactsClient,
     DeploymentsClient,
     JobsClient,
     LogsClient,
     ModelsClient,
+    NodesClient,
     RateLimiter,
+    TenantStore,
 )
+from services.api_gateway.use_cases.tenant_standing import TenantStanding
 from services.chassis.clock import Clock
 from services.chassis.lifecycle import Readiness
-from services.chassis.tenancy import Principal
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,8 @@ class EdgePolicies:
     """Requests of one tenant, over all replicas of the gateway."""
     source: RatePolicy
     """Requests without a valid credential, by network address."""
+    key: RatePolicy
+    """Requests with a wrong secret, by the id of the key."""
     burst: str
     """Requests of one tenant to one `/v1` route in one process, in slowapi's notation."""
     body_bytes_max: int
@@ -50,12 +55,19 @@ class Gateway:
     """All that the REST API drives."""
 
     authenticate: Authenticate
+    standing: TenantStanding
+    tenants: TenantStore
+    create_tenant: CreateTenant
+    issue_tenant_key: IssueTenantKey
+    change_tenant: ChangeTenant
     issue_key: IssueKey
     list_keys: ListKeys
+    rotate_key: RotateKey
     revoke_key: RevokeKey
     infer: Infer
     jobs: JobsClient
     deployments: DeploymentsClient
+    nodes: NodesClient
     models: ModelsClient
     artifacts: ArtifactsClient
     logs: LogsClient
@@ -72,11 +84,3 @@ def gateway(request: Request) -> Gateway:
     found = request.app.state.gateway
     assert isinstance(found, Gateway)
     return found
-
-
-def caller(request: Request, scope: str) -> Principal:
-    """Return the authenticated principal; raises PermissionDenied without the scope."""
-    principal = request.scope["modelyard.principal"]
-    assert isinstance(principal, Principal)
-    require(principal, scope)
-    return principal

@@ -8,7 +8,8 @@ from modelyard.scheduler.v1 import deployment_pb2 as pb
 from modelyard.scheduler.v1 import deployment_service_pb2 as service_pb
 from pydantic import BaseModel, Field
 
-from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, gateway
+from services.api_gateway.entrypoints.rest.access import needs
+from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.entrypoints.rest.fields import Body, IdempotencyKey, Resources, instant
 from services.api_gateway.entrypoints.rest.paging import PageSize, PageToken, page_request
 
@@ -119,7 +120,9 @@ def deployments_router(edge: Gateway) -> APIRouter:
     router = APIRouter(prefix="/v1/deployments", tags=["deployments"])
     burst = edge.burst_limiter.limit(edge.policies.burst)
 
-    @router.post("", status_code=202, response_model=Deployment)
+    @router.post(
+        "", status_code=202, response_model=Deployment, dependencies=[needs("deployments:write")]
+    )
     @burst
     async def create_deployment(
         request: Request,
@@ -128,20 +131,18 @@ def deployments_router(edge: Gateway) -> APIRouter:
         idempotency_key: IdempotencyKey = None,
     ) -> Deployment:
         """Start serving a model version."""
-        caller(request, "deployments:write")
         answer = await gateway(request).deployments.create(
             service_pb.CreateDeploymentRequest(spec=body.to_pb()), key=idempotency_key
         )
         response.headers["Location"] = f"/v1/deployments/{answer.deployment.spec.name}"
         return Deployment.from_pb(answer.deployment)
 
-    @router.get("", response_model=DeploymentPage)
+    @router.get("", response_model=DeploymentPage, dependencies=[needs("deployments:read")])
     @burst
     async def list_deployments(
         request: Request, page_size: PageSize = 50, page_token: PageToken = ""
     ) -> DeploymentPage:
         """Show the tenant's deployments."""
-        caller(request, "deployments:read")
         answer = await gateway(request).deployments.list(
             service_pb.ListDeploymentsRequest(page=page_request(page_size, page_token))
         )
@@ -150,21 +151,26 @@ def deployments_router(edge: Gateway) -> APIRouter:
             next_page_token=answer.page.next_page_token,
         )
 
-    @router.get("/{deployment}", response_model=Deployment)
+    @router.get(
+        "/{deployment}", response_model=Deployment, dependencies=[needs("deployments:read")]
+    )
     @burst
     async def get_deployment(request: Request, deployment: DeploymentRef) -> Deployment:
         """Show one deployment."""
-        caller(request, "deployments:read")
         answer = await gateway(request).deployments.get(
             service_pb.GetDeploymentRequest(deployment=deployment)
         )
         return Deployment.from_pb(answer.deployment)
 
-    @router.delete("/{deployment}", status_code=202, response_model=Deployment)
+    @router.delete(
+        "/{deployment}",
+        status_code=202,
+        response_model=Deployment,
+        dependencies=[needs("deployments:write")],
+    )
     @burst
     async def delete_deployment(request: Request, deployment: DeploymentRef) -> Deployment:
         """Take a deployment out of routing, then stop its replicas."""
-        caller(request, "deployments:write")
         answer = await gateway(request).deployments.delete(
             service_pb.DeleteDeploymentRequest(deployment=deployment)
         )

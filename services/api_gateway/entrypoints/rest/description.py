@@ -1,11 +1,10 @@
-"""What `/openapi.json` says about all routes at once: the credential, and problem documents."""
+"""What `/openapi.json` says about all routes at once: problem documents."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI
 
-from services.api_gateway.entrypoints.rest.admission import EXEMPT
 from services.chassis.errors import ErrorCode
 from services.chassis.web.problem import MEDIA_TYPE
 
@@ -48,11 +47,6 @@ def complete_description(app: FastAPI) -> None:
             described = generate()
             components = described.setdefault("components", {})
             components.setdefault("schemas", {})["Problem"] = _PROBLEM
-            components["securitySchemes"] = {"ApiKey": {"type": "http", "scheme": "bearer"}}
-            for path, operations in described["paths"].items():
-                if path not in EXEMPT:
-                    for operation in operations.values():
-                        operation["security"] = [{"ApiKey": []}]
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -1,13 +1,13 @@
 """Field types that several nouns share, each with its bound."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, get_args
 
 from fastapi import Header, Path
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from modelyard.common.v1 import files_pb2, resources_pb2
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 Id = Annotated[str, Path(pattern=r"^[a-z0-9_-]{1,64}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -25,21 +25,61 @@ IdempotencyKey = Annotated[
         description="Makes the request repeatable for 24 hours.",
     ),
 ]
+
+
+def _iso_8601(value: object) -> object:
+    """Refuse what pydantic would guess: `5` as seconds, `1:00` as hours."""
+    if isinstance(value, str) and not value.startswith("P"):
+        raise ValueError("must be an ISO 8601 duration, such as PT5M")
+    return value
+
+
+IsoDuration = Annotated[timedelta, BeforeValidator(_iso_8601)]
+"""A duration in a query."""
 PROTO_INT64_MAX = 2**63 - 1
+MEMORY_BYTES_MIN = 6 << 20
+"""Docker's engine needs it for a container; the scheduler has the same for every runtime."""
 
 
 class Body(BaseModel):
-    """A request body or a part of one: unknown fields are refused."""
+    """A request body or a part of one: what is not described is refused."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_described(cls, value: object, field: ValidationInfo) -> object:
+        """Refuse what pydantic would guess: a number from a boolean, a duration's unit."""
+        assert field.field_name is not None
+        described = cls.model_fields[field.field_name].annotation
+        if isinstance(value, bool) and described is not bool:
+            raise ValueError("must not be a boolean")
+        if isinstance(value, int | float) and timedelta in (described, *get_args(described)):
+            raise ValueError("must be an ISO 8601 duration, such as PT5M")
+        return value
 
 
 class Resources(Body):
     """What one attempt takes from its node."""
 
     cpu_millicores: int = Field(default=1000, ge=1, le=1_024_000)
-    memory_bytes: int = Field(default=1 << 30, ge=1 << 20, le=1 << 45)
+    memory_bytes: int = Field(
+        default=1 << 30,
+        le=1 << 45,
+        description="At least 6 MiB: no container starts with less.",
+        json_schema_extra={"minimum": MEMORY_BYTES_MIN},
+    )
     gpu_count: int = Field(default=0, ge=0, le=64)
+
+    @field_validator("memory_bytes")
+    @classmethod
+    def _starts_a_container(cls, value: int) -> int:
+        """Refuse too little in words: a bound of the field would not say why."""
+        if value < MEMORY_BYTES_MIN:
+            raise ValueError(
+                f"must be at least {MEMORY_BYTES_MIN} (6 MiB): no container starts with less"
+            )
+        return value
 
     def to_pb(self) -> resources_pb2.Resources:
         """Return the protobuf form."""

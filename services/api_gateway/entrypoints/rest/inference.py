@@ -9,8 +9,10 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, Response
 
-from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, gateway
+from services.api_gateway.entrypoints.rest.access import needs
+from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.use_cases.infer import InferenceRequest
+from services.chassis.tenancy import Principal
 
 _PASSED_ON: Final = frozenset(
     {
@@ -21,6 +23,7 @@ _PASSED_ON: Final = frozenset(
         "inference-header-content-length",
     }
 )
+Caller = Annotated[Principal, needs("inference")]
 ModelName = Annotated[str, Path(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Version = Annotated[str, Path(pattern=r"^[0-9]{1,18}$")]
 
@@ -48,11 +51,15 @@ def inference_router(edge: Gateway) -> APIRouter:
     def add(method: str, verb: str, name: str) -> None:
         """Add a call on a model, with and without a version in its path."""
 
-        async def on_model(request: Request, model: ModelName) -> Response:
-            return await _pass(request, f"/v2/models/{model}{verb}", model)
+        async def on_model(request: Request, caller: Caller, model: ModelName) -> Response:
+            return await _pass(request, caller, f"/v2/models/{model}{verb}", model)
 
-        async def on_version(request: Request, model: ModelName, version: Version) -> Response:
-            return await _pass(request, f"/v2/models/{model}/versions/{version}{verb}", model)
+        async def on_version(
+            request: Request, caller: Caller, model: ModelName, version: Version
+        ) -> Response:
+            return await _pass(
+                request, caller, f"/v2/models/{model}/versions/{version}{verb}", model
+            )
 
         for path, route, operation in (
             ("/models/{model}", on_model, name),
@@ -73,8 +80,7 @@ def inference_router(edge: Gateway) -> APIRouter:
     return router
 
 
-async def _pass(request: Request, path: str, model: str) -> Response:
-    principal = caller(request, "inference")
+async def _pass(request: Request, principal: Principal, path: str, model: str) -> Response:
     answer = await gateway(request).infer(
         principal.tenant,
         model,

@@ -8,7 +8,8 @@ from modelyard.scheduler.v1 import job_pb2 as pb
 from modelyard.scheduler.v1 import job_service_pb2 as service_pb
 from pydantic import BaseModel, Field
 
-from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, gateway
+from services.api_gateway.entrypoints.rest.access import needs
+from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.entrypoints.rest.fields import (
     Body,
     Digest,
@@ -202,7 +203,7 @@ class JobPage(BaseModel):
 class Cancellation(Body):
     """Why a job should end."""
 
-    reason: str = Field(default="cancelled by its user", min_length=1, max_length=500)
+    reason: str = Field(default="cancelled by its user", min_length=1, max_length=256)
 
 
 def jobs_router(edge: Gateway) -> APIRouter:
@@ -210,20 +211,19 @@ def jobs_router(edge: Gateway) -> APIRouter:
     router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
     burst = edge.burst_limiter.limit(edge.policies.burst)
 
-    @router.post("", status_code=202, response_model=Job)
+    @router.post("", status_code=202, response_model=Job, dependencies=[needs("jobs:write")])
     @burst
     async def submit_job(
         request: Request, response: Response, body: JobSpec, idempotency_key: IdempotencyKey = None
     ) -> Job:
         """Queue a job. The answer's Location is where it can be watched."""
-        caller(request, "jobs:write")
         answer = await gateway(request).jobs.submit(
             service_pb.SubmitJobRequest(spec=body.to_pb()), key=idempotency_key
         )
         response.headers["Location"] = f"/v1/jobs/{answer.job.id}"
         return Job.from_pb(answer.job)
 
-    @router.get("", response_model=JobPage)
+    @router.get("", response_model=JobPage, dependencies=[needs("jobs:read")])
     @burst
     async def list_jobs(
         request: Request,
@@ -232,7 +232,6 @@ def jobs_router(edge: Gateway) -> APIRouter:
         page_token: PageToken = "",
     ) -> JobPage:
         """Show the tenant's jobs, newest first."""
-        caller(request, "jobs:read")
         answer = await gateway(request).jobs.list(
             service_pb.ListJobsRequest(
                 page=page_request(page_size, page_token),
@@ -244,19 +243,19 @@ def jobs_router(edge: Gateway) -> APIRouter:
             next_page_token=answer.page.next_page_token,
         )
 
-    @router.get("/{job_id}", response_model=Job)
+    @router.get("/{job_id}", response_model=Job, dependencies=[needs("jobs:read")])
     @burst
     async def get_job(request: Request, job_id: Id) -> Job:
         """Show one job."""
-        caller(request, "jobs:read")
         answer = await gateway(request).jobs.get(service_pb.GetJobRequest(job_id=job_id))
         return Job.from_pb(answer.job)
 
-    @router.post("/{job_id}/cancel", status_code=202, response_model=Job)
+    @router.post(
+        "/{job_id}/cancel", status_code=202, response_model=Job, dependencies=[needs("jobs:write")]
+    )
     @burst
     async def cancel_job(request: Request, job_id: Id, body: Cancellation) -> Job:
         """Ask for a job's end; it is STOPPING until its runtime confirms."""
-        caller(request, "jobs:write")
         answer = await gateway(request).jobs.cancel(
             service_pb.CancelJobRequest(job_id=job_id, reason=body.reason)
         )

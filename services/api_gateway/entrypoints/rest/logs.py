@@ -18,7 +18,8 @@ from modelyard.scheduler.v1 import deployment_service_pb2 as deployments_pb
 from modelyard.scheduler.v1 import job_service_pb2 as jobs_pb
 from pydantic import BaseModel, Field
 
-from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, gateway
+from services.api_gateway.entrypoints.rest.access import needs
+from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.entrypoints.rest.fields import Body, Id, instant
 from services.chassis.errors import ModelyardError
 from services.chassis.web.problem import problem_of
@@ -51,6 +52,9 @@ class LogRecord(BaseModel):
     time: datetime
     text: str
     is_cut: bool
+    """Longer than a record may be; the next one goes on with it."""
+    is_gap: bool
+    """No output: here some may be missing, and why."""
 
     @staticmethod
     def from_pb(record: pb.LogRecord) -> "LogRecord":
@@ -64,6 +68,7 @@ class LogRecord(BaseModel):
             time=instant(record.time),
             text=record.text,
             is_cut=record.cut,
+            is_gap=record.gap,
         )
 
 
@@ -87,7 +92,9 @@ def logs_router(edge: Gateway) -> APIRouter:
         answer = await edge.deployments.get(deployments_pb.GetDeploymentRequest(deployment=name))
         return answer.deployment.id
 
-    def add(path: str, owner: Callable[[Gateway, str], Awaitable[str]], name: str) -> None:
+    def add(
+        path: str, owner: Callable[[Gateway, str], Awaitable[str]], name: str, owner_scope: str
+    ) -> None:
         async def read(
             request: Request,
             owner_id: Id,
@@ -97,7 +104,6 @@ def logs_router(edge: Gateway) -> APIRouter:
             ] = None,
         ) -> Response:
             """Read output; with `follow`, live as server-sent events until it is complete."""
-            caller(request, "logs:read")
             found = await owner(gateway(request), owner_id)
             position = _position(last_event_id or query.after)
             narrowed = service_pb.LogFilter(
@@ -134,12 +140,18 @@ def logs_router(edge: Gateway) -> APIRouter:
             burst(read),
             methods=["GET"],
             operation_id=name,
+            dependencies=[needs("logs:read", owner_scope)],
             response_model=LogPage,
             responses={200: {"content": {EVENT_STREAM: {}}}},
         )
 
-    add("/jobs/{owner_id}/logs", job_exists, "read_job_logs")
-    add("/deployments/{owner_id}/logs", deployment_exists, "read_deployment_logs")
+    add("/jobs/{owner_id}/logs", job_exists, "read_job_logs", "jobs:read")
+    add(
+        "/deployments/{owner_id}/logs",
+        deployment_exists,
+        "read_deployment_logs",
+        "deployments:read",
+    )
     return router
 
 

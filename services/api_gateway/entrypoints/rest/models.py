@@ -8,7 +8,8 @@ from modelyard.registry.v1 import model_pb2 as pb
 from modelyard.registry.v1 import model_service_pb2 as service_pb
 from pydantic import BaseModel, Field
 
-from services.api_gateway.entrypoints.rest.dependencies import Gateway, caller, gateway
+from services.api_gateway.entrypoints.rest.access import needs
+from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.entrypoints.rest.fields import (
     PROTO_INT64_MAX,
     Body,
@@ -132,13 +133,12 @@ def models_router(edge: Gateway) -> APIRouter:  # noqa: C901 one closure a route
     router = APIRouter(prefix="/v1/models", tags=["models"])
     burst = edge.burst_limiter.limit(edge.policies.burst)
 
-    @router.post("", status_code=201, response_model=Model)
+    @router.post("", status_code=201, response_model=Model, dependencies=[needs("models:write")])
     @burst
     async def create_model(
         request: Request, body: NewModel, idempotency_key: IdempotencyKey = None
     ) -> Model:
         """Make a model."""
-        caller(request, "models:write")
         answer = await gateway(request).models.create(
             service_pb.CreateModelRequest(
                 name=body.name, description=body.description, tags=body.tags
@@ -147,13 +147,12 @@ def models_router(edge: Gateway) -> APIRouter:  # noqa: C901 one closure a route
         )
         return Model.from_pb(answer.model)
 
-    @router.get("", response_model=ModelPage)
+    @router.get("", response_model=ModelPage, dependencies=[needs("models:read")])
     @burst
     async def list_models(
         request: Request, page_size: PageSize = 50, page_token: PageToken = ""
     ) -> ModelPage:
         """Show the tenant's models."""
-        caller(request, "models:read")
         answer = await gateway(request).models.list(
             service_pb.ListModelsRequest(page=page_request(page_size, page_token))
         )
@@ -162,31 +161,33 @@ def models_router(edge: Gateway) -> APIRouter:  # noqa: C901 one closure a route
             next_page_token=answer.page.next_page_token,
         )
 
-    @router.get("/{name}", response_model=Model)
+    @router.get("/{name}", response_model=Model, dependencies=[needs("models:read")])
     @burst
     async def get_model(request: Request, name: ModelName) -> Model:
         """Show one model."""
-        caller(request, "models:read")
         answer = await gateway(request).models.get(service_pb.GetModelRequest(name=name))
         return Model.from_pb(answer.model)
 
-    @router.put("/{name}/tags", response_model=Model)
+    @router.put("/{name}/tags", response_model=Model, dependencies=[needs("models:write")])
     @burst
     async def set_tags(request: Request, name: ModelName, body: Tags) -> Model:
         """Replace all tags."""
-        caller(request, "models:write")
         answer = await gateway(request).models.set_tags(
             service_pb.SetModelTagsRequest(model_name=name, tags=body.tags)
         )
         return Model.from_pb(answer.model)
 
-    @router.post("/{name}/versions", status_code=201, response_model=ModelVersion)
+    @router.post(
+        "/{name}/versions",
+        status_code=201,
+        response_model=ModelVersion,
+        dependencies=[needs("models:write")],
+    )
     @burst
     async def create_version(
         request: Request, name: ModelName, body: NewVersion, idempotency_key: IdempotencyKey = None
     ) -> ModelVersion:
         """Make a version from files that were stored before."""
-        caller(request, "models:write")
         answer = await gateway(request).models.create_version(
             service_pb.CreateVersionRequest(
                 model_name=name, files=[file.to_pb() for file in body.files], tags=body.tags
@@ -195,13 +196,12 @@ def models_router(edge: Gateway) -> APIRouter:  # noqa: C901 one closure a route
         )
         return ModelVersion.from_pb(answer.version)
 
-    @router.get("/{name}/versions", response_model=VersionPage)
+    @router.get("/{name}/versions", response_model=VersionPage, dependencies=[needs("models:read")])
     @burst
     async def list_versions(
         request: Request, name: ModelName, page_size: PageSize = 50, page_token: PageToken = ""
     ) -> VersionPage:
         """Show a model's versions."""
-        caller(request, "models:read")
         answer = await gateway(request).models.list_versions(
             service_pb.ListVersionsRequest(
                 model_name=name, page=page_request(page_size, page_token)
@@ -212,45 +212,51 @@ def models_router(edge: Gateway) -> APIRouter:  # noqa: C901 one closure a route
             next_page_token=answer.page.next_page_token,
         )
 
-    @router.get("/{name}/versions/{version}", response_model=ModelVersion)
+    @router.get(
+        "/{name}/versions/{version}",
+        response_model=ModelVersion,
+        dependencies=[needs("models:read")],
+    )
     @burst
     async def get_version(
         request: Request, name: ModelName, version: VersionNumber
     ) -> ModelVersion:
         """Show one version."""
-        caller(request, "models:read")
         answer = await gateway(request).models.get_version(
             service_pb.GetVersionRequest(model_name=name, version=version)
         )
         return ModelVersion.from_pb(answer.version)
 
-    @router.get("/{name}/aliases/{alias}", response_model=ModelVersion)
+    @router.get(
+        "/{name}/aliases/{alias}", response_model=ModelVersion, dependencies=[needs("models:read")]
+    )
     @burst
     async def resolve_alias(request: Request, name: ModelName, alias: AliasName) -> ModelVersion:
         """Show the version that an alias points at."""
-        caller(request, "models:read")
         answer = await gateway(request).models.get_version(
             service_pb.GetVersionRequest(model_name=name, alias=alias)
         )
         return ModelVersion.from_pb(answer.version)
 
-    @router.put("/{name}/aliases/{alias}", response_model=Model)
+    @router.put(
+        "/{name}/aliases/{alias}", response_model=Model, dependencies=[needs("models:write")]
+    )
     @burst
     async def set_alias(
         request: Request, name: ModelName, alias: AliasName, body: AliasTarget
     ) -> Model:
         """Point an alias at a version."""
-        caller(request, "models:write")
         answer = await gateway(request).models.set_alias(
             service_pb.SetAliasRequest(model_name=name, alias=alias, version=body.version)
         )
         return Model.from_pb(answer.model)
 
-    @router.delete("/{name}/aliases/{alias}", response_model=Model)
+    @router.delete(
+        "/{name}/aliases/{alias}", response_model=Model, dependencies=[needs("models:write")]
+    )
     @burst
     async def delete_alias(request: Request, name: ModelName, alias: AliasName) -> Model:
         """Remove an alias."""
-        caller(request, "models:write")
         answer = await gateway(request).models.delete_alias(
             service_pb.DeleteAliasRequest(model_name=name, alias=alias)
         )

@@ -25,9 +25,7 @@ def operations_router() -> APIRouter:
     ) -> JSONResponse:
         """Tell whether requests should come here; with `?verbose`, check by check."""
         report = await gateway(request).readiness.report()
-        body: dict[str, object] = {"ready": report.is_ready}
-        if verbose is not None:
-            body["checks"] = dict(report.checks)
+        body = report.told(is_verbose=verbose is not None)
         return JSONResponse(body, status_code=200 if report.is_ready else 503)
 
     @router.get("/metrics", response_class=PlainTextResponse)

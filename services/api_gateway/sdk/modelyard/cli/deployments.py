@@ -20,7 +20,9 @@ def deploy_group() -> None:
 @click.option("--replicas", type=click.IntRange(1, 100), default=1, show_default=True)
 @click.option("--image", default="modelyard/serve-sklearn", show_default=True)
 @click.option("--cpu", default=1000, show_default=True, help="Thousandths of a core a replica.")
-@click.option("--memory", default="1G", show_default=True, callback=bytes_of)
+@click.option(
+    "--memory", default="1G", show_default=True, callback=bytes_of, help="6M at least, a replica."
+)
 @click.option("--idempotency-key", help="Makes the creation repeatable.")
 @pass_session
 def deploy_create(  # noqa: PLR0917
@@ -49,10 +51,10 @@ def deploy_create(  # noqa: PLR0917
     )
 
 
-@deploy_group.command("get")
+@deploy_group.command("show")
 @click.argument("name")
 @pass_session
-def deploy_get(session: Session, name: str) -> None:
+def deploy_show(session: Session, name: str) -> None:
     """Show one deployment."""
     _show_deployment(session, session.client.deployment(name))
 

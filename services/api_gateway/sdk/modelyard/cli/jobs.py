@@ -1,5 +1,7 @@
 """`run` and `job`: send, show, follow and end jobs."""
 
+import re
+import shlex
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -7,11 +9,30 @@ from typing import Any, Final
 
 import click
 from modelyard.cli.bundle import BundleTooLarge, pack
+from modelyard.cli.job_file import HELP, read_job_file
 from modelyard.cli.output import show_fields, show_json, show_table
-from modelyard.cli.session import EXIT_FAILED, Command, Session, age, bytes_of, pass_session
-from modelyard.client import Client, Job, JobOutput, JobSpec, JobTimeouts, LogRecord, Resources
-from pydantic import ValidationError
+from modelyard.cli.session import (
+    EXIT_FAILED,
+    Command,
+    Session,
+    age,
+    bytes_of,
+    duration,
+    pass_session,
+)
+from modelyard.cli.told_options import told_by_options
+from modelyard.client import (
+    ApiError,
+    Client,
+    Job,
+    JobOutput,
+    JobSpec,
+    JobTimeouts,
+    LogRecord,
+    Resources,
+)
 
+_NAME_CHARACTERS_MAX: Final = 64
 _END_POLLS_MAX: Final = 300
 _END_POLL_S: Final = 0.1
 _QUEUE_POLLS: Final = 20
@@ -30,14 +51,20 @@ def _pairs_of(
     return pairs
 
 
-def _outputs_of(
-    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-) -> list[JobOutput]:
+def outputs_of(values: tuple[str, ...]) -> list[JobOutput]:
+    """Read options such as `model.joblib:digits`; raises BadParameter."""
     outputs = []
     for value in values:
         path, _, model = value.partition(":")
-        outputs.append(JobOutput(name=model or path, path=path, register_as=model))
+        if not path:
+            raise click.BadParameter(f"{value!r} is not PATH or PATH:MODEL")
+        outputs.append(JobOutput(name=model or _part_name(path), path=path, register_as=model))
     return outputs
+
+
+def _part_name(path: str) -> str:
+    """Return a name for an output that has only a path, which may hold what no name does."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", path).lstrip("._-")[:_NAME_CHARACTERS_MAX] or "output"
 
 
 def _job_options(command: Command) -> Command:
@@ -45,7 +72,9 @@ def _job_options(command: Command) -> Command:
         click.option("--name", help="Name for people; the folder's by default."),
         click.option("--image", default="modelyard/train-sklearn", show_default=True),
         click.option("--cpu", default=1000, show_default=True, help="Thousandths of a core."),
-        click.option("--memory", default="1G", show_default=True, callback=bytes_of),
+        click.option(
+            "--memory", default="1G", show_default=True, callback=bytes_of, help="6M at least."
+        ),
         click.option("--time-out", type=int, help="Longest run, in seconds."),
         click.option("--priority", type=click.IntRange(0, 100), default=50, show_default=True),
         click.option("--env", multiple=True, metavar="NAME=VALUE", callback=_pairs_of),
@@ -54,7 +83,7 @@ def _job_options(command: Command) -> Command:
             "outputs",
             multiple=True,
             metavar="PATH[:MODEL]",
-            callback=_outputs_of,
+            callback=lambda _context, _parameter, values: outputs_of(values),
             help="Collect this file or folder of $MODELYARD_OUTPUTS, as MODEL's new version.",
         ),
         click.option("--idempotency-key", help="Makes the submission repeatable."),
@@ -94,20 +123,21 @@ def run(  # noqa: PLR0917
         files = "1 file" if bundle.file_count == 1 else f"{bundle.file_count} files"
         click.echo(f"sending {files}, {bundle.size_bytes} bytes", err=True)
         digest = session.client.put_artifact(bundle.path, digest=bundle.digest)
-    job = session.client.submit_job(
-        JobSpec(
-            name=name or folder.resolve().name,
-            image=image,
-            command=list(command),
-            env=env,
-            source_digest=digest,
-            outputs=outputs,
-            resources=Resources(cpu_millicores=cpu, memory_bytes=memory),
-            timeouts=JobTimeouts(run=None if time_out is None else timedelta(seconds=time_out)),
-            priority=priority,
-        ),
-        idempotency_key=idempotency_key,
+    spec = JobSpec(
+        name=name or folder.resolve().name,
+        image=image,
+        command=list(command),
+        env=env,
+        source_digest=digest,
+        outputs=outputs,
+        resources=Resources(cpu_millicores=cpu, memory_bytes=memory),
+        timeouts=JobTimeouts(run=None if time_out is None else timedelta(seconds=time_out)),
+        priority=priority,
     )
+    try:
+        job = session.client.submit_job(spec, idempotency_key=idempotency_key)
+    except ApiError as error:
+        raise told_by_options(error, spec) from error
     click.echo(f"job {job.id}", err=True)
     if detach:
         _show_job(session, job)
@@ -129,23 +159,20 @@ def job_group() -> None:
     """Submit, show and end jobs."""
 
 
-@job_group.command("submit")
+@job_group.command("submit", epilog=HELP)
 @click.argument("spec", type=click.File("rb"))
 @click.option("--idempotency-key", help="Makes the submission repeatable.")
 @pass_session
 def job_submit(session: Session, spec: Any, idempotency_key: str | None) -> None:
-    """Queue the job that the JSON file SPEC describes."""
-    try:
-        parsed = JobSpec.model_validate_json(spec.read())
-    except ValidationError as error:
-        raise click.UsageError(f"{spec.name}: {_problems(error)}") from error
+    """Queue the job that the JSON file SPEC describes; - reads standard input."""
+    parsed = read_job_file(spec.name, spec.read())
     _show_job(session, session.client.submit_job(parsed, idempotency_key=idempotency_key))
 
 
-@job_group.command("get")
+@job_group.command("show")
 @click.argument("job_id")
 @pass_session
-def job_get(session: Session, job_id: str) -> None:
+def job_show(session: Session, job_id: str) -> None:
     """Show one job."""
     _show_job(session, session.client.job(job_id))
 
@@ -199,6 +226,7 @@ def _show_job(session: Session, job: Job) -> None:
         ("attempt", job.attempt_number),
         ("age", age(job.created_at)),
         ("trace", job.trace_id),
+        *_asked(job.spec),
     ]
     if job.progress:
         fields.append(("progress", f"{job.progress.fraction:.0%} {job.progress.message}"))
@@ -208,18 +236,33 @@ def _show_job(session: Session, job: Job) -> None:
     show_fields(fields)
 
 
+def _asked(spec: JobSpec) -> list[tuple[str, object]]:
+    """Return what the job was to be."""
+    asked = spec.resources
+    run, grace = duration(spec.timeouts.run), duration(spec.timeouts.stop_grace)
+    return [
+        ("image", spec.image),
+        ("command", _one_line(shlex.join(spec.command))),
+        (
+            "resources",
+            f"cpu {asked.cpu_millicores}, memory {asked.memory_bytes / (1 << 20):g} MiB, "
+            f"gpus {asked.gpu_count}",
+        ),
+        ("priority", spec.priority),
+        ("time-outs", f"run {run}, stop grace {grace}"),
+    ]
+
+
+def _one_line(text: str) -> str:
+    """Return a text with what would leave its line, or move the cursor, spelt out."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
 def _show_record(session: Session, record: LogRecord) -> None:
     if session.is_json:
         click.echo(record.model_dump_json())
     else:
         click.echo(record.text, err=record.stream == "stderr")
-
-
-def _problems(error: ValidationError) -> str:
-    return "; ".join(
-        ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
-        for problem in error.errors()
-    )
 
 
 def _tell_if_it_waits(client: Client, job: Job) -> None:

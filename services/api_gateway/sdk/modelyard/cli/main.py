@@ -12,8 +12,9 @@ import click
 import httpx
 from modelyard.cli.deployments import deploy_group, predict
 from modelyard.cli.jobs import job_group, run
+from modelyard.cli.keys import key_group
 from modelyard.cli.models import model_group
-from modelyard.cli.platform import key_group, status, trace_group
+from modelyard.cli.platform import status, trace_group
 from modelyard.cli.session import (
     EXIT_BROKEN_PIPE,
     EXIT_INTERRUPTED,
@@ -21,7 +22,8 @@ from modelyard.cli.session import (
     EXIT_UNREACHABLE,
     Session,
 )
-from modelyard.cli.settings import CliSettings
+from modelyard.cli.settings import CliSettings, local_file
+from modelyard.cli.tenants import tenant_group
 from modelyard.cli.tracing import root_span
 from modelyard.client import ApiError, Client, ConnectionFailed
 from pydantic import ValidationError
@@ -29,7 +31,7 @@ from pydantic import ValidationError
 
 def main() -> NoReturn:
     """Run the command line; the entry point of the `modelyard` script."""
-    settings = CliSettings()
+    settings = CliSettings.of_environment()
     words = [word for word in sys.argv[1:] if re.fullmatch(r"[a-z][a-z-]*", word)]
     name = " ".join(words[:2]) or "help"
     code = 0
@@ -50,7 +52,7 @@ def main() -> NoReturn:
         except (ConnectionFailed, httpx.HTTPError, httpx.InvalidURL) as error:
             click.echo(f"can't reach the platform: {error}", err=True)
             if "url" not in settings.model_fields_set:
-                click.echo("no MODELYARD_URL, and no .modelyard/cli.env in this folder", err=True)
+                click.echo(f"no MODELYARD_URL, and none in {local_file()}", err=True)
             code = EXIT_UNREACHABLE
         except ValidationError as error:
             click.echo(f"{settings.url} answers with no {error.title} of Modelyard's", err=True)
@@ -64,7 +66,7 @@ def main() -> NoReturn:
 @click.pass_context
 def cli(context: click.Context, is_json: bool) -> None:
     """Run, register and serve machine-learning work."""
-    settings = context.ensure_object(CliSettings)
+    settings = context.find_object(CliSettings) or CliSettings.of_environment()
     client = context.with_resource(Client(settings.url, settings.api_key.get_secret_value()))
     context.obj = Session(settings=settings, client=client, is_json=is_json)
 
@@ -78,5 +80,6 @@ for _command in (
     trace_group,
     status,
     key_group,
+    tenant_group,
 ):
     cli.add_command(_command)

@@ -1,11 +1,18 @@
-"""`trace`, `status` and `key`: the platform itself."""
+"""`trace` and `status`: the platform itself."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Final
 
 import click
+from modelyard.cli.neighbours import Unknown, addresses_of, ask
 from modelyard.cli.output import show_fields, show_json, show_table
 from modelyard.cli.session import EXIT_REFUSED, EXIT_UNREACHABLE, Session, age, pass_session
 from modelyard.cli.trace_view import fetch_trace
+from modelyard.client import ApiError, ConnectionFailed, Node
+
+_CALLS: Final = {"open": "open: calls are refused", "half-open": "half-open: one call is tried"}
 
 
 @click.group("trace")
@@ -51,60 +58,89 @@ def trace_show(session: Session, trace_id: str) -> int:
 @click.command()
 @pass_session
 def status(session: Session) -> int:
-    """Tell whether the platform is ready, check by check."""
+    """Tell whether the platform is ready, check by check, and what each node is up to.
+
+    Of services behind the gateway, it tells where MODELYARD_OPERATIONS names them.
+    """
+    addresses = addresses_of(session.settings.operations)
     report = session.client.readiness()
+    nodes = _nodes(session)
+    neighbours = {
+        name: ask(address, transport=session.client.transport)
+        for name, address in addresses.items()
+    }
     if session.is_json:
-        show_json(report)
+        _show_json(report, nodes, neighbours)
     else:
-        rows = sorted(report.get("checks", {}).items())
+        rows = sorted((report.get("checks", {}) | report.get("advisories", {})).items())
         show_fields([("gateway", session.settings.url), ("ready", report["ready"]), *rows])
+        _show_breakers({"api_gateway": report, **neighbours})
+        if isinstance(nodes, Unknown):
+            click.echo(f"nodes unknown ({nodes.code}): {nodes.detail}")
+        else:
+            _show_nodes(nodes)
     return 0 if report["ready"] else EXIT_UNREACHABLE
 
 
-@click.group("key")
-def key_group() -> None:
-    """Issue and revoke API keys."""
+def _show_json(
+    report: Mapping[str, Any],
+    nodes: list[Node] | Unknown,
+    neighbours: Mapping[str, Mapping[str, Any] | Unknown],
+) -> None:
+    parts = {"nodes": nodes, **neighbours}
+    errors = {name: asdict(part) for name, part in parts.items() if isinstance(part, Unknown)}
+    known_nodes = None if isinstance(nodes, Unknown) else [n.model_dump(mode="json") for n in nodes]
+    services = {
+        name: None if isinstance(told, Unknown) else dict(told) for name, told in neighbours.items()
+    }
+    show_json({**report, "nodes": known_nodes, "services": services, "errors": errors})
 
 
-@key_group.command("issue")
-@click.argument("name")
-@click.option("--scope", "scopes", multiple=True, required=True)
-@pass_session
-def key_issue(session: Session, name: str, scopes: tuple[str, ...]) -> None:
-    """Make a key; its text is printed this once."""
-    key, text = session.client.issue_key(name, list(scopes))
-    if session.is_json:
-        show_json({"key": key.model_dump(mode="json"), "text": text})
-    else:
-        show_fields([("id", key.id), ("scopes", " ".join(key.scopes)), ("key", text)])
+def _show_breakers(told: Mapping[str, Mapping[str, Any] | Unknown]) -> None:
+    """Show each service's edges to others, or why it can't tell of them."""
+    rows = [
+        (service, edge, _CALLS.get(state, state))
+        for service, report in told.items()
+        if not isinstance(report, Unknown)
+        for edge, state in sorted(report.get("breakers", {}).items())
+    ]
+    if rows:
+        click.echo()
+        show_table(("SERVICE", "EDGE", "BREAKER"), rows)
+    for service, report in told.items():
+        if isinstance(report, Unknown):
+            click.echo(f"{service} unknown ({report.code}): {report.detail}")
 
 
-@key_group.command("list")
-@pass_session
-def key_list(session: Session) -> None:
-    """Show the tenant's keys."""
-    keys = session.client.keys()
-    if session.is_json:
-        show_json(keys)
-        return
-    show_table(
-        ("KEY", "NAME", "SCOPES", "AGE", "STATE"),
-        [
-            (
-                key.id,
-                key.name,
-                " ".join(key.scopes),
-                age(key.created_at),
-                "revoked" if key.revoked_at else "in force",
-            )
-            for key in keys
-        ],
-    )
+def _nodes(session: Session) -> list[Node] | Unknown:
+    """Return the nodes, or why they can't be told: the rest of the status is worth showing."""
+    try:
+        return session.client.nodes()
+    except ApiError as error:
+        return Unknown(error.code, str(error))
+    except ConnectionFailed as error:
+        return Unknown("UNREACHABLE", str(error))
 
 
-@key_group.command("revoke")
-@click.argument("key_id")
-@pass_session
-def key_revoke(session: Session, key_id: str) -> None:
-    """Put a key out of force."""
-    session.client.revoke_key(key_id)
+def _show_nodes(nodes: list[Node]) -> None:
+    click.echo()
+    rows = [
+        (
+            node.id,
+            node.runtime,
+            _state(node),
+            f"{node.used.cpu_millicores / 1000:g}/{node.capacity.cpu_millicores / 1000:g}",
+            f"{node.used.memory_bytes >> 20}/{node.capacity.memory_bytes >> 20} MiB",
+            f"{node.used.gpu_count}/{node.capacity.gpu_count}",
+        )
+        for node in nodes
+    ]
+    show_table(("NODE", "RUNTIME", "STATE", "CORES", "MEMORY", "GPUS"), rows)
+
+
+def _state(node: Node) -> str:
+    if not node.alive:
+        return f"silent for {age(node.heartbeat_at)}"
+    if node.runtime_down_since is not None:
+        return f"runtime down for {age(node.runtime_down_since)}"
+    return "ready"

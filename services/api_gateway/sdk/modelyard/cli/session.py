@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 import click
@@ -16,6 +16,7 @@ EXIT_UNREACHABLE: Final = 4
 EXIT_INTERRUPTED: Final = 128 + 2
 EXIT_BROKEN_PIPE: Final = 128 + 13
 _BYTES: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -41,8 +42,33 @@ def age(at: datetime) -> str:
     return f"{seconds}s"
 
 
-def bytes_of(context: click.Context, parameter: click.Parameter, text: str) -> int:
+def duration_of(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> timedelta | None:
+    """Read an option such as `90d`."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})([smhd])", text)
+    if found is None:
+        raise click.BadParameter("must be a time such as 90d, 24h, 30m or 10s")
+    return timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
+
+
+def duration(length: timedelta | None) -> str:
+    """Return a duration in the largest unit that it is a whole number of; `-` for none."""
+    if length is None:
+        return "-"
+    seconds = length.total_seconds()
+    for unit, length_s in sorted(_SECONDS.items(), key=lambda each: -each[1]):
+        if seconds and seconds % length_s == 0:
+            return f"{seconds // length_s:.0f}{unit}"
+    return f"{seconds:g}s"
+
+
+def bytes_of(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
     """Read an option such as `512M`."""
+    if text is None:
+        return None
     found = re.fullmatch(r"(\d+)([KMGT]?)(?:i?B)?", text)
     if found is None:
         raise click.BadParameter("must be a number of bytes, such as 512M")

@@ -3,30 +3,42 @@
 from modelyard.client.api import Client
 from modelyard.client.errors import ApiError, ConnectionFailed
 from modelyard.client.values import (
+    ApiKey,
     Deployment,
     DeploymentSpec,
+    Identity,
     Job,
+    JobInput,
     JobOutput,
     JobSpec,
     JobTimeouts,
     LogRecord,
     Model,
     ModelVersion,
+    Node,
+    Plan,
     Resources,
+    Tenant,
 )
 
 __all__ = [
     "ApiError",
+    "ApiKey",
     "Client",
     "ConnectionFailed",
     "Deployment",
     "DeploymentSpec",
+    "Identity",
     "Job",
+    "JobInput",
     "JobOutput",
     "JobSpec",
     "JobTimeouts",
     "LogRecord",
     "Model",
     "ModelVersion",
+    "Node",
+    "Plan",
     "Resources",
+    "Tenant",
 ]

@@ -10,8 +10,9 @@ import json
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -24,12 +25,16 @@ from modelyard.client.values import (
     ApiKey,
     Deployment,
     DeploymentSpec,
+    Identity,
     InferenceAnswer,
     Job,
     JobSpec,
     LogRecord,
     Model,
     ModelVersion,
+    Node,
+    Plan,
+    Tenant,
 )
 from opentelemetry import propagate
 
@@ -219,12 +224,38 @@ class Client:
 
     # Keys and the platform itself
 
-    def issue_key(self, name: str, scopes: list[str]) -> tuple[ApiKey, str]:
-        """Make a key; its text is in this answer only."""
-        answer = self._call(
-            "POST", "/v1/api-keys", json={"name": name, "scopes": scopes}, is_repeatable=False
-        )
+    def whoami(self) -> Identity:
+        """Tell who this client is to the platform."""
+        return Identity.model_validate(self._call("GET", "/v1/whoami", is_repeatable=True))
+
+    def issue_key(
+        self,
+        name: str,
+        scopes: Sequence[str] = (),
+        *,
+        role: str | None = None,
+        lifetime: timedelta | None = None,
+    ) -> tuple[ApiKey, str]:
+        """Make a key of a role or of scopes; its text is in this answer only."""
+        wanted = {
+            "name": name,
+            "role": role,
+            "scopes": list(scopes),
+            "lifetime": None if lifetime is None else f"PT{lifetime.total_seconds():.0f}S",
+        }
+        answer = self._call("POST", "/v1/api-keys", json=wanted, is_repeatable=False)
         return ApiKey.model_validate(answer["key"]), str(answer["text"])
+
+    def rotate_key(self, key_id: str, *, overlap: timedelta) -> tuple[ApiKey, str, ApiKey]:
+        """Put a new key in an old one's place; return the new one, its text, and the old one."""
+        answer = self._call(
+            "POST",
+            _path("api-keys", key_id, "rotate"),
+            json={"overlap": f"PT{overlap.total_seconds():.0f}S"},
+            is_repeatable=False,
+        )
+        new, old = (ApiKey.model_validate(answer[name]) for name in ("key", "replaced"))
+        return new, str(answer["text"]), old
 
     def keys(self) -> list[ApiKey]:
         """Show the tenant's keys."""
@@ -234,6 +265,59 @@ class Client:
     def revoke_key(self, key_id: str) -> None:
         """Put a key out of force."""
         self._call("DELETE", _path("api-keys", key_id), is_repeatable=True)
+
+    def create_tenant(self, name: str, plan: Plan | None = None) -> tuple[Tenant, str]:
+        """Make a tenant; the text of its first key is in this answer only."""
+        body = {"id": name, "plan": (plan or Plan()).model_dump()}
+        answer = self._call("POST", "/v1/tenants", json=body, is_repeatable=False)
+        return Tenant.model_validate(answer["tenant"]), str(answer["key"])
+
+    def tenants(self) -> list[Tenant]:
+        """Show all tenants by name."""
+        return [Tenant.model_validate(found) for found in self._pages("/v1/tenants", "tenants")]
+
+    def tenant(self, name: str) -> Tenant:
+        """Show a tenant."""
+        return Tenant.model_validate(self._call("GET", _path("tenants", name), is_repeatable=True))
+
+    def issue_tenant_key(self, name: str) -> str:
+        """Make another administrator key of a tenant; its text is in this answer only."""
+        answer = self._call("POST", _path("tenants", name, "keys"), is_repeatable=False)
+        return str(answer["key"])
+
+    def suspend_tenant(self, name: str, *, reason: str) -> Tenant:
+        """Let a tenant only read; its callers are told the reason."""
+        return self._change_tenant("POST", name, "suspend", {"reason": reason})
+
+    def resume_tenant(self, name: str) -> Tenant:
+        """Give back what a tenant may."""
+        return self._change_tenant("POST", name, "resume", None)
+
+    def delete_tenant(self, name: str, *, grace: timedelta) -> Tenant:
+        """Suspend a tenant, and delete all it has after the grace; until then it can be resumed."""
+        answer = self._call(
+            "DELETE",
+            _path("tenants", name),
+            params={"grace": f"PT{grace.total_seconds():.0f}S"},
+            is_repeatable=True,
+        )
+        return Tenant.model_validate(answer)
+
+    def plan_tenant(self, name: str, plan: Plan) -> Tenant:
+        """Set how much a tenant may have, whole."""
+        return self._change_tenant("PUT", name, "plan", plan.model_dump())
+
+    def _change_tenant(self, method: str, name: str, what: str, body: Any) -> Tenant:
+        answer = self._call(method, _path("tenants", name, what), json=body, is_repeatable=True)
+        return Tenant.model_validate(answer)
+
+    def nodes(self) -> list[Node]:
+        """Show the machines that jobs and replicas run on; a thousand at most.
+
+        Asked for once, like `readiness`: who asks how things are wants no patience.
+        """
+        answer = self._call("GET", "/v1/nodes", is_repeatable=False)
+        return [Node.model_validate(node) for node in answer["nodes"]]
 
     def readiness(self) -> dict[str, Any]:
         """Tell what the gateway can reach; never raises for a platform that is not ready."""

@@ -17,6 +17,7 @@ class Resources(_Value):
 
     cpu_millicores: int = 1000
     memory_bytes: int = 1 << 30
+    """6 MiB at least: no container starts with less."""
     gpu_count: int = 0
 
 
@@ -109,6 +110,8 @@ class LogRecord(_Value):
     stream: str
     time: datetime
     text: str
+    is_gap: bool
+    """No output: here some may be missing, and `text` says why."""
 
 
 class StoredFile(_Value):
@@ -182,15 +185,65 @@ class Deployment(_Value):
     trace_id: str
 
 
+class Node(_Value):
+    """A machine that jobs and replicas run on."""
+
+    id: str
+    alive: bool
+    heartbeat_at: datetime
+    runtime: str
+    runtime_down_since: datetime | None
+    capacity: Resources
+    used: Resources
+
+
 class ApiKey(_Value):
-    """A key without its secret."""
+    """A key without its secret; what it may do comes from its role or its scopes."""
 
     id: str
     name: str
+    role: str | None = None
     scopes: list[str]
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    last_used_at: datetime | None = None
+    replaced_by: str | None = None
+
+
+class Identity(_Value):
+    """Who the platform takes a caller for, and all that it may do."""
+
+    tenant: str
+    subject: str
+    roles: list[str]
+    scopes: list[str]
+
+
+class Plan(_Value):
+    """How much a tenant may have; None: the platform's own setting."""
+
+    queued_jobs_max: int | None = None
+    replicas_max: int | None = None
+    priority_max: int | None = None
+    requests_max: int | None = None
+    running_cpu_millicores_max: int | None = None
+    running_memory_bytes_max: int | None = None
+    running_gpu_count_max: int | None = None
+
+
+class Tenant(_Value):
+    """A tenant, and whether it may change anything."""
+
+    id: str
+    state: str
+    version: int
+    reason: str
+    plan: Plan
+    created_at: datetime
+    changed_at: datetime
+    purge_at: datetime | None = None
+    """While it is being deleted: from when on nothing brings it back."""
 
 
 class InferenceAnswer(_Value):

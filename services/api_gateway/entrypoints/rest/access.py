@@ -1,0 +1,74 @@
+"""Which scope each route needs, said where the route is declared.
+
+Owns: the dependency `needs(scope)`, which lets a route be called and describes it in OpenAPI; the
+list of paths that need no credential at all; and the check that each route is one or the other,
+without which the application is not built. Who calls is found before, by `admission`.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from fastapi import Request, Security
+from fastapi.openapi.models import HTTPBearer as BearerScheme
+from fastapi.routing import RouteContext, iter_route_contexts
+from fastapi.security.base import SecurityBase
+from starlette.routing import BaseRoute
+
+from services.api_gateway.domain.scopes import SCOPES, require
+from services.chassis.tenancy import Principal
+
+PUBLIC: Final = frozenset(
+    {
+        "/livez",
+        "/readyz",
+        "/healthz",
+        "/metrics",
+        "/openapi.json",
+        "/docs",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+    }
+)
+
+
+class Needs(SecurityBase):
+    """Gives the caller to routes that it may use; no scopes stand for: any credential will do."""
+
+    def __init__(self, scopes: Sequence[str]) -> None:
+        assert SCOPES.issuperset(scopes), f"{scopes} are no scopes"
+        self.scopes = scopes
+        self.model = BearerScheme()
+        self.scheme_name = "ApiKey"
+
+    async def __call__(self, request: Request) -> Principal:
+        """Return the caller; raises PermissionDenied for the first scope that it lacks."""
+        principal = request.scope["modelyard.principal"]
+        assert isinstance(principal, Principal)
+        for scope in self.scopes:
+            require(principal, scope)
+        return principal
+
+
+def needs(*scopes: str) -> Any:
+    """Return the dependency of a route that needs all of the scopes."""
+    return Security(Needs(scopes), scopes=scopes)
+
+
+def check_declared(routes: Sequence[BaseRoute]) -> None:
+    """Raise ValueError for the first route that is neither declared nor public, or both."""
+    for route in iter_route_contexts(routes):
+        is_declared = any(True for _ in _declarations(route))
+        if is_declared == (route.path in PUBLIC):
+            said = "is public and" if is_declared else "is not public and"
+            raise ValueError(
+                f"{sorted(route.methods or [])} {route.path} {said} declares "
+                f"{'a' if is_declared else 'no'} scope"
+            )
+
+
+def _declarations(route: RouteContext) -> Iterator[Needs]:
+    dependant = getattr(route, "dependant", None)
+    for dependency in dependant.dependencies if dependant else ():
+        if isinstance(dependency.call, Needs):
+            yield dependency.call

@@ -1,0 +1,50 @@
+"""The file that `job submit` reads: one job as JSON, with the fields of `POST /v1/jobs`."""
+
+from typing import Final
+
+import click
+from modelyard.client import JobSpec
+from pydantic import ValidationError
+
+SAMPLE: Final = """\
+{
+  "name": "hello",
+  "image": "modelyard/base",
+  "command": [
+    "python", "-c",
+    "from os import environ as env; open(env['MODELYARD_OUTPUTS'] + '/hi', 'w').write(env['HI'])"
+  ],
+  "env": {"HI": "hello"},
+  "source_digest": "",
+  "inputs": [],
+  "outputs": [{"name": "greeting", "path": "hi", "register_as": ""}],
+  "resources": {"cpu_millicores": 500, "memory_bytes": 268435456, "gpu_count": 0},
+  "timeouts": {"run": "PT5M", "stop_grace": "PT10S"},
+  "priority": 50,
+  "labels": {"purpose": "sample"}
+}
+"""
+"""A whole file; it succeeds on every platform that has the image."""
+HELP: Final = (
+    "\b\nA whole file, of which only name, image and command must be there:\n"
+    f"{SAMPLE}\n"
+    "Durations are ISO 8601, priorities 0 to 100. Digests are those of stored artifacts "
+    "(POST /v1/artifacts); with register_as an output becomes that model's new version."
+)
+
+
+def read_job_file(name: str, content: bytes) -> JobSpec:
+    """Return the job; raises UsageError naming the file and each field that is wrong or unknown."""
+    try:
+        return JobSpec.model_validate_json(content, extra="forbid")
+    except ValidationError as error:
+        problems = "; ".join(
+            _problem(found["type"], found["loc"], found["msg"]) for found in error.errors()
+        )
+        raise click.UsageError(f"{name}: {problems}") from error
+
+
+def _problem(kind: str, location: tuple[int | str, ...], message: str) -> str:
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    said = "is no field of a job" if kind == "extra_forbidden" else message
+    return f"{field.removeprefix('.')}: {said}" if field else said
