@@ -18,12 +18,17 @@ from services.chassis.events.consumer import EventConsumer, Handler
 from services.chassis.events.kafka_consumer import open_subscription
 from services.chassis.events.kafka_producer import KafkaProducer, open_producer
 from services.chassis.events.ports import Subscription
+from services.chassis.events.projection import CompactedProjection
 from services.chassis.ids import Ids, TimeOrderedIds
 from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_until_stopped
+from services.chassis.purges import TOPIC as TENANTS
+from services.chassis.purges import ApplyPurges, PurgesLoop
 from services.chassis.rpc.identity import TokenVerifier
 from services.chassis.rpc.server import RpcLoop
 from services.chassis.telemetry.logging import set_up_logging
 from services.chassis.telemetry.tracing import open_tracing
+from services.chassis.tenancy import PurgedTenants
+from services.chassis.waking import Waking
 from services.chassis.web.operations import serve_operations
 from services.log_collector.adapters.container_files.output import open_container_files
 from services.log_collector.adapters.kafka_blocks import KafkaBlockPublisher
@@ -50,12 +55,14 @@ from services.log_collector.use_cases.ports import (
     UnitOfWork,
 )
 from services.log_collector.use_cases.publish_blocks import PublishBlocks
+from services.log_collector.use_cases.purge_streams import PurgeStreams
 from services.log_collector.use_cases.read_logs import ReadLogs
 from services.log_collector.use_cases.unpublished import Unpublished
 
 SERVICE: Final = "log-collector"
 SOURCE: Final = f"/{SERVICE}"
 DEAD_LETTERS: Final = f"modelyard.{SERVICE}.dead-letter.v1"
+REQUIRED_SCOPES: Final[Mapping[str, str]] = SCOPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,8 @@ class App:
     handlers: Mapping[str, Handler]
     collect_streams: CollectStreams
     publish_blocks: PublishBlocks
+    tenants: CompactedProjection
+    purges: PurgesLoop
 
     def register(self, server: grpc.aio.Server) -> None:
         """Let a gRPC server answer with this app."""
@@ -86,7 +95,8 @@ class App:
 
 def wire(ports: Ports, settings: Settings) -> App:
     """Put use cases on ports."""
-    live, unpublished = LiveOutput(), Unpublished()
+    live, unpublished, purged = LiveOutput(), Unpublished(), PurgedTenants()
+    purging = Waking(settings.purge.interval)
     reader = OutputReader(ports.store, live)
     collect = settings.collect
     collect_stream = CollectStream(
@@ -129,6 +139,23 @@ def wire(ports: Ports, settings: Settings) -> App:
             streams_max=collect.streams_max,
         ),
         publish_blocks=PublishBlocks(ports.store, ports.publisher, unpublished),
+        tenants=CompactedProjection(
+            settings.kafka,
+            TENANTS,
+            ApplyPurges(purged, purging.wake),
+            client_id=SERVICE,
+        ),
+        purges=PurgesLoop(
+            PurgeStreams(
+                ports.unit_of_work,
+                ports.store,
+                purged,
+                node_id=collect.node_id,
+                streams_per_pass_max=settings.purge.streams_per_pass_max,
+            ),
+            purging,
+            what="output",
+        ),
     )
 
 
@@ -207,7 +234,7 @@ async def serve(settings: Settings) -> int:
                 register=app.register,
                 services=(LOG_SERVICE,),
                 verifier=infrastructure.verifier,
-                required_scopes=SCOPES,
+                required_scopes=REQUIRED_SCOPES,
                 drain_max=settings.shutdown.stage_timeout / 2,
                 on_drain=app.live.drain,
             )
@@ -218,6 +245,8 @@ async def serve(settings: Settings) -> int:
             supervisor = Supervisor()
             supervisor.add("grpc", rpcs.run, Stage.INTAKE)
             supervisor.add("consumer", consumer.run, Stage.INTAKE)
+            supervisor.add("tenants", app.tenants.run, Stage.INTAKE)
+            supervisor.add("purges", app.purges.run, Stage.INTAKE)
             supervisor.add("collect", app.collect_streams.run, Stage.WORK)
             supervisor.add("publish", app.publish_blocks.run, Stage.RELAY)
             supervisor.add("relay", relay.run, Stage.RELAY)

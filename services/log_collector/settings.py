@@ -47,6 +47,15 @@ class StoreSettings(BaseModel):
     """Size of a file; what is damaged in one is lost up to its end."""
 
 
+class PurgeSettings(BaseModel):
+    """How the output of purged tenants is deleted."""
+
+    interval: timedelta = timedelta(seconds=60)
+    """What was still collected at the purge, or came late, is deleted so much later at most."""
+    streams_per_pass_max: int = Field(default=100, gt=0)
+    """Streams that one pass deletes; the next one follows at once."""
+
+
 class ReadSettings(BaseModel):
     """Who may read at a time."""
 
@@ -67,5 +76,6 @@ class Settings(BaseSettings):
     kafka: KafkaSettings
     identity: IdentitySettings
     read: ReadSettings = Field(default_factory=ReadSettings)
+    purge: PurgeSettings = Field(default_factory=PurgeSettings)
     telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)

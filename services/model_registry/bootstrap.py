@@ -19,12 +19,17 @@ from services.chassis.events.consumer import EventConsumer, Handler
 from services.chassis.events.kafka_consumer import open_subscription
 from services.chassis.events.kafka_producer import KafkaProducer, open_producer
 from services.chassis.events.ports import Subscription
+from services.chassis.events.projection import CompactedProjection
 from services.chassis.ids import Ids, TimeOrderedIds
 from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_until_stopped
+from services.chassis.purges import TOPIC as TENANTS
+from services.chassis.purges import ApplyPurges, PurgesLoop
 from services.chassis.rpc.identity import TokenVerifier
 from services.chassis.rpc.server import RpcLoop
 from services.chassis.telemetry.logging import set_up_logging
 from services.chassis.telemetry.tracing import open_tracing
+from services.chassis.tenancy import PurgedTenants
+from services.chassis.waking import Waking
 from services.chassis.web.operations import serve_operations
 from services.model_registry.adapters.blob_store import open_blob_store
 from services.model_registry.adapters.postgres.tables import chassis
@@ -42,6 +47,7 @@ from services.model_registry.use_cases.get_version import GetVersion
 from services.model_registry.use_cases.list_models import ListModels
 from services.model_registry.use_cases.list_versions import ListVersions
 from services.model_registry.use_cases.ports import Blobs, UnitOfWork
+from services.model_registry.use_cases.purge_tenants import PurgeTenants
 from services.model_registry.use_cases.put_artifact import PutArtifact
 from services.model_registry.use_cases.register_outputs import RegisterOutputs
 from services.model_registry.use_cases.set_alias import SetAlias
@@ -187,13 +193,26 @@ async def serve(settings: Settings) -> int:
             readiness.add("database", infrastructure.database.ping)
             readiness.add("kafka", infrastructure.producer.ping)
             await stack.enter_async_context(serve_operations(settings.operations, readiness))
-            supervisor = _supervisor(app, rpcs, ports, infrastructure)
+            supervisor = _supervisor(app, rpcs, ports, infrastructure, settings)
             return await run_until_stopped(supervisor, readiness, settings.shutdown)
 
 
 def _supervisor(
-    app: App, rpcs: RpcLoop, ports: Ports, infrastructure: Infrastructure
+    app: App, rpcs: RpcLoop, ports: Ports, infrastructure: Infrastructure, settings: Settings
 ) -> Supervisor:
+    purged, purging = PurgedTenants(), Waking(settings.purge.interval)
+    known = CompactedProjection(
+        settings.kafka,
+        TENANTS,
+        ApplyPurges(purged, purging.wake),
+        client_id=SERVICE,
+    )
+    purge = PurgeTenants(
+        ports.unit_of_work,
+        ports.blobs,
+        purged,
+        rows_per_pass_max=settings.purge.rows_per_pass_max,
+    )
     relay = Relay(
         infrastructure.engine,
         chassis,
@@ -213,6 +232,8 @@ def _supervisor(
     supervisor = Supervisor()
     supervisor.add("grpc", rpcs.run, Stage.INTAKE)
     supervisor.add("consumer", consumer.run, Stage.INTAKE)
+    supervisor.add("tenants", known.run, Stage.INTAKE)
+    supervisor.add("purges", PurgesLoop(purge, purging, what="models").run, Stage.INTAKE)
     supervisor.add("relay", relay.run, Stage.RELAY)
     supervisor.add("janitor", Janitor(infrastructure.engine, chassis).run, Stage.LAST)
     return supervisor

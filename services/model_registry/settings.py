@@ -1,5 +1,6 @@
 """The model registry's settings: environment variables `MODELYARD_…`, read once in `__main__`."""
 
+from datetime import timedelta
 from pathlib import Path
 
 from pydantic import BaseModel, Field
@@ -27,6 +28,15 @@ class ArtifactsSettings(BaseModel):
     """Files read, written and hashed at once; more transfers take turns."""
 
 
+class PurgeSettings(BaseModel):
+    """How what purged tenants have stored is deleted."""
+
+    interval: timedelta = timedelta(seconds=60)
+    """What came late is deleted so much later at most."""
+    rows_per_pass_max: int = Field(default=200, gt=0)
+    """Rows of each kind that one pass deletes; the next one follows at once."""
+
+
 class Settings(BaseSettings):
     """Everything that the model registry can be told."""
 
@@ -38,5 +48,6 @@ class Settings(BaseSettings):
     postgres: PostgresSettings
     kafka: KafkaSettings
     identity: IdentitySettings
+    purge: PurgeSettings = Field(default_factory=PurgeSettings)
     telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)

@@ -113,6 +113,8 @@ class LogStream:
     traceparent: str | None = None
     opened_at: datetime | None = None
     ended_at: datetime | None = None
+    is_end_seen: bool = True
+    """False: nobody saw the attempt end; the last of its output may be missing."""
     completed_at: datetime | None = None
     record_count: int = 0
 
@@ -130,7 +132,7 @@ class LogStream:
         return self._moved(StreamState.OPENED, at=at, location=location, opened_at=at)
 
     def ended(
-        self, *, at: datetime, location: LogLocation | None
+        self, *, at: datetime, location: LogLocation | None, is_end_seen: bool = True
     ) -> tuple["LogStream", StreamTransitioned | None]:
         """The attempt has exited, is lost or never ran; without a location it wrote nothing."""
         if self.state in {StreamState.ENDING, StreamState.COMPLETED}:
@@ -138,7 +140,9 @@ class LogStream:
         location = self.location or location
         if location is None:
             return self._moved(StreamState.COMPLETED, at=at, ended_at=at, completed_at=at)
-        return self._moved(StreamState.ENDING, at=at, location=location, ended_at=at)
+        return self._moved(
+            StreamState.ENDING, at=at, location=location, ended_at=at, is_end_seen=is_end_seen
+        )
 
     def completed(
         self, *, record_count: int, at: datetime

@@ -17,7 +17,7 @@ from services.log_collector import telemetry
 from services.log_collector.domain.assembly import Carry, Gap, assemble, finished
 from services.log_collector.domain.checkpoint import FilePosition, OpenBlock
 from services.log_collector.domain.log_stream import LogStream, StreamState
-from services.log_collector.domain.records import Lines, joined
+from services.log_collector.domain.records import Lines, LogFilter, Mark, joined
 from services.log_collector.use_cases.live_output import LiveOutput, Tail
 from services.log_collector.use_cases.ports import (
     BlockWriter,
@@ -29,6 +29,8 @@ from services.log_collector.use_cases.ports import (
 from services.log_collector.use_cases.unpublished import Unpublished
 
 _ABSENT: Final = Gap("output may be missing here: the container's log file was absent")
+_UNSEEN: Final = Gap("output may be missing here: nobody saw the container end")
+_ANY: Final = LogFilter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Collection:
 
     stream: LogStream
     is_stopping: bool = False
+    record_count: int | None = None
+    """How many there are, once all are stored. The files may be gone from then on."""
     lag_bytes: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -117,6 +121,7 @@ class _Collecting:
         self._unpublished = use_case.unpublished
         self._collection = collection
         self._file = file
+        self._records = use_case.store
         self._writer = writer
         self._tail = tail
         self._block = OpenBlock(writer.checkpoint)
@@ -226,9 +231,31 @@ class _Collecting:
 
     async def _finish(self, chunk: Chunk) -> int:
         """Store what the end completes: a last line without newline, a note of what is missing."""
-        await self._take(Chunk([_ABSENT]) if chunk.is_absent else await self._file.read_rest())
+        if not chunk.is_absent:
+            await self._take(await self._file.read_rest())
         checkpoint = self._block.checkpoint
-        self._add(finished(checkpoint.carry), Carry(), checkpoint.position)
+        carry = Carry(last_time=checkpoint.carry.last_time)
+        self._add(finished(checkpoint.carry), carry, checkpoint.position)
         await self._store()
+        if chunk.is_absent:
+            await self._note(_ABSENT)
+        elif not self._collection.stream.is_end_seen:
+            await self._note(_UNSEEN)
         await self._writer.sync()
         return self._block.checkpoint.next_sequence - 1
+
+    async def _note(self, gap: Gap) -> None:
+        """End the stream with a mark, unless a try that did not get to complete it has."""
+        last_sequence = self._block.checkpoint.next_sequence - 1
+        if last_sequence:
+            attempt_id = self._collection.stream.attempt_id
+            scan = await self._records.scan(
+                attempt_id, after=last_sequence - 1, wanted=_ANY, bytes_max=1
+            )
+            if any(
+                record.mark is Mark.GAP and record.text == gap.reason
+                for record in _ANY.records_of(scan.batches)
+            ):
+                return
+        await self._take(Chunk([gap]))
+        await self._store()

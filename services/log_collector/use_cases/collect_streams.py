@@ -18,6 +18,8 @@ from services.log_collector.use_cases.ports import UnitOfWork
 _LOOK_INTERVAL: Final = timedelta(seconds=1)
 """Fallback only: in this process a commit wakes the loop; another process's does not."""
 _RETRY_AFTER: Final = timedelta(seconds=1)
+_RETRY_AFTER_BUG: Final = timedelta(seconds=30)
+"""After a failure that trying again is not known to help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,25 +77,34 @@ class CollectStreams:
         """Collect one stream to its end, trying again while files, store or database fail."""
         stream = collection.stream
         try:
-            while not await self._is_done(collection):
+            while (pause := await self._step(collection)) is not None:
                 collection.wake.clear()
                 if not collection.is_stopping:
-                    await is_set_within(collection.wake, _RETRY_AFTER.total_seconds())
+                    await is_set_within(collection.wake, pause.total_seconds())
         finally:
             del self._running[stream.attempt_id]
 
-    async def _is_done(self, collection: Collection) -> bool:
+    async def _step(self, collection: Collection) -> timedelta | None:
+        """Collect until the end or a failure; return when to try again, None for not at all."""
         stream = collection.stream
         try:
-            record_count = await self.collect_stream(collection)
-            if record_count is not None:
-                await self.complete_stream(stream, record_count=record_count)
+            if collection.record_count is None:
+                collection.record_count = await self.collect_stream(collection)
+            if collection.record_count is not None:
+                # Tried again by itself: it may have been committed without an answer, and the
+                # container be gone.
+                await self.complete_stream(stream, record_count=collection.record_count)
                 self._completed.add(stream.attempt_id)
         except ModelyardError as error:
-            if not error.retryable:
-                raise
             logger.warning(
                 "log stream is tried again", attempt_id=stream.attempt_id, error=str(error)
             )
-            return collection.is_stopping
-        return True
+            pause = _RETRY_AFTER if error.retryable else _RETRY_AFTER_BUG
+        except Exception as error:  # noqa: BLE001 a bug that one stream meets stops no other one
+            logger.opt(exception=error).error(
+                "log stream failed, is tried again", attempt_id=stream.attempt_id
+            )
+            pause = _RETRY_AFTER_BUG
+        else:
+            return None
+        return None if collection.is_stopping else pause

@@ -21,7 +21,8 @@ class CompleteStream:
         """Store and publish the end; nothing happens when it was completed before."""
         async with self.unit_of_work(attempt.tenant) as tx:
             stream = await tx.streams.find(attempt.attempt_id)
-            assert stream is not None, "streams are never removed while they are collected"
+            if stream is None:
+                return  # it was complete, which we had not heard, and its tenant was purged
             stream, fact = stream.completed(record_count=record_count, at=self.clock.now())
             await tx.streams.save(stream)
             if fact is not None:

@@ -17,7 +17,9 @@ class EndStream:
     async def __call__(self, event: AttemptEvent) -> None:
         """End the stream. Raises DuplicateEvent, Conflict."""
         async with self.unit_of_work(event.tenant) as tx:
-            stream, fact = (await stream_of(tx, event)).ended(at=event.at, location=event.location)
+            stream, fact = (await stream_of(tx, event)).ended(
+                at=event.at, location=event.location, is_end_seen=event.is_end_seen
+            )
             await tx.streams.save(stream)
             if fact is not None:
                 tx.emit(fact)

@@ -22,6 +22,7 @@ class AttemptEvent:
     node_id: str
     at: datetime
     location: LogLocation | None = None
+    is_end_seen: bool = True
     traceparent: str | None = None
 
 

@@ -28,6 +28,16 @@ class LogStreams(Protocol):
         """Return the streams whose files are to be read on a node (None: on any), oldest first."""
         ...
 
+    async def not_collected(
+        self, tenants: Sequence[TenantId], node_id: str | None, *, limit: int
+    ) -> Sequence[str]:
+        """Return attempts of tenants on a node (None: on any) whose files are not to be read."""
+        ...
+
+    async def delete(self, attempt_ids: Sequence[str]) -> int:
+        """Delete those of the streams that are not collected; return how many."""
+        ...
+
     async def next_number(self, owner_id: str) -> int:
         """Return a number greater than that of each attempt of the owner so far."""
         ...
@@ -188,6 +198,10 @@ class LogStore(Protocol):
 
     async def mark_published(self, attempt_id: str, *, through: int) -> None:
         """Remember that everything up to a sequence is published."""
+        ...
+
+    async def delete(self, attempt_id: str) -> None:
+        """Delete all of an attempt's blocks; again: no change. Nobody may write them."""
         ...
 
     async def unpublished_attempts(self) -> Sequence[str]:

@@ -101,6 +101,14 @@ class FileBlobStore:
         finally:
             await asyncio.shield(self._in_thread(download.close))
 
+    async def has(self, digest: Digest) -> bool:
+        """Tell whether there is a file of this digest."""
+        return await self._in_thread(self._path(digest).exists)
+
+    async def delete(self, digest: Digest) -> None:
+        """Delete a file; who is reading it reads on."""
+        await self._in_thread(_delete, self._path(digest))
+
     async def _receive(
         self, upload: "_Upload", chunks: AsyncIterator[bytes], size_bytes: int | None
     ) -> None:
@@ -244,6 +252,12 @@ class _Download:
             self._is_over = True
             if self._descriptor is not None:
                 os.close(self._descriptor)
+
+
+def _delete(path: Path) -> None:
+    with _disk_errors(), suppress(FileNotFoundError):
+        path.unlink()
+        _sync_folder(path.parent)
 
 
 def _sweep_if_abandoned(folder: Path) -> None:

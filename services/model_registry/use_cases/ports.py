@@ -82,7 +82,10 @@ class Artifacts(Protocol):
     """What the tenant has stored; the bytes themselves are `Blobs`' business."""
 
     async def add(self, artifact: Artifact) -> None:
-        """Remember that the tenant stored it; nothing happens when it did so before."""
+        """Remember that the tenant stored it; nothing happens when it did so before.
+
+        Until the commit nobody deletes the bytes; whether they are there has to be seen after this.
+        """
         ...
 
     async def get(self, digest: Digest) -> Artifact:
@@ -124,6 +127,40 @@ class Transaction(Protocol):
         ...
 
 
+class Leavings(Protocol):
+    """What tenants have here, for the end of all of it; each call takes so many at most."""
+
+    async def delete_versions(self, tenants: Sequence[TenantId], *, limit: int) -> int:
+        """Delete versions; return how many."""
+        ...
+
+    async def delete_models(self, tenants: Sequence[TenantId], *, limit: int) -> int:
+        """Delete models without versions; return how many."""
+        ...
+
+    async def delete_answers(self, tenants: Sequence[TenantId], *, limit: int) -> int:
+        """Delete answers to repeatable requests; return how many."""
+        ...
+
+    async def digests(self, tenants: Sequence[TenantId], *, limit: int) -> Sequence[Digest]:
+        """Return digests of which one of them has an artifact."""
+        ...
+
+    async def delete_artifacts(self, tenants: Sequence[TenantId], digest: Digest) -> bool:
+        """Delete their artifacts of a digest; tell whether somebody else has one.
+
+        Until the commit nobody else stores or deletes these bytes.
+        """
+        ...
+
+
+class SystemTransaction(Protocol):
+    """An open transaction that is no tenant's."""
+
+    @property
+    def leavings(self) -> Leavings: ...  # noqa: D102
+
+
 class UnitOfWork(Protocol):
     """Opens transactions; a clean exit commits, any other rolls back."""
 
@@ -133,6 +170,10 @@ class UnitOfWork(Protocol):
 
     def reading(self, tenant: TenantId) -> AbstractAsyncContextManager[Transaction]:
         """Open one to look things up by key: cheaper, and each look-up sees its own moment."""
+        ...
+
+    def system(self, *, because: str) -> AbstractAsyncContextManager[SystemTransaction]:
+        """Open one that is no tenant's."""
         ...
 
 
@@ -150,6 +191,14 @@ class Blobs(Protocol):
 
         Raises InvalidArgument when it isn't what digest and size say, PayloadTooLarge, Unavailable.
         """
+        ...
+
+    async def has(self, digest: Digest) -> bool:
+        """Tell whether bytes are stored."""
+        ...
+
+    async def delete(self, digest: Digest) -> None:
+        """Delete stored bytes; again: no change. Raises Unavailable."""
         ...
 
     def read(self, artifact: Artifact) -> AsyncGenerator[bytes, None]:

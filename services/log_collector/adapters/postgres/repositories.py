@@ -9,6 +9,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from services.chassis.db.statements import is_one_of
 from services.chassis.db.unit_of_work import Transaction
 from services.chassis.errors import Conflict
 from services.chassis.tenancy import TenantId
@@ -22,6 +23,7 @@ from services.log_collector.domain.log_stream import (
 
 _STREAM: Final = log_stream.c
 _STREAMS_OF_OWNER_MAX: Final = 10_000
+_COLLECTED: Final = [state for state in StreamState if state.is_collected]
 
 
 class PostgresLogStreams:
@@ -52,12 +54,32 @@ class PostgresLogStreams:
 
     async def collected_on(self, node_id: str | None, *, limit: int) -> Sequence[LogStream]:
         """Read the rows of a node whose state says that there are files to read."""
-        states = [state for state in StreamState if state.is_collected]
-        query = self._mine.where(_STREAM.state.in_(states))
+        query = self._mine.where(_STREAM.state.in_(_COLLECTED))
         if node_id is not None:
             query = query.where(_STREAM.node_id == node_id)
         rows = await self._tx.connection.execute(query.order_by(_STREAM.expected_at).limit(limit))
         return [_to_stream(row) for row in rows]
+
+    async def not_collected(
+        self, tenants: Sequence[TenantId], node_id: str | None, *, limit: int
+    ) -> Sequence[str]:
+        """Read keys of rows whose state says that there is nothing to read."""
+        query = sa.select(_STREAM.attempt_id).where(
+            is_one_of(_STREAM.tenant, tenants),
+            _STREAM.state.not_in(_COLLECTED),
+        )
+        if node_id is not None:
+            query = query.where(_STREAM.node_id == node_id)
+        return (await self._tx.connection.scalars(query.limit(limit))).all()
+
+    async def delete(self, attempt_ids: Sequence[str]) -> int:
+        """Delete rows, unless they have moved on meanwhile."""
+        deleted = await self._tx.connection.execute(
+            sa.delete(log_stream).where(
+                _STREAM.attempt_id.in_(attempt_ids), _STREAM.state.not_in(_COLLECTED)
+            )
+        )
+        return deleted.rowcount
 
     async def next_number(self, owner_id: str) -> int:
         """Read the greatest number; a twin that takes the same one meets the constraint."""
@@ -107,6 +129,7 @@ def _changing(stream: LogStream) -> Mapping[str, Any]:
         "record_count": stream.record_count,
         "opened_at": stream.opened_at,
         "ended_at": stream.ended_at,
+        "is_end_seen": stream.is_end_seen,
         "completed_at": stream.completed_at,
     }
 
@@ -129,6 +152,7 @@ def _to_stream(row: sa.Row[Any]) -> LogStream:
         traceparent=row.traceparent,
         opened_at=row.opened_at,
         ended_at=row.ended_at,
+        is_end_seen=row.is_end_seen,
         completed_at=row.completed_at,
         record_count=row.record_count,
     )

@@ -4,7 +4,18 @@ Owns: their columns and constraints; `migrations` makes them. Records are in seg
 Always holds: (tenant, owner, attempt number) names one stream, so that positions are unambiguous.
 """
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    true,
+)
 
 from services.chassis.db.tables import NAMING, chassis_tables, utc
 
@@ -29,6 +40,13 @@ log_stream = Table(
     utc("expected_at"),
     utc("opened_at", nullable=True),
     utc("ended_at", nullable=True),
+    Column(
+        "is_end_seen",
+        Boolean,
+        nullable=False,
+        server_default=true(),
+        comment="false: the last of its output may be missing",
+    ),
     utc("completed_at", nullable=True),
     UniqueConstraint("tenant", "owner_id", "attempt_number"),
 )

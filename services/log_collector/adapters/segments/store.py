@@ -8,11 +8,12 @@ newest block is the checkpoint: there is no other record of the position that co
 import asyncio
 import fcntl
 import os
+import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -45,6 +46,8 @@ _ATTEMPTS_CACHED_MAX: Final = 256
 _IDENTITY: Final = "stream.json"
 _CURSOR: Final = "published.json"
 _LOCK: Final = "lock"
+_DELETED: Final = ".deleted"
+"""Folders on their way out; no attempt has such a name."""
 _SYNC_BYTES: Final = 8 * 1024 * 1024
 
 R = TypeVar("R")
@@ -123,6 +126,10 @@ class SegmentStore:
         """Move the cursor; a crash may lose the move, so that blocks are published again."""
         await self._on(self._writers, lambda: self._mark_published(attempt_id, through))
 
+    async def delete(self, attempt_id: str) -> None:
+        """Delete an attempt's folder, at once for whoever reads, after a crash in the next call."""
+        await self._on(self._writers, lambda: self._delete(attempt_id))
+
     async def unpublished_attempts(self) -> Sequence[str]:
         """Return the attempts that have grown since their cursor was moved."""
         return await self._on(self._readers, self._unpublished_attempts)
@@ -162,8 +169,13 @@ class SegmentStore:
         return Scan(batches, through)
 
     def _publishable(self, attempt_id: str, bytes_max: int, block_bytes_max: int) -> Publishable:
-        segments = self._segments(attempt_id)
+        try:
+            segments = self._segments(attempt_id)
+        except FileNotFoundError:
+            return Publishable()  # deleted
         identity = _read(segments.folder / _IDENTITY, StreamIdentity)
+        if identity is None and not segments.folder.exists():
+            return Publishable()  # deleted just now
         cursor = _read(segments.folder / _CURSOR, PublishedCursor)
         assert identity is not None, f"{segments.folder} has blocks but no identity"
         found: list[PublishableBlock] = []
@@ -187,6 +199,8 @@ class SegmentStore:
 
     def _mark_published(self, attempt_id: str, through: int) -> None:
         folder = self._root / attempt_id
+        if not folder.exists():
+            return  # deleted
         # Before looking for what is not published: a block that is written meanwhile is in neither.
         stored_bytes = _stored_bytes(folder)
         last = self._segments(attempt_id).last
@@ -195,10 +209,21 @@ class SegmentStore:
         # Not synced: what a loss of power takes from the cursor is published again.
         _replace(folder / _CURSOR, cursor, is_synced=False)
 
+    def _delete(self, attempt_id: str) -> None:
+        with self._cache_lock:
+            self._cached.pop(attempt_id, None)
+        deleted = self._root / _DELETED
+        deleted.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileNotFoundError):
+            (self._root / attempt_id).rename(deleted / attempt_id)
+        if (deleted / attempt_id).exists():
+            shutil.rmtree(deleted / attempt_id)
+        _sync_folder(self._root)
+
     def _unpublished_attempts(self) -> Sequence[str]:
         unpublished = []
         for folder in self._root.iterdir():
-            if not folder.is_dir():
+            if not folder.is_dir() or folder.name == _DELETED:
                 continue
             cursor = _read(folder / _CURSOR, PublishedCursor) or PublishedCursor()
             if _stored_bytes(folder) != cursor.stored_bytes:

@@ -73,5 +73,6 @@ def _attempt_from_pb(event: Event) -> AttemptEvent:
             if attempt.HasField("log_location")
             else None
         ),
+        is_end_seen=not attempt.end_unseen,
         traceparent=event.traceparent,
     )

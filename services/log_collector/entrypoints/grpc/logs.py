@@ -22,7 +22,10 @@ from services.log_collector.use_cases.read_logs import ReadLogs
 
 LOG_SERVICE: Final = pb.DESCRIPTOR.services_by_name["LogService"].full_name
 
-SCOPES: Final = {LOG_SERVICE: "logs:read"}
+SCOPES: Final = {
+    f"/{LOG_SERVICE}/ReadLogs": "logs:read",
+    f"/{LOG_SERVICE}/FollowLogs": "logs:read",
+}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from services.chassis.db.statements import is_one_of, take_turn
 from services.chassis.db.unit_of_work import Transaction
 from services.chassis.errors import NotFound
 from services.model_registry.adapters.postgres import tables
@@ -174,7 +175,8 @@ class PostgresArtifacts:
         self._tx = tx
 
     async def add(self, artifact: Artifact) -> None:
-        """Insert the row unless it is there."""
+        """Insert the row unless it is there; whoever deletes these bytes has done so, or waits."""
+        await take_turn(self._tx.connection, artifact.digest)
         await self._tx.connection.execute(
             insert(tables.artifact)
             .values(
@@ -198,8 +200,7 @@ class PostgresArtifacts:
         rows = await self._tx.connection.execute(
             sa.select(_ARTIFACT.digest, _ARTIFACT.size_bytes).where(
                 _ARTIFACT.tenant == self._tx.tenant,
-                # One array, not one parameter a digest: a manifest can have many.
-                _ARTIFACT.digest == sa.any_(sa.cast(list(digests), sa.ARRAY(sa.Text))),
+                is_one_of(_ARTIFACT.digest, digests),  # a manifest can have many
             )
         )
         return {row.digest: Artifact(Digest(row.digest), row.size_bytes) for row in rows}

@@ -62,7 +62,8 @@ artifact = Table(
     "artifact",
     metadata,
     Column("tenant", Text, primary_key=True),
-    Column("digest", Text, primary_key=True),
+    # By itself, too: bytes go with the last tenant that has them.
+    Column("digest", Text, primary_key=True, index=True),
     Column("size_bytes", BigInteger, nullable=False),
     utc("created_at"),
 )

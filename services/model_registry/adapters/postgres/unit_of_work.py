@@ -13,6 +13,7 @@ from services.chassis.db.unit_of_work import PostgresUnitOfWork, Transaction
 from services.chassis.events.envelope import NewEvent
 from services.chassis.tenancy import TenantId
 from services.model_registry import telemetry
+from services.model_registry.adapters.postgres.leavings import PostgresLeavings
 from services.model_registry.adapters.postgres.repositories import (
     PostgresArtifacts,
     PostgresModels,
@@ -64,6 +65,13 @@ class RegistryTransaction:
             )
 
 
+class RegistrySystemTransaction:
+    """An open transaction that is no tenant's."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self.leavings = PostgresLeavings(tx)
+
+
 class RegistryUnitOfWork:
     """Opens transactions on the registry's database.
 
@@ -86,6 +94,12 @@ class RegistryUnitOfWork:
         """Open one for a tenant."""
         async with self._unit_of_work(tenant) as tx:
             yield RegistryTransaction(tx, self._event_of)
+
+    @asynccontextmanager
+    async def system(self, *, because: str) -> AsyncIterator[RegistrySystemTransaction]:
+        """Open one that is no tenant's."""
+        async with self._unit_of_work.system(because=because) as tx:
+            yield RegistrySystemTransaction(tx)
 
     @asynccontextmanager
     async def reading(self, tenant: TenantId) -> AsyncIterator[RegistryTransaction]:
