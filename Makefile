@@ -18,6 +18,7 @@ WORKERS := 2
 
 ##@ Use
 .PHONY: demo up down status clean
+# MODELYARD_RUNTIME=auto|docker|process: where jobs run. MODELYARD_IMAGES="name=reference …": own images.
 demo: setup  ## set up, start everything, train, register, deploy and ask a model
 	@$(STACK) demo
 up: setup  ## start the platform; the address and the first key go to .modelyard/cli.env
@@ -30,13 +31,15 @@ clean:  ## stop everything and remove its data
 	@[ ! -x $(BIN)/python ] || $(STACK) clean
 
 ##@ Change
-.PHONY: setup protos environments fmt
+.PHONY: setup protos environments images fmt
 setup:  ## make .venv from uv.lock
 	@bash deploy/local/setup.sh
 protos:  ## generate Python from protos/
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash protos/generate.sh
 environments:  ## lock the model environments anew from their requirements.in
 	@bash deploy/environments/lock.sh
+images: setup  ## build the images of deploy/images on the Docker engine that `make up` would use
+	@$(STACK) images
 fmt:  ## format Python and protos
 	@$(BIN)/ruff format $(CODE) && $(BIN)/ruff check --fix --exit-zero --quiet $(CODE)
 	@$(BIN)/buf format -w
@@ -46,6 +49,7 @@ fmt:  ## format Python and protos
 test: setup  ## everything: set up, check, then every test on real parts
 	@$(MAKE) check
 	@$(STACK) prepare
+	@$(BIN)/python -m tests.support.docker_engine $(WORKERS)
 	@$(PYTEST) -n $(WORKERS) --dist loadgroup $(or $(T),tests --ignore=tests/e2e)
 	@[ -n "$(T)" ] || [ ! -d tests/e2e ] || $(PYTEST) tests/e2e
 check: lint types arch protos-check lock-check  ## format, lint, types, layers, protos, lock
@@ -70,6 +74,15 @@ integration:  ## tests on real PostgreSQL, Kafka and Redis
 	@$(PYTEST) -n $(WORKERS) --dist loadgroup $(or $(T),tests/integration)
 e2e:  ## all services as processes
 	@$(PYTEST) $(or $(T),tests/e2e)
+
+##@ Measure
+.PHONY: soak
+soak: setup  ## stop and freeze each part for 40 s under load, on both runtimes; prints a table
+	@$(STACK) prepare
+	@MODELYARD_SOAK=1 $(PYTEST) $(or $(T),tests/e2e/faults)
+.PHONY: bench
+bench: setup  ## how fast it is, beside a bare floor: T=start, T=gateway
+	@$(BIN)/python -m tests.bench $(T)
 
 ##@ Help
 .PHONY: help

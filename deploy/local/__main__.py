@@ -1,4 +1,4 @@
-"""`python -m deploy.local up|down|status|infra|prepare|clean|demo`: the local stack's commands."""
+"""The local stack's commands: `python -m deploy.local --help`."""
 
 import argparse
 import sys
@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from deploy.local import environments, stack
+from deploy.local import environments, identity, images, runtimes, services, stack
 from deploy.local.errors import StackError
+from deploy.local.runtimes import Wish
 from deploy.local.state import CHECKOUT, State
 
 _INTERRUPTED: Final = 130
@@ -37,8 +38,9 @@ def main() -> int:
 
 
 def _up(state: State) -> int:
-    gateway = stack.up(state)
-    print(f"Modelyard answers on http://{gateway}; this and the first key are in", end=" ")
+    running = stack.up(state, Wish.of_environment())
+    print(running.runtime.summary)
+    print(f"Modelyard answers on http://{running.gateway}; this and the first key are in", end=" ")
     print(f"{_shown(state.root / 'cli.env')}, logs are in {_shown(state.root / 'logs')}.")
     return 0
 
@@ -76,6 +78,20 @@ def _prepare(state: State) -> int:
     return 0
 
 
+def _images(state: State) -> int:
+    engine = runtimes.build_images(state, Wish.of_environment())
+    print(f"{', '.join(images.NAMES)} are on the Docker engine at {engine.url}.")
+    return 0
+
+
+def _rotate_keys(state: State) -> int:
+    print("Giving the services new keys while they run (90 s).", flush=True)
+    with state.command():
+        identity.rotate_keys(state, services.NAMES)
+    print("Each service signs with a new key; the old ones are no longer trusted.")
+    return 0
+
+
 def _clean(state: State) -> int:
     stack.clean(state)
     print(f"Removed the data of {_shown(state.root)}.")
@@ -91,7 +107,7 @@ def _demo(state: State) -> int:
     _up(state)
     Demo(
         cli=Path(sys.prefix) / "bin" / "modelyard",
-        model_python=environments.ensure(state, stack.MODEL_ENVIRONMENT) / "bin" / "python",
+        model_python=environments.ensure(state, runtimes.MODEL_ENVIRONMENT) / "bin" / "python",
         example=CHECKOUT / "examples" / "digits",
         logs=state.root / "logs",
         settings=CliSettings(_env_file=state.root / "cli.env"),
@@ -109,6 +125,8 @@ _HELP: Final = {
     "down": "stop everything that was started",
     "status": "show every part and whether it answers",
     "prepare": "fetch and build what the first start needs",
+    "images": "build the platform's images on the Docker engine that `up` would use",
+    "rotate-keys": "give each service a new key, without a restart or a failed call",
     "clean": "stop everything and remove its data",
     "demo": "start everything and run the main job through the public API",
 }
@@ -118,6 +136,8 @@ _COMMANDS: Final[Mapping[str, Callable[[State], int]]] = {
     "down": _down,
     "status": _status,
     "prepare": _prepare,
+    "images": _images,
+    "rotate-keys": _rotate_keys,
     "clean": _clean,
     "demo": _demo,
 }

@@ -71,7 +71,7 @@ class Demo:
                 ("services in the trace", ", ".join(seen.services)),
                 ("main job took", f"{time.monotonic() - started:.1f} s"),
                 ("look at it", f".venv/bin/modelyard trace show {trace_id}"),
-                ("", f"{self.settings.jaeger_url}/trace/{trace_id}"),
+                ("stop everything", "make down"),
             ]
         )
 
@@ -115,7 +115,7 @@ class Demo:
 
     def _succeeded(self, job_id: str) -> dict[str, Any]:
         def ended() -> dict[str, Any] | None:
-            job = self._json("show the job", "job", "get", job_id, is_traced=False)
+            job = self._json("show the job", "job", "show", job_id, is_traced=False)
             return job if job["state"] in {"SUCCEEDED", "FAILED", "CANCELLED"} else None
 
         job = self._until("finish the job", "scheduler", ended)
@@ -147,6 +147,7 @@ class Demo:
     def _deploy(self, version: int) -> dict[str, Any]:
         _say(4, "deploy the champion")
         if DEPLOYMENT in self._deployment_names():
+            print(f"      the deployment {DEPLOYMENT} of before is deleted first", flush=True)
             self._json(
                 "delete the last deployment", "deploy", "delete", DEPLOYMENT, is_traced=False
             )
@@ -158,7 +159,7 @@ class Demo:
         self._json("deploy the model", "deploy", "create", DEPLOYMENT, f"models:/{MODEL}@champion")
 
         def serving() -> dict[str, Any] | None:
-            found = self._json("show the deployment", "deploy", "get", DEPLOYMENT, is_traced=False)
+            found = self._json("show the deployment", "deploy", "show", DEPLOYMENT, is_traced=False)
             return found if found["state"] == "SERVING" else None
 
         deployment = self._until("start the model server", "scheduler", serving)

@@ -7,7 +7,6 @@ Always holds: a service sees its own database, folder and key only; a running se
 are no longer the wanted ones is restarted.
 """
 
-import json
 import os
 import sys
 import urllib.error
@@ -32,6 +31,7 @@ from deploy.local.processes import (
     running,
     stop,
 )
+from deploy.local.runtimes import Runtime
 from deploy.local.state import ProcessRecord, State, write_private
 from deploy.local.waiting import wait_until
 
@@ -40,6 +40,7 @@ NAMES: Final = ("model_registry", "scheduler", "log_collector", "api_gateway")
 
 _MIGRATE_MAX_S: Final = 120.0
 _READY_MAX_S: Final = 90.0
+_CORES_MIN: Final = 4
 _STOP_GRACE_S: Final = 45.0
 """Longer than a service's own bounds on its stages of shutdown."""
 
@@ -52,7 +53,7 @@ class Surroundings:
     kafka: str
     redis: str
     traces: TraceBackend
-    model_environment: Path
+    runtime: Runtime
 
     def port(self, name: str) -> int:
         """Return a service's port; the one it listens on, when it runs."""
@@ -68,28 +69,20 @@ def environment_table(around: Surroundings) -> Mapping[str, Mapping[str, str]]:
     state = around.state
     ports = {name: str(around.port(name)) for service in NAMES for name in _port_names(service)}
     grpc = {name: f"{LOOPBACK}:{ports[f'{name}.grpc']}" for name in NAMES if name != "api_gateway"}
-    containers = str(state.folder("containers"))
-    images = {
-        "modelyard/train-sklearn": str(around.model_environment),
-        "modelyard/serve-sklearn": str(around.model_environment),
-        "modelyard/base": sys.prefix,
-    }
     own: Mapping[str, Mapping[str, str]] = {
         "model_registry": {
             "ARTIFACTS__ROOT": str(state.folder("model_registry", "artifacts")),
         },
         "scheduler": {
             "REGISTRY__ADDRESS": grpc["model_registry"],
-            "RUNTIME__ALLOW_UNISOLATED": "true",
-            "RUNTIME__CONTAINERS_ROOT": containers,
-            "RUNTIME__IMAGES": json.dumps(images),
+            **around.runtime.settings,
             "RUNNER__NODE_CACHE_ROOT": str(state.folder("scheduler", "node-cache")),
             "RUNNER__NODE_ID": "local",
-            "RUNNER__CPU_MILLICORES": str(1000 * (os.cpu_count() or 1)),
+            "RUNNER__CPU_MILLICORES": str(cpu_millicores()),
             "RUNNER__MEMORY_BYTES": str(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
         },
         "log_collector": {
-            "COLLECT__CONTAINERS_ROOT": containers,
+            "COLLECT__CONTAINERS_ROOT": str(around.runtime.logs_root),
             "STORE__ROOT": str(state.folder("log_collector", "segments")),
         },
         "api_gateway": {
@@ -126,6 +119,11 @@ def environment_table(around: Surroundings) -> Mapping[str, Mapping[str, str]]:
     return {service: {**shared(service), **own[service]} for service in NAMES}
 
 
+def cpu_millicores() -> int:
+    """Return what the one node books: a small machine, too, runs a few containers at a time."""
+    return 1000 * max(_CORES_MIN, os.cpu_count() or 1)
+
+
 def start(around: Surroundings) -> str:
     """Start or adopt all services, their databases first; return the gateway's address."""
     state = around.state
@@ -136,6 +134,8 @@ def start(around: Surroundings) -> str:
         for service, settings in environment_table(around).items()
     }
     stale = [name for name in NAMES if not _runs_with(state, name, wanted[name])]
+    if stale:
+        print(f"Starting {', '.join(stale)}, databases first (10-30 s).", flush=True)
     for service in reversed(stale):
         stop(state, service)
     with ThreadPoolExecutor(max_workers=len(NAMES)) as pool:
@@ -235,11 +235,16 @@ def _wait_ready(state: State, service: str) -> None:
 def _write_cli_settings(around: Surroundings, gateway: str) -> None:
     """Write what the `modelyard` command reads, so that it works from the checkout as it is."""
     file = credentials_file(around.state)
+    records = around.state.read().processes
+    operations = {name: records[name].address for name in NAMES if name != "api_gateway"}
     settings = {
         "MODELYARD_URL": f"http://{gateway}",
         "MODELYARD_API_KEY": file.read_text().strip() if file.exists() else "",
         "MODELYARD_OTLP_ENDPOINT": around.traces.otlp_endpoint,
         "MODELYARD_JAEGER_URL": around.traces.query_url,
+        "MODELYARD_OPERATIONS": ",".join(
+            f"{name}=http://{address}" for name, address in operations.items()
+        ),
     }
     lines = "".join(f"{name}={value}\n" for name, value in settings.items())
     write_private(around.state.root / "cli.env", lines.encode())

@@ -41,4 +41,5 @@ if ! is_right_uv "$uv"; then
     .modelyard/uv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$UV_VERSION"
   fi
 fi
+[ -x .venv/bin/python ] || say "Installing the platform's packages into .venv (400 MB, once)."
 exec "$uv" sync --frozen --quiet --python "$python"

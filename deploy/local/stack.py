@@ -11,14 +11,25 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from deploy.local import environments, jaeger, kafka, postgres, redis, services
+from deploy.local import (
+    environments,
+    jaeger,
+    kafka,
+    own_engine,
+    postgres,
+    redis,
+    runtimes,
+    services,
+)
+from deploy.local.engine import Engine
 from deploy.local.errors import StackError
 from deploy.local.jaeger import TraceBackend
+from deploy.local.own_engine import OwnEngine
 from deploy.local.processes import STACK_MARK, STATE_MARK, end_marked, is_alive, running, stop
+from deploy.local.runtimes import MODEL_ENVIRONMENT, Runtime, Wish
 from deploy.local.state import State
 
 INFRASTRUCTURE: Final = (postgres.PART, redis.PART, jaeger.PART, kafka.PART)
-MODEL_ENVIRONMENT: Final = "sklearn"
 _TENANT_GRACE_S: Final = 10.0
 
 
@@ -66,6 +77,8 @@ def infra_up(state: State) -> Infrastructure:
 
 
 def _infra_up(state: State) -> Infrastructure:
+    if missing := [part for part in INFRASTRUCTURE if running(state, part) is None]:
+        print(f"Starting {', '.join(missing)} (10-20 s beside what is fetched).", flush=True)
     with ThreadPoolExecutor(max_workers=len(INFRASTRUCTURE)) as pool:
         database = pool.submit(_start_postgres, state)
         broker = pool.submit(_start_kafka, state)
@@ -86,20 +99,30 @@ def _start_kafka(state: State) -> str:
     return address
 
 
-def up(state: State) -> str:
-    """Start or adopt everything; return the gateway's address."""
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A stack that is up."""
+
+    gateway: str
+    """Address of the public API."""
+    runtime: Runtime
+
+
+def up(state: State, wish: Wish) -> Running:
+    """Start or adopt everything."""
     with state.command():
-        model_environment = environments.ensure(state, MODEL_ENVIRONMENT)
         infra = _infra_up(state)
-        return services.start(
+        runtime = runtimes.choose(state, wish)
+        gateway = services.start(
             services.Surroundings(
                 state=state,
                 kafka=infra.kafka,
                 redis=infra.redis,
                 traces=infra.traces,
-                model_environment=model_environment,
+                runtime=runtime,
             )
         )
+        return Running(gateway, runtime)
 
 
 def down(state: State, *, tenant_grace_s: float = _TENANT_GRACE_S) -> list[str]:
@@ -113,12 +136,27 @@ def down(state: State, *, tenant_grace_s: float = _TENANT_GRACE_S) -> list[str]:
             stopped.append("containers")
         stopped += [part for part in reversed(list(state.read().processes)) if stop(state, part)]
         end_marked(STACK_MARK, state, grace_s=_TENANT_GRACE_S)
+        if runtimes.release(state) and "containers" not in stopped:
+            stopped.append("containers")
         return stopped
 
 
 def status(state: State) -> Sequence[PartStatus]:
     """Look at every part, asking each one itself."""
-    return [_status_of(state, part) for part in (*INFRASTRUCTURE, *services.NAMES)]
+    parts = [_status_of(state, part) for part in (*INFRASTRUCTURE, *services.NAMES)]
+    return [_engine_status(state), *parts] if state.read().engine else parts
+
+
+def _engine_status(state: State) -> PartStatus:
+    url = state.read().engine
+    health = "healthy" if Engine(url).answers() else "unhealthy"
+    own = OwnEngine.of(state.tools)
+    if url != own.engine.url:
+        return PartStatus(own_engine.PART, None, url, health, "(of this machine)")
+    record = own.record
+    if record is None:
+        return PartStatus(own_engine.PART, None, url, "died", str(own.log))
+    return PartStatus(own_engine.PART, record.pid, url, health, record.log)
 
 
 def _status_of(state: State, part: str) -> PartStatus:

@@ -52,6 +52,10 @@ class StackRecord(msgspec.Struct):
     processes: dict[str, ProcessRecord] = {}
     folders: dict[str, str] = {}
     """Folders outside of the state folder, by part; removed by `clean`."""
+    runtime: str = ""
+    """Where containers run, from `up` to `down`; empty: not chosen."""
+    engine: str = ""
+    """The Docker engine that they run on, if they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,7 @@ class State:
                 entry.unlink(missing_ok=True)
 
 
-TOOL_FOLDERS: Final = ("uv", "java", "kafka", "jaeger", "environments")
+TOOL_FOLDERS: Final = ("uv", "java", "kafka", "jaeger", "environments", "engine", "images")
 """What `clean` keeps when the tools lie in the same folder: costly to fetch or build again."""
 
 
