@@ -5,6 +5,7 @@ from typing import Final
 
 import pytest
 
+from tests.support.docker_engine import docker_engine, end_abandoned
 from tests.support.fixtures import (
     database_url,
     kafka_broker,
@@ -13,11 +14,13 @@ from tests.support.fixtures import (
     redis_address,
     redis_url,
 )
-from tests.support.platform import platform
-from tests.support.run_scope import close_run, open_run
+from tests.support.platform import docker_platform, platform
+from tests.support.run_scope import close_run, is_worker, open_run
 
 __all__ = [
     "database_url",
+    "docker_engine",
+    "docker_platform",
     "kafka_broker",
     "kafka_topic",
     "platform",
@@ -39,6 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Leave nothing running, whatever became of the workers."""
     close_run()
+    if not is_worker():
+        end_abandoned()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -141,3 +141,9 @@ def test_decisions_are_listed() -> None:
         assert record.name in index, f"{record.name} is not in the index"
         text = record.read_text()
         assert "# " in text.splitlines()[0]
+
+
+def test_the_readme_links_every_how_to() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for page in sorted((ROOT / "docs" / "how-to").glob("*.md")):
+        assert f"(docs/how-to/{page.name})" in readme, f"README.md does not link {page.name}"

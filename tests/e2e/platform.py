@@ -25,7 +25,7 @@ from tests.support.eventually import until
 from tests.support.platform import Platform as RunningPlatform
 
 LOCALHOST: Final = "127.0.0.1"
-CPU_MILLICORES: Final = 1000 * (os.cpu_count() or 1)
+CPU_MILLICORES: Final = services.cpu_millicores()
 """All that the one node has."""
 _COMMAND_S_MAX: Final = 120.0
 
@@ -69,6 +69,7 @@ class Platform:
                 "MODELYARD_API_KEY": self.running.api_key,
                 "MODELYARD_OTLP_ENDPOINT": self.running.otlp_endpoint,
                 "MODELYARD_JAEGER_URL": self.running.jaeger_url,
+                "MODELYARD_OPERATIONS": "",
             }
             | environment,
             input=stdin,
@@ -122,9 +123,16 @@ class Platform:
         return services.is_healthy(self.address_of(service))
 
     def start_again(self) -> None:
-        """Start whatever does not run; all of it is found where it was."""
-        gateway = stack.up(self.state)
-        assert f"http://{gateway}" == self.running.url
+        """Start whatever does not run; all of it is found where it was.
+
+        Returns once each service answers through the gateway, whose breakers may have opened.
+        """
+        again = stack.up(self.state, self.running.wish)
+        assert f"http://{again.gateway}" == self.running.url
+        with self.client(tries_max=30) as client:
+            client.models()
+            for job in client.jobs(limit=1):
+                next(client.logs(job.id), None)
 
     @contextmanager
     def another_gateway(self, **settings: str) -> Iterator[str]:

@@ -40,7 +40,7 @@ def test_run_follows_the_output_and_ends_with_the_programs_code(
     ("arguments", "environment", "code", "says"),
     [
         (["run"], {}, 2, "Missing argument"),
-        (["job", "get", "job_unknown"], {}, 3, "NOT_FOUND"),
+        (["job", "show", "job_unknown"], {}, 3, "NOT_FOUND"),
         (["job", "list"], {"MODELYARD_API_KEY": "wrong"}, 3, "UNAUTHENTICATED"),
         (["deploy", "create", "x", "models:/unknown/1"], {}, 3, "NOT_FOUND"),
         (["status"], {"MODELYARD_URL": NOBODY_LISTENS}, 4, "can't reach"),
@@ -67,10 +67,10 @@ def test_json_is_all_that_standard_output_has(platform: Platform, bench: Bench) 
         return json.loads(done.stdout)
 
     assert answer("status")["ready"] is True
-    assert answer("job", "get", job.id)["state"] == "SUCCEEDED"
+    assert answer("job", "show", job.id)["state"] == "SUCCEEDED"
     assert job.id in [found["id"] for found in answer("job", "list")]
     assert answer("job", "logs", "-f", job.id)["text"] == "line"
-    issued = answer("key", "issue", "program", "--scope", "jobs:read")
+    issued = answer("key", "create", "program", "--scope", "jobs:read")
     assert issued["text"].startswith("myk_")
     assert platform.cli("key", "revoke", issued["key"]["id"]).returncode == 0
     keys = bench.client.keys()
@@ -87,3 +87,13 @@ def test_job_file_is_submitted_once_under_its_key(platform: Platform, bench: Ben
 
     [job_id] = {json.loads(done.stdout)["id"] for done in twice}
     assert bench.ended(bench.client.job(job_id)).state == "SUCCEEDED"
+
+
+def test_the_job_file_of_the_help_succeeds(platform: Platform, bench: Bench) -> None:
+    shown = platform.cli("job", "submit", "--help").stdout
+    sample = shown[shown.index("{") : shown.rindex("}") + 1]
+
+    done = platform.cli("--json", "job", "submit", "-", stdin=sample)
+
+    assert done.returncode == 0, done.stderr
+    assert bench.ended(bench.client.job(json.loads(done.stdout)["id"])).state == "SUCCEEDED"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
-from modelyard.client import Job, JobOutput, JobSpec
+from modelyard.client import Job, JobInput, JobOutput, JobSpec
 
 from tests.e2e.bench import Bench, is_running
 from tests.e2e.platform import CPU_MILLICORES
@@ -105,6 +105,17 @@ def test_job_in_line_is_cancelled_at_once_and_never_starts(bench: Bench) -> None
     bench.open_gate()
     assert bench.ended(first).state == "SUCCEEDED"
     assert bench.starts_of(waiting) == []
+
+
+def test_job_whose_input_nobody_has_stored_fails_naming_the_field(bench: Bench) -> None:
+    nowhere = JobInput(name="data", digest="sha256:" + "0" * 64)
+    spec = bench.spec("pass").model_copy(update={"inputs": [nowhere]})
+
+    failed = bench.ended(bench.submit(spec))
+
+    assert failed.failure is not None
+    assert failed.failure.reason == "start"
+    assert failed.failure.message.startswith(f"spec.inputs[0].digest: artifact {nowhere.digest}")
 
 
 def whole_node_job(bench: Bench, *, after: int) -> JobSpec:

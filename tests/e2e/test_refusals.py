@@ -62,7 +62,9 @@ def problem_of(answer: httpx.Response, status: int) -> dict[str, Any]:
         pytest.param(VALID | {"timeouts": {"run": "PT0.5S"}}, "timeouts.run", id="too short a run"),
         pytest.param(VALID | {"timeouts": {"run": "P8D"}}, "timeouts.run", id="too long a run"),
         pytest.param(
-            VALID | {"resources": {"cpu_millicores": 1_000_000}}, "resources", id="no such node"
+            VALID | {"resources": {"cpu_millicores": 1_000_000}},
+            "resources.cpu_millicores",
+            id="no such node",
         ),
         pytest.param(
             VALID | {"outputs": [{"name": "m", "path": "../m"}]}, "outputs[0].path", id="leads out"

@@ -24,6 +24,16 @@ def until(check: Callable[[], T | None], *, what: str, within_s: float = WITHIN_
     return answer
 
 
+def is_within(check: Callable[[], object], *, within_s: float) -> bool:
+    """Return whether `check` gives a truthy answer within the bound."""
+    ends_at = time.monotonic() + within_s
+    while not check():
+        if time.monotonic() >= ends_at:
+            return False
+        time.sleep(_POLL_INTERVAL_S)
+    return True
+
+
 async def eventually(
     check: Callable[[], Awaitable[T | None]], *, what: str, within_s: float = WITHIN_S
 ) -> T:

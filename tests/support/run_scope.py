@@ -28,14 +28,14 @@ _START_MAX_S: Final = 300.0
 
 def open_run() -> None:
     """Name the run's folder in the process that pytest began as; workers inherit the name."""
-    if not _is_worker():
+    if not is_worker():
         name = f"modelyard-tests-{secrets.token_hex(4)}"
         os.environ[_FOLDER_VARIABLE] = str(Path(tempfile.gettempdir()) / name)
 
 
 def close_run() -> None:
     """Stop whatever crashed workers left running, and remove the run's folder."""
-    if _is_worker() or not (state := run_state()).root.exists():
+    if is_worker() or not (state := run_state()).root.exists():
         return
     stack.clean(state)
     shutil.rmtree(state.root, ignore_errors=True)
@@ -76,5 +76,6 @@ def shared(name: str, start: Callable[[State], T], halt: Callable[[State], objec
                     halt(state)
 
 
-def _is_worker() -> bool:
+def is_worker() -> bool:
+    """Return whether this process is one of several that share the run's tests."""
     return "PYTEST_XDIST_WORKER" in os.environ

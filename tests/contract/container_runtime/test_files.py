@@ -33,7 +33,7 @@ async def test_program_runs_in_its_unpacked_source(kit: Kit, tmp_path: Path) -> 
         source=_bundle(tmp_path / "source.tgz", files),
     )
 
-    assert kit.output(status.name) == "imported\nTrue\n"
+    assert await kit.output(status.name) == "imported\nTrue\n"
 
 
 async def test_create_leaves_nothing_when_the_source_is_no_bundle(kit: Kit, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ async def test_inputs_are_read_only_copies(kit: Kit, tmp_path: Path) -> None:
     )
     await kit.runtime.wait_exit(name)
 
-    assert kit.output(name) == "data 0o444 0o555\n"
+    assert await kit.output(name) == "data 0o444 0o555\n"
     assert cached.stat().st_nlink == 1
 
 
@@ -74,7 +74,7 @@ async def test_working_folder_gets_files_and_texts(kit: Kit, tmp_path: Path) -> 
     )
     await kit.runtime.wait_exit(name)
 
-    assert kit.output(name) == "weights {}\n"
+    assert await kit.output(name) == "weights {}\n"
 
 
 async def test_outputs_are_listed_with_their_paths(kit: Kit) -> None:
@@ -171,8 +171,26 @@ async def test_checkpoint_folder_is_writable(kit: Kit) -> None:
 
 async def test_remove_deletes_what_the_program_made_unwritable(kit: Kit) -> None:
     status = await kit.ran("import os; os.makedirs('a/b'); os.chmod('a/b', 0); os.chmod('a', 0)")
-    assert stat.S_IMODE((kit.root / status.name / "work" / "a").stat().st_mode) == 0
+    assert stat.S_IMODE((kit.files(status.name) / "work" / "a").stat().st_mode) == 0
 
+    await kit.runtime.remove(status.name)
+
+    assert list(kit.root.iterdir()) == []
+
+
+DEEP = """
+import os
+os.chdir(os.environ["MODELYARD_OUTPUTS"])
+for _ in range(1500):
+    os.mkdir("d"); os.chdir("d")
+"""
+
+
+async def test_outputs_are_refused_when_they_are_too_deep_and_go_all_the_same(kit: Kit) -> None:
+    status = await kit.ran(DEEP)
+
+    with pytest.raises(InvalidArgument, match="deeper"):
+        await kit.runtime.list_output(status.name, "d", files_max=10, bytes_max=10)
     await kit.runtime.remove(status.name)
 
     assert list(kit.root.iterdir()) == []

@@ -28,6 +28,7 @@ async def test_a_stream_comes_back_as_it_was_added_and_saved(database: UnitOfWor
         state=StreamState.COMPLETED,
         opened_at=NOW,
         ended_at=NOW,
+        is_end_seen=False,
         completed_at=NOW,
         record_count=2**40,
     )

@@ -179,7 +179,7 @@ async def test_published_facts_are_in_the_trace_of_the_job(
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
     await consuming.registry.client.put(b"weights")
     await consuming.tell(job_succeeded(topic=consuming.jobs, traceparent=TRACEPARENT))
     async with consuming.consumer() as consumer:

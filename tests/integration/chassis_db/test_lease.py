@@ -137,6 +137,20 @@ async def test_a_new_holder_waits_for_what_the_old_one_has_begun(store: Store) -
     assert taken.epoch == 2
 
 
+async def test_a_holder_that_is_paused_in_its_work_lets_go_of_it(store: Store) -> None:
+    held = await _keeper(store, "a").acquire()
+    assert held is not None
+    limit = sa.text("SELECT current_setting('idle_in_transaction_session_timeout')")
+
+    async with store.unit_of_work.system(because="the holder works") as tx:
+        usual = await tx.connection.scalar(limit)
+        await tx.hold(held)
+        assert await tx.connection.scalar(limit) == "5s"
+
+    async with store.unit_of_work.system(because="others work") as tx:
+        assert await tx.connection.scalar(limit) == usual != "5s"
+
+
 async def test_a_busy_holder_does_not_keep_itself_from_renewing(store: Store) -> None:
     keeper = _keeper(store, "a")
     held = await keeper.acquire()

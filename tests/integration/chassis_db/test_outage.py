@@ -128,3 +128,21 @@ async def test_a_full_pool_is_unavailable_but_no_outage(store: Store) -> None:
                         pass
         async with unit_of_work(ALPHA) as tx:  # the breaker has stayed closed
             assert await tx.connection.scalar(sa.text("SELECT 1")) == 1
+
+
+async def test_a_read_is_given_up_in_time_and_the_next_one_finds_the_database(store: Store) -> None:
+    clock = SystemClock()
+    unit_of_work = PostgresUnitOfWork(
+        store.engine,
+        TABLES,
+        source="modelyard/tests",
+        clock=clock,
+        ids=TimeOrderedIds(clock),
+        read_timeout=timedelta(milliseconds=200),
+    )
+    with pytest.raises(Unavailable):
+        async with unit_of_work.reading(because="test") as connection:
+            await connection.execute(sa.text("SELECT pg_sleep(60)"))
+
+    async with unit_of_work.reading(because="test") as connection:
+        assert await connection.scalar(sa.text("SELECT 1")) == 1

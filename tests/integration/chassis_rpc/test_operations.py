@@ -13,6 +13,7 @@ async def test_operators_see_life_readiness_and_metrics() -> None:
         raise Unavailable("kafka")
 
     readiness = Readiness()
+    readiness.advise("runtime", down)
     async with (
         serve_operations(OperationsSettings(port=0), readiness) as port,
         aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client,
@@ -24,7 +25,10 @@ async def test_operators_see_life_readiness_and_metrics() -> None:
         async with client.get("/readyz") as answer:
             assert (answer.status, await answer.json()) == (503, {"ready": False})
         async with client.get("/readyz?verbose") as answer:
-            assert (await answer.json())["checks"] == {"kafka": "kafka is not available"}
+            told = await answer.json()
+            assert told["checks"] == {"kafka": "kafka is not available"}
+            assert told["advisories"] == {"runtime": "kafka is not available"}
+            assert "breakers" in told
         for path in ("/livez", "/healthz"):
             async with client.get(path) as answer:
                 assert answer.status == 200

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from modelyard.scheduler.v1 import job_service_pb2 as pb
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -10,7 +11,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from services.chassis.errors import Internal, NotFound
 from services.chassis.rpc.context import Context, acting_as
-from services.chassis.telemetry.tracing import tracer
+from services.chassis.telemetry.tracing import context_from, tracer
 from tests.integration.chassis_rpc.test_errors import failing
 from tests.integration.chassis_rpc.yard import ANNA, Handlers, Yard
 
@@ -52,6 +53,27 @@ async def test_two_hops_are_one_chain_of_spans_without_an_orphan(
         (GET_JOB, SpanKind.SERVER),
     ]
     assert len({span.context.trace_id for span in found}) == 1
+
+
+async def test_a_trace_that_is_not_recorded_travels_on_without_spans(
+    yard: Yard, spans: InMemorySpanExporter
+) -> None:
+    seen = []
+
+    async def remember(_request: Any, context: Context) -> Any:
+        seen.append(dict(context.invocation_metadata() or ())["traceparent"])
+        return pb.GetJobResponse()
+
+    server = await yard.serving(Handlers(get_job=remember))
+    client = await yard.client(server.port)
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+
+    around = trace.get_current_span(context_from(traceparent))
+    with acting_as(ANNA), trace.use_span(around):
+        await client.get_job()
+
+    assert seen == [traceparent]
+    assert spans.get_finished_spans() == ()
 
 
 @pytest.mark.parametrize(

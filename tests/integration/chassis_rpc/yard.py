@@ -34,10 +34,13 @@ JOBS = "modelyard.scheduler.v1.JobService"
 LOGS = "modelyard.logs.v1.LogService"
 ARTIFACTS = "modelyard.registry.v1.ArtifactService"
 SCOPES = {
-    JOBS: "jobs:read",
+    **{f"/{JOBS}/{method}": "jobs:read" for method in ("SubmitJob", "GetJob", "ListJobs")},
     f"/{JOBS}/CancelJob": "jobs:write",
-    LOGS: "logs:read",
-    ARTIFACTS: "artifacts:write",
+    **{f"/{LOGS}/{method}": "logs:read" for method in ("ReadLogs", "FollowLogs")},
+    **{
+        f"/{ARTIFACTS}/{method}": "artifacts:write"
+        for method in ("PutArtifact", "GetArtifact", "StatArtifact")
+    },
 }
 SOON = timedelta(seconds=5)
 ANNA = Principal(
@@ -185,12 +188,14 @@ class Yard:
 
 
 @asynccontextmanager
-async def serving(handlers: Handlers, **settings: Any) -> AsyncIterator[RpcServer]:
+async def serving(
+    handlers: Handlers, *, verifier: TokenVerifier | None = None, **settings: Any
+) -> AsyncIterator[RpcServer]:
     async with serve(
         GrpcServerSettings(**{"port": 0, **settings}),
         register=handlers.register,
         services=(JOBS, LOGS, ARTIFACTS),
-        verifier=a_verifier(),
+        verifier=verifier or a_verifier(),
         required_scopes=SCOPES,
     ) as server:
         yield server

@@ -32,6 +32,27 @@ class MemoryLogStreams:
             row for row in self._mine() if row.state.is_collected and node_id in {None, row.node_id}
         ][:limit]
 
+    async def not_collected(
+        self, tenants: Sequence[TenantId], node_id: str | None, *, limit: int
+    ) -> Sequence[str]:
+        return [
+            row.attempt_id
+            for row in self._mine()
+            if row.tenant in tenants
+            and not row.state.is_collected
+            and node_id in {None, row.node_id}
+        ][:limit]
+
+    async def delete(self, attempt_ids: Sequence[str]) -> int:
+        found = [
+            row.attempt_id
+            for row in self._mine()
+            if row.attempt_id in attempt_ids and not row.state.is_collected
+        ]
+        for attempt_id in found:
+            del self._rows[attempt_id]
+        return len(found)
+
     async def next_number(self, owner_id: str) -> int:
         return max((row.attempt_number for row in await self.of_owner(owner_id)), default=0) + 1
 
@@ -65,16 +86,22 @@ class MemoryTransaction:
 
 
 class MemoryDatabase:
-    """A unit of work over dictionaries; `is_down` makes each one fail."""
+    """A unit of work over dictionaries; `is_down` makes each one fail.
+
+    With `is_commit_unheard` the next one that emits a fact fails though it is committed.
+    """
 
     def __init__(self, *streams: LogStream) -> None:
         self.rows = {stream.attempt_id: stream for stream in streams}
         self.claimed: set[str] = set()
         self.facts: list[StreamTransitioned] = []
         self.is_down = False
+        self.is_commit_unheard = False
+        self.tenant_transaction_count = 0
 
     @asynccontextmanager
     async def __call__(self, tenant: TenantId) -> AsyncIterator[MemoryTransaction]:
+        self.tenant_transaction_count += 1
         async with self._open(tenant) as tx:
             yield tx
 
@@ -92,6 +119,9 @@ class MemoryDatabase:
         yield tx
         self.rows, self.claimed = tx.rows, tx.claimed
         self.facts += tx.facts
+        if tx.facts and self.is_commit_unheard:
+            self.is_commit_unheard = False
+            raise Unavailable("database")
 
 
 async def until(is_so: Callable[[], bool | Awaitable[bool]], *, within_s: float = WITHIN_S) -> None:

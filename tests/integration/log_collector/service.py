@@ -115,10 +115,19 @@ class Service:
     drain: Callable[[], None]
 
     async def tell(
-        self, stream: LogStream, state: str, *, version: int, traceparent: str | None = None
+        self,
+        stream: LogStream,
+        state: str,
+        *,
+        version: int,
+        traceparent: str | None = None,
+        is_end_seen: bool = True,
     ) -> None:
         """Publish an event of the stream's attempt, as the scheduler does."""
-        await self.send(attempt_event(stream, state, version=version, traceparent=traceparent))
+        event = attempt_event(
+            stream, state, version=version, traceparent=traceparent, is_end_seen=is_end_seen
+        )
+        await self.send(event)
 
     async def send(self, event: NewEvent) -> None:
         """Publish an event."""
@@ -140,7 +149,12 @@ class Service:
 
 
 def attempt_event(
-    stream: LogStream, state: str, *, version: int, traceparent: str | None = None
+    stream: LogStream,
+    state: str,
+    *,
+    version: int,
+    traceparent: str | None = None,
+    is_end_seen: bool = True,
 ) -> NewEvent:
     """Return the event that an attempt has reached a state."""
     at = Timestamp()
@@ -158,6 +172,7 @@ def attempt_event(
         node_id=stream.node_id,
         container_name=stream.attempt_id,
         at=at,
+        end_unseen=not is_end_seen,
     )
     if state in {"started", "exited"} and stream.location is not None:
         message.log_location.format = stream.location.format

@@ -1,6 +1,7 @@
 """From a container's file to readers, followers and the broker."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,10 @@ from services.chassis.errors import InvalidArgument, QueueFull
 from services.chassis.events.ports import DuplicateEvent
 from services.chassis.tenancy import TenantId
 from services.log_collector.domain.log_stream import OwnerKind, StreamState
-from services.log_collector.domain.records import LogFilter, LogPosition, Source
+from services.log_collector.domain.records import LogFilter, LogPosition, Mark, Source
+from services.log_collector.use_cases.collect_stream import Collection, CollectStream
+from services.log_collector.use_cases.expect_stream import AttemptEvent
+from services.log_collector.use_cases.read_logs import LogPage
 from tests.integration.log_collector.fakes import until
 from tests.integration.log_collector.yard import ACME, ANY, BEGINNING, Yard, a_stream, running_yard
 from tests.unit.log_collector.builders import entry
@@ -74,6 +78,29 @@ async def test_rotations_lose_and_repeat_nothing(yard: Yard) -> None:
 
     assert await yard.followed() == expected
     assert await yard.texts() == expected
+
+
+async def test_a_bug_that_one_stream_meets_stops_no_other_one(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = a_stream(attempt_id="att_2", owner_id="job_2")
+    collect = CollectStream.__call__
+
+    async def meet_a_bug(use_case: CollectStream, collection: Collection) -> int | None:
+        if collection.stream.attempt_id == broken.attempt_id:
+            raise RuntimeError("a bug")
+        return await collect(use_case, collection)
+
+    monkeypatch.setattr(CollectStream, "__call__", meet_a_bug)
+    yard.container(broken).write("unread")
+    await yard.open_stream(yard.event(broken))
+    log = yard.container(STREAM)
+    log.write("one")
+    await yard.open_stream(yard.event(STREAM))
+    await yard.end_stream(yard.event(STREAM))
+
+    assert await yard.followed() == ["one"]
+    assert yard.database.rows["att_2"].state is StreamState.OPENED
 
 
 async def test_a_restart_goes_on_where_the_store_ends(tmp_path: Path) -> None:
@@ -196,6 +223,48 @@ async def test_an_event_that_is_delivered_again_changes_nothing(yard: Yard) -> N
 async def test_a_start_without_a_location_is_refused(yard: Yard) -> None:
     with pytest.raises(InvalidArgument):
         await yard.open_stream(replace(yard.event(STREAM), location=None))
+
+
+def unseen_end(yard: Yard) -> AttemptEvent:
+    return replace(yard.event(STREAM), is_end_seen=False)
+
+
+async def test_output_whose_end_was_not_seen_ends_in_one_gap(yard: Yard) -> None:
+    log = yard.container(STREAM)
+    log.write("one")
+    log.write_raw(entry("cut sho", end=""))
+    await yard.open_stream(yard.event(STREAM))
+    for _ in range(2):
+        await yard.end_stream(unseen_end(yard))
+
+    page = await complete_page(yard)
+
+    texts = [record.text for _, record in page.records]
+    assert texts[:2] == ["one", "cut sho"]
+    assert "may be missing" in texts[2]
+    assert [record.mark for _, record in page.records] == [None, None, Mark.GAP]
+
+
+async def test_gap_is_stored_once_when_the_collector_restarts_before_the_stream_is_complete(
+    tmp_path: Path,
+) -> None:
+    async with running_yard(tmp_path) as yard:
+        yard.container(STREAM).write("one")
+        await yard.open_stream(yard.event(STREAM))
+        await yard.end_stream(unseen_end(yard))
+        await complete_page(yard)
+        completed = yard.database.rows[STREAM.attempt_id]
+    not_committed = replace(completed, state=StreamState.ENDING, completed_at=None, record_count=0)
+
+    async with running_yard(tmp_path, not_committed) as yard:
+        page = await complete_page(yard)
+
+    assert [record.mark for _, record in page.records] == [None, Mark.GAP]
+
+
+async def complete_page(yard: Yard) -> LogPage:
+    await until(lambda: yard.state(STREAM) is StreamState.COMPLETED)
+    return await yard.read_logs(ACME, "job_1", after=BEGINNING, record_count_max=9, wanted=ANY)
 
 
 async def test_a_file_that_stays_absent_leaves_a_gap(yard: Yard) -> None:
@@ -347,6 +416,23 @@ async def test_a_database_that_is_away_delays_the_end_only(yard: Yard) -> None:
         StreamState.OPENED,
         StreamState.COMPLETED,
     ]
+
+
+async def test_nothing_is_added_to_output_whose_completion_was_committed_without_an_answer(
+    yard: Yard,
+) -> None:
+    log = yard.container(STREAM)
+    log.write("one")
+    await yard.open_stream(yard.event(STREAM))
+    await yard.until_stored(STREAM, 1)
+    yard.database.is_commit_unheard = True
+    await yard.end_stream(yard.event(STREAM))
+    await until(lambda: yard.state(STREAM) is StreamState.COMPLETED)
+    shutil.rmtree(log.folder)  # the runner has heard of it
+    earlier_count = yard.database.tenant_transaction_count
+    await until(lambda: yard.database.tenant_transaction_count > earlier_count)
+
+    assert await yard.texts() == ["one"]
 
 
 async def test_more_streams_than_the_bound_are_collected_in_turn(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
     return exporter
 
 
@@ -92,6 +92,20 @@ async def test_a_job_is_followed_from_before_its_start_to_its_end(
     )
     assert completed.record_count == 2
     assert completed.state == log_events_pb2.LOG_STREAM_STATE_COMPLETED
+
+
+@pytest.mark.parametrize("is_end_seen", [True, False])
+async def test_readers_are_told_when_the_end_of_the_output_was_not_seen(
+    service: Service, log: ContainerLog, *, is_end_seen: bool
+) -> None:
+    await service.tell(STREAM, "started", version=2)
+    log.write("one")
+    await service.tell(STREAM, "exited", version=3, is_end_seen=is_end_seen)
+    await until(lambda: len(service.broker.records(STREAMS)) == 2)
+
+    page = await service.client.read(pb.ReadLogsRequest(owner_id="job_1"))
+
+    assert [record.gap for record in page.records] == ([False] if is_end_seen else [False, True])
 
 
 async def test_blocks_on_the_broker_are_what_readers_get(

@@ -36,7 +36,7 @@ from services.chassis.rpc.identity import TokenSigner, TokenVerifier
 from services.chassis.rpc.server import serve
 from services.chassis.settings import GrpcClientSettings, GrpcServerSettings, PostgresSettings
 from services.chassis.tenancy import Principal, TenantId
-from services.model_registry.adapters.blob_store import open_blob_store
+from services.model_registry.adapters.blob_store import FileBlobStore, open_blob_store
 from services.model_registry.adapters.postgres.tables import chassis
 from services.model_registry.adapters.postgres.unit_of_work import RegistryUnitOfWork
 from services.model_registry.bootstrap import (
@@ -84,17 +84,26 @@ class Client:
     """Calls the registry for one tenant, as the gateway does."""
 
     def __init__(
-        self, channel: Any, *, tenant: TenantId = ACME, scopes: Iterable[str] = SCOPES
+        self,
+        channel: Any,
+        *,
+        tenant: TenantId = ACME,
+        scopes: Iterable[str] = SCOPES,
+        subject: str = "tests",
     ) -> None:
         self.models = ModelServiceStub(channel)
         self.artifacts = ArtifactServiceStub(channel)
-        self._channel = channel
-        self._principal = Principal(tenant, "tests", frozenset(scopes))
+        self.channel = channel
+        self._principal = Principal(tenant, subject, frozenset(scopes))
         self._edge = Edge.to(SERVICE)
 
     def of(self, tenant: TenantId, *, scopes: Iterable[str] = SCOPES) -> "Client":
         """Return a client of another tenant, or with other scopes."""
-        return Client(self._channel, tenant=tenant, scopes=scopes)
+        return Client(self.channel, tenant=tenant, scopes=scopes)
+
+    def named(self, subject: str, *, scopes: Iterable[str]) -> "Client":
+        """Return a client for another principal of the tenant."""
+        return Client(self.channel, subject=subject, scopes=scopes)
 
     async def call(self, method: Any, request: Any, *, key: str | None = None) -> Any:
         """Make a unary call. Raises ModelyardError."""
@@ -206,8 +215,12 @@ class Registry:
     """A running registry."""
 
     client: Client
+    node: Client
+    """Calls as the scheduler does, whose nodes run jobs."""
     app: App
     database: PostgresUnitOfWork
+    unit_of_work: RegistryUnitOfWork
+    blobs: FileBlobStore
     root: Path
 
     async def events(self) -> list[tuple[str, model_events_pb2.ModelChanged]]:
@@ -237,6 +250,7 @@ class Registry:
 async def running_registry(root: Path, url: str) -> AsyncIterator[Registry]:
     """Run the registry, without its loops, until the block ends."""
     private, public = identity()
+    of_nodes, public_of_nodes = identity()
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(
             open_engine(PostgresSettings(url=SecretStr(url)), application_name=SERVICE)
@@ -252,17 +266,23 @@ async def running_registry(root: Path, url: str) -> AsyncIterator[Registry]:
                 GrpcServerSettings(port=0),
                 register=app.register,
                 services=RPC_SERVICES,
-                verifier=TokenVerifier({"api-gateway": public}, CLOCK),
+                verifier=TokenVerifier(
+                    {"api-gateway": public, "scheduler": public_of_nodes}, CLOCK
+                ),
                 required_scopes=REQUIRED_SCOPES,
             )
         )
-        channel = await stack.enter_async_context(
-            open_channel(
-                GrpcClientSettings(address=f"127.0.0.1:{server.port}"),
-                signer=TokenSigner("api-gateway", private, CLOCK),
+        settings = GrpcClientSettings(address=f"127.0.0.1:{server.port}")
+        channel, channel_of_nodes = [
+            await stack.enter_async_context(open_channel(settings, signer=signer))
+            for signer in (
+                TokenSigner("api-gateway", private, CLOCK),
+                TokenSigner("scheduler", of_nodes, CLOCK),
             )
+        ]
+        yield Registry(
+            Client(channel), Client(channel_of_nodes), app, database, unit_of_work, blobs, root
         )
-        yield Registry(Client(channel), app, database, root)
 
 
 def an_output(

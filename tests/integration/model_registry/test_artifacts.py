@@ -4,9 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor import ServiceDescriptor
 from modelyard.registry.v1 import artifact_service_pb2 as pb
 
-from services.chassis.errors import InvalidArgument, NotFound, PayloadTooLarge
+from services.chassis.errors import (
+    InvalidArgument,
+    NotFound,
+    PayloadTooLarge,
+    PermissionDenied,
+)
 from services.chassis.rpc.context import acting_as
 from services.chassis.tenancy import Principal
 from tests.integration.model_registry.registry import (
@@ -152,3 +159,57 @@ async def test_malformed_digest_is_refused(client: Client, digest: str) -> None:
         await client.get(digest)
     with pytest.raises(InvalidArgument):
         await client.stat(digest)
+
+
+async def test_a_node_stores_as_an_attempt(registry: Registry) -> None:
+    attempt = registry.node.named("attempt:att_1", scopes=["artifacts:write"])
+
+    assert (await attempt.put(b"weights")).digest == digest_of(b"weights")
+
+
+@pytest.mark.parametrize(
+    ("subject", "scopes"),
+    [
+        ("scheduler", ["artifacts:write"]),
+        ("attempt:att_1", ["artifacts:write", "artifacts:read"]),
+        ("attempt:att_1", ["artifacts:read"]),
+    ],
+)
+async def test_a_node_stores_in_no_other_way(
+    registry: Registry, subject: str, scopes: list[str]
+) -> None:
+    with pytest.raises(PermissionDenied):
+        await registry.node.named(subject, scopes=scopes).put(b"weights")
+    assert registry.stored_files() == []
+
+
+async def test_only_a_node_stores_as_an_attempt(registry: Registry) -> None:
+    with pytest.raises(PermissionDenied):
+        await registry.client.named("attempt:att_1", scopes=["artifacts:write"]).put(b"weights")
+
+
+async def test_an_attempts_token_is_good_for_nothing_else(registry: Registry) -> None:
+    """Tried against each method of the registry."""
+    attempt = registry.node.named("attempt:att_1", scopes=["artifacts:write"])
+    await registry.client.create_version((await registry.client.create_model()).name)
+    allowed = []
+    for service, stub in (("Model", attempt.models), ("Artifact", attempt.artifacts)):
+        for method in service_of(service).methods:
+            request = message_factory.GetMessageClass(method.input_type)()
+            try:
+                if method.client_streaming:
+                    await attempt.put(b"weights")
+                elif method.server_streaming:
+                    await attempt.get(digest_of(b"weights"))
+                else:
+                    await attempt.call(getattr(stub, method.name), request)
+            except PermissionDenied:
+                continue
+            allowed.append(method.name)
+
+    assert allowed == ["PutArtifact"]
+
+
+def service_of(name: str) -> ServiceDescriptor:
+    pool = descriptor_pool.Default()
+    return pool.FindServiceByName(f"modelyard.registry.v1.{name}Service")

@@ -85,8 +85,9 @@ async def test_replicas_of_a_tenant_are_bounded(yard: Yard) -> None:
 
 async def test_a_deployment_that_no_node_could_hold_is_refused(yard: Yard) -> None:
     await yard.a_node()
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(InvalidArgument, match="no node has more than 4000") as refused:
         await yard.a_deployment(resources=cores(99))
+    assert refused.value.detail["field"] == "spec.resources.cpu_millicores"
 
 
 async def test_another_tenants_deployment_is_not_found(yard: Yard) -> None:
@@ -100,7 +101,7 @@ async def test_another_tenants_deployment_is_not_found(yard: Yard) -> None:
 
 async def test_deployments_are_listed_newest_first(yard: Yard) -> None:
     made = [(await yard.a_deployment(name=f"d{n}")).deployment.id for n in range(3)]
-    list_deployments = ListDeployments(yard.store)
+    list_deployments = ListDeployments(yard.store, yard.tenants)
     first = await list_deployments(ACME, PageRequest.of(2, ""))
     second = await list_deployments(ACME, PageRequest.of(2, first.next_token))
     listed = [each.deployment.id for each in [*first.items, *second.items]]

@@ -17,7 +17,7 @@ from services.scheduler.use_cases.jobs.list_jobs import ListJobs
 from services.scheduler.use_cases.paging import PageRequest
 from services.scheduler.use_cases.ports import RequestKey
 from tests.integration.scheduler.yard import Yard, cores
-from tests.unit.scheduler.builders import ACME, TRACEPARENT, UMBRELLA, a_spec
+from tests.unit.scheduler.builders import ACME, TRACEPARENT, UMBRELLA, a_spec, resources
 
 KEY = RequestKey("key-1", b"hash of the body")
 
@@ -101,8 +101,14 @@ async def test_a_refused_submission_leaves_its_key_unused(yard: Yard) -> None:
 async def test_a_job_that_no_node_could_hold_is_refused(yard: Yard) -> None:
     await yard.a_job(resources=cores(99))  # no node yet: it may come
     await yard.a_node()
-    with pytest.raises(InvalidArgument, match=r"spec\.resources"):
+    await yard.a_node(resources(cpu=8, memory=2), name="node-2")
+    with pytest.raises(InvalidArgument, match="no node has more than 8000") as refused:
         await yard.a_job(resources=cores(99))
+    assert refused.value.detail["field"] == "spec.resources.cpu_millicores"
+    with pytest.raises(InvalidArgument, match="memory_bytes 8589934592") as together:
+        await yard.a_job(resources=resources(cpu=8, memory=8))
+    assert together.value.detail["field"] == "spec.resources"
+    await yard.a_job(resources=resources(cpu=8, memory=2))
 
 
 async def test_another_tenants_job_is_not_found(yard: Yard) -> None:
@@ -111,13 +117,13 @@ async def test_another_tenants_job_is_not_found(yard: Yard) -> None:
         await yard.job(job.id, tenant=UMBRELLA)
     with pytest.raises(NotFound):
         await CancelJob(yard.store)(UMBRELLA, job.id, reason="mine now")
-    page = await ListJobs(yard.store)(UMBRELLA, PageRequest())
+    page = await ListJobs(yard.store, yard.tenants)(UMBRELLA, PageRequest())
     assert page.items == []
 
 
 async def test_jobs_are_listed_newest_first_a_page_at_a_time(yard: Yard) -> None:
     jobs = [await yard.a_job(name=f"job {n}") for n in range(3)]
-    list_jobs = ListJobs(yard.store)
+    list_jobs = ListJobs(yard.store, yard.tenants)
 
     first = await list_jobs(ACME, PageRequest.of(2, ""))
     second = await list_jobs(ACME, PageRequest.of(2, first.next_token))
@@ -130,7 +136,7 @@ async def test_jobs_are_listed_newest_first_a_page_at_a_time(yard: Yard) -> None
 async def test_jobs_are_listed_by_state(yard: Yard) -> None:
     kept, cancelled = await yard.a_job(), await yard.a_job()
     await CancelJob(yard.store)(ACME, cancelled.id, reason="")
-    list_jobs = ListJobs(yard.store)
+    list_jobs = ListJobs(yard.store, yard.tenants)
     queued = await list_jobs(ACME, PageRequest(), states=[JobState.QUEUED])
     assert [job.id for job in queued.items] == [kept.id]
 

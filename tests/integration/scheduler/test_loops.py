@@ -6,13 +6,12 @@ from datetime import timedelta
 
 import pytest
 
-from services.chassis.clock import SystemClock
-from services.chassis.db.lease import LeaseKeeper
+from services.chassis.db.lease import LeaseKeeper, Recurrence
+from services.chassis.waking import Waking
 from services.scheduler.adapters.postgres.tables import CHASSIS
 from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.entrypoints.loops.deployments import DeploymentsLoop
 from services.scheduler.entrypoints.loops.scheduling import SchedulingLoop
-from services.scheduler.entrypoints.loops.waking import Waking
 from services.scheduler.use_cases.deployments.republish_routes import RepublishRoutes
 from tests.integration.scheduler.yard import Yard
 
@@ -21,14 +20,7 @@ NEVER = timedelta(hours=1)
 
 @pytest.fixture
 async def keeper(yard: Yard) -> AsyncIterator[LeaseKeeper]:
-    keeper = LeaseKeeper(
-        yard.engine,
-        CHASSIS,
-        "scheduling",
-        holder="proc_1",
-        ttl=timedelta(seconds=60),
-        clock=SystemClock(),
-    )
+    keeper = yard.lease_keeper("proc_1")
     yield keeper
     await keeper.release()
 
@@ -37,22 +29,36 @@ def deployments_loop(yard: Yard, keeper: LeaseKeeper) -> DeploymentsLoop:
     return DeploymentsLoop(
         yard.reconcile,
         RepublishRoutes(yard.store, batch_max=10),
-        timedelta(minutes=10),
+        Recurrence(timedelta(minutes=10), yard.clock),
         keeper,
         Waking(NEVER),
-        yard.clock,
     )
 
 
 async def test_only_the_leader_schedules(yard: Yard, keeper: LeaseKeeper) -> None:
     await yard.a_node()
     job = await yard.a_job()
-    loop = SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER))
+    loop = SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER), lambda: True)
 
     await loop.turn()
     assert (await yard.job(job.id)).state is JobState.QUEUED
 
     await keeper.acquire()
+    await loop.turn()
+    assert (await yard.job(job.id)).state is JobState.ADMITTED
+
+
+async def test_nothing_is_admitted_before_all_tenants_are_known(
+    yard: Yard, keeper: LeaseKeeper
+) -> None:
+    await yard.a_node()
+    job = await yard.a_job()
+    await keeper.acquire()
+    known = [False, True]
+    loop = SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER), lambda: known.pop(0))
+
+    await loop.turn()
+    assert (await yard.job(job.id)).state is JobState.QUEUED
     await loop.turn()
     assert (await yard.job(job.id)).state is JobState.ADMITTED
 
@@ -66,7 +72,7 @@ async def test_a_leader_that_lost_its_lease_unawares_changes_nothing(
     async with yard.engine.begin() as connection:  # another has taken over meanwhile
         await connection.execute(CHASSIS.lease.update().values(epoch=9, holder="proc_2"))
 
-    await SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER)).turn()
+    await SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER), lambda: True).turn()
 
     assert (await yard.job(job.id)).state is JobState.QUEUED
 
@@ -101,7 +107,7 @@ async def test_a_loop_that_nobody_wakes_looks_by_itself() -> None:
 
 
 async def test_a_loop_that_is_told_to_stop_does_so_at_once(yard: Yard, keeper: LeaseKeeper) -> None:
-    scheduling = SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER))
+    scheduling = SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER), lambda: True)
     reconciling = deployments_loop(yard, keeper)
     stopping = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:

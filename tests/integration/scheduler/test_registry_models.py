@@ -64,14 +64,16 @@ async def models(
     def register(server: grpc.aio.Server) -> None:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(registry, server)
 
-    name = "modelyard.registry.v1.ModelService"
+    described = model_service_pb2.DESCRIPTOR.services_by_name["ModelService"]
+    name = described.full_name
+    methods = [f"/{name}/{method.name}" for method in described.methods]
     async with (
         serve(
             GrpcServerSettings(port=0),
             register=register,
             services=[name],
             verifier=verifier,
-            required_scopes={name: "models:read"},
+            required_scopes=dict.fromkeys(methods, "models:read"),
         ) as server,
         open_channel(
             GrpcClientSettings(address=f"127.0.0.1:{server.port}"), signer=signer

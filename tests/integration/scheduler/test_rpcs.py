@@ -17,23 +17,19 @@ from modelyard.scheduler.v1 import (
     job_pb2,
     job_service_pb2,
     job_service_pb2_grpc,
+    node_service_pb2,
+    node_service_pb2_grpc,
 )
 
 from services.chassis.errors import ModelyardError
-from services.chassis.rpc.client import Edge, idempotent, open_channel
+from services.chassis.rpc.client import Edge, idempotent
 from services.chassis.rpc.context import acting_as
 from services.chassis.rpc.identity import TokenSigner, TokenVerifier
-from services.chassis.rpc.server import serve
-from services.chassis.settings import GrpcClientSettings, GrpcServerSettings
 from services.chassis.tenancy import Principal, TenantId
-from services.scheduler.bootstrap import DEPLOYMENT_SERVICE, JOB_SERVICE, REQUIRED_SCOPES
-from services.scheduler.entrypoints.grpc.deployments import DeploymentRpcs
-from services.scheduler.entrypoints.grpc.jobs import JobRpcs
-from services.scheduler.use_cases.deployments.list_deployments import ListDeployments
-from services.scheduler.use_cases.deployments.list_routes import ListRoutes
-from services.scheduler.use_cases.jobs.cancel_job import CancelJob
-from services.scheduler.use_cases.jobs.get_job import GetJob
-from services.scheduler.use_cases.jobs.list_jobs import ListJobs
+from services.scheduler.bootstrap import (
+    REQUIRED_SCOPES,
+)
+from tests.integration.scheduler.rpcs import serving
 from tests.integration.scheduler.yard import Yard
 from tests.unit.scheduler.builders import ACME, DIGEST, UMBRELLA
 
@@ -77,6 +73,13 @@ class Client:
         stub = deployment_service_pb2_grpc.DeploymentServiceStub
         return await self._call(stub, method, request, tenant, key)
 
+    async def nodes(self) -> node_service_pb2.ListNodesResponse:
+        stub = node_service_pb2_grpc.NodeServiceStub
+        request = node_service_pb2.ListNodesRequest()
+        found = await self._call(stub, "ListNodes", request, ACME, None)
+        assert isinstance(found, node_service_pb2.ListNodesResponse)
+        return found
+
     async def submit(self, spec: job_pb2.JobSpec = SPEC, **how: Any) -> job_pb2.Job:
         request = job_service_pb2.SubmitJobRequest(spec=spec)
         response = await self.job("SubmitJob", request, **how)
@@ -99,37 +102,7 @@ class Client:
 @pytest.fixture
 async def client(yard: Yard, identity: tuple[TokenSigner, TokenVerifier]) -> AsyncIterator[Client]:
     signer, verifier = identity
-
-    def register(server: grpc.aio.Server) -> None:
-        job_service_pb2_grpc.add_JobServiceServicer_to_server(
-            JobRpcs(
-                yard.submit_job, GetJob(yard.store), ListJobs(yard.store), CancelJob(yard.store)
-            ),
-            server,
-        )
-        deployment_service_pb2_grpc.add_DeploymentServiceServicer_to_server(
-            DeploymentRpcs(
-                yard.create_deployment,
-                yard.get_deployment,
-                ListDeployments(yard.store),
-                yard.delete_deployment,
-                ListRoutes(yard.store),
-            ),
-            server,
-        )
-
-    async with (
-        serve(
-            GrpcServerSettings(port=0),
-            register=register,
-            services=(JOB_SERVICE, DEPLOYMENT_SERVICE),
-            verifier=verifier,
-            required_scopes=REQUIRED_SCOPES,
-        ) as server,
-        open_channel(
-            GrpcClientSettings(address=f"127.0.0.1:{server.port}"), signer=signer
-        ) as channel,
-    ):
+    async with serving(yard, signer=signer, verifier=verifier) as channel:
         yield Client(channel)
 
 
@@ -277,6 +250,26 @@ async def test_a_deployment_is_created_shown_listed_and_deleted(client: Client) 
     assert gone.deployment.state == deployment_pb2.DEPLOYMENT_STATE_DELETING
     routes = await client.deployment("ListRoutes", deployment_service_pb2.ListRoutesRequest())
     assert [(route.name, route.deleted) for route in routes.routes] == [("digits", True)]
+
+
+async def test_nodes_are_shown_with_what_ails_them(client: Client, yard: Yard) -> None:
+    await yard.a_node(name="node-0")
+    yard.clock.seconds = 31
+    await yard.a_node()
+    await yard.beats(is_runtime_up=False)
+    await yard.a_node(name="node-2")
+
+    found = await client.nodes()
+
+    assert found.node_count == 3
+    assert [(node.id, node.runtime, node.alive) for node in found.nodes] == [
+        ("node-0", "process", False),
+        ("node-1", "process", True),
+        ("node-2", "process", True),
+    ]
+    down = [node.HasField("runtime_down_since") for node in found.nodes]
+    assert down == [False, True, False]
+    assert found.nodes[1].capacity.cpu_millicores == 4_000
 
 
 async def test_a_call_without_the_scope_is_refused(client: Client) -> None:

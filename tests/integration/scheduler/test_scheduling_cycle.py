@@ -6,14 +6,19 @@ from dataclasses import replace
 import pytest
 
 from services.chassis.db.errors import LeaseLost
+from services.chassis.transaction_mark import in_transaction
 from services.scheduler.domain.attempts.attempt import AttemptState, OwnerKind
 from services.scheduler.domain.attempts.work import JobWork, ReplicaWork
 from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.domain.resources import Resources
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
-from services.scheduler.use_cases.scheduling.run_scheduling_cycle import Outcome
+from services.scheduler.use_cases.ports import SystemTransaction
+from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
+    Outcome,
+    RunSchedulingCycle,
+)
 from tests.integration.scheduler.yard import Yard, cores
-from tests.unit.scheduler.builders import ACME, NODE, TRACEPARENT, UMBRELLA, a_pin, resources
+from tests.unit.scheduler.builders import ACME, NODE, TRACEPARENT, UMBRELLA, a_pin, later, resources
 
 
 async def test_a_job_is_admitted_with_an_attempt_that_holds_its_capacity(yard: Yard) -> None:
@@ -66,8 +71,64 @@ async def test_a_silent_node_gets_no_work(yard: Yard) -> None:
     yard.clock.seconds = 31
     assert await yard.cycle() == []
     async with yard.store.system(because="test") as tx:
-        await tx.nodes.heartbeat(NODE)
+        await tx.nodes.heartbeat(NODE, is_runtime_up=True)
     assert len(await yard.cycle()) == 1
+
+
+async def test_a_node_whose_runtime_is_down_gets_no_work_until_it_is_back(yard: Yard) -> None:
+    await yard.a_node()
+    await yard.beats(is_runtime_up=False)
+    job = await yard.a_job()
+
+    assert await yard.cycle() == []
+    assert (await yard.job(job.id)).state is JobState.QUEUED
+
+    await yard.beats(is_runtime_up=True)
+    assert await yard.cycle() == [(job.id, Outcome.PLACED)]
+
+
+async def test_those_whose_node_is_down_hold_up_nobody_who_fits_elsewhere(yard: Yard) -> None:
+    await yard.a_node(resources(cpu=64, memory=64))
+    await yard.a_node(resources(cpu=2, memory=8), name="node-2")
+    await yard.beats(is_runtime_up=False)
+    await yard.a_job(resources=cores(16), priority=9)
+    job = await yard.a_job(resources=cores(1))
+
+    assert await yard.cycle() == [(job.id, Outcome.PLACED)]
+
+
+async def test_a_node_that_went_down_after_the_snapshot_is_given_nothing(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await yard.a_node()
+    job = await yard.a_job()
+    lease = await yard.lease()
+    snapshot = RunSchedulingCycle._snapshot
+
+    async def earlier(cycle: RunSchedulingCycle, tx: SystemTransaction) -> object:
+        seen = await snapshot(cycle, tx)
+        transaction = in_transaction.set(False)  # another process
+        await yard.beats(is_runtime_up=False)
+        in_transaction.reset(transaction)
+        return seen
+
+    monkeypatch.setattr(RunSchedulingCycle, "_snapshot", earlier)
+    report = await yard.run_cycle(lease)
+
+    assert [outcome for _, outcome in report.outcomes] == [Outcome.NO_ROOM]
+    assert (await yard.job(job.id)).state is JobState.QUEUED
+
+
+async def test_a_node_tells_since_when_its_runtime_is_down(yard: Yard) -> None:
+    await yard.a_node()
+    for second, is_up in ((1, False), (2, False), (3, True), (4, False)):
+        yard.clock.seconds = second
+        await yard.beats(is_runtime_up=is_up)
+        if second == 2:
+            assert (await yard.node()).runtime_down_since == later(1)
+            await yard.a_node()  # its runner was started again: the runtime is down still
+            assert (await yard.node()).runtime_down_since == later(1)
+    assert (await yard.node()).runtime_down_since == later(4)
 
 
 async def test_a_node_that_registers_again_keeps_what_is_booked(yard: Yard) -> None:
@@ -169,3 +230,27 @@ async def test_those_that_no_node_could_hold_fill_nobodys_place_in_a_cycle(yard:
     yard.run_cycle = replace(yard.run_cycle, heads_max=1)
 
     assert await yard.cycle() == [(job.id, Outcome.PLACED)]
+
+
+async def test_a_cycle_that_took_all_it_may_says_that_more_may_wait(yard: Yard) -> None:
+    await yard.a_node(resources(cpu=64, memory=64))
+    for _ in range(3):
+        await yard.a_job(resources=cores(1))
+    yard.run_cycle = replace(yard.run_cycle, heads_max=2)
+    lease = await yard.lease()
+
+    reports = [await yard.run_cycle(lease) for _ in range(2)]
+
+    assert [(len(report.outcomes), report.is_cut) for report in reports] == [(2, True), (1, False)]
+
+
+async def test_a_cycle_whose_heads_all_wait_for_room_is_not_followed_by_another(yard: Yard) -> None:
+    await yard.a_node(resources(cpu=2, memory=8))
+    for _ in range(2):
+        await yard.a_job(resources=cores(2))
+    await yard.cycle()
+    yard.run_cycle = replace(yard.run_cycle, heads_max=1)
+
+    report = await yard.run_cycle(await yard.lease())
+
+    assert (len(report.heads), report.outcomes, report.is_cut) == (1, [], False)

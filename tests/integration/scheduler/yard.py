@@ -20,10 +20,12 @@ from services.scheduler.adapters.postgres.unit_of_work import PostgresUnitOfWork
 from services.scheduler.domain.attempts.attempt import LogLocation
 from services.scheduler.domain.attempts.work import AttemptWork
 from services.scheduler.domain.deployments.model import ModelPin, ModelReference
+from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import AttemptId, NodeId, ReplicaId
 from services.scheduler.domain.jobs.job import Job
 from services.scheduler.domain.jobs.spec import JobSpec
 from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.tenants.tenant import Plan, Tenant, TenantTable
 from services.scheduler.entrypoints.facts import event_of
 from services.scheduler.use_cases.deployments.change_replica import change_replica
 from services.scheduler.use_cases.deployments.create_deployment import CreateDeployment
@@ -31,12 +33,15 @@ from services.scheduler.use_cases.deployments.delete_deployment import DeleteDep
 from services.scheduler.use_cases.deployments.get_deployment import GetDeployment
 from services.scheduler.use_cases.deployments.reconcile_deployments import ReconcileDeployments
 from services.scheduler.use_cases.deployments.shown import ShownDeployment
+from services.scheduler.use_cases.jobs.get_job import GetJob
 from services.scheduler.use_cases.jobs.submit_job import SubmitJob
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
     CycleReport,
     Outcome,
     RunSchedulingCycle,
 )
+from services.scheduler.use_cases.tenants.purge_tenants import PurgeTenants
+from services.scheduler.use_cases.tenants.stop_suspended_jobs import StopSuspendedJobs
 from tests.unit.scheduler.builders import (
     ACME,
     NODE,
@@ -98,28 +103,39 @@ class Yard:
         )
         self.store = PostgresUnitOfWork(self.database, event_of)
         self.catalog = FakeCatalog()
+        self.tenants = TenantTable()
         self.submit_job = SubmitJob(
             self.store,
+            self.tenants,
             self.ids,
             queued_jobs_max=3,
             retry_after=timedelta(seconds=5),
             images=IMAGES,
         )
         self.run_cycle = RunSchedulingCycle(
-            self.store, self.ids, heads_max=50, batch_max=4, node_silence_max=timedelta(seconds=30)
+            self.store,
+            self.tenants,
+            self.ids,
+            heads_max=50,
+            node_silence_max=timedelta(seconds=30),
         )
         self.create_deployment = CreateDeployment(
-            self.store, self.catalog, self.ids, replicas_max=4, images=IMAGES
+            self.store, self.tenants, self.catalog, self.ids, replicas_max=4, images=IMAGES
         )
         self.delete_deployment = DeleteDeployment(self.store)
-        self.get_deployment = GetDeployment(self.store)
+        self.get_job = GetJob(self.store, self.tenants)
+        self.get_deployment = GetDeployment(self.store, self.tenants)
         self.reconcile = ReconcileDeployments(
-            self.store, deployments_per_pass_max=10, routes_settle=ROUTES_SETTLE
+            self.store, self.tenants, deployments_per_pass_max=10, routes_settle=ROUTES_SETTLE
         )
+        self.purge_tenants = PurgeTenants(
+            self.store, self.tenants, self.delete_deployment, owners_per_pass_max=2
+        )
+        self.stop_suspended_jobs = StopSuspendedJobs(self.store, self.tenants, jobs_per_pass_max=10)
 
-    async def lease(self, *, holder: str = "proc_1", ttl_s: float = 60) -> HeldLease:
-        """Take the scheduling lease, or renew it."""
-        keeper = LeaseKeeper(
+    def lease_keeper(self, holder: str, *, ttl_s: float = 60) -> LeaseKeeper:
+        """Return a process's keeper of the scheduling lease."""
+        return LeaseKeeper(
             self.engine,
             CHASSIS,
             "scheduling",
@@ -127,14 +143,49 @@ class Yard:
             ttl=timedelta(seconds=ttl_s),
             clock=SystemClock(),
         )
-        held = await keeper.acquire()
+
+    async def lease(self, *, holder: str = "proc_1", ttl_s: float = 60) -> HeldLease:
+        """Take the scheduling lease, or renew it."""
+        held = await self.lease_keeper(holder, ttl_s=ttl_s).acquire()
         assert held is not None
         return held
 
+    def tenant(
+        self,
+        name: TenantId,
+        *,
+        is_suspended: bool = False,
+        is_purged: bool = False,
+        **plan: Any,
+    ) -> None:
+        """Hear of a tenant's next version."""
+        self.tenants.apply(
+            Tenant(
+                name,
+                version=self.tenants.get(name).version + 1,
+                is_suspended=is_suspended or is_purged,
+                is_purged=is_purged,
+                reason="unpaid" if is_suspended else "",
+                changed_at=self.clock.now(),
+                plan=Plan(**plan),
+            )
+        )
+
     async def a_node(self, capacity: Resources | None = None, *, name: str = NODE) -> NodeId:
         async with self.store.system(because="test") as tx:
-            await tx.nodes.register(NodeId(name), capacity or resources(cpu=4, memory=8))
+            await tx.nodes.register(
+                NodeId(name), capacity or resources(cpu=4, memory=8), runtime="process"
+            )
         return NodeId(name)
+
+    async def beats(self, *, is_runtime_up: bool) -> None:
+        """Let the node say that it is there, and whether its runtime is."""
+        async with self.store.system(because="test") as tx:
+            await tx.nodes.heartbeat(NODE, is_runtime_up=is_runtime_up)
+
+    async def node(self) -> Node:
+        async with self.store.system(because="test") as tx:
+            return await tx.nodes.get(NODE)
 
     async def a_job(self, *, tenant: TenantId = ACME, **changes: Any) -> Job:
         return await self.submit(a_spec(**changes), tenant=tenant)
@@ -190,7 +241,9 @@ class Yard:
         async with self.store.system(because="test") as tx:
             replica = await tx.replicas.get(replica_id)
             assert replica.attempt_id is not None
-            await change_replica(tx, replica.ended(reason="exit code 1", at=tx.now))
+            deployment = await tx.deployments.get(replica.deployment_id)
+            ended = replica.ended(reason="exit code 1", at=tx.now, comes_back=deployment.is_wanted)
+            await change_replica(tx, ended)
         await self.end(replica.attempt_id)
 
     async def reconciled(self) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
+from typing_extensions import override
 
 from services.chassis.clock import SystemClock
 from services.chassis.db.engine import open_engine
@@ -25,17 +26,19 @@ from services.chassis.errors import InvalidArgument, NotFound, Unavailable
 from services.chassis.ids import TimeOrderedIds
 from services.chassis.settings import PostgresSettings
 from services.chassis.tenancy import TenantId
+from services.chassis.waking import Waking
 from services.scheduler.adapters.model_server_mlserver import MlServerSklearn
 from services.scheduler.adapters.postgres.tables import CHASSIS
 from services.scheduler.adapters.postgres.unit_of_work import PostgresUnitOfWork
 from services.scheduler.adapters.run_traces import TelemetryRunTraces
 from services.scheduler.adapters.runtime_process.runtime import ProcessRuntime
 from services.scheduler.adapters.server_probe import open_server_probe
-from services.scheduler.domain.identities import NodeId
+from services.scheduler.domain.attempts.runtime import ContainerSpec, ContainerStatus
+from services.scheduler.domain.identities import AttemptId, NodeId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.entrypoints.facts import event_of
 from services.scheduler.entrypoints.loops.runner import RunnerIntervals, RunnerLoop
-from services.scheduler.entrypoints.loops.waking import Waking
+from services.scheduler.entrypoints.loops.runtime_watch import RuntimeWatch
 from services.scheduler.use_cases.attempts.clean_up_containers import CleanUpContainers
 from services.scheduler.use_cases.attempts.drive_attempt import DriveAttempt, DriveLimits
 from services.scheduler.use_cases.attempts.keep_node import KeepNode
@@ -81,7 +84,7 @@ class FolderArtifacts:
                 raise NotFound("artifact", digest)
         yield {digest: self._path(tenant, digest) for digest in digests}
 
-    async def put(self, tenant: TenantId, file: PurePath) -> StoredFile:
+    async def put(self, tenant: TenantId, file: PurePath, *, attempt_id: AttemptId) -> StoredFile:
         self._require_up()
         if (self.root / "refusing").exists():
             raise InvalidArgument("artifact", "is refused")
@@ -109,13 +112,42 @@ class FolderArtifacts:
         return self.root / tenant / digest
 
 
+class EngineRuntime(ProcessRuntime):
+    """Processes, behind an engine that can be away: then it answers nothing, and they run on."""
+
+    is_away = False
+
+    @override
+    async def ping(self) -> None:
+        self._require_engine()
+
+    @override
+    async def create(self, spec: ContainerSpec) -> None:
+        self._require_engine()
+        await super().create(spec)
+
+    @override
+    async def start(self, name: str) -> ContainerStatus:
+        self._require_engine()
+        return await super().start(name)
+
+    @override
+    async def inspect(self, name: str) -> ContainerStatus:
+        self._require_engine()
+        return await super().inspect(name)
+
+    def _require_engine(self) -> None:
+        if self.is_away:
+            raise Unavailable("container-engine")
+
+
 @dataclass
 class Runner:
     """One runner's parts."""
 
     loop: RunnerLoop
     lease: LeaseKeeper
-    runtime: ProcessRuntime
+    runtime: EngineRuntime
     remove: RemoveContainer
     clean_up: CleanUpContainers
     drive: DriveAttempt
@@ -140,13 +172,15 @@ def images(root: Path) -> Mapping[str, Path]:
 
 
 @asynccontextmanager
-async def open_runner(engine: AsyncEngine, root: Path) -> AsyncIterator[Runner]:
+async def open_runner(
+    engine: AsyncEngine, root: Path, *, containers: str = "containers"
+) -> AsyncIterator[Runner]:
     """Wire a runner as bootstrap does."""
     clock = SystemClock()
     ids = TimeOrderedIds(clock)
     database = ChassisUnitOfWork(engine, CHASSIS, source="/scheduler", clock=clock, ids=ids)
     store = PostgresUnitOfWork(database, event_of)
-    runtime = ProcessRuntime(root / "containers", images=images(root))
+    runtime = EngineRuntime(root / containers, images=images(root))
     artifacts = FolderArtifacts(root / "registry")
     lease = LeaseKeeper(
         engine, CHASSIS, f"node/{NODE}", holder=ids.new("proc"), ttl=LEASE_TTL, clock=clock
@@ -169,20 +203,23 @@ async def open_runner(engine: AsyncEngine, root: Path) -> AsyncIterator[Runner]:
             clock,
             LIMITS,
         )
-        remove = RemoveContainer(store, runtime, lease)
+        remove = RemoveContainer(store, runtime)
         clean_up = CleanUpContainers(
+            store,
             runtime,
-            remove,
             lease,
             clock,
             kept_after_end=timedelta(hours=1),
+            unknown_kept=timedelta(0),
             stray_grace=timedelta(0),
-            containers_per_pass_max=100,
+            batch_max=100,
+            together_max=10,
         )
         waking = Waking(timedelta(milliseconds=50))
         database.add_listener(waking.wake)
-        node = KeepNode(store, NODE, CAPACITY)
-        loop = RunnerLoop(node, drive, clean_up, runtime, lease, waking, INTERVALS)
+        node = KeepNode(store, NODE, CAPACITY, runtime.capabilities.runtime)
+        watch = RuntimeWatch(runtime, timedelta(seconds=2))
+        loop = RunnerLoop(node, drive, clean_up, watch, lease, waking, INTERVALS)
         yield Runner(loop, lease, runtime, remove, clean_up, drive)
 
 

@@ -148,7 +148,7 @@ async def test_runner_that_lost_its_lease_can_record_nothing(yard: RunnerYard) -
     late = HeldLease(f"node/{NODE}", held.holder, held.epoch - 1)
 
     with pytest.raises(LeaseLost):
-        await RecordAttempt(yard.store).starting(late, work)
+        await RecordAttempt(yard.store).starting(late, work, hindered_by=None)
 
     assert (await yard.job(job)).state is JobState.ADMITTED
 

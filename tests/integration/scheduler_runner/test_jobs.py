@@ -115,7 +115,12 @@ async def test_progress_is_shown_while_the_job_runs(yard: RunnerYard) -> None:
     ("program", "reason", "exit_code", "message"),
     [
         ("import sys; sys.exit('it broke')", FailureReason.EXIT_CODE, 1, "exit code 1"),
-        ("import os; os.kill(os.getpid(), 9)", FailureReason.KILLED, 137, "killed by signal 9"),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            FailureReason.KILLED,
+            137,
+            "killed by signal 9, maybe for want of memory",
+        ),
     ],
 )
 async def test_job_fails_as_its_program_did(
@@ -174,6 +179,37 @@ async def test_job_is_cancelled_once_its_runtime_has_confirmed(yard: RunnerYard)
     assert (attempt.state, attempt.exit_code) == (AttemptState.EXITED, 0)
     assert "saved" in (yard.work_folder(attempt).parent / "container.log").read_text()
     assert await yard.used() == Resources()
+
+
+async def test_job_of_a_suspended_tenant_stops_with_its_grace_and_runs_again_when_resumed(
+    yard: RunnerYard,
+) -> None:
+    async with yard.running():
+        job = await yard.a_job(
+            "import os, signal, time\n"
+            "def end(*_): print('saved', flush=True); raise SystemExit(0)\n"
+            "signal.signal(signal.SIGTERM, end)\n"
+            "print('{}', file=open(os.environ['MODELYARD_PROGRESS'], 'a'))\n"
+            "time.sleep(60)"
+        )
+        await yard.said_something(job)
+        first = await yard.attempt(await yard.job(job))
+        await yard.suspend()
+        job = await yard.becomes(job, JobState.QUEUED)
+        assert await yard.used() == Resources()
+        assert "saved" in yard.output(first)
+        assert (job.stop, job.started_at, job.node_id) == (None, None, None)
+        await yard.cycle()
+        assert (await yard.job(job)).state is JobState.QUEUED
+
+        await yard.suspend(is_suspended=False)
+        await yard.cycle()
+        await yard.said_something(await yard.becomes(job, JobState.RUNNING))
+        await yard.cancel_job(TENANT, job.id, reason="seen enough")
+        job = await yard.becomes(job, JobState.CANCELLED)
+    assert job.attempt_number == 2
+    states = [event.removeprefix("job.") for event in await yard.event_types(job.id)]
+    assert states.count("queued") == 2
 
 
 async def test_job_is_cancelled_without_a_start_while_its_files_can_not_be_fetched(
@@ -313,3 +349,21 @@ async def test_clean_up_deletes_old_containers_and_stops_strays(
         assert (await yard.runner.runtime.inspect(stray)).phase is ContainerPhase.EXITED
         assert await old() == 1
     assert await yard.runner.runtime.list({}) == []
+
+
+async def test_nothing_is_left_of_an_attempt_that_was_given_up_after_a_crash(
+    yard: RunnerYard,
+) -> None:
+    job = await yard.a_job("pass")
+    work = (await yard.open_work())[0]
+    await yard.runner.drive.prepare(work)  # and its runner died before the start
+    await yard.cancel_job(TENANT, job.id, reason="meanwhile")
+    async with yard.running():
+        await yard.becomes(job, JobState.CANCELLED)
+
+        async def is_tidy() -> bool:
+            await yard.runner.clean_up()
+            return await yard.runner.runtime.list({}) == []
+
+        await yard.sees(is_tidy, what="nothing is left")
+    assert list((yard.root / "containers").iterdir()) == []

@@ -31,9 +31,10 @@ from services.chassis.rpc.context import Context, principal
 from services.chassis.rpc.identity import TokenSigner, TokenVerifier
 from services.chassis.rpc.server import serve
 from services.chassis.settings import GrpcClientSettings, GrpcServerSettings
-from services.chassis.tenancy import TenantId
+from services.chassis.tenancy import Principal, TenantId
 from services.scheduler.adapters.registry_artifacts.artifacts import RegistryArtifacts
 from services.scheduler.adapters.registry_artifacts.node_cache import NodeCache
+from services.scheduler.domain.identities import AttemptId
 
 SERVICE: Final = "modelyard.registry.v1.ArtifactService"
 SCOPES: Final = {
@@ -42,6 +43,7 @@ SCOPES: Final = {
     f"/{SERVICE}/StatArtifact": "artifacts:read",
 }
 ONE, OTHER = TenantId("one"), TenantId("other")
+ATTEMPT = AttemptId("att_1")
 CACHE_BYTES_MAX = 4 << 20
 
 
@@ -55,9 +57,12 @@ class Registry(ArtifactServiceServicer):
 
     stored: dict[tuple[TenantId, str], bytes] = field(default_factory=dict)
     put_count: int = 0
+    stored_by: Principal | None = None
+    read_by: set[Principal] = field(default_factory=set)
     is_refusing: bool = False
 
     def _find(self, digest: str) -> bytes:
+        self.read_by.add(principal())
         data = self.stored.get((principal().tenant, digest))
         if data is None:
             raise NotFound("artifact", digest)
@@ -68,6 +73,7 @@ class Registry(ArtifactServiceServicer):
         self, request_iterator: AsyncIterator[pb.PutArtifactRequest], context: Context
     ) -> pb.PutArtifactResponse:
         self.put_count += 1
+        self.stored_by = principal()
         data = b""
         async for request in request_iterator:
             if self.is_refusing:
@@ -133,7 +139,7 @@ async def test_bytes_come_back_as_they_went(
     artifacts: RegistryArtifacts, registry: Registry, tmp_path: Path, size: int
 ) -> None:
     data = b"\xff" * size
-    stored = await artifacts.put(ONE, _file(tmp_path, data))
+    stored = await artifacts.put(ONE, _file(tmp_path, data), attempt_id=ATTEMPT)
 
     assert (stored.digest, stored.size_bytes) == (digest_of(data), size)
     assert registry.stored == {(ONE, digest_of(data)): data}
@@ -144,20 +150,32 @@ async def test_bytes_come_back_as_they_went(
 async def test_bytes_are_sent_once(
     artifacts: RegistryArtifacts, registry: Registry, tmp_path: Path
 ) -> None:
-    first = await artifacts.put(ONE, _file(tmp_path, b"data"))
+    first = await artifacts.put(ONE, _file(tmp_path, b"data"), attempt_id=ATTEMPT)
 
-    assert await artifacts.put(ONE, _file(tmp_path, b"data")) == first
+    assert await artifacts.put(ONE, _file(tmp_path, b"data"), attempt_id=ATTEMPT) == first
     assert registry.put_count == 1
+
+
+async def test_bytes_are_stored_as_the_attempt_and_read_as_the_scheduler(
+    artifacts: RegistryArtifacts, registry: Registry, tmp_path: Path
+) -> None:
+    stored = await artifacts.put(ONE, _file(tmp_path, b"data"), attempt_id=ATTEMPT)
+    async with artifacts.held(ONE, [stored.digest]):
+        pass
+
+    assert registry.stored_by == Principal(ONE, "attempt:att_1", frozenset({"artifacts:write"}))
+    assert registry.read_by == {Principal(ONE, "scheduler", frozenset({"artifacts:read"}))}
 
 
 async def test_bytes_of_another_tenant_are_not_found(
     artifacts: RegistryArtifacts, tmp_path: Path
 ) -> None:
-    stored = await artifacts.put(ONE, _file(tmp_path, b"data"))
+    stored = await artifacts.put(ONE, _file(tmp_path, b"data"), attempt_id=ATTEMPT)
     async with artifacts.held(ONE, [stored.digest]):
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFound) as missing:
             async with artifacts.held(OTHER, [stored.digest]):
                 pass
+    assert missing.value.detail == {"kind": "artifact", "id": stored.digest}
 
 
 async def test_refusal_in_the_middle_of_an_upload_is_told(
@@ -166,7 +184,7 @@ async def test_refusal_in_the_middle_of_an_upload_is_told(
     registry.is_refusing = True
 
     with pytest.raises(FailedPrecondition, match="no more artifacts"):
-        await artifacts.put(ONE, _file(tmp_path, b"x" * (8 << 20)))
+        await artifacts.put(ONE, _file(tmp_path, b"x" * (8 << 20)), attempt_id=ATTEMPT)
 
 
 async def test_artifact_is_refused_when_it_does_not_fit_on_the_node(
@@ -186,7 +204,7 @@ async def test_registry_that_is_not_there_is_unavailable(
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
         absent = over(channel, tmp_path / "other")
         with pytest.raises(Unavailable):
-            await absent.put(ONE, _file(tmp_path, b"data"))
+            await absent.put(ONE, _file(tmp_path, b"data"), attempt_id=ATTEMPT)
         with pytest.raises(Unavailable):
             async with absent.held(ONE, [digest_of(b"data")]):
                 pass

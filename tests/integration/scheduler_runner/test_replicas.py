@@ -65,6 +65,9 @@ async def test_replica_ends_with_its_server_s_exit_code(yard: RunnerYard) -> Non
         ended = await yard.replica_becomes(deployment, ReplicaState.ENDED)
 
     assert "exit code 3" in ended.reason
+    async with yard.store(TENANT) as tx:
+        shown = await tx.deployments.find(deployment.deployment.id)
+    assert shown.reason == "no replica answers: exit code 3"
     assert (await yard.attempt(ended)).exit_code == 3
 
 

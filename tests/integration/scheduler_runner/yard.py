@@ -34,6 +34,7 @@ from services.scheduler.domain.identities import AttemptId
 from services.scheduler.domain.jobs.job import Job, JobState
 from services.scheduler.domain.jobs.spec import JobOutput, JobSpec, JobTimeouts
 from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.tenants.tenant import Tenant, TenantTable
 from services.scheduler.entrypoints.facts import event_of
 from services.scheduler.use_cases.deployments.create_deployment import CreateDeployment
 from services.scheduler.use_cases.deployments.delete_deployment import DeleteDeployment
@@ -42,6 +43,7 @@ from services.scheduler.use_cases.deployments.shown import ShownDeployment
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
 from services.scheduler.use_cases.jobs.submit_job import SubmitJob
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import RunSchedulingCycle
+from services.scheduler.use_cases.tenants.stop_suspended_jobs import StopSuspendedJobs
 from tests.integration.scheduler.yard import Yard
 from tests.integration.scheduler_runner.runner import (
     BASE_IMAGE,
@@ -76,22 +78,27 @@ class RunnerYard:
         self.model = ModelPin("digits", 1, ())
         self.cancel_job = CancelJob(self.store)
         self.delete_deployment = DeleteDeployment(self.store)
+        self.tenants = TenantTable()
         images = {BASE_IMAGE, SERVER_IMAGE}
         self._submit = SubmitJob(
             self.store,
+            self.tenants,
             ids,
             queued_jobs_max=10,
             retry_after=timedelta(seconds=1),
             images=images,
         )
         self._create_deployment = CreateDeployment(
-            self.store, self, ids, replicas_max=5, images=images
+            self.store, self.tenants, self, ids, replicas_max=5, images=images
         )
         self._reconcile = ReconcileDeployments(
-            self.store, deployments_per_pass_max=10, routes_settle=timedelta(0)
+            self.store, self.tenants, deployments_per_pass_max=10, routes_settle=timedelta(0)
         )
         self._run_cycle = RunSchedulingCycle(
-            self.store, ids, heads_max=10, batch_max=10, node_silence_max=timedelta(minutes=5)
+            self.store, self.tenants, ids, heads_max=10, node_silence_max=timedelta(minutes=5)
+        )
+        self._stop_suspended_jobs = StopSuspendedJobs(
+            self.store, self.tenants, jobs_per_pass_max=10
         )
         self._scheduling = LeaseKeeper(
             engine,
@@ -108,7 +115,7 @@ class RunnerYard:
         """Have a runner at hand, and no container left at the end."""
         async with open_runner(self.engine, self.root) as self.runner:
             async with self.store.system(because="test") as tx:
-                await tx.nodes.register(NODE, CAPACITY)
+                await tx.nodes.register(NODE, CAPACITY, runtime="process")
             yield
             for container in await self.runner.runtime.list({}):
                 if container.phase is ContainerPhase.RUNNING:
@@ -189,6 +196,16 @@ class RunnerYard:
         held = await self._scheduling.acquire()
         assert held is not None
         await self._run_cycle(held)
+
+    async def suspend(self, *, is_suspended: bool = True) -> None:
+        """Hear that the tenant is suspended, or resumed, and do what follows from it for jobs."""
+        version = self.tenants.get(TENANT).version + 1
+        self.tenants.apply(
+            Tenant(TENANT, version=version, is_suspended=is_suspended, reason="unpaid")
+        )
+        held = await self._scheduling.acquire()
+        assert held is not None
+        await self._stop_suspended_jobs(held)
 
     async def reconcile(self) -> None:
         """Bring deployments one step closer."""

@@ -13,8 +13,11 @@ from deploy.local.state import State
 from tests.support.eventually import until
 
 
-def test_down_leaves_no_process_and_no_port(state: State) -> None:
+def test_down_leaves_no_process_and_no_port(
+    state: State, capsys: pytest.CaptureFixture[str]
+) -> None:
     stack.infra_up(state)
+    assert "Starting postgres, redis, jaeger, kafka" in capsys.readouterr().out
     record = state.read()
     assert all(is_alive(process) for process in record.processes.values())
 

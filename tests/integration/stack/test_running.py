@@ -13,7 +13,6 @@ from deploy.local.processes import environment_of
 from deploy.local.stack import Infrastructure
 from deploy.local.state import State
 
-pytestmark = pytest.mark.xdist_group("running stack")
 _LISTENING = "0A"
 
 
@@ -51,12 +50,16 @@ def test_status_shows_every_part_as_healthy_when_infra_is_up(
     assert states["scheduler"].health == "stopped"
 
 
-def test_second_up_adopts_what_runs(running_state: State, infra: Infrastructure) -> None:
+def test_second_up_adopts_what_runs_and_says_nothing_of_a_start(
+    running_state: State, infra: Infrastructure, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = _pids(running_state)
+    capsys.readouterr()
 
     again = stack.infra_up(running_state)
 
     assert again == infra
+    assert capsys.readouterr().out == ""
     assert _pids(running_state) == before
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import httpx
+from fastapi import FastAPI
+from google.protobuf.timestamp_pb2 import Timestamp
 from modelyard.logs.v1 import log_record_pb2, log_service_pb2
 from modelyard.registry.v1 import artifact_service_pb2, model_pb2, model_service_pb2
 from modelyard.scheduler.v1 import (
@@ -13,25 +15,38 @@ from modelyard.scheduler.v1 import (
     deployment_service_pb2,
     job_pb2,
     job_service_pb2,
+    node_pb2,
+    node_service_pb2,
 )
 from opentelemetry.sdk.trace import TracerProvider
-from slowapi import Limiter
 
+from services.api_gateway.adapters.burst_limiter import burst_limiter
 from services.api_gateway.adapters.rate_limiter import memory_rate_limiter
 from services.api_gateway.domain.api_key import ApiKey
 from services.api_gateway.domain.rate_limit import RatePolicy
 from services.api_gateway.domain.routing import RoutingTable
 from services.api_gateway.domain.scopes import SCOPES
+from services.api_gateway.domain.tenant import Plan, Tenant
 from services.api_gateway.entrypoints.rest.app import build_app
 from services.api_gateway.entrypoints.rest.dependencies import EdgePolicies, Gateway
 from services.api_gateway.use_cases.authenticate import Authenticate
+from services.api_gateway.use_cases.create_tenant import CreateTenant, IssueTenantKey
 from services.api_gateway.use_cases.infer import (
     Infer,
     InferenceRequest,
     InferenceResponse,
     NotSent,
 )
-from services.api_gateway.use_cases.manage_keys import IssueKey, ListKeys, NewKeys, RevokeKey
+from services.api_gateway.use_cases.manage_keys import (
+    IssueKey,
+    ListKeys,
+    NewKeys,
+    RevokeKey,
+    RotateKey,
+)
+from services.api_gateway.use_cases.manage_tenants import ChangeTenant
+from services.api_gateway.use_cases.ports import Lease
+from services.api_gateway.use_cases.tenant_standing import TenantStanding
 from services.chassis.clock import SystemClock
 from services.chassis.errors import ModelyardError, NotFound
 from services.chassis.ids import TimeOrderedIds
@@ -68,9 +83,6 @@ class FakeKeys:
         self.lookups += 1
         return self.keys.get(key_id)
 
-    async def add_tenant(self, tenant: TenantId, first_key: ApiKey) -> bool:
-        raise NotImplementedError
-
     @asynccontextmanager
     async def __call__(self, tenant: TenantId) -> AsyncIterator["FakeKeyTransaction"]:
         yield FakeKeyTransaction(FakeTenantKeys(self, tenant))
@@ -86,17 +98,20 @@ class FakeTenantKeys:
     async def add(self, key: ApiKey) -> None:
         self.store.keys[key.id] = key
 
-    async def get(self, key_id: str) -> ApiKey:
+    async def locked(self, key_id: str) -> ApiKey:
         key = self.store.keys.get(key_id)
         if key is None or key.tenant != self.tenant:
             raise NotFound("api key", key_id)
         return key
 
+    async def save_rotated(self, key: ApiKey) -> None:
+        self.store.keys[key.id] = key
+
     async def list(self, *, limit: int) -> Sequence[ApiKey]:
         return [key for key in self.store.keys.values() if key.tenant == self.tenant][:limit]
 
     async def revoke(self, key_id: str, *, at: datetime) -> None:
-        key = await self.get(key_id)
+        key = await self.locked(key_id)
         self.store.keys[key_id] = replace(key, revoked_at=key.revoked_at or at)
 
 
@@ -105,6 +120,69 @@ class FakeKeyTransaction:
     """One tenant's transaction."""
 
     keys: FakeTenantKeys
+
+
+@dataclass
+class FakeTenants:
+    """Tenants in memory; one that nobody made is active, without a plan."""
+
+    clock: Clock
+    keys: FakeKeys
+    tenants: dict[TenantId, Tenant] = field(default_factory=dict)
+    lookups: int = 0
+    published: list[Tenant] = field(default_factory=list)
+
+    @property
+    def now(self) -> datetime:
+        return self.clock.now()
+
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator["FakeTenants"]:
+        yield self
+
+    async def find(self, tenant: TenantId) -> Tenant | None:
+        self.lookups += 1
+        return self.tenants.get(tenant) or Tenant.created(tenant, Plan(), at=self.now)
+
+    async def page(self, *, after: str, limit: int) -> Sequence[Tenant]:
+        return [self.tenants[name] for name in sorted(self.tenants) if name > after][:limit]
+
+    async def locked_page(self, *, after: str, limit: int) -> Sequence[Tenant]:
+        return await self.page(after=after, limit=limit)
+
+    async def add(self, tenant: Tenant, first_key: ApiKey) -> bool:
+        if tenant.id in self.tenants:
+            return False
+        self.tenants[tenant.id] = tenant
+        await self.add_key(first_key)
+        return True
+
+    async def add_key(self, key: ApiKey) -> None:
+        self.keys.keys[key.id] = key
+
+    async def get(self, tenant: TenantId) -> Tenant:
+        if tenant not in self.tenants:
+            raise NotFound("tenant", tenant)
+        return self.tenants[tenant]
+
+    async def save(self, before: Tenant, after: Tenant) -> None:
+        self.tenants[after.id] = after
+
+    async def due(self, *, at: datetime, limit: int) -> Sequence[Tenant]:
+        found = [tenant for tenant in self.tenants.values() if tenant.purge_at is not None]
+        return [tenant for tenant in found if tenant.purge_at and tenant.purge_at <= at][:limit]
+
+    async def delete_purged_keys(self, *, limit: int) -> int:
+        purged = [key for key in self.keys.keys.values() if self.tenants[key.tenant].is_purged]
+        for key in purged[:limit]:
+            del self.keys.keys[key.id]
+        return len(purged[:limit])
+
+    async def hold(self, lease: Lease) -> None:
+        """Hold nothing: nobody else is here."""
+
+    def emit(self, tenant: Tenant) -> None:
+        self.published.append(tenant)
 
 
 @dataclass
@@ -182,6 +260,16 @@ class FakeDeployments:
                 id="dep_1", state=deployment_pb2.DEPLOYMENT_STATE_DELETING
             )
         )
+
+
+class FakeNodes:
+    """A scheduler with one node, whose container runtime is away."""
+
+    async def list(self) -> node_service_pb2.ListNodesResponse:
+        node = node_pb2.Node(
+            id="node-1", alive=True, runtime="docker", runtime_down_since=Timestamp(seconds=60)
+        )
+        return node_service_pb2.ListNodesResponse(nodes=[node], node_count=1)
 
 
 class FakeModels:
@@ -314,38 +402,45 @@ class Edge:
 
     clock: Clock = field(default_factory=Clock)
     keys: FakeKeys = field(default_factory=FakeKeys)
+    tenants: FakeTenants = field(init=False)
     jobs: FakeJobs = field(default_factory=FakeJobs)
     artifacts: FakeArtifacts = field(default_factory=FakeArtifacts)
     logs: FakeLogs = field(default_factory=FakeLogs)
     replicas: FakeReplicas = field(default_factory=FakeReplicas)
     routes: RoutingTable = field(default_factory=RoutingTable)
     requests_max: int = 100
+    key_requests_max: int = 100
     burst: str = "1000/second"
 
-    def client(self, *, key: str | None = None) -> httpx.AsyncClient:
-        """Return a client of the application; by default without a credential."""
+    def gateway(self) -> Gateway:
+        """Return what the application is built with."""
         new_keys = NewKeys(self.clock, TimeOrderedIds(self.clock), lambda: SECRET)
         window = timedelta(seconds=60)
-        gateway = Gateway(
+        standing = TenantStanding(self.tenants, self.clock)
+        return Gateway(
             authenticate=Authenticate(self.keys, self.clock),
+            standing=standing,
+            tenants=self.tenants,
+            create_tenant=CreateTenant(self.tenants, new_keys),
+            issue_tenant_key=IssueTenantKey(self.tenants, new_keys),
+            change_tenant=ChangeTenant(self.tenants, standing),
             issue_key=IssueKey(self.keys, new_keys),
             list_keys=ListKeys(self.keys),
+            rotate_key=RotateKey(self.keys, new_keys, self.clock),
             revoke_key=RevokeKey(self.keys, self.clock),
             infer=Infer(self.routes, self.replicas, self.clock),
             jobs=self.jobs,
             deployments=FakeDeployments(),
+            nodes=FakeNodes(),
             models=FakeModels(),
             artifacts=self.artifacts,
             logs=self.logs,
             limiter=memory_rate_limiter(SystemClock()),
-            burst_limiter=Limiter(
-                key_func=lambda request: str(request.scope["modelyard.principal"].tenant),
-                storage_uri="memory://",
-                key_style="endpoint",
-            ),
+            burst_limiter=burst_limiter(),
             policies=EdgePolicies(
                 tenant=RatePolicy("tenant", self.requests_max, window),
                 source=RatePolicy("source", self.requests_max, window),
+                key=RatePolicy("key", self.key_requests_max, window),
                 burst=self.burst,
                 body_bytes_max=10_000,
                 artifact_bytes_max=100_000,
@@ -355,12 +450,13 @@ class Edge:
             clock=self.clock,
             tracer_provider=TracerProvider(),
         )
-        app = build_app(gateway, ids=TimeOrderedIds(self.clock))
-        return httpx.AsyncClient(
-            transport=httpx.ASGITransport(app=app, raise_app_exceptions=False),
-            base_url="http://edge",
-            headers={} if key is None else {"Authorization": f"Bearer {key}"},
-        )
+
+    def __post_init__(self) -> None:
+        self.tenants = FakeTenants(self.clock, self.keys)
+
+    def client(self, *, key: str | None = None) -> httpx.AsyncClient:
+        """Return a client of the application; by default without a credential."""
+        return client_of(build_app(self.gateway(), ids=TimeOrderedIds(self.clock)), key=key)
 
     async def key(
         self, *scopes: str, tenant: TenantId = TENANT, lifetime: timedelta | None = None
@@ -372,6 +468,17 @@ class Edge:
             issuer, name="test", scopes=frozenset(scopes or {"admin"}), lifetime=lifetime
         )
         return text
+
+
+def client_of(
+    app: FastAPI, *, key: str | None = None, source: str = "127.0.0.1"
+) -> httpx.AsyncClient:
+    """Return a client of an application, at a network address."""
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app, raise_app_exceptions=False, client=(source, 1)),
+        base_url="http://edge",
+        headers={} if key is None else {"Authorization": f"Bearer {key}"},
+    )
 
 
 def a_job(
@@ -392,6 +499,7 @@ def a_line(sequence: int) -> log_record_pb2.LogRecord:
         sequence=sequence,
         source=log_record_pb2.LOG_SOURCE_STDOUT,
         text=f"line {sequence} ü",
+        gap=sequence == 2,
     )
 
 

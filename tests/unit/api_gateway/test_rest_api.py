@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from services.api_gateway.domain.routing import Endpoint, Route
+from services.api_gateway.use_cases.recent import AGE_MAX
 from services.chassis.errors import InProgress, KeyReused, NotFound, QueueFull, Unavailable
 from services.chassis.tenancy import TenantId
 from tests.unit.api_gateway.edge import TENANT, Edge, a_spec
@@ -40,6 +41,10 @@ async def test_submit_hands_spec_key_and_tenant_to_the_scheduler() -> None:
         (a_spec(source_digest="sha256:short"), "source_digest"),
         (a_spec(name="x" * 129), "name"),
         (a_spec(timeouts={"run": "-PT1S"}), "timeouts.run"),
+        (a_spec(timeouts={"run": 300}), "timeouts.run"),
+        (a_spec(timeouts={"stop_grace": False}), "timeouts.stop_grace"),
+        (a_spec(priority=False), "priority"),
+        (a_spec(resources={"memory_bytes": (6 << 20) - 1}), "resources.memory_bytes"),
         (a_spec(outputs=[{"name": "m", "path": ""}]), "outputs.0.path"),
     ],
 )
@@ -133,7 +138,7 @@ async def test_a_revoked_key_acts_no_longer_than_the_cache_lives() -> None:
         revoking = {"Authorization": f"Bearer {admin}"}
         key_id = "key_" + other.split("_")[1]
         await client.delete(f"/v1/api-keys/{key_id}", headers=revoking)
-        edge.clock.elapsed_s += 1.0
+        edge.clock.elapsed_s += AGE_MAX.total_seconds()
         assert (await client.get("/v1/jobs")).status_code == 401
 
 
@@ -152,7 +157,7 @@ async def test_a_key_grants_no_more_than_its_issuer_may() -> None:
         wider = await client.post("/v1/api-keys", json={"name": "x", "scopes": ["admin"]})
         as_wide = await client.post("/v1/api-keys", json={"name": "x", "scopes": ["jobs:read"]})
     assert (wider.status_code, wider.json()["code"]) == (403, "PERMISSION_DENIED")
-    assert "admin" in wider.json()["detail"]
+    assert "artifacts:read" in wider.json()["detail"]
     assert as_wide.status_code == 201
     assert [sorted(key.scopes) for key in edge.keys.keys.values()][1:] == [["jobs:read"]]
 
@@ -226,6 +231,7 @@ async def test_logs_are_a_page_or_live_events_with_positions() -> None:
         page = (await client.get("/v1/jobs/job_1/logs")).json()
         live = await client.get("/v1/jobs/job_1/logs?follow=true&after=1.0")
     assert [record["text"] for record in page["records"]] == ["line 1 ü", "line 2 ü"]
+    assert [record["is_gap"] for record in page["records"]] == [False, True]
     assert (page["next"], page["is_complete"]) == ("1.2", True)
     assert live.headers["content-type"].startswith("text/event-stream")
     events = [block for block in live.text.split("\n\n") if block.startswith("id: ")]
@@ -263,6 +269,15 @@ async def test_artifacts_are_streamed_both_ways_within_their_bound() -> None:
         assert (await client.get("/v1/artifacts/sha256:" + "b" * 64)).status_code == 404
         large = await client.post("/v1/artifacts", content=b"x" * 100_001)
         assert large.status_code == 413
+
+
+async def test_an_empty_artifact_is_stored_and_described() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/artifacts")
+        described = (await client.get("/openapi.json")).json()["paths"]["/v1/artifacts"]["post"]
+    assert (answer.status_code, answer.json()["size_bytes"]) == (201, 0)
+    assert not described["requestBody"].get("required")
 
 
 async def test_inference_goes_on_to_another_replica_when_nothing_was_sent() -> None:
@@ -354,3 +369,55 @@ async def test_every_route_but_health_needs_a_credential() -> None:
             for method in methods:
                 answer = await client.request(method, concrete)
                 assert answer.status_code == 401, (method, path)
+
+
+async def test_a_node_may_have_nothing_where_a_job_must_ask_for_something() -> None:
+    edge = Edge()
+    async with edge.client() as client:
+        described = (await client.get("/openapi.json")).json()["components"]["schemas"]
+    for name, asked in described["Resources"]["properties"].items():
+        assert "minimum" in asked
+        assert "minimum" not in described["Capacity"]["properties"][name]
+
+
+async def test_least_memory_is_described_and_refused_with_its_reason() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs", json=a_spec(resources={"memory_bytes": 1 << 20}))
+        described = (await client.get("/openapi.json")).json()["components"]["schemas"]
+    assert "6 MiB" in answer.json()["errors"][0]["problem"]
+    memory = described["Resources"]["properties"]["memory_bytes"]
+    assert (memory["minimum"], "6 MiB" in memory["description"]) == (6 << 20, True)
+
+
+async def test_a_reason_is_bounded_as_the_scheduler_bounds_it() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs/job_1/cancel", json={"reason": "x" * 257})
+        described = (await client.get("/openapi.json")).json()["components"]["schemas"]
+    assert answer.json()["errors"][0]["field"] == "reason"
+    assert described["Cancellation"]["properties"]["reason"]["maxLength"] == 256
+
+
+async def test_nodes_are_shown_to_whoever_may_read_them() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key("nodes:read")) as client:
+        told = (await client.get("/v1/nodes")).json()
+    assert told["node_count"] == 1
+    assert told["nodes"][0]["runtime_down_since"] == "1970-01-01T00:01:00Z"
+
+    async with edge.client(key=await edge.key("jobs:read")) as client:
+        assert (await client.get("/v1/nodes")).status_code == 403
+
+
+async def test_whoami_tells_what_the_caller_may_do() -> None:
+    edge = Edge()
+    key = await edge.key("jobs:read", "inference")
+    async with edge.client(key=key) as client:
+        told = (await client.get("/v1/whoami")).json()
+    assert told == {
+        "tenant": "default",
+        "subject": "key:key_" + key.split("_")[1],
+        "roles": [],
+        "scopes": ["inference", "jobs:read"],
+    }

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from services.chassis.breaker import REFUSED, STATE, Breaker
+from services.chassis.breaker import REFUSED, STATE, Breaker, breaker_states
 from services.chassis.errors import NotFound, Unavailable
 
 DOWN = ConnectionRefusedError("down")
@@ -288,3 +288,11 @@ async def test_the_state_is_exported() -> None:
     async with breaker.calling():
         assert gauge._value.get() == 1
     assert gauge._value.get() == 0
+
+
+async def test_states_of_all_breakers_are_known_by_name() -> None:
+    breaker = a_breaker(Time(), name="known", failure_count_max=1)
+    assert breaker_states()["known"] == "closed"
+
+    await call(breaker, DOWN)
+    assert breaker_states()["known"] == "open"

@@ -19,6 +19,7 @@ EXAMPLES: list[ModelyardError] = [
     errors.PayloadTooLarge("body", bytes_max=1024),
     errors.Unauthenticated(),
     errors.PermissionDenied("jobs:write"),
+    errors.TenantSuspended("acme", reason="unpaid"),
     errors.NotFound("job", "job_1"),
     errors.AlreadyExists("model", "digits"),
     errors.Conflict("job", "job_1"),

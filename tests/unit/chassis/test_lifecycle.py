@@ -221,3 +221,15 @@ def test_an_interrupt_before_the_loops_run_is_an_ordinary_end() -> None:
         raise KeyboardInterrupt
 
     assert run_main(main()) == 130
+
+
+async def test_advice_turns_no_requests_away() -> None:
+    async def down() -> None:
+        raise Unavailable("container runtime docker")
+
+    readiness = Readiness()
+    readiness.advise("container-runtime", down)
+
+    report = await readiness.report()
+    assert report.is_ready
+    assert report.advisories == {"container-runtime": "container runtime docker is not available"}

@@ -12,6 +12,7 @@ from services.chassis.telemetry import tracing
 from services.chassis.telemetry.tracing import (
     context_from,
     current_traceparent,
+    is_left_out,
     record_span,
     trace_id_of,
     traceparent_of,
@@ -50,6 +51,17 @@ def test_a_context_from_text_is_that_text_again() -> None:
 
     assert span.get_span_context().is_remote
     assert traceparent_of(span) == TRACEPARENT
+
+
+def test_a_trace_is_left_out_when_nobody_records_it() -> None:
+    unsampled = trace.get_current_span(context_from(f"{TRACEPARENT[:-2]}00"))
+    sampled = trace.get_current_span(context_from(TRACEPARENT))
+    assert [is_left_out(span) for span in (unsampled, sampled, trace.INVALID_SPAN)] == [
+        True,
+        False,
+        False,
+    ]
+    assert traceparent_of(unsampled) == f"{TRACEPARENT[:-2]}00"
 
 
 @pytest.mark.parametrize("text", [None, "", "garbage", f"00-{'0' * 32}-b7ad6b7169203331-01"])

@@ -52,6 +52,14 @@ def test_every_order_of_start_and_end_comes_to_the_same_state() -> None:
         assert stream.location == LOCATION
 
 
+def test_a_stream_remembers_that_its_end_was_not_seen_whatever_is_told_again() -> None:
+    ending, _ = in_state(StreamState.OPENED).ended(at=NOW, location=None, is_end_seen=False)
+    again, _ = ending.ended(at=NOW, location=None)
+    completed, _ = again.completed(record_count=1, at=NOW)
+
+    assert [stream.is_end_seen for stream in (ending, again, completed)] == [False] * 3
+
+
 def test_a_stream_is_completed_once_with_its_count() -> None:
     stream, fact = in_state(StreamState.ENDING).completed(record_count=7, at=NOW)
     assert fact is not None

@@ -91,4 +91,4 @@ def a_replica(**changes: Any) -> Replica:
 
 
 def a_node(name: str = NODE, *, capacity: Resources, used: Resources | None = None) -> Node:
-    return Node(NodeId(name), capacity, used or Resources(), NOW)
+    return Node(NodeId(name), capacity, used or Resources(), NOW, "process", None)

@@ -1,11 +1,15 @@
 """Deployments and replicas: names, states, restarts, routing, deletion."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
 from services.chassis.errors import InvalidArgument
-from services.scheduler.domain.deployments.deployment import DeploymentState, ReplicaEndpoint
+from services.scheduler.domain.deployments.deployment import (
+    Deployment,
+    DeploymentState,
+    ReplicaEndpoint,
+)
 from services.scheduler.domain.deployments.model import ModelReference
 from services.scheduler.domain.deployments.next_steps import next_steps
 from services.scheduler.domain.deployments.replica import (
@@ -14,7 +18,9 @@ from services.scheduler.domain.deployments.replica import (
     restart_delay,
 )
 from services.scheduler.domain.identities import AttemptId, ReplicaId
+from services.scheduler.domain.tenants.tenant import Tenant
 from tests.unit.scheduler.builders import (
+    ACME,
     NODE,
     NOW,
     a_deployment,
@@ -24,6 +30,14 @@ from tests.unit.scheduler.builders import (
 )
 
 SETTLE = timedelta(seconds=2)
+
+
+def steps(
+    deployment: Deployment, replicas: list[Replica], *, at: datetime, tenant: Tenant | None = None
+) -> list[Replica]:
+    return next_steps(
+        deployment, replicas, tenant=tenant or Tenant(ACME), at=at, routes_settle=SETTLE
+    )
 
 
 def a_warming_replica() -> Replica:
@@ -85,6 +99,14 @@ def test_a_deployment_serves_while_a_replica_answers() -> None:
     assert prepared[1].what == "preparing"
 
 
+def test_a_deployment_says_why_its_replicas_do_not_answer() -> None:
+    deployment = a_deployment().unanswered(because="exit code 3")
+    assert (deployment.reason, deployment.version) == ("no replica answers: exit code 3", 1)
+
+    serving = a_deployment(state=DeploymentState.SERVING, reason="a replica answers")
+    assert serving.unanswered(because="exit code 3") == serving
+
+
 def test_a_deployment_on_its_way_out_follows_no_replica() -> None:
     asked = a_deployment().asked_to_delete(at=NOW)
     assert asked is not None
@@ -120,9 +142,9 @@ def test_restarts_wait_longer_each_time_up_to_a_minute() -> None:
 def test_an_ended_replica_goes_back_in_line_when_its_delay_is_over() -> None:
     ended = a_warming_replica().ended(reason="exit code 1", at=NOW)
     assert ended.restart_at == later(1)
-    assert next_steps(a_deployment(), [ended], at=later(0.9), routes_settle=SETTLE) == []
+    assert steps(a_deployment(), [ended], at=later(0.9)) == []
 
-    [back] = next_steps(a_deployment(), [ended], at=later(1), routes_settle=SETTLE)
+    [back] = steps(a_deployment(), [ended], at=later(1))
     assert (back.state, back.restart_count, back.restart_at) == (ReplicaState.QUEUED, 1, None)
 
     again = back.placed(AttemptId("att_2"), NODE).ended(reason="exit code 1", at=later(3))
@@ -147,7 +169,7 @@ def test_deletion_stops_what_answers_only_after_routes_have_settled() -> None:
     ended = a_warming_replica().ended(reason="exit code 1", at=NOW)
     replicas = [a_replica(), a_warming_replica(), a_ready_replica(), ended]
 
-    at_once = next_steps(asked[0], replicas, at=later(1), routes_settle=SETTLE)
+    at_once = steps(asked[0], replicas, at=later(1))
     assert [each.state for each in at_once] == [
         ReplicaState.ENDED,
         ReplicaState.STOPPING,
@@ -155,11 +177,33 @@ def test_deletion_stops_what_answers_only_after_routes_have_settled() -> None:
     ]
     assert all(each.restart_at is None for each in at_once)
 
-    [stopping] = next_steps(asked[0], [a_ready_replica()], at=later(2), routes_settle=SETTLE)
+    [stopping] = steps(asked[0], [a_ready_replica()], at=later(2))
     assert (stopping.state, stopping.address) == (ReplicaState.STOPPING, None)
-    assert next_steps(asked[0], [stopping, *at_once], at=later(9), routes_settle=SETTLE) == []
+    assert steps(asked[0], [stopping, *at_once], at=later(9)) == []
 
 
 def test_a_stopped_replica_does_not_come_back() -> None:
     stopping = a_ready_replica().asked_to_stop(reason="deleted", at=NOW)
     assert stopping.ended(reason="exit code 0", at=NOW).restart_at is None
+
+
+def test_suspension_stops_what_runs_and_lets_requests_end_first() -> None:
+    tenant = Tenant(ACME, version=2, is_suspended=True, reason="unpaid", changed_at=NOW)
+    replicas = [a_replica(), a_warming_replica(), a_ready_replica()]
+
+    [warming] = steps(a_deployment(), replicas, at=later(1), tenant=tenant)
+    assert (warming.state, warming.reason) == (
+        ReplicaState.STOPPING,
+        "the tenant is suspended: unpaid",
+    )
+    stopped = steps(a_deployment(), replicas, at=later(2), tenant=tenant)
+    assert [each.state for each in stopped] == [ReplicaState.STOPPING] * 2
+
+
+def test_what_a_suspension_has_stopped_is_back_in_line_at_once() -> None:
+    stopping = a_ready_replica().asked_to_stop(reason="the tenant is suspended", at=NOW)
+    ended = stopping.ended(reason="exit code 0", at=later(3), comes_back=True)
+    assert (ended.state, ended.address) == (ReplicaState.ENDED, None)
+    [back] = steps(a_deployment(), [ended], at=later(3))
+    assert (back.state, back.failure_count) == (ReplicaState.QUEUED, 0)
+    assert "the tenant is suspended" in back.reason

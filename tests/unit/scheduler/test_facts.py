@@ -91,6 +91,15 @@ def test_an_exit_code_of_zero_is_told() -> None:
     assert data.exit_code == 0
 
 
+def test_an_end_that_was_not_seen_says_so() -> None:
+    started, _ = an_attempt().started(LogLocation("c/container.log"), at=NOW)
+    told = [
+        job_events_pb2.AttemptTransitioned.FromString(event_of(fact).data).end_unseen
+        for _, fact in (started.exited(0, at=NOW), started.lost(at=NOW))
+    ]
+    assert told == [False, True]
+
+
 def test_a_deployment_tells_its_pinned_version() -> None:
     moved = a_deployment().observed(ready_count=1, at=NOW)
     assert moved is not None

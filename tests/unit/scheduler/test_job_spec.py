@@ -7,7 +7,7 @@ import pytest
 
 from services.chassis.errors import InvalidArgument
 from services.scheduler.domain.jobs.spec import JobInput, JobOutput, JobTimeouts
-from services.scheduler.domain.resources import requested_resources
+from services.scheduler.domain.resources import Resources, requested_resources
 from tests.unit.scheduler.builders import DIGEST, a_spec
 
 
@@ -76,7 +76,8 @@ def test_a_field_out_of_bounds_is_named(changes: dict[str, Any], field: str) -> 
     ("amounts", "field"),
     [
         ((0, 1 << 30, 0), "spec.resources.cpu_millicores"),
-        ((1_000, 0, 0), "spec.resources.memory_bytes"),
+        ((1_000, (6 << 20) - 1, 0), "spec.resources.memory_bytes"),
+        ((1_000, 1 << 51, 0), "spec.resources.memory_bytes"),
         ((1_000, 1 << 30, -1), "spec.resources.gpu_count"),
         ((10**9, 1 << 30, 0), "spec.resources.cpu_millicores"),
     ],
@@ -88,3 +89,14 @@ def test_resources_out_of_bounds_are_named(amounts: tuple[int, int, int], field:
             cpu_millicores=cpu, memory_bytes=memory, gpu_count=gpus, field="spec.resources"
         )
     assert refusal.value.detail["field"] == field
+
+
+def test_least_memory_is_what_a_container_starts_with() -> None:
+    def asked(memory_bytes: int) -> Resources:
+        return requested_resources(
+            cpu_millicores=1, memory_bytes=memory_bytes, gpu_count=0, field="spec.resources"
+        )
+
+    assert asked(6 << 20).memory_bytes == 6 << 20
+    with pytest.raises(InvalidArgument, match=r"6291456 \(6 MiB\): no container starts with less"):
+        asked((6 << 20) - 1)

@@ -1,9 +1,13 @@
 """Capacity and its booking."""
 
+from dataclasses import replace
+
 import pytest
 
+from services.chassis.errors import InvalidArgument
+from services.scheduler.domain.fleet.reach import FleetReach
 from services.scheduler.domain.resources import Resources
-from tests.unit.scheduler.builders import a_node, resources
+from tests.unit.scheduler.builders import NOW, a_node, resources
 
 
 def test_booking_takes_from_what_is_free() -> None:
@@ -22,6 +26,11 @@ def test_a_node_that_came_back_smaller_has_nothing_free() -> None:
     assert shrunk.free == resources(cpu=0, memory=4)
 
 
+def test_a_node_whose_runtime_is_away_has_nothing_free() -> None:
+    node = replace(a_node(capacity=resources(cpu=4)), runtime_down_since=NOW)
+    assert node.free == Resources()
+
+
 def test_amounts_are_never_negative() -> None:
     with pytest.raises(AssertionError, match="negative"):
         resources(cpu=1) - resources(cpu=2)
@@ -30,3 +39,32 @@ def test_amounts_are_never_negative() -> None:
 def test_resources_fit_only_when_each_amount_does() -> None:
     assert Resources(1, 1, 0).fits_in(Resources(1, 1, 0))
     assert not Resources(1, 1, 1).fits_in(Resources(9, 9, 0))
+
+
+LARGEST = Resources(cpu_millicores=4_000, memory_bytes=8 << 30, gpu_count=0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "most"),
+    [
+        (replace(LARGEST, cpu_millicores=4_001), "spec.resources.cpu_millicores", 4_000),
+        (replace(LARGEST, memory_bytes=9 << 30), "spec.resources.memory_bytes", 8 << 30),
+        (replace(LARGEST, gpu_count=1), "spec.resources.gpu_count", 0),
+    ],
+)
+def test_an_amount_that_no_node_has_is_named_with_the_most_there_is(
+    asked: Resources, field: str, most: int
+) -> None:
+    with pytest.raises(InvalidArgument, match=f"no node has more than {most}") as refused:
+        FleetReach(is_enough=False, largest=LARGEST).check(asked, field="spec.resources")
+    assert refused.value.detail["field"] == field
+
+
+def test_amounts_that_no_single_node_has_together_are_told_as_that() -> None:
+    with pytest.raises(InvalidArgument, match="cpu_millicores 4000, memory_bytes") as refused:
+        FleetReach(is_enough=False, largest=LARGEST).check(LARGEST, field="spec.resources")
+    assert refused.value.detail["field"] == "spec.resources"
+
+
+def test_what_some_node_could_hold_is_not_refused() -> None:
+    FleetReach(is_enough=True, largest=Resources()).check(LARGEST, field="spec.resources")

@@ -50,15 +50,17 @@ class Bench:
             replica_stop_grace=LIMITS.replica_stop_grace,
         )
         self.store_outputs = StoreOutputs(self.runtime, self.artifacts, files_max=10, bytes_max=100)
-        self.remove = RemoveContainer(self.store.as_unit_of_work(), self.runtime, self.node_lease)
+        self.remove = RemoveContainer(self.store.as_unit_of_work(), self.runtime)
         self.clean_up = CleanUpContainers(
+            self.store.as_unit_of_work(),
             self.runtime,
-            self.remove,
             self.node_lease,
             self.clock,
             kept_after_end=timedelta(hours=1),
+            unknown_kept=timedelta(seconds=30),
             stray_grace=timedelta(seconds=1),
-            containers_per_pass_max=100,
+            batch_max=3,
+            together_max=2,
         )
         self._drive = DriveAttempt(
             self.runtime,

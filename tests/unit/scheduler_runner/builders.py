@@ -1,9 +1,12 @@
-"""Attempts with their owners, as the runner reads them."""
+"""Attempts with their owners, as the runner reads them; and how a runtime is set up."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from services.chassis.tenancy import TenantId
+from services.scheduler.adapters.runtime_docker.hardening import Hardening, Users
+from services.scheduler.adapters.runtime_docker.runtime import DockerOptions
 from services.scheduler.domain.attempts.attempt import Attempt, AttemptState, Owner, OwnerKind
 from services.scheduler.domain.attempts.runtime import (
     ContainerExit,
@@ -98,3 +101,22 @@ def an_exit(code: int = 0, **changes: Any) -> ContainerExit:
         "cpu": timedelta(seconds=1),
     }
     return ContainerExit(**(given | changes))
+
+
+def docker_options(root: Path) -> DockerOptions:
+    return DockerOptions(
+        scope="tests",
+        containers_root=root,
+        images={},
+        is_host_fenced=True,
+        pull_timeout=timedelta(seconds=1),
+        users=Users(first=200_000, count=1),
+        hardening=Hardening(
+            pids_max=1,
+            open_files_max=1,
+            tmp_bytes=1,
+            shared_memory_bytes=1,
+            log_file_bytes=1,
+            log_files_max=1,
+        ),
+    )

@@ -1,5 +1,6 @@
 """Stand-ins for what the runner needs from outside."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -20,6 +21,7 @@ from services.scheduler.domain.attempts.runtime import (
     ContainerStatus,
     EndCause,
     LeftFile,
+    Listening,
     ProgressData,
 )
 from services.scheduler.domain.attempts.work import AttemptWork, JobWork, ReplicaWork
@@ -30,7 +32,7 @@ from services.scheduler.domain.deployments.deployment import (
 )
 from services.scheduler.domain.deployments.model import ModelPin
 from services.scheduler.domain.deployments.replica import Replica, ReplicaState
-from services.scheduler.domain.identities import NodeId
+from services.scheduler.domain.identities import AttemptId, NodeId
 from services.scheduler.domain.jobs.job import Job, JobState
 from services.scheduler.domain.resources import Resources
 from services.scheduler.use_cases.attempts.ports import RunSpan, ServerSetup, StoredFile
@@ -79,8 +81,10 @@ class Store:
         self.rows: dict[str, Any] = {}
         self.used = Counter[str]()
         self.facts: list[Fact] = []
-        self.heartbeats: list[str] = []
-        self.capacity: dict[str, Resources] = {}
+        self.is_runtime_up: list[bool] = []
+        self.nodes: dict[str, tuple[Resources, str]] = {}
+        self.works: list[AttemptWork] = []
+        self.queries = 0
 
     def given(self, work: AttemptWork, *, state: str | None = None) -> AttemptWork:
         """Store an attempt and its owner."""
@@ -126,7 +130,7 @@ class Store:
         )
 
     def as_unit_of_work(self) -> UnitOfWork:
-        return cast("UnitOfWork", SimpleNamespace(system=self.system))
+        return cast("UnitOfWork", SimpleNamespace(system=self.system, reading=self.system))
 
     @asynccontextmanager
     async def system(self, *, because: str) -> AsyncIterator[Any]:
@@ -158,7 +162,10 @@ class _Transaction:
         self.now = store.clock.now()
         self.emit = store.facts.append
         rows = SimpleNamespace(get=self._get, get_any=self._get, save=self._save)
-        self.attempts, self.jobs, self.deployments = rows, rows, rows
+        self.jobs, self.deployments = rows, rows
+        self.attempts = SimpleNamespace(
+            get=self._get, save=self._save, ends=self._ends, open_on_node=self._open_on_node
+        )
         self.replicas = SimpleNamespace(
             get=self._get, save=self._save, of_deployment=self._of_deployment
         )
@@ -178,6 +185,14 @@ class _Transaction:
     async def _save(self, row: Any) -> None:
         self._store.rows[row.id] = row
 
+    async def _ends(self, attempt_ids: Sequence[str]) -> Mapping[str, datetime | None]:
+        self._store.queries += 1
+        rows = self._store.rows
+        return {each: rows[each].ended_at for each in attempt_ids if each in rows}
+
+    async def _open_on_node(self, node_id: NodeId) -> Sequence[AttemptWork]:
+        return self._store.works
+
     async def _of_deployment(self, deployment_id: str) -> Sequence[Replica]:
         rows = self._store.rows.values()
         return [
@@ -187,11 +202,12 @@ class _Transaction:
     async def _release(self, node_id: NodeId, resources: Resources) -> None:
         self._store.used[node_id] -= resources.cpu_millicores
 
-    async def _register(self, node_id: NodeId, capacity: Resources) -> None:
-        self._store.capacity[node_id] = capacity
+    async def _register(self, node_id: NodeId, capacity: Resources, *, runtime: str) -> None:
+        self._store.nodes[node_id] = (capacity, runtime)
 
-    async def _heartbeat(self, node_id: NodeId) -> None:
-        self._store.heartbeats.append(node_id)
+    async def _heartbeat(self, node_id: NodeId, *, is_runtime_up: bool) -> None:
+        assert node_id in self._store.nodes
+        self._store.is_runtime_up.append(is_runtime_up)
 
 
 @dataclass
@@ -210,10 +226,21 @@ class Runtime:
         """Let a container be in a phase."""
         if phase in {ContainerPhase.RUNNING, ContainerPhase.EXITED}:
             changes.setdefault("started_at", NOW)
+            changes.setdefault("host", "127.0.0.1")
         self.containers[name] = ContainerStatus(name, phase, **changes)
 
     def exited(self, end: ContainerExit | None = None) -> None:
         self.is_(ContainerPhase.EXITED, exit=end or an_exit())
+
+    async def ping(self) -> None:
+        if self.failing is not None:
+            raise self.failing
+
+    async def follow(self, stopping: asyncio.Event) -> None:
+        await stopping.wait()
+
+    def listening(self, port_count: int) -> Listening:
+        return Listening("127.0.0.1", tuple(range(1, port_count + 1)))
 
     async def create(self, spec: ContainerSpec) -> None:
         self._call("create")
@@ -263,7 +290,7 @@ class Runtime:
     async def last_lines(self, name: str, *, bytes_max: int) -> str:
         return "last lines"
 
-    def log_location(self, name: str) -> LogLocation:
+    async def log_location(self, name: str) -> LogLocation:
         return LogLocation(path=f"{name}/container.log")
 
     def _call(self, name: str) -> None:
@@ -274,11 +301,13 @@ class Runtime:
 
 @dataclass
 class Artifacts:
-    """A registry with every digest, up until it is not."""
+    """A registry with every digest but some, up until it is not."""
 
     is_up: bool = True
+    missing: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     stored: list[PurePath] = field(default_factory=list)
+    stored_as: set[AttemptId] = field(default_factory=set)
 
     @asynccontextmanager
     async def held(
@@ -286,11 +315,14 @@ class Artifacts:
     ) -> AsyncIterator[Mapping[str, PurePath]]:
         self._require_up()
         self.asked += digests
+        for digest in self.missing.intersection(digests):
+            raise NotFound("artifact", digest)
         yield {digest: PurePath("/cache") / digest for digest in digests}
 
-    async def put(self, tenant: TenantId, file: PurePath) -> StoredFile:
+    async def put(self, tenant: TenantId, file: PurePath, *, attempt_id: AttemptId) -> StoredFile:
         self._require_up()
         self.stored.append(file)
+        self.stored_as.add(attempt_id)
         return StoredFile(DIGEST, 5)
 
     def _require_up(self) -> None:
@@ -305,20 +337,22 @@ class Probe:
     answers: bool = True
 
     async def is_ready(self, url: str) -> bool:
-        assert url == "http://ready"
+        assert url == "http://127.0.0.1:1/ready"
         return self.answers
 
 
 class Server:
     """A kind of model server."""
 
-    def setup(self, *, name: str, model: ModelPin) -> ServerSetup:
+    port_count = 1
+
+    def setup(self, *, name: str, model: ModelPin, listening: Listening) -> ServerSetup:
         return ServerSetup(
             command=("serve", name),
             texts={"settings.json": "{}"},
             model_files={file.path: file.digest for file in model.files},
-            address="127.0.0.1:1",
-            ready_url="http://ready",
+            port=listening.ports[0],
+            ready_path="/ready",
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import InvalidArgument, PayloadTooLarge
-from services.scheduler.adapters.runtime_process.bundle import unpack_bundle
+from services.scheduler.adapters.runtime_files.bundle import unpack_bundle
 
 
 def _member(name: str, text: str = "", **fields: Any) -> tuple[tarfile.TarInfo, bytes]:

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -11,11 +12,12 @@ from services.scheduler.domain.attempts.attempt import AttemptState
 from services.scheduler.domain.attempts.runtime import ContainerExit, EndCause
 from services.scheduler.domain.attempts.runtime import ContainerPhase as P
 from services.scheduler.domain.jobs.job import FailureReason, JobState
-from services.scheduler.domain.jobs.spec import JobOutput
+from services.scheduler.domain.jobs.spec import JobInput, JobOutput
 from services.scheduler.use_cases.attempts.drive_attempt import AGAIN
 from services.scheduler.use_cases.attempts.record_attempt import RecordAttempt
 from tests.unit.scheduler_runner.bench import LIMITS, Bench
 from tests.unit.scheduler_runner.builders import (
+    DIGEST,
     NOW,
     RUN_TIMEOUT,
     STOP,
@@ -26,7 +28,7 @@ from tests.unit.scheduler_runner.builders import (
 )
 
 CREATED = AttemptState.CREATED
-LABELS = {"modelyard.address": "127.0.0.1:1", "modelyard.ready-url": "http://ready"}
+LABELS = {"modelyard.port": "1", "modelyard.ready-path": "/ready"}
 TRACEPARENT = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 
 
@@ -38,8 +40,60 @@ async def test_created_attempt_is_prepared_started_and_recorded(bench: Bench) ->
     assert await bench.drive(work) is None
 
     assert bench.runtime.calls == ["create", "start"]
-    assert bench.store.fact_names == ["STARTING", "STARTED", "RUNNING"]
+    assert bench.store.fact_names == ["STARTED", "STARTING", "RUNNING"]
     assert bench.store.rows["job_1"].started_at == NOW
+
+
+async def test_container_is_not_looked_at_between_its_creation_and_its_start(bench: Bench) -> None:
+    work = bench.store.given(some_work(CREATED), state=JobState.ADMITTED)
+    for phase in (P.CREATED, P.RUNNING):
+        await bench.drive(work)
+        assert bench.memory.left is not None
+        assert bench.memory.left.phase is phase
+
+    await bench.drive(work)
+    assert bench.memory.left is None
+
+
+async def test_container_is_looked_at_again_after_a_failed_start(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = bench.store.given(some_work(CREATED), state=JobState.ADMITTED)
+    await bench.drive(work)
+    with monkeypatch.context() as away:
+        away.setattr(bench.runtime, "start", _refusing(Unavailable("the engine")))
+        with pytest.raises(Unavailable):
+            await bench.drive(work)
+    bench.runtime.is_(P.RUNNING)  # the engine had heard of it
+
+    await bench.drive(work)
+
+    assert bench.runtime.calls == ["create"]
+    assert bench.store.fact_names == ["STARTED", "STARTING", "RUNNING"]
+
+
+@pytest.mark.parametrize(
+    "given", [{"source_digest": DIGEST}, {"inputs": (JobInput("train.csv", DIGEST),)}]
+)
+async def test_start_is_recorded_before_files_are_fetched(
+    bench: Bench, given: dict[str, Any]
+) -> None:
+    work = some_work(CREATED, owner=a_job(**given))
+    await bench.drive(bench.store.given(work, state=JobState.ADMITTED))
+
+    assert bench.store.fact_names == ["STARTING"]
+
+
+async def test_start_is_recorded_when_it_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = bench.store.given(some_work(CREATED), state=JobState.ADMITTED)
+    monkeypatch.setattr(bench.runtime, "create", _refusing(Unavailable("the engine")))
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await bench.drive(work)
+
+    assert bench.store.fact_names == ["STARTING"]
 
 
 async def test_start_is_tried_again_while_the_registry_is_down(bench: Bench) -> None:
@@ -50,6 +104,10 @@ async def test_start_is_tried_again_while_the_registry_is_down(bench: Bench) -> 
         bench.clock.advance(wait)
         with pytest.raises(Unavailable):
             await bench.drive(work)
+    job = bench.store.rows["job_1"]
+    assert job.state is JobState.STARTING
+    assert job.reason == "preparing its container; tried again: model-registry is not available"
+    assert bench.store.fact_names == ["STARTING"]
 
     bench.clock.advance(timedelta(seconds=1))
     await bench.drive(work)
@@ -219,6 +277,17 @@ async def test_loss_is_recorded_once_nothing_is_left(bench: Bench, phase: P) -> 
     assert bench.runtime.calls == ["wait_exit"]
     assert bench.store.fact_names == ["LOST", "FAILED"]
     assert bench.store.rows["job_1"].failure.reason is FailureReason.LOST
+
+
+async def test_loss_of_a_container_that_is_still_there_tells_its_last_lines(bench: Bench) -> None:
+    work = bench.store.given(some_work())
+    bench.runtime.is_(P.LOST)
+
+    await bench.drive(work)
+
+    failure = bench.store.rows["job_1"].failure
+    assert (failure.exit_code, failure.last_lines) == (None, "last lines")
+    assert "nobody saw it end" in failure.message
 
 
 async def test_replica_is_ready_once_its_server_answers(bench: Bench) -> None:

@@ -12,22 +12,24 @@ from tests.unit.scheduler_runner.fakes import HeldLease
 CAPACITY = Resources(4_000, 8 << 30)
 
 
-async def test_node_is_registered_with_its_capacity_and_stays_alive(bench: Bench) -> None:
-    node = KeepNode(bench.store.as_unit_of_work(), NodeId("node-1"), CAPACITY)
-
-    await node.register(HeldLease())
-    await node.heartbeat(HeldLease())
-
-    assert bench.store.capacity == {"node-1": CAPACITY}
-    assert bench.store.heartbeats == ["node-1"]
+@pytest.fixture
+def node(bench: Bench) -> KeepNode:
+    return KeepNode(bench.store.as_unit_of_work(), NodeId("node-1"), CAPACITY, "docker")
 
 
-async def test_node_of_another_runner_is_left_alone(bench: Bench) -> None:
-    node = KeepNode(bench.store.as_unit_of_work(), NodeId("node-1"), CAPACITY)
-    late = HeldLease(epoch=0)
+async def test_node_is_registered_with_what_it_has_and_tells_of_its_runtime(
+    bench: Bench, node: KeepNode
+) -> None:
+    await node.register(HeldLease(), is_runtime_up=False)
+    await node.heartbeat(HeldLease(), is_runtime_up=True)
 
+    assert bench.store.nodes == {"node-1": (CAPACITY, "docker")}
+    assert bench.store.is_runtime_up == [False, True]
+
+
+async def test_node_of_another_runner_is_left_alone(bench: Bench, node: KeepNode) -> None:
     for act in (node.register, node.heartbeat):
         with pytest.raises(Conflict):
-            await act(late)
-    assert bench.store.capacity == {}
-    assert bench.store.heartbeats == []
+            await act(HeldLease(epoch=0), is_runtime_up=True)
+    assert bench.store.nodes == {}
+    assert bench.store.is_runtime_up == []

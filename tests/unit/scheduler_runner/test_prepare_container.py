@@ -5,9 +5,9 @@ from pathlib import PurePath
 
 import pytest
 
-from services.chassis.errors import InvalidArgument
+from services.chassis.errors import InvalidArgument, NotFound
 from services.scheduler.domain.attempts.attempt import AttemptState
-from services.scheduler.domain.attempts.runtime import PlacedFile
+from services.scheduler.domain.attempts.runtime import ContainerSpec, PlacedFile
 from services.scheduler.domain.jobs.spec import JobInput
 from tests.unit.scheduler_runner.bench import Bench
 from tests.unit.scheduler_runner.builders import (
@@ -56,7 +56,7 @@ async def test_replica_gets_its_model_and_says_where_it_answers(bench: Bench) ->
     assert spec.files == (PlacedFile("model.joblib", PurePath("/cache") / DIGEST),)
     assert spec.texts == {"settings.json": "{}"}
     assert spec.run_time_max is None
-    assert spec.labels["modelyard.address"] == "127.0.0.1:1"
+    assert spec.labels["modelyard.port"] == "1"
     assert spec.environment["MODELYARD_DEPLOYMENT_ID"] == "dep_1"
 
 
@@ -64,3 +64,31 @@ async def test_replica_is_refused_when_its_image_holds_no_known_server(bench: Be
     prepare = replace(bench.prepare, servers={})
     with pytest.raises(InvalidArgument):
         await prepare(some_work(AttemptState.CREATED, owner=a_replica()))
+
+
+@pytest.mark.parametrize(
+    ("missing", "field"),
+    [(DIGEST, "spec.source_digest"), (OTHER, "spec.inputs[1].digest")],
+)
+async def test_artifact_that_is_missing_is_told_by_the_field_that_asks_for_it(
+    bench: Bench, missing: str, field: str
+) -> None:
+    inputs = (JobInput("code", DIGEST), JobInput("data", OTHER), JobInput("again", OTHER))
+    job = a_job(source_digest=DIGEST, inputs=inputs)
+    bench.artifacts.missing = {missing}
+
+    with pytest.raises(InvalidArgument, match=f"artifact {missing} was not found") as refused:
+        await bench.prepare(some_work(AttemptState.CREATED, owner=job))
+
+    assert refused.value.detail["field"] == field
+
+
+async def test_what_else_is_missing_is_no_field(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_image(_: ContainerSpec) -> None:
+        raise NotFound("image", "modelyard/base")
+
+    monkeypatch.setattr(bench.runtime, "create", no_image)
+    with pytest.raises(NotFound):
+        await bench.prepare(some_work(AttemptState.CREATED, owner=a_job(source_digest=DIGEST)))

@@ -5,7 +5,11 @@ from dataclasses import replace
 import pytest
 
 from services.chassis.errors import Conflict
-from services.scheduler.domain.attempts.attempt import AttemptState, LogLocation
+from services.scheduler.domain.attempts.attempt import (
+    AttemptState,
+    AttemptTransitioned,
+    LogLocation,
+)
 from services.scheduler.domain.jobs.job import FailureReason, JobFailure, JobState
 from services.scheduler.use_cases.attempts.record_attempt import Succeeded
 from tests.unit.scheduler_runner.bench import Bench
@@ -52,6 +56,17 @@ async def test_end_of_a_replica_publishes_where_it_no_longer_answers(bench: Benc
 
     assert bench.store.rows["rep_1"].reason == "gone"
     assert bench.store.fact_names == ["EXITED", "RoutingEntry", "preparing"]
+
+
+@pytest.mark.parametrize("is_end_seen", [True, False])
+async def test_end_tells_whether_the_runtime_saw_it(bench: Bench, *, is_end_seen: bool) -> None:
+    work = bench.store.given(some_work())
+    end = an_exit(0, is_end_seen=is_end_seen)
+
+    await bench.record.exited(LEASE, work, end, Succeeded(()), progress=None)
+
+    (fact,) = (fact for fact in bench.store.facts if isinstance(fact, AttemptTransitioned))
+    assert fact.is_end_seen is is_end_seen
 
 
 async def test_job_that_was_stopped_for_its_run_time_fails_even_with_exit_code_0(

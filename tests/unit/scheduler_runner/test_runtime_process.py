@@ -15,9 +15,9 @@ import pytest
 
 from services.chassis.errors import FailedPrecondition
 from services.chassis.tenancy import TenantId
-from services.scheduler.adapters.runtime_process import processes, runtime
+from services.scheduler.adapters.runtime_files.leavings import last_lines
+from services.scheduler.adapters.runtime_process import processes, runtime, shim
 from services.scheduler.adapters.runtime_process.folder import lay_out
-from services.scheduler.adapters.runtime_process.leavings import last_lines
 from services.scheduler.adapters.runtime_process.runtime import ProcessRuntime
 from services.scheduler.domain.attempts.runtime import ContainerPhase, ContainerSpec
 
@@ -68,6 +68,20 @@ async def test_stop_is_no_error_when_the_program_ends_first(
     status = await node.stop("a", grace=timedelta(seconds=1))
 
     assert status.phase is ContainerPhase.LOST
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 90])
+async def test_container_is_lost_when_power_went_before_its_start_was_on_disk(
+    tmp_path: Path, left: bytes
+) -> None:
+    node = _runtime(tmp_path)
+    await node.create(_spec("a"))
+    of_an_earlier_boot = {"pid": 1, "start_ticks": 0, "boot_id": "another"}
+    shim.take_claim({"shim": of_an_earlier_boot}, folder=str(tmp_path / "a"))
+    (tmp_path / "a" / shim.STARTED).write_bytes(left)
+
+    assert (await node.wait_exit("a")).phase is ContainerPhase.LOST
+    assert (await node.start("a")).phase is ContainerPhase.LOST
 
 
 @pytest.fixture

@@ -20,11 +20,13 @@ async def test_outputs_are_stored_file_by_file(bench: Bench) -> None:
     files = [LeftFile("a", PurePath("/out/a")), LeftFile("deep/b", PurePath("/out/deep/b"))]
     bench.runtime.outputs = {"model": files}
 
-    manifests = await bench.store_outputs(some_work(owner=JOB), JOB)
+    work = some_work(owner=JOB)
+    manifests = await bench.store_outputs(work, JOB)
 
     entries = (FileEntry("a", 5, DIGEST), FileEntry("deep/b", 5, DIGEST))
     assert manifests == (OutputManifest("model", "digits", entries),)
     assert bench.artifacts.stored == [file.file for file in files]
+    assert bench.artifacts.stored_as == {work.attempt.id}
 
 
 async def test_outputs_are_refused_when_one_is_missing(bench: Bench) -> None:

@@ -2,23 +2,34 @@
 
 import errno
 import io
+import json
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import click
 import httpx
 import pytest
 from modelyard.cli import main as cli
+from modelyard.cli.job_file import SAMPLE
+from modelyard.cli.jobs import outputs_of
 from modelyard.cli.platform import status
-from modelyard.client import ApiError, Client, ConnectionFailed, Job
+from modelyard.cli.session import duration
+from modelyard.cli.settings import CliSettings
+from modelyard.client import ApiError, Client, ConnectionFailed, Job, JobSpec
 from typing_extensions import override
 
 
 @pytest.fixture(autouse=True)
 def _at_no_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELYARD_URL", "http://edge")
+    monkeypatch.delenv("MODELYARD_STATE", raising=False)
     monkeypatch.setattr(sys, "argv", ["modelyard", "status"])
 
 
@@ -157,7 +168,133 @@ def test_what_is_wrong_with_a_spec_is_told_field_by_field(
     spec.write_text('{"name": 1, "image": "i"}')
     assert exit_code_of(monkeypatch, "job", "submit", str(spec)) == 2
     said = capsys.readouterr().err
-    assert "name: Input should be a valid string; command: Field required" in said
+    assert f"{spec}: name: Input should be a valid string; command: Field required" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"prio": 1}', "prio: is no field of a job"),
+        ('{"resources": {"cpu": 1}}', "resources.cpu: is no field of a job"),
+        ('{"inputs": [{"path": "x"}]}', "inputs[0].path: is no field of a job"),
+        ("name: yaml", "Invalid JSON"),
+        ("[]", "should be an object"),
+    ],
+)
+def test_a_job_file_that_is_none_is_told_with_file_and_field(
+    content: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    spec = tmp_path / "job.json"
+    spec.write_text(content)
+    assert exit_code_of(monkeypatch, "job", "submit", str(spec)) == 2
+    told = capsys.readouterr().err
+    assert str(spec) in told
+    assert said in told
+
+
+@pytest.mark.parametrize("name", ["gone.json", "."], ids=["missing", "unreadable"])
+def test_a_job_file_that_cannot_be_read_is_named(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    assert exit_code_of(monkeypatch, "job", "submit", str(path)) == 2
+    assert str(path) in capsys.readouterr().err
+
+
+def test_the_sample_of_a_job_file_is_whole_and_in_the_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(monkeypatch, "job", "submit", "--help") == 0
+    shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert all(line.strip() in shown for line in SAMPLE.splitlines())
+    assert json.loads(SAMPLE).keys() == JobSpec.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("field", "option"),
+    [
+        ("spec.outputs[1].path", "--output b/c:model"),
+        ("outputs.0.path", "--output a"),
+        ("spec.outputs", "--output"),
+        ("spec.env.A", "--env A"),
+        ("spec.resources.memory_bytes", "--memory"),
+        ("resources.cpu_millicores", "--cpu"),
+        ("spec.timeouts.run", "--time-out"),
+        ("spec.labels.x", "spec.labels.x"),
+    ],
+)
+def test_what_run_is_refused_for_is_told_by_the_option(
+    field: str,
+    option: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    sent: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/artifacts":
+            return httpx.Response(201, json={"digest": "sha256:0"})
+        sent.append(json.loads(request.content))
+        errors = [{"field": field, "problem": "is wrong"}]
+        problem = {"code": "INVALID_ARGUMENT", "detail": f"{field}: is wrong", "errors": errors}
+        return httpx.Response(422, json=problem)
+
+    at_once = partial(Client, transport=httpx.MockTransport(answer), sleep=lambda _: None)
+    monkeypatch.setattr("modelyard.cli.main.Client", at_once)
+    options = ("--output", "a", "--output", "b/c:model", "--env", "A=1")
+
+    assert exit_code_of(monkeypatch, "run", str(tmp_path), *options, "--", "true") == 3
+    assert f"refused (INVALID_ARGUMENT): {option}: is wrong\n" in capsys.readouterr().err
+    assert [output["name"] for output in sent[0]["outputs"]] == ["a", "model"]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("m.bin", "m.bin"), ("sub/m.bin", "sub-m.bin"), (".x", "x"), ("/", "output")]
+)
+def test_an_output_has_a_name_whatever_its_path(path: str, name: str) -> None:
+    [output] = outputs_of((path,))
+    assert (output.name, output.path, output.register_as) == (name, path, "")
+
+
+def test_an_output_without_a_path_is_wrong_usage() -> None:
+    with pytest.raises(click.BadParameter, match="is not PATH or PATH:MODEL"):
+        outputs_of((":model",))
+
+
+def test_a_job_is_shown_with_what_was_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = {
+        "name": "n",
+        "image": "modelyard/base",
+        "command": ["python", "-c", "print('a')\nprint('b')"],
+        "resources": {"cpu_millicores": 500, "memory_bytes": 256 << 20, "gpu_count": 1},
+        "timeouts": {"run": "PT90M", "stop_grace": "PT0.5S"},
+        "priority": 70,
+    }
+    answering(monkeypatch, lambda _: httpx.Response(200, json=a_job("RUNNING") | {"spec": spec}))
+
+    assert exit_code_of(monkeypatch, "job", "show", "job_1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    shown = dict(line.split(maxsplit=1) for line in lines if len(line.split()) > 1)
+    assert shown["state"] == "RUNNING"
+    assert shown["image"] == "modelyard/base"
+    assert shlex.split(shown["command"])[:2] == ["python", "-c"]
+    assert shown["resources"] == "cpu 500, memory 256 MiB, gpus 1"
+    assert shown["priority"] == "70"
+    assert shown["time-outs"] == "run 90m, stop grace 0.5s"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(86_400, "1d"), (3_600, "1h"), (90, "90s"), (0, "0s"), (None, "-")]
+)
+def test_a_duration_is_shown_in_whole_units(seconds: int | None, shown: str) -> None:
+    assert duration(None if seconds is None else timedelta(seconds=seconds)) == shown
 
 
 def test_what_is_no_trace_id_is_wrong_usage(
@@ -174,7 +311,37 @@ def test_where_no_address_is_known_that_is_said(
     monkeypatch.delenv("MODELYARD_URL")
     monkeypatch.chdir(tmp_path)
     assert ends(monkeypatch, ConnectionFailed("http://127.0.0.1:8080: refused")) == 4
-    assert "no MODELYARD_URL" in capsys.readouterr().err
+    assert "no MODELYARD_URL, and none in .modelyard/cli.env" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("state", "folder"), [("elsewhere", "elsewhere"), ("", ".modelyard"), (None, ".modelyard")]
+)
+def test_the_local_stack_is_found_where_its_state_is(
+    state: str | None, folder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("MODELYARD_URL")
+    monkeypatch.delenv("MODELYARD_API_KEY", raising=False)
+    if state is not None:
+        monkeypatch.setenv("MODELYARD_STATE", state)
+    monkeypatch.chdir(tmp_path)
+    for each in (".modelyard", "elsewhere"):
+        (tmp_path / each).mkdir()
+        lines = f"MODELYARD_URL=http://{each}\nMODELYARD_API_KEY=myk_{each}\n"
+        (tmp_path / each / "cli.env").write_text(lines)
+
+    settings = CliSettings.of_environment()
+
+    assert settings.url == f"http://{folder}"
+    assert settings.api_key.get_secret_value() == f"myk_{folder}"
+
+
+def test_the_environment_goes_before_the_local_stacks_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MODELYARD_STATE", str(tmp_path))
+    (tmp_path / "cli.env").write_text("MODELYARD_URL=http://local\n")
+    assert CliSettings.of_environment().url == "http://edge"
 
 
 def test_a_collector_that_is_away_is_no_words_on_the_screen() -> None:
@@ -187,3 +354,213 @@ def test_a_collector_that_is_away_is_no_words_on_the_screen() -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("alive", "down_since", "said"),
+    [
+        (True, None, "ready"),
+        (True, "2026-01-01T00:00:00Z", "runtime down for "),
+        (False, "2026-01-01T00:00:00Z", "silent for "),
+    ],
+)
+def test_status_tells_what_ails_a_node(
+    *,
+    alive: bool,
+    down_since: str | None,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    node = {
+        "id": "node-1",
+        "alive": alive,
+        "heartbeat_at": "2026-01-01T00:00:00Z",
+        "runtime": "docker",
+        "runtime_down_since": down_since,
+        "capacity": {"cpu_millicores": 4000, "memory_bytes": 1 << 30},
+        "used": {"cpu_millicores": 500, "memory_bytes": 1 << 29},
+    }
+    answers = {
+        "/readyz": {"ready": True, "checks": {"database": "ok"}, "breakers": {"scheduler": "open"}},
+        "/v1/nodes": {"nodes": [node], "node_count": 1},
+    }
+    answering(monkeypatch, lambda path: httpx.Response(200, json=answers[path]))
+
+    assert exit_code_of(monkeypatch, "status") == 0
+    shown = capsys.readouterr().out
+    assert "api_gateway  scheduler  open: calls are refused" in shown.splitlines()
+    [line] = [line for line in shown.splitlines() if line.startswith("node-1")]
+    assert said in line
+    assert "0.5/4" in line
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "detail"),
+    [
+        (
+            httpx.Response(403, json={"code": "PERMISSION_DENIED", "detail": "scope missing"}),
+            "PERMISSION_DENIED",
+            "scope missing",
+        ),
+        (
+            httpx.Response(
+                503, json={"code": "UNAVAILABLE", "detail": "scheduler does not answer"}
+            ),
+            "UNAVAILABLE",
+            "scheduler does not answer",
+        ),
+        (httpx.ConnectError("refused"), "UNREACHABLE", "http://edge"),
+    ],
+    ids=["may not", "scheduler away", "gateway gone meanwhile"],
+)
+def test_status_is_told_as_far_as_it_is_known_and_says_what_is_not(
+    answer: httpx.Response | httpx.ConnectError,
+    code: str,
+    detail: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def answered(path: str) -> httpx.Response:
+        if path == "/readyz":
+            return httpx.Response(503, json={"ready": False, "checks": {"database": "away"}})
+        if isinstance(answer, httpx.ConnectError):
+            raise answer
+        return answer
+
+    answering(monkeypatch, answered)
+
+    assert exit_code_of(monkeypatch, "status") == 4
+    shown = capsys.readouterr().out
+    assert "away" in shown
+    assert f"nodes unknown ({code}): {detail}" in shown
+
+    assert exit_code_of(monkeypatch, "--json", "status") == 4
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ready"], told["nodes"]) == (False, None)
+    assert told["errors"]["nodes"]["code"] == code
+    assert detail in told["errors"]["nodes"]["detail"]
+
+
+def test_status_for_programs_has_no_errors_where_all_is_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = {"/readyz": {"ready": True}, "/v1/nodes": {"nodes": [], "node_count": 0}}
+    answering(monkeypatch, lambda path: httpx.Response(200, json=answers[path]))
+
+    assert exit_code_of(monkeypatch, "--json", "status") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "ready": True,
+        "nodes": [],
+        "services": {},
+        "errors": {},
+    }
+
+
+NEIGHBOURS = "model_registry=http://registry,scheduler=http://scheduler,log_collector=http://logs"
+
+
+def answering_as_services(monkeypatch: pytest.MonkeyPatch) -> list[httpx.Request]:
+    """Let one service be ready, one not, and one be away; return what they are asked."""
+    asked: list[httpx.Request] = []
+
+    def answered(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        match request.url.host, request.url.path:
+            case "edge", "/readyz":
+                told = {"ready": True, "breakers": {"scheduler": "closed", "redis": "half-open"}}
+                return httpx.Response(200, json=told)
+            case "edge", _:
+                return httpx.Response(200, json={"nodes": [], "node_count": 0})
+            case "registry", _:
+                return httpx.Response(200, json={"ready": True, "breakers": {"database": "closed"}})
+            case "scheduler", _:
+                told = {"ready": False, "breakers": {"model-registry": "open"}}
+                return httpx.Response(503, json=told)
+        raise httpx.ConnectError("refused")
+
+    transport = httpx.MockTransport(answered)
+    monkeypatch.setattr("modelyard.cli.main.Client", partial(Client, transport=transport))
+    monkeypatch.setenv("MODELYARD_OPERATIONS", NEIGHBOURS)
+    monkeypatch.setenv("MODELYARD_API_KEY", "myk_secret")
+    return asked
+
+
+def test_status_tells_each_services_breakers_where_operations_ports_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = answering_as_services(monkeypatch)
+
+    assert exit_code_of(monkeypatch, "status") == 0
+    shown = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    start = shown.index(["SERVICE", "EDGE", "BREAKER"])
+    assert shown[start + 1 : start + 6] == [
+        ["api_gateway", "redis", "half-open: one call is tried"],
+        ["api_gateway", "scheduler", "closed"],
+        ["model_registry", "database", "closed"],
+        ["scheduler", "model-registry", "open: calls are refused"],
+        ["log_collector", "unknown", "(UNREACHABLE): http://logs: refused"],
+    ]
+    told_the_key = {request.url.host for request in asked if "authorization" in request.headers}
+    assert told_the_key == {"edge"}
+
+
+def test_status_for_programs_has_what_each_service_says_and_who_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answering_as_services(monkeypatch)
+
+    assert exit_code_of(monkeypatch, "--json", "status") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["services"] == {
+        "model_registry": {"ready": True, "breakers": {"database": "closed"}},
+        "scheduler": {"ready": False, "breakers": {"model-registry": "open"}},
+        "log_collector": None,
+    }
+    assert told["errors"]["log_collector"]["code"] == "UNREACHABLE"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [httpx.Response(200, text="<html>"), httpx.Response(404, json={}), httpx.Response(200, json=1)],
+    ids=["no JSON", "no readiness", "no object"],
+)
+def test_status_says_that_what_answers_is_no_service(
+    answer: httpx.Response, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = {"edge": httpx.Response(200, json={"ready": True, "nodes": []}), "other": answer}
+    transport = httpx.MockTransport(lambda request: answers[request.url.host])
+    monkeypatch.setattr("modelyard.cli.main.Client", partial(Client, transport=transport))
+    monkeypatch.setenv("MODELYARD_OPERATIONS", "scheduler=http://other")
+
+    assert exit_code_of(monkeypatch, "status") == 0
+    assert "scheduler unknown (UNREADABLE)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("operations", ["scheduler", "=http://x", "scheduler=ftp://x"])
+def test_operations_ports_that_are_named_wrongly_are_wrong_usage(
+    operations: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MODELYARD_OPERATIONS", operations)
+
+    assert exit_code_of(monkeypatch, "status") == 2
+    assert "MODELYARD_OPERATIONS" in capsys.readouterr().err
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], httpx.Response]) -> None:
+    """Let the gateway answer by path."""
+    transport = httpx.MockTransport(lambda request: answer(request.url.path))
+    at_once = partial(Client, transport=transport, sleep=lambda _: None)
+    monkeypatch.setattr("modelyard.cli.main.Client", at_once)
+
+
+def test_one_of_anything_is_shown_by_the_same_word() -> None:
+    verbs = {
+        noun: group.commands.keys()
+        for noun, group in cli.cli.commands.items()
+        if isinstance(group, click.Group)
+    }
+
+    nouns_shown = {noun for noun, own in verbs.items() if "show" in own}
+    assert nouns_shown == {"deploy", "job", "model", "tenant", "trace"}
+    assert not any("get" in own for own in verbs.values())

@@ -262,6 +262,7 @@ def a_record(sequence: int) -> dict[str, object]:
         "time": "2026-01-01T00:00:00Z",
         "text": "x",
         "is_cut": False,
+        "is_gap": False,
     }
 
 

@@ -1,0 +1,203 @@
+"""A tenant's life, as its administrator and its callers meet it."""
+
+import asyncio
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import asyncpg
+import pytest
+from modelyard.client import ApiError, Job
+
+from tests.e2e.bench import Bench, is_running
+from tests.e2e.platform import CPU_MILLICORES, SERVICES, Platform
+from tests.support.eventually import eventually, until
+
+WAITS = "wait()"
+
+
+@pytest.fixture
+def tenant() -> str:
+    """Return the name of a tenant that nobody has made."""
+    return f"e2e-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+def theirs(platform: Platform, tenant: str, tmp_path: Path) -> Iterator[Bench]:
+    """Make the tenant by the command line; give a bench for its jobs."""
+    made = platform.cli("tenant", "create", tenant)
+    assert made.returncode == 0, made.stderr
+    with platform.client(made.stdout.strip(), tries_max=30) as client:
+        bench = Bench(client, tmp_path)
+        yield bench
+        platform.cli("tenant", "resume", tenant)
+        bench.clear()
+
+
+def test_a_suspended_tenants_work_waits_and_goes_on_when_it_is_resumed(
+    platform: Platform, tenant: str, theirs: Bench
+) -> None:
+    done = theirs.submit(theirs.spec("pass"))
+    assert theirs.ended(done).state == "SUCCEEDED"
+    running = theirs.submit(theirs.spec(WAITS))
+    process = theirs.process_of(running)
+    queued = theirs.submit(theirs.spec(WAITS, cpu_millicores=CPU_MILLICORES))
+
+    suspended = platform.cli("--json", "tenant", "suspend", tenant, "--reason", "unpaid")
+    assert json.loads(suspended.stdout)["state"] == "SUSPENDED"
+
+    with pytest.raises(ApiError) as refused:  # at once
+        theirs.submit(theirs.spec("pass"))
+    assert (refused.value.status, refused.value.code) == (403, "TENANT_SUSPENDED")
+    assert "unpaid" in str(refused.value)
+    for job in (running, queued):
+        until(partial(waits_for_resume, theirs, job), what=f"{job.id} waits and says why")
+    assert not is_running(process)
+    assert theirs.client.job(done.id).state == "SUCCEEDED"  # reads go on
+
+    assert platform.cli("tenant", "resume", tenant).returncode == 0
+    theirs.open_gate()
+    assert {theirs.ended(job).state for job in (running, queued)} == {"SUCCEEDED"}
+    assert [len(theirs.starts_of(job)) for job in (running, queued)] == [2, 1]
+
+
+def waits_for_resume(theirs: Bench, job: Job) -> bool:
+    found = theirs.client.job(job.id)
+    return found.state == "QUEUED" and "suspended: unpaid" in found.reason
+
+
+def test_tenants_are_the_platforms_administrators_alone(
+    platform: Platform, tenant: str, theirs: Bench
+) -> None:
+    own_key = theirs.client.api_key
+    listed = platform.cli("--json", "tenant", "list")
+    assert {"default", tenant} <= {found["id"] for found in json.loads(listed.stdout)}
+    for arguments in (
+        ("tenant", "list"),
+        ("tenant", "create", "another"),
+        ("tenant", "suspend", "default", "--reason", "x"),
+    ):
+        refused = platform.cli(*arguments, MODELYARD_API_KEY=own_key)
+        assert (refused.returncode, refused.stdout) == (3, "")
+        assert "PERMISSION_DENIED" in refused.stderr
+
+    assert platform.cli("tenant", "plan", tenant).returncode == 2  # it would take all limits away
+    planned = platform.cli("--json", "tenant", "plan", tenant, "--priority-max", "10")
+    assert json.loads(planned.stdout)["plan"]["priority_max"] == 10
+    until(lambda: is_capped(theirs), what="the plan caps the priority")
+
+
+def is_capped(theirs: Bench) -> bool:
+    """Tell whether a job of the SDK's own priority, 50, is refused."""
+    try:
+        theirs.submit(theirs.spec("pass"))
+    except ApiError as error:
+        return error.code == "INVALID_ARGUMENT" and "priority" in str(error)
+    return False
+
+
+async def test_nothing_is_left_of_a_deleted_tenant_and_all_of_another(
+    platform: Platform, tenant: str, theirs: Bench, tmp_path: Path
+) -> None:
+    other = f"{tenant}-other"
+    made = await asyncio.to_thread(platform.cli, "tenant", "create", other)
+    folder = tmp_path / "other"
+    folder.mkdir()
+    with platform.client(made.stdout.strip(), tries_max=30) as client:
+        others = Bench(client, folder)
+        for bench, name in ((theirs, tenant), (others, other)):
+            await asyncio.to_thread(furnish, bench, name)
+        before = await rows_of(platform, other)
+        assert (
+            (await rows_of(platform, tenant)).keys()
+            == before.keys()
+            >= {
+                "api_gateway.api_key",
+                "scheduler.job",
+                "scheduler.attempt",
+                "log_collector.log_stream",
+                "model_registry.model",
+                "model_registry.model_version",
+                "model_registry.artifact",
+            }
+        )
+        files = files_of(platform, other)
+        assert len(files) == len(files_of(platform, tenant)) >= 2
+
+        deleted = await asyncio.to_thread(
+            platform.cli, "--json", "tenant", "delete", tenant, "--yes", "--grace", "0s"
+        )
+        assert json.loads(deleted.stdout)["state"] == "DELETING", deleted.stderr
+
+        async def nothing_is_left() -> bool:
+            return not (await rows_of(platform, tenant) or files_of(platform, tenant))
+
+        await eventually(nothing_is_left, what="nothing of the tenant is left", within_s=150)
+        # A gateway may still know the key from a moment before.
+        await asyncio.to_thread(until, lambda: is_turned_away(theirs), what="the key opens nothing")
+        again = await asyncio.to_thread(platform.cli, "tenant", "create", tenant)
+        assert "ALREADY_EXISTS" in again.stderr
+        assert await rows_of(platform, other) == before
+        assert files_of(platform, other) == files
+        assert [model.name for model in await asyncio.to_thread(client.models)] == ["leaves"]
+
+
+def is_turned_away(bench: Bench) -> bool:
+    """Tell whether nobody is known by the bench's key."""
+    try:
+        bench.client.jobs()
+    except ApiError as error:
+        return error.status == 401
+    return False
+
+
+def furnish(bench: Bench, name: str) -> None:
+    """Have a job that prints, leaves a model that nobody else has, and whose output is complete."""
+    program = f"""
+print("of {name}")
+pathlib.Path(os.environ["MODELYARD_OUTPUTS"], "m").write_text("weights of {name}")
+"""
+    job = bench.submit(bench.spec(program, outputs=[bench.output("m", model="leaves")]))
+    assert bench.ended(job).state == "SUCCEEDED"
+    assert [record.text for record in bench.output_of(job)] == [f"of {name}"]
+    until(bench.client.models, what="the output is a model")
+
+
+async def rows_of(platform: Platform, tenant: str) -> dict[str, int]:
+    """Count a tenant's rows in all databases, but for events that are to leave, and are kept."""
+    counts = {}
+    for service in SERVICES:
+        url = platform.environment_of(service)["MODELYARD_POSTGRES__URL"]
+        connection = await asyncpg.connect(url.replace("postgresql+asyncpg", "postgresql"))
+        try:
+            tables = await connection.fetch(
+                "SELECT table_name FROM information_schema.columns"
+                " WHERE column_name = 'tenant' AND table_name <> 'outbox'"
+            )
+            for (table,) in tables:
+                query = f"SELECT count(*) FROM {table} WHERE tenant = $1"
+                counts[f"{service}.{table}"] = await connection.fetchval(query, tenant)
+        finally:
+            await connection.close()
+    return {name: count for name, count in counts.items() if count}
+
+
+def files_of(platform: Platform, tenant: str) -> list[Path]:
+    """Return stored files that say whose they are: streams, and what `furnish` left."""
+    roots = (
+        platform.environment_of("log_collector")["MODELYARD_STORE__ROOT"],
+        platform.environment_of("model_registry")["MODELYARD_ARTIFACTS__ROOT"],
+    )
+    mark = re.compile(rf"{re.escape(tenant)}\b(?!-)".encode())
+    return sorted(path for root in roots for path in Path(root).rglob("*") if _says(mark, path))
+
+
+def _says(mark: re.Pattern[bytes], path: Path) -> bool:
+    try:
+        # Segments are compressed: what they say goes with their folder, which this file names.
+        return path.suffix != ".seg" and path.is_file() and bool(mark.search(path.read_bytes()))
+    except FileNotFoundError:  # a file of the collector's that has just got its name
+        return False

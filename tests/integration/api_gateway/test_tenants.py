@@ -1,0 +1,266 @@
+"""Tenants in a real database: row and event in one commit, told again, locked while changed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+from modelyard.gateway.v1 import tenant_events_pb2 as pb
+from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.api_gateway.adapters.postgres.keys import KeyUnitOfWork, PostgresDirectory
+from services.api_gateway.adapters.postgres.tables import api_key_table, chassis
+from services.api_gateway.adapters.postgres.tenants import PostgresTenants
+from services.api_gateway.domain.api_key import PresentedKey
+from services.api_gateway.domain.roles import Role
+from services.api_gateway.domain.tenant import Plan, TenantState
+from services.api_gateway.entrypoints.facts import event_of
+from services.api_gateway.entrypoints.loops.tenants import TenantsLoop
+from services.api_gateway.use_cases.create_tenant import CreateTenant, IssueTenantKey
+from services.api_gateway.use_cases.manage_keys import NewKeys
+from services.api_gateway.use_cases.manage_tenants import ChangeTenant, RepublishTenants
+from services.api_gateway.use_cases.purge_tenants import PurgeTenants
+from services.api_gateway.use_cases.tenant_standing import TenantStanding
+from services.chassis.clock import SystemClock
+from services.chassis.db.engine import open_engine
+from services.chassis.db.lease import HeldLease, LeaseKeeper, Recurrence
+from services.chassis.db.unit_of_work import PostgresUnitOfWork
+from services.chassis.errors import AlreadyExists, FailedPrecondition, NotFound
+from services.chassis.ids import TimeOrderedIds
+from services.chassis.settings import PostgresSettings
+from services.chassis.tenancy import Principal, TenantId
+from tests.support.databases import Databases
+from tests.unit.api_gateway.edge import Clock
+
+CLOCK = SystemClock()
+NEW_KEYS = NewKeys(CLOCK, TimeOrderedIds(CLOCK), lambda: "s" * 43)
+ACME = TenantId("acme")
+PLATFORM = Principal(TenantId("default"), "test", frozenset())
+PLAN = Plan(queued_jobs_max=5, priority_max=0)
+
+
+@pytest.fixture
+async def engine(database_url: Databases) -> AsyncIterator[AsyncEngine]:
+    settings = PostgresSettings(url=SecretStr(database_url("api_gateway")))
+    async with open_engine(settings, application_name="test") as engine:
+        yield engine
+
+
+@pytest.fixture
+def store(engine: AsyncEngine) -> PostgresTenants:
+    base = PostgresUnitOfWork(
+        engine, chassis, source="/api-gateway", clock=CLOCK, ids=TimeOrderedIds(CLOCK)
+    )
+    return PostgresTenants(base, event_of)
+
+
+@pytest.fixture
+def create(store: PostgresTenants) -> CreateTenant:
+    return CreateTenant(store, NEW_KEYS)
+
+
+@pytest.fixture
+def change(store: PostgresTenants) -> ChangeTenant:
+    return ChangeTenant(store, TenantStanding(store, CLOCK))
+
+
+async def told(engine: AsyncEngine) -> Sequence[tuple[str, pb.Tenant]]:
+    """Return the events of all tenants, in order."""
+    outbox = chassis.outbox
+    async with engine.connect() as connection:
+        rows = (await connection.execute(sa.select(outbox).order_by(outbox.c.seq))).all()
+    assert all(row.aggregatetype == "modelyard.tenant.v1" for row in rows)
+    assert all(row.aggregateid == row.tenant for row in rows)
+    return [(row.type, pb.Tenant.FromString(row.payload)) for row in rows]
+
+
+async def test_each_change_is_stored_and_told_with_the_next_version(
+    store: PostgresTenants, create: CreateTenant, change: ChangeTenant, engine: AsyncEngine
+) -> None:
+    created, _ = await create(ACME, plan=PLAN)
+    assert await store.find(ACME) == created
+    for _ in range(2):  # the second time changes nothing, so it is not told
+        await change.suspend(PLATFORM, ACME, reason="unpaid")
+    await change.plan(ACME, Plan(requests_max=10))
+    resumed = await change.resume(ACME)
+
+    assert await store.find(ACME) == resumed
+    events = await told(engine)
+    assert [(kind, tenant.version) for kind, tenant in events] == [
+        ("modelyard.tenant.active.v1", 1),
+        ("modelyard.tenant.suspended.v1", 2),
+        ("modelyard.tenant.suspended.v1", 3),
+        ("modelyard.tenant.active.v1", 4),
+    ]
+    first, second = events[0][1], events[1][1]
+    assert (first.plan.queued_jobs_max, first.plan.priority_max) == (5, 0)
+    assert first.plan.HasField("priority_max")
+    assert not first.plan.HasField("replicas_max")
+    assert (second.id, second.state, second.reason) == (
+        "acme",
+        pb.TENANT_STATE_SUSPENDED,
+        "unpaid",
+    )
+
+
+async def test_a_tenant_is_made_once(create: CreateTenant, engine: AsyncEngine) -> None:
+    async def made() -> bool:
+        try:
+            await create(ACME)
+        except AlreadyExists:
+            return False
+        return True
+
+    assert sum(await asyncio.gather(*(made() for _ in range(4)))) == 1
+    assert len(await told(engine)) == 1
+
+
+async def test_another_key_opens_the_tenant_and_is_no_news_of_it(
+    store: PostgresTenants, create: CreateTenant, engine: AsyncEngine
+) -> None:
+    await create(ACME)
+    issue = IssueTenantKey(store, NEW_KEYS)
+    text = await issue(PLATFORM, ACME)
+    presented = PresentedKey.parse(f"Bearer {text}")
+    assert presented is not None
+    found = await PostgresDirectory(store.base).find_key(presented.id)
+    assert found is not None
+    assert (found.tenant, found.role) == (ACME, Role.ADMIN)
+    assert len(await told(engine)) == 1
+    with pytest.raises(NotFound):
+        await issue(PLATFORM, TenantId("nobody"))
+
+
+async def test_changes_at_once_have_a_version_each(
+    create: CreateTenant, change: ChangeTenant, engine: AsyncEngine
+) -> None:
+    await create(ACME)
+    await asyncio.gather(*(change.plan(ACME, Plan(replicas_max=n)) for n in range(4)))
+    assert [tenant.version for _, tenant in await told(engine)] == [1, 2, 3, 4, 5]
+
+
+async def test_what_is_not_there_is_not_changed(change: ChangeTenant, engine: AsyncEngine) -> None:
+    with pytest.raises(NotFound):
+        await change.resume(ACME)
+    assert await told(engine) == []
+
+
+async def a_lease(engine: AsyncEngine) -> HeldLease:
+    """Take the lease that the loop works under."""
+    keeper = LeaseKeeper(
+        engine, chassis, "tenants", holder="proc_1", ttl=timedelta(seconds=60), clock=CLOCK
+    )
+    held = await keeper.acquire()
+    assert held is not None
+    return held
+
+
+async def keys_of(engine: AsyncEngine) -> dict[str, int]:
+    """Count the stored keys by tenant."""
+    tenant = api_key_table.c.tenant
+    async with engine.connect() as connection:
+        rows = await connection.execute(
+            sa.select(tenant, sa.func.count().label("key_count")).group_by(tenant)
+        )
+        return {row.tenant: row.key_count for row in rows}
+
+
+async def test_a_tenant_is_purged_when_its_grace_is_over_and_no_other_is(
+    store: PostgresTenants, create: CreateTenant, change: ChangeTenant, engine: AsyncEngine
+) -> None:
+    for name in ("acme", "beta", "other"):
+        await create(TenantId(name), plan=PLAN)
+    issue, purge = IssueTenantKey(store, NEW_KEYS), PurgeTenants(store, 2)
+    for _ in range(4):
+        await issue(PLATFORM, ACME)
+    await change.delete(PLATFORM, ACME, grace=timedelta(0))
+    await change.delete(PLATFORM, TenantId("beta"), grace=timedelta(days=1))
+    lease = await a_lease(engine)
+    assert [await purge(lease), await purge(lease)] == [1, 0]
+    assert await purge.delete_keys(lease) == 5
+    assert await keys_of(engine) == {"beta": 1, "other": 1}
+
+    purged = await store.find(ACME)
+    assert purged is not None
+    assert (purged.state, purged.version, purged.plan) == (TenantState.PURGED, 3, Plan())
+    kind, event = (await told(engine))[-1]
+    assert (kind, event.state) == ("modelyard.tenant.purged.v1", pb.TENANT_STATE_PURGED)
+    beta = await store.find(TenantId("beta"))
+    assert beta is not None
+    assert beta.state is TenantState.DELETING
+    with pytest.raises(AlreadyExists):
+        await create(ACME)
+
+
+async def test_a_key_that_a_late_gateway_made_goes_with_the_next_pass(
+    store: PostgresTenants, create: CreateTenant, change: ChangeTenant, engine: AsyncEngine
+) -> None:
+    await create(ACME)
+    await change.delete(PLATFORM, ACME, grace=timedelta(0))
+    lease, purge = await a_lease(engine), PurgeTenants(store, 10)
+    await purge(lease)
+    await purge.delete_keys(lease)
+    key, _ = NEW_KEYS.make(ACME, name="late", role=Role.ADMIN)
+    async with KeyUnitOfWork(store.base)(ACME) as tx:
+        await tx.keys.add(key)
+    assert await purge.delete_keys(lease) == 1
+    assert await keys_of(engine) == {}
+
+
+async def test_resuming_and_purging_at_once_leaves_one_of_both(
+    store: PostgresTenants, create: CreateTenant, change: ChangeTenant, engine: AsyncEngine
+) -> None:
+    await create(ACME)
+    await change.delete(PLATFORM, ACME, grace=timedelta(0))
+    lease = await a_lease(engine)
+
+    async def is_resumed() -> bool:
+        try:
+            await change.resume(ACME)
+        except FailedPrecondition:
+            return False
+        return True
+
+    resumed, purged_count = await asyncio.gather(is_resumed(), PurgeTenants(store, 10)(lease))
+    assert resumed == (purged_count == 0)
+    found = await store.find(ACME)
+    assert found is not None
+    assert found.is_active == resumed
+
+
+async def test_all_are_told_again_by_each_new_holder_and_after_the_interval(
+    store: PostgresTenants, create: CreateTenant, engine: AsyncEngine
+) -> None:
+    names = ["a", "b", "c"]
+    for name in names:
+        await create(TenantId(name))
+    clock = Clock()
+
+    def holder(process: str) -> TenantsLoop:
+        lease = LeaseKeeper(
+            engine, chassis, "tenants", holder=process, ttl=timedelta(seconds=60), clock=CLOCK
+        )
+        every_ten_minutes = Recurrence(timedelta(minutes=10), clock)
+        return TenantsLoop(
+            PurgeTenants(store, 2), RepublishTenants(store, 2), every_ten_minutes, lease
+        )
+
+    first, second = holder("proc_1"), holder("proc_2")
+
+    async def again(loop: TenantsLoop) -> list[str]:
+        before = len(await told(engine))
+        await loop.turn()
+        return [tenant.id for _, tenant in (await told(engine))[before:]]
+
+    assert await again(first) == []  # without the lease nobody does
+    await first.lease.acquire()
+    assert await again(first) == names
+    assert await again(first) == []
+    clock.elapsed_s += 600
+    assert await again(first) == names
+    await first.lease.release()
+    await second.lease.acquire()
+    assert await again(second) == names
+    assert {tenant.version for _, tenant in await told(engine)} == {1}

@@ -1,0 +1,156 @@
+"""When the runner's loop takes a step, and when it waits."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from services.chassis.db.lease import LeaseKeeper
+from services.chassis.errors import Unavailable
+from services.chassis.waking import Waking
+from services.scheduler.domain.attempts.attempt import AttemptState
+from services.scheduler.domain.identities import NodeId
+from services.scheduler.domain.jobs.job import JobState
+from services.scheduler.domain.resources import Resources
+from services.scheduler.entrypoints.loops.runner import RunnerIntervals, RunnerLoop
+from services.scheduler.entrypoints.loops.runtime_watch import RuntimeWatch
+from services.scheduler.use_cases.attempts.drive_attempt import AttemptMemory, DriveAttempt
+from services.scheduler.use_cases.attempts.keep_node import KeepNode
+from tests.support.eventually import eventually
+from tests.unit.scheduler_runner.bench import LIMITS, Bench
+from tests.unit.scheduler_runner.builders import some_work
+
+SOON = timedelta(milliseconds=5)
+DOWN = Unavailable("container-engine")
+
+
+class Drive:
+    """Takes a bench's steps, or fails as it is told."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self.failing: BaseException | None = None
+        self.seen: list[AttemptMemory] = []
+
+    async def __call__(self, work: Any, memory: AttemptMemory) -> timedelta | None:
+        self.seen.append(memory)
+        if self.failing is not None:
+            raise self.failing
+        self._bench.memory = memory
+        return await self._bench.drive(work)
+
+
+async def seen(look: Callable[[], bool], *, what: str) -> None:
+    """Wait until something is so."""
+
+    async def is_so() -> bool:
+        return look()
+
+    await eventually(is_so, what=what)
+
+
+@asynccontextmanager
+async def running(bench: Bench, drive: Drive) -> AsyncIterator[RuntimeWatch]:
+    """Let the loop of a node with one attempt run; a failed step is repeated after a minute."""
+    lease = SimpleNamespace(held=bench.node_lease.held)
+    watch = RuntimeWatch(bench.runtime, ping_timeout=SOON)
+    loop = RunnerLoop(
+        KeepNode(bench.store.as_unit_of_work(), NodeId("node-1"), Resources(), "memory"),
+        cast("DriveAttempt", drive),
+        bench.clean_up,
+        watch,
+        cast("LeaseKeeper", lease),
+        Waking(SOON),
+        RunnerIntervals(
+            heartbeat=SOON, backoff_min=timedelta(minutes=1), backoff_max=timedelta(minutes=1)
+        ),
+    )
+    stopping = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(loop.run(stopping))
+        yield watch
+        stopping.set()
+
+
+@pytest.fixture
+def drive(bench: Bench) -> Drive:
+    bench.store.works = [
+        bench.store.given(some_work(AttemptState.CREATED), state=JobState.ADMITTED)
+    ]
+    return Drive(bench)
+
+
+async def test_attempt_waits_while_the_runtime_is_down_and_starts_when_it_is_back(
+    bench: Bench, drive: Drive
+) -> None:
+    bench.runtime.failing = DOWN
+    async with running(bench, drive) as watch:
+        await seen(lambda: len(bench.store.is_runtime_up) > 2, what="it is told often")
+        assert drive.seen == []
+        assert not any(bench.store.is_runtime_up)
+        with pytest.raises(Unavailable, match="container runtime memory"):
+            await watch.check()
+
+        bench.runtime.failing = None
+        await seen(lambda: "start" in bench.runtime.calls, what="it runs")
+        await watch.check()
+        await seen(lambda: bench.store.is_runtime_up[-1], what="the row says so")
+
+
+async def test_attempt_goes_on_without_back_off_when_the_runtime_is_back(
+    bench: Bench, drive: Drive
+) -> None:
+    async with running(bench, drive) as watch:
+        drive.failing = DOWN  # the step is what notices first
+        await seen(lambda: bool(drive.seen), what="a step fails")
+        bench.runtime.failing = DOWN
+        await seen(lambda: not watch.is_up, what="the ping fails")
+
+        bench.runtime.failing, drive.failing = None, None
+        await seen(lambda: "start" in bench.runtime.calls, what="it starts")
+
+
+async def test_attempt_loses_no_patience_while_the_runtime_is_down(
+    bench: Bench, drive: Drive
+) -> None:
+    bench.artifacts.is_up = False
+    async with running(bench, drive) as watch:
+        await seen(lambda: bench.memory.hindered_since is not None, what="its start is hindered")
+        bench.runtime.failing = DOWN
+        await seen(lambda: not watch.is_up, what="the ping fails")
+        bench.clock.advance(LIMITS.start_wait_max)
+
+        bench.runtime.failing = None
+        await seen(lambda: len(drive.seen) > 1, what="it goes on")
+        assert bench.memory.hindered_since == bench.clock.now()
+    assert "entomb" not in bench.runtime.calls
+
+
+async def test_runtime_that_does_not_answer_in_time_is_down(
+    bench: Bench, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def frozen() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(bench.runtime, "ping", frozen)
+    async with running(bench, drive):
+        await seen(lambda: bool(bench.store.is_runtime_up), what="the row says so")
+
+    assert not any(bench.store.is_runtime_up)
+
+
+async def test_attempt_is_attended_on_when_a_call_was_cancelled_that_nobody_ended(
+    bench: Bench, drive: Drive
+) -> None:
+    async with running(bench, drive):
+        drive.failing = asyncio.CancelledError()  # as grpc.aio does when a file can't be read
+        await seen(lambda: bool(drive.seen), what="a step is cancelled")
+        drive.failing = None
+        bench.runtime.failing = DOWN
+        await seen(lambda: not bench.store.is_runtime_up[-1], what="it is down")
+        bench.runtime.failing = None
+        await seen(lambda: "start" in bench.runtime.calls, what="it starts")
