@@ -54,11 +54,15 @@ class Wish:
         asked = os.environ.get(_RUNTIME_VARIABLE) or _AUTO
         if asked not in {_AUTO, *Kind}:
             raise StackError(f"{_RUNTIME_VARIABLE}={asked}: say auto, docker or process.")
-        entries = (entry.partition("=") for entry in os.environ.get(_IMAGES_VARIABLE, "").split())
-        return Wish(
-            kind=None if asked == _AUTO else Kind(asked),
-            images={name: reference or name for name, _, reference in entries},
-        )
+        entries = os.environ.get(_IMAGES_VARIABLE, "").split()
+        return Wish(kind=None if asked == _AUTO else Kind(asked), images=dict(map(_image, entries)))
+
+
+def _image(entry: str) -> tuple[str, str]:
+    name, sign, reference = entry.partition("=")
+    if not name or (sign and not reference):
+        raise StackError(f"{_IMAGES_VARIABLE}: {entry!r} is neither name=reference nor a name.")
+    return name, reference or name
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +83,17 @@ def choose(state: State, wish: Wish) -> Runtime:
     if kept and wish.kind not in {None, kept}:
         raise StackError(f"This stack is up with the runtime {kept}: run `make down` first.")
     kind = Kind(kept) if kept else wish.kind
-    if kind is Kind.PROCESS:
-        return _process(state, because="the stack is up with it" if kept else "it was asked for")
-    try:
-        return _docker(state, wish, is_asked_for=kind is Kind.DOCKER)
-    except StackError as error:
-        if kind is Kind.DOCKER:
-            raise
-        return _process(state, because=str(error).removesuffix("."))
+    because = "the stack is up with it" if kept else "it was asked for"
+    if kind is not Kind.PROCESS:
+        try:
+            return _docker(state, wish, is_asked_for=kind is Kind.DOCKER)
+        except StackError as error:
+            if kind is Kind.DOCKER:
+                raise
+            because = str(error).removesuffix(".")
+    if wish.images:
+        print(f"{_IMAGES_VARIABLE} is of no use to plain processes: no image is run.", flush=True)
+    return _process(state, because=because)
 
 
 def release(state: State) -> int:
@@ -134,6 +141,13 @@ def _docker(state: State, wish: Wish, *, is_asked_for: bool) -> Runtime:
     except StackError:
         release(state)
         raise
+    for name, reference in wish.images.items():
+        if engine.image_labels(reference) is None:
+            print(
+                f"The engine holds no image {reference}: it is pulled when the scheduler starts, "
+                f"and jobs with the image {name} wait for it.",
+                flush=True,
+            )
     allowed = {name: images.reference(name) for name in images.NAMES} | dict(wish.images)
     return Runtime(
         settings={

@@ -83,6 +83,37 @@ def test_own_images_are_allowed_beside_the_platforms(monkeypatch: pytest.MonkeyP
     }
 
 
+@pytest.mark.parametrize("entry", ["=mine:3", "mine="])
+def test_an_own_image_with_half_of_its_name_is_refused(
+    monkeypatch: pytest.MonkeyPatch, entry: str
+) -> None:
+    monkeypatch.setenv("MODELYARD_IMAGES", f"plain:1 {entry}")
+
+    with pytest.raises(StackError, match=f"MODELYARD_IMAGES: '{entry}' is neither"):
+        Wish.of_environment()
+
+
+def test_an_own_image_that_the_engine_does_not_hold_is_told_of(
+    state: State, docker_engine: DockerEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {"mine": "nobody.invalid/mine:3", "held": images.reference(images.BASE)}
+
+    runtime = runtimes.choose(state, Wish(Kind.DOCKER, docker_engine.own.engine, own))
+
+    told = capsys.readouterr().out
+    assert "holds no image nobody.invalid/mine:3" in told
+    assert "modelyard/base" not in told
+    assert "nobody.invalid/mine:3" in runtime.settings["RUNTIME__IMAGES"]
+
+
+def test_own_images_are_told_to_be_of_no_use_to_processes(
+    state: State, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtimes.choose(state, Wish(Kind.PROCESS, images={"mine": "mine:3"}))
+
+    assert "MODELYARD_IMAGES is of no use to plain processes" in capsys.readouterr().out
+
+
 def test_a_misspelt_runtime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELYARD_RUNTIME", "dokcer")
 
