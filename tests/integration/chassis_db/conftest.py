@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -33,7 +34,6 @@ ACCOUNTS = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("version", sa.BigInteger, nullable=False),
 )
-LOCK_TIMEOUT = timedelta(milliseconds=300)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +84,25 @@ async def url(server: PostgresServer, template: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 def settings(url: str) -> PostgresSettings:
-    return PostgresSettings(url=SecretStr(url), lock_timeout=LOCK_TIMEOUT)
+    return PostgresSettings(url=SecretStr(url), lock_timeout=timedelta(seconds=20))
 
 
 @pytest.fixture
 async def store(settings: PostgresSettings) -> AsyncIterator[Store]:
+    async with _open_store(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def impatient_store(settings: PostgresSettings) -> AsyncIterator[Store]:
+    """Give the same database, in sessions that wait for a lock for a moment only."""
+    impatient = settings.model_copy(update={"lock_timeout": timedelta(milliseconds=300)})
+    async with _open_store(impatient) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def _open_store(settings: PostgresSettings) -> AsyncIterator[Store]:
     async with open_engine(settings, application_name="tests") as engine:
         clock = SystemClock()
         unit_of_work = PostgresUnitOfWork(

@@ -82,13 +82,15 @@ async def test_a_concurrent_twin_waits_and_gets_the_same_answer(store: Store) ->
     assert await _accounts(store) == 1
 
 
-async def test_a_twin_that_takes_too_long_is_in_progress(store: Store) -> None:
+async def test_a_twin_that_takes_too_long_is_in_progress(
+    store: Store, impatient_store: Store
+) -> None:
     go_on = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         first = tasks.create_task(_open_account(store, before_answer=go_on))
         await eventually(lambda: _remembers(store))
         with pytest.raises(InProgress):
-            await _open_account(store)
+            await _open_account(impatient_store)
         go_on.set()
     assert await _open_account(store) == first.result()
 
