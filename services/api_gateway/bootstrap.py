@@ -213,7 +213,7 @@ def _publish(
     """Send what is committed, and all tenants again now and then; leases go last."""
     clock = SystemClock()
     ids = TimeOrderedIds(clock)
-    relay = Relay(engine, chassis, producer, holder=ids.new("proc"), clock=clock)
+    relay = Relay(engine, chassis, producer, holder=ids.new("proc"), clock=clock, idle=base.idle)
     base.add_listener(relay.wake)
     lease = LeaseKeeper(
         engine, chassis, "tenants", holder=ids.new("proc"), ttl=_TENANTS_LEASE_TTL, clock=clock

@@ -7,6 +7,7 @@ ends in order; no stage is waited for longer than its bound.
 """
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -186,6 +187,9 @@ async def run_until_stopped(
     supervisor: Supervisor, readiness: Readiness, settings: ShutdownSettings
 ) -> int:
     """Run until SIGTERM or SIGINT, or until a loop fails; return the process's exit code."""
+    # What is here by now stays: without this each full collection walks it, which takes 70 ms.
+    gc.collect()
+    gc.freeze()
     supervisor.add("event-loop-gap", watch_event_loop, Stage.LAST)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -194,6 +198,7 @@ async def run_until_stopped(
     try:
         return 0 if await supervisor.run(stop, readiness, settings) else 1
     finally:
+        gc.unfreeze()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 

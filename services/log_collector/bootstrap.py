@@ -219,6 +219,7 @@ async def serve(settings: Settings) -> int:
                 infrastructure.producer,
                 holder=infrastructure.ids.new("proc"),
                 clock=ports.clock,
+                idle=infrastructure.database.idle,
             )
             infrastructure.database.add_listener(relay.wake)
             consumer = EventConsumer(

@@ -219,6 +219,7 @@ def _supervisor(
         infrastructure.producer,
         holder=ports.ids.new("proc"),
         clock=ports.clock,
+        idle=infrastructure.database.idle,
     )
     infrastructure.database.add_listener(relay.wake)
     consumer = EventConsumer(

@@ -400,7 +400,12 @@ def _wire_runner(ports: Ports, settings: Settings) -> tuple[RunnerLoop, RemoveCo
 def _supervisor(app: App, rpcs: RpcLoop, ports: Ports, settings: Settings) -> Supervisor:
     """Give every loop its place in the shutdown; leases go last."""
     relay = Relay(
-        ports.engine, CHASSIS, ports.producer, holder=ports.ids.new("proc"), clock=ports.clock
+        ports.engine,
+        CHASSIS,
+        ports.producer,
+        holder=ports.ids.new("proc"),
+        clock=ports.clock,
+        idle=ports.database.idle,
     )
     ports.database.add_listener(relay.wake)
     ports.unit_of_work.add_listener(app.alarms.ring)

@@ -21,6 +21,7 @@ from loguru import logger
 from services.chassis.clock import Clock
 from services.chassis.errors import ModelyardError, Unavailable
 from services.chassis.single_flight import SingleFlight
+from services.chassis.waiting import is_set_within
 
 Key = TypeVar("Key", bound=Hashable)
 Answer = TypeVar("Answer")
@@ -28,6 +29,8 @@ Answer = TypeVar("Answer")
 AGE_MAX: Final = timedelta(seconds=1.8)
 """So that what the store is told acts within 2 s everywhere, the question's own time included."""
 _ASKED_ANEW_AFTER: Final = 1 / 3
+_PAUSE: Final = timedelta(milliseconds=50)
+"""Before an answer is asked for anew: who wanted it goes first."""
 _KEPT_MAX: Final = 10_000
 _ASKED_AT_ONCE_MAX: Final = 8
 
@@ -48,6 +51,7 @@ class Recent(Generic[Key, Answer]):
         *,
         name: str,
         age_max: timedelta = AGE_MAX,
+        pause: timedelta = _PAUSE,
         kept_max: int = _KEPT_MAX,
     ) -> None:
         self._ask = ask
@@ -55,6 +59,7 @@ class Recent(Generic[Key, Answer]):
         self._ask_once = SingleFlight(self._ask_and_keep)
         self._clock = clock
         self._age_max_s = age_max.total_seconds()
+        self._pause_s = pause.total_seconds()
         self._kept_max = kept_max
         self._found: OrderedDict[Key, _Kept[Answer | None]] = OrderedDict()
         self._missing: OrderedDict[Key, _Kept[Answer | None]] = OrderedDict()
@@ -78,6 +83,7 @@ class Recent(Generic[Key, Answer]):
             tasks.create_task(self._wake_when(stopping))
             while not stopping.is_set():
                 await self._has_due.wait()
+                await is_set_within(stopping, self._pause_s)
                 await self._ask_anew(list(islice(self._due, _ASKED_AT_ONCE_MAX)))
                 if not self._due:
                     self._has_due.clear()

@@ -41,6 +41,9 @@ from services.chassis.telemetry.tracing import context_from, tracer
 from services.chassis.waiting import is_set_within
 
 _LINKS_MAX: Final = 64
+_LETS_PASS_MAX_S: Final = 0.02
+"""So long a pass waits while transactions are open: somebody waits for their commits, and what they
+emit leaves with it."""
 _BACKOFF_MIN_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 5.0
 _STOPPED_KEYS_MAX: Final = 1_000
@@ -65,9 +68,9 @@ class _Stopped:
 class Relay:
     """Sends one service's outbox; several processes may run it, each shard has one sender.
 
-    `holder` is this process incarnation. A commit of this process wakes it at once (`wake` as a
-    unit of work's listener); rows of other processes wait for `poll_interval` at most. After a
-    crash of the sender another process goes on within `lease_ttl`.
+    `holder` is this process incarnation, `idle` its unit of work's. A commit of this process wakes
+    it at once (`wake` as a unit of work's listener); rows of other processes wait for
+    `poll_interval` at most. After a crash of the sender another process goes on within `lease_ttl`.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Relay:
         *,
         holder: str,
         clock: Clock,
+        idle: asyncio.Event,
         shards: Sequence[int] = range(SHARD_COUNT),
         batch_rows_max: int = 500,
         poll_interval: timedelta = timedelta(milliseconds=250),
@@ -88,6 +92,7 @@ class Relay:
         self._tables = tables
         self._producer = producer
         self._clock = clock
+        self._idle = idle
         self._batch_rows_max = batch_rows_max
         self._poll_interval = poll_interval
         self._unpublished_rows = _select_unpublished(tables, batch_rows_max)
@@ -141,6 +146,7 @@ class Relay:
     async def _relay_until(self, stopping: asyncio.Event) -> None:
         outages = 0
         while not stopping.is_set():
+            await is_set_within(self._idle, _LETS_PASS_MAX_S)
             self._woken.clear()
             try:
                 more = await self.relay_once()

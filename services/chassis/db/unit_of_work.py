@@ -126,6 +126,10 @@ class PostgresUnitOfWork:
         self._ids = ids
         self._breaker = breaker or database_breaker()
         self._listeners: list[Callable[[], None]] = []
+        self._open_count = 0
+        self.idle = asyncio.Event()
+        """Set while no transaction is open here: whoever can wait goes after them."""
+        self.idle.set()
 
     def add_listener(self, callback: Callable[[], None]) -> None:
         """Call this after every commit that emitted events (`Relay.wake`); it must not raise."""
@@ -165,7 +169,7 @@ class PostgresUnitOfWork:
 
     @asynccontextmanager
     async def _open(self, tenant: TenantId | None, *, because: str) -> AsyncIterator[Transaction]:
-        with _marked(), _span(because), database_errors():
+        with _marked(), _span(because), self._counted(), database_errors():
             async with self._breaker.calling(), begin(self._engine) as connection:
                 tx = Transaction(connection, self._tables, self._holding, tenant, self._clock.now())
                 yield tx
@@ -175,6 +179,17 @@ class PostgresUnitOfWork:
         if tx.emitted:
             for listener in self._listeners:
                 listener()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._open_count += 1
+        self.idle.clear()
+        try:
+            yield
+        finally:
+            self._open_count -= 1
+            if self._open_count == 0:
+                self.idle.set()
 
     async def _write_outbox(self, tx: Transaction) -> None:
         """Number the events as late as possible: after the rows that they tell of are locked."""

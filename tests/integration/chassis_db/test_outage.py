@@ -53,7 +53,13 @@ async def test_units_of_work_and_relay_recover_from_a_restart(state: State) -> N
             engine, TABLES, source="modelyard/tests", clock=clock, ids=TimeOrderedIds(clock)
         )
         relay = Relay(
-            engine, TABLES, producer, holder="a", clock=clock, lease_ttl=timedelta(seconds=3)
+            engine,
+            TABLES,
+            producer,
+            holder="a",
+            clock=clock,
+            idle=unit_of_work.idle,
+            lease_ttl=timedelta(seconds=3),
         )
         unit_of_work.add_listener(relay.wake)
 

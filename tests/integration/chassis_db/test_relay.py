@@ -46,6 +46,7 @@ def _relay(
         producer,
         holder=holder,
         clock=clock or SystemClock(),
+        idle=store.unit_of_work.idle,
         batch_rows_max=batch_rows_max,
         poll_interval=timedelta(milliseconds=50),
         lease_ttl=lease_ttl,
@@ -315,6 +316,29 @@ async def test_a_running_relay_is_woken_by_commits_and_finds_those_of_others(sto
             )
         await eventually(all_sent)
     assert producer.values() == [b"1", b"2"]
+
+
+async def test_a_relay_lets_open_transactions_pass_but_not_for_ever(store: Store) -> None:
+    producer = FakeProducer()
+    relay = _relay(store, producer)
+    store.unit_of_work.add_listener(relay.wake)
+
+    is_open, is_over = asyncio.Event(), asyncio.Event()
+
+    async def longer() -> None:
+        async with store.unit_of_work.system(because="it takes long"):
+            is_open.set()
+            await is_over.wait()
+
+    async def is_sent() -> bool:
+        return producer.values() == [b"1"]
+
+    async with running(relay.run), asyncio.TaskGroup() as tasks:
+        tasks.create_task(longer())
+        await is_open.wait()
+        await _emit(store, [1])
+        await eventually(is_sent)
+        is_over.set()
 
 
 async def test_a_stopping_relay_finishes_its_batch_and_gives_its_shards_back(store: Store) -> None:

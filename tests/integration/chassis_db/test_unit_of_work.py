@@ -49,6 +49,27 @@ async def test_unit_of_work_commits_rows_and_events_together_and_then_wakes(stor
     assert row.published_at is None
 
 
+async def test_a_store_is_idle_only_while_no_unit_of_work_is_open(store: Store) -> None:
+    idle, is_open, let_go = store.unit_of_work.idle, asyncio.Event(), asyncio.Event()
+    assert idle.is_set()
+
+    async def longer() -> None:
+        async with store.unit_of_work(ALPHA):
+            is_open.set()
+            await let_go.wait()
+
+    async with asyncio.TaskGroup() as tasks:
+        other = tasks.create_task(longer())
+        await is_open.wait()
+        with pytest.raises(RuntimeError, match="gone wrong"):
+            async with store.unit_of_work(ALPHA):
+                raise RuntimeError("gone wrong")
+        assert not idle.is_set()
+        let_go.set()
+        await other
+    assert idle.is_set()
+
+
 async def test_unit_of_work_leaves_nothing_behind_when_the_block_raises(store: Store) -> None:
     calls: list[str] = []
     store.unit_of_work.add_listener(lambda: calls.append("woken"))
@@ -175,8 +196,6 @@ async def test_a_deadlock_ends_one_transaction_and_says_try_again(store: Store) 
     async def change(first: str, second: str) -> str:
         try:
             async with store.unit_of_work(ALPHA) as tx:
-                # This test is about the deadlock detector, so it has to come first.
-                await tx.connection.execute(sa.text("SET LOCAL lock_timeout = '20s'"))
                 await tx.connection.execute(sa.text("SET LOCAL deadlock_timeout = '100ms'"))
                 await _change(tx, first)
                 await both_hold.wait()

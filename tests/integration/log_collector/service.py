@@ -231,7 +231,14 @@ async def running_service(root: Path, url: str, engine: AsyncEngine) -> AsyncIte
             publisher=KafkaBlockPublisher(producer, source=f"/{SERVICE}", clock=CLOCK),
         )
         app = wire(ports, settings)
-        relay = Relay(engine, chassis, producer, holder=ids.new("proc"), clock=CLOCK)
+        relay = Relay(
+            engine,
+            chassis,
+            producer,
+            holder=ids.new("proc"),
+            clock=CLOCK,
+            idle=database.idle,
+        )
         database.add_listener(relay.wake)
         consumer = EventConsumer(
             subscription,

@@ -39,7 +39,12 @@ class Store:
 
 def recent(store: Store, clock: Clock, *, kept_max: int = 100) -> Recent[str, str]:
     return Recent(
-        store.ask, clock, name="store", age_max=timedelta(seconds=AGE_MAX_S), kept_max=kept_max
+        store.ask,
+        clock,
+        name="store",
+        age_max=timedelta(seconds=AGE_MAX_S),
+        pause=timedelta(0),
+        kept_max=kept_max,
     )
 
 

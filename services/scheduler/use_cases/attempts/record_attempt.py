@@ -77,8 +77,9 @@ class RecordAttempt:
             job = await _current_job(tx, work)
             if job is None:
                 return
-            if job.state is JobState.ADMITTED:  # the runner died before it recorded that
-                job = await _save_job(tx, job.starting(at=at))
+            if job.state is JobState.ADMITTED:  # there was nothing to fetch, or its runner died
+                job, fact = job.starting(at=at)
+                tx.emit(fact)
             if job.state is JobState.STARTING:
                 await _save_job(tx, job.running(at=at))
 
