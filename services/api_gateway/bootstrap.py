@@ -17,6 +17,10 @@ from services.api_gateway.adapters.burst_limiter import burst_limiter
 from services.api_gateway.adapters.logs_client import GrpcLogs
 from services.api_gateway.adapters.oidc import IssuerPolicy, open_oidc_issuer
 from services.api_gateway.adapters.postgres.keys import KeyUnitOfWork, PostgresDirectory
+from services.api_gateway.adapters.postgres.members import (
+    MemberUnitOfWork,
+    PostgresMemberDirectory,
+)
 from services.api_gateway.adapters.postgres.tables import chassis
 from services.api_gateway.adapters.postgres.tenants import PostgresTenants
 from services.api_gateway.adapters.rate_limiter import (
@@ -53,7 +57,9 @@ from services.api_gateway.use_cases.manage_keys import (
     RevokeKey,
     RotateKey,
 )
+from services.api_gateway.use_cases.manage_members import ListMembers, PutMember, RemoveMember
 from services.api_gateway.use_cases.manage_tenants import ChangeTenant, RepublishTenants
+from services.api_gateway.use_cases.memberships import Memberships
 from services.api_gateway.use_cases.ports import RateLimiter
 from services.api_gateway.use_cases.purge_tenants import PurgeTenants
 from services.api_gateway.use_cases.tenant_standing import TenantStanding
@@ -113,6 +119,9 @@ async def serve(settings: Settings) -> int:
             supervisor.add("routes", projection.run, Stage.WORK)
             supervisor.add("recent-keys", edge.authenticate.keys.run, Stage.WORK)
             supervisor.add("recent-tenants", edge.standing.tenants.run, Stage.WORK)
+            tokens = edge.authenticate.tokens
+            if tokens is not None and tokens.memberships is not None:
+                supervisor.add("recent-members", tokens.memberships.members.run, Stage.WORK)
             key_uses = WriteKeyUses(edge.authenticate.uses, PostgresDirectory(base))
             supervisor.add("key-uses", KeyUsesLoop(key_uses).run, Stage.RELAY)
             _publish(supervisor, settings, engine, base, producer)
@@ -142,7 +151,7 @@ async def _wire(
 ) -> tuple[Gateway, RoutingTable]:
     clock = SystemClock()
     ids = TimeOrderedIds(clock)
-    keys = KeyUnitOfWork(base)
+    keys, members = KeyUnitOfWork(base), MemberUnitOfWork(base)
     new_keys = NewKeys(clock, ids, _new_secret)
     signer = TokenSigner.load(SERVICE, settings.identity, clock)
     scheduler = await stack.enter_async_context(open_channel(settings.scheduler, signer=signer))
@@ -161,7 +170,9 @@ async def _wire(
     standing = TenantStanding(tenants, clock)
     edge = Gateway(
         authenticate=Authenticate(
-            PostgresDirectory(base), clock, tokens=await _open_tokens(stack, settings.oidc, clock)
+            PostgresDirectory(base),
+            clock,
+            tokens=await _open_tokens(stack, settings.oidc, base, clock),
         ),
         standing=standing,
         tenants=tenants,
@@ -172,6 +183,10 @@ async def _wire(
         list_keys=ListKeys(keys),
         rotate_key=RotateKey(keys, new_keys, clock),
         revoke_key=RevokeKey(keys, clock),
+        put_member=PutMember(members, clock),
+        list_members=ListMembers(tenants, members),
+        remove_member=RemoveMember(members),
+        issuer=None if settings.oidc is None else settings.oidc.issuer,
         infer=Infer(routes, replicas, clock),
         jobs=GrpcJobs(JobServiceStub(scheduler), scheduler_edge, settings.scheduler.deadline),
         deployments=GrpcDeployments(
@@ -239,7 +254,7 @@ def _unit_of_work(engine: AsyncEngine) -> PostgresUnitOfWork:
 
 
 async def _open_tokens(
-    stack: AsyncExitStack, oidc: OidcSettings | None, clock: Clock
+    stack: AsyncExitStack, oidc: OidcSettings | None, base: PostgresUnitOfWork, clock: Clock
 ) -> AuthenticateToken | None:
     if oidc is None:
         return None
@@ -256,7 +271,10 @@ async def _open_tokens(
         fetch_timeout=oidc.fetch_timeout,
     )
     issuer = await stack.enter_async_context(open_oidc_issuer(policy, clock))
-    return AuthenticateToken(issuer, claim_rules_of(oidc))
+    memberships = None
+    if oidc.roles_from == "members":
+        memberships = Memberships(PostgresMemberDirectory(base), oidc.issuer, clock)
+    return AuthenticateToken(issuer, claim_rules_of(oidc), memberships)
 
 
 def claim_rules_of(oidc: OidcSettings) -> ClaimRules:

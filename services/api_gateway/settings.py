@@ -1,6 +1,7 @@
 """The gateway's settings: environment variables `MODELYARD_…`, read once in `__main__`."""
 
 from datetime import timedelta
+from typing import Literal
 
 from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -57,7 +58,7 @@ class TenantSettings(BaseModel):
     republish_batch_max: int = Field(default=200, gt=0)
     """Tenants per transaction of a republication."""
     purge_batch_max: int = Field(default=200, gt=0)
-    """Tenants, or keys, that one transaction of a purge takes; the rest follow."""
+    """Tenants, keys or members that one transaction of a purge takes; the rest follow."""
 
 
 class OidcSettings(BaseModel):
@@ -69,6 +70,9 @@ class OidcSettings(BaseModel):
     """What a token must be meant for: the name that the issuer knows this platform by."""
     keys_url: str | None = None
     """Where its keys are; without it where its discovery document says."""
+    roles_from: Literal["claims", "members"] = "claims"
+    """What gives people tenant and roles: the two claims below, or the tenants' lists of members.
+    With `members` whatever the claims say of either counts for nothing."""
     tenant_claim: str = "tenant"
     """Names the tenant; a name, or a path such as `realm.tenant`."""
     roles_claim: str = "roles"

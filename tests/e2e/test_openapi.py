@@ -74,6 +74,7 @@ def test_an_administrators_calls_are_answered_as_described(
         tmp_path,
         "--include-tag=tenants",
         "--include-tag=api keys",
+        "--include-tag=members",
         *TELLS_WHO_IS_THERE,
     )
     assert "✅  Stateful" in told

@@ -116,6 +116,7 @@ async def test_nothing_is_left_of_a_deleted_tenant_and_all_of_another(
             == before.keys()
             >= {
                 "api_gateway.api_key",
+                "api_gateway.member",
                 "scheduler.job",
                 "scheduler.attempt",
                 "log_collector.log_stream",
@@ -155,7 +156,8 @@ def is_turned_away(bench: Bench) -> bool:
 
 
 def furnish(bench: Bench, name: str) -> None:
-    """Have a job that prints, leaves a model that nobody else has, and whose output is complete."""
+    """Have a member, and a job that prints, leaves a model of its own, and has complete output."""
+    bench.client.put_member(name, "auth0|12", ["viewer"], issuer="https://issuer.test")
     program = f"""
 print("of {name}")
 pathlib.Path(os.environ["MODELYARD_OUTPUTS"], "m").write_text("weights of {name}")

@@ -31,7 +31,7 @@ _DEVELOPER: Final = _VIEWER | {"jobs:write", "models:write", "artifacts:write", 
 """Trains and registers, and asks what is served."""
 _OPERATOR: Final = _DEVELOPER | {"deployments:write", "nodes:read", "trace"}
 """Decides what is served, and looks at the machines."""
-_ADMIN: Final = _OPERATOR | {"keys:write"}
+_ADMIN: Final = _OPERATOR | {"keys:write", "members:write"}
 """Decides who may do what in its tenant."""
 _PLATFORM_ADMIN: Final = _ADMIN | {"tenants:read", "tenants:write"}
 """Decides which tenants there are."""

@@ -26,6 +26,7 @@ SCOPES: Final = frozenset(
         "logs:read",
         "nodes:read",
         "keys:write",
+        "members:write",
         "trace",
         "tenants:read",
         "tenants:write",

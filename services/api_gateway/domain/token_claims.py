@@ -1,6 +1,7 @@
 """From what an issuer says of somebody to a principal.
 
-Owns: which claims count, and when an administrator needs a second factor. Leaves to
+Owns: which claims count, and when an administrator needs a second factor. Tenant and roles come
+from the claims (`principal`) or from a membership (`principal_of`), never from both. Leaves to
 `adapters.oidc` whether the issuer said it at all, and to the tenant's standing whether the tenant
 exists. Claims are a stranger's data until they have been through here.
 """
@@ -9,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from services.api_gateway.domain.member import Member, is_subject
 from services.api_gateway.domain.roles import Role, effective_scopes
 from services.chassis.errors import InvalidArgument
-from services.chassis.tenancy import Principal, tenant_id
+from services.chassis.tenancy import Principal, TenantId, tenant_id
 
-_SUBJECT_CHARACTERS_MAX: Final = 200
 _ADMINISTRATORS: Final = frozenset({Role.ADMIN, Role.PLATFORM_ADMIN})
 
 
@@ -41,9 +42,7 @@ class ClaimRules:
         Roles that we don't have are somebody else's, and left out. Whoever has none of ours is let
         in and may do nothing.
         """
-        subject = claims.get("sub")
-        if not isinstance(subject, str) or not _is_name(subject):
-            raise UnusableClaims("subject")
+        subject = self.subject(claims)
         tenant = _at(claims, self.tenant_claim)
         if not isinstance(tenant, str):
             raise UnusableClaims("tenant")
@@ -53,10 +52,30 @@ class ClaimRules:
             raise UnusableClaims("tenant") from error
         named = _texts(_at(claims, self.roles_claim))
         roles = frozenset(role for role in Role if role.value in named)
+        return self._let_in(subject, checked, roles, claims)
+
+    def principal_of(self, member: Member, claims: Mapping[str, object]) -> Principal:
+        """Return whom a member's claims are about; raises UnusableClaims."""
+        return self._let_in(member.person.subject, member.tenant, member.roles, claims)
+
+    def subject(self, claims: Mapping[str, object]) -> str:
+        """Return the issuer's name of whom the claims are about; raises UnusableClaims."""
+        subject = claims.get("sub")
+        if not isinstance(subject, str) or not is_subject(subject):
+            raise UnusableClaims("subject")
+        return subject
+
+    def _let_in(
+        self,
+        subject: str,
+        tenant: TenantId,
+        roles: frozenset[Role],
+        claims: Mapping[str, object],
+    ) -> Principal:
         if self.needs_second_factor and roles & _ADMINISTRATORS and not self._has_second(claims):
             raise UnusableClaims("second factor")
         return Principal(
-            tenant=checked,
+            tenant=tenant,
             # A user may choose a name at the issuer, but none that a key or an attempt has here.
             subject=f"user:{subject}",
             scopes=effective_scopes(roles),
@@ -67,10 +86,6 @@ class ClaimRules:
         methods, level = claims.get("amr"), claims.get("acr")
         by_method = isinstance(methods, list) and bool(_texts(methods) & self.second_factor_methods)
         return by_method or (isinstance(level, str) and level in self.second_factor_levels)
-
-
-def _is_name(text: str) -> bool:
-    return 0 < len(text) <= _SUBJECT_CHARACTERS_MAX and text.isprintable()
 
 
 def _at(claims: Mapping[str, object], path: str) -> object:

@@ -14,7 +14,7 @@ from services.api_gateway.use_cases.ports import Directory
 from services.api_gateway.use_cases.recent import Recent
 from services.chassis.clock import Clock
 from services.chassis.errors import Unauthenticated
-from services.chassis.tenancy import Principal
+from services.chassis.tenancy import Principal, TenantId
 
 
 @dataclass(slots=True)
@@ -32,11 +32,23 @@ class Authenticate:
         """Remember what the directory says."""
         self.keys = Recent(self.directory.find_key, self.clock, name="the directory of keys")
 
-    async def __call__(self, authorization: str | None) -> Principal:
-        """Return whom the call is by; raises Unauthenticated."""
+    async def __call__(
+        self, authorization: str | None, *, tenant: TenantId | None = None
+    ) -> Principal:
+        """Return whom the call is by; raises Unauthenticated, also where it is for another tenant.
+
+        Who may act for several tenants has to name one, else InvalidArgument.
+        """
         presented = PresentedKey.parse(authorization)
         if presented is None:
-            return await self._by_token(authorization)
+            principal = await self._by_token(authorization, tenant)
+        else:
+            principal = await self._by_key(presented)
+        if tenant not in (None, principal.tenant):
+            raise Unauthenticated
+        return principal
+
+    async def _by_key(self, presented: PresentedKey) -> Principal:
         key = await self.keys(presented.id)
         now = self.clock.now()
         principal = admitted(key, presented.secret, at=now)
@@ -45,11 +57,11 @@ class Authenticate:
         self.uses.note(presented.id, at=now)
         return principal
 
-    async def _by_token(self, authorization: str | None) -> Principal:
+    async def _by_token(self, authorization: str | None, tenant: TenantId | None) -> Principal:
         scheme, _, token = (authorization or "").partition(" ")
         if self.tokens is None or scheme.lower() != "bearer":
             raise Unauthenticated
-        return await self.tokens(token.strip())
+        return await self.tokens(token.strip(), tenant=tenant)
 
     def remembers(self, authorization: str | None) -> bool:
         """Tell whether the header's key is known without asking the directory."""

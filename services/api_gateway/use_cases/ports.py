@@ -18,6 +18,7 @@ from modelyard.scheduler.v1 import job_service_pb2 as jobs_pb
 from modelyard.scheduler.v1 import node_service_pb2 as nodes_pb
 
 from services.api_gateway.domain.api_key import ApiKey
+from services.api_gateway.domain.member import Member, Person
 from services.api_gateway.domain.rate_limit import RateDecision, RatePolicy
 from services.api_gateway.domain.tenant import Tenant
 from services.chassis.tenancy import TenantId
@@ -69,6 +70,65 @@ class Directory(Protocol):
 
     async def find_key(self, key_id: str) -> ApiKey | None:
         """Return the key with this id, whatever its tenant."""
+        ...
+
+
+class MemberRepository(Protocol):
+    """A tenant's members."""
+
+    async def locked_tenant(self) -> Tenant:
+        """Return the tenant, whose members nobody else adds meanwhile; raises NotFound."""
+        ...
+
+    async def find(self, person: Person) -> Member | None:
+        """Return somebody's membership."""
+        ...
+
+    async def count(self) -> int:
+        """Return how many there are."""
+        ...
+
+    async def add(self, member: Member) -> None:
+        """Store a new member."""
+        ...
+
+    async def save(self, member: Member) -> None:
+        """Store a member that this transaction has found, with other roles."""
+        ...
+
+    async def remove(self, person: Person) -> bool:
+        """Delete somebody's membership; False when there is none."""
+        ...
+
+    async def page(self, *, after: Person | None, limit: int) -> Sequence[Member]:
+        """Return members by issuer and subject, after this one."""
+        ...
+
+
+class MemberTransaction(Protocol):
+    """One transaction for one tenant."""
+
+    @property
+    def members(self) -> MemberRepository:
+        """The tenant's members."""
+        ...
+
+
+class MemberUnitOfWork(Protocol):
+    """Opens transactions over members."""
+
+    def __call__(self, tenant: TenantId) -> AbstractAsyncContextManager[MemberTransaction]:
+        """One transaction; commits on a clean exit."""
+        ...
+
+
+class MemberDirectory(Protocol):
+    """What authentication reads of members, across tenants."""
+
+    async def find_members(
+        self, person: Person, *, tenant: TenantId | None, limit: int
+    ) -> Sequence[Member]:
+        """Return somebody's memberships, or the one of a tenant."""
         ...
 
 
@@ -133,6 +193,10 @@ class TenantTransaction(Protocol):
 
     async def delete_purged_keys(self, *, limit: int) -> int:
         """Delete keys of tenants that are PURGED; returns how many."""
+        ...
+
+    async def delete_purged_members(self, *, limit: int) -> int:
+        """Delete members of tenants that are PURGED; returns how many."""
         ...
 
     async def hold(self, lease: Lease) -> None:

@@ -7,7 +7,7 @@ suspended tenant reads as before, and is refused all else before its rights are 
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from services.api_gateway.domain.roles import SCOPES_BY_ROLE, Role
 from tests.e2e.authorization.things import (
     BIG,
     DONE,
+    MEMBER,
     Findings,
     Parameters,
     Things,
@@ -49,15 +50,17 @@ class Row:
     missing: Parameters | None = None
     json: Callable[[], object] = lambda: None
     content: bytes | None = None
+    query: Parameters = field(default_factory=dict)
     allowed: frozenset[int] = DONE
-    is_administration: bool = False
-    """About tenants themselves: who may call it at all reaches foreign ones too."""
+    for_every_tenant: frozenset[str] | None = None
+    """About tenants themselves: with these scopes, too, a caller reaches foreign ones."""
 
-    def expected(self, kind: str, *, is_allowed: bool) -> frozenset[int]:
+    def expected(self, kind: str, *, needs: frozenset[str], has: frozenset[str]) -> frozenset[int]:
         """Return what a caller in good standing is told, by the kind of thing asked for."""
-        if not is_allowed:
+        if not needs <= has:
             return REFUSED
-        is_reached = kind == "own" or (kind == "foreign" and self.is_administration)
+        is_every = self.for_every_tenant is not None and self.for_every_tenant <= has
+        is_reached = kind == "own" or (kind == "foreign" and is_every)
         return self.allowed if is_reached else ABSENT
 
     def others(self) -> list[tuple[str, Parameters]]:
@@ -104,7 +107,17 @@ def rows(own: Things, foreign: Things, spare_tenants: tuple[str, str]) -> dict[s
             foreign={"tenant_id": spare_tenants[1]},
             missing={"tenant_id": "nobody"},
             json=lambda: body,
-            is_administration=True,
+            for_every_tenant=frozenset(),
+        )
+
+    def of_member(**more: Any) -> Row:
+        return Row(
+            own=own.member,
+            foreign=foreign.member(),
+            missing={"tenant_id": "nobody"},
+            query=MEMBER,
+            for_every_tenant=frozenset({"tenants:read", "tenants:write"}),
+            **more,
         )
 
     file = {"path": "m", "size_bytes": own.size_bytes, "digest": own.digest}
@@ -175,6 +188,9 @@ def rows(own: Things, foreign: Things, spare_tenants: tuple[str, str]) -> dict[s
         "post /v1/tenants/{tenant_id}/resume": of_tenant(),
         "put /v1/tenants/{tenant_id}/plan": of_tenant({}),
         "delete /v1/tenants/{tenant_id}": of_tenant(),
+        "get /v1/tenants/{tenant_id}/members": of_member(),
+        "put /v1/tenants/{tenant_id}/members": of_member(json=lambda: {"roles": ["viewer"]}),
+        "delete /v1/tenants/{tenant_id}/members": of_member(),
         "get /v1/whoami": Row(),
     }
 
@@ -199,6 +215,7 @@ class Method:
         return base.request(
             verb,
             path.format(**parameters),
+            params=row.query,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             **({} if verb in {"get", "delete"} else options),
         )
@@ -360,12 +377,12 @@ class Matrix:
     def look_as(self, role: Role, keys: Keys, method: Method, row: Row) -> None:
         """Look at one role's cells of a method."""
         cell = f"{method.name} as {role}"
-        is_allowed = method.scopes <= SCOPES_BY_ROLE[role]
+        has = SCOPES_BY_ROLE[role]
         own = row.own()
         told = []
         for kind, parameters in (("own", own), *row.others()):
             answer = method.ask(self.base, keys.valid, row, parameters)
-            expected = row.expected(kind, is_allowed=is_allowed)
+            expected = row.expected(kind, needs=method.scopes, has=has)
             self.findings.expect(f"{cell}, {kind}", answer.status_code, expected)
             if kind != "own" and expected != row.allowed:
                 told.append(without(answer.text, parameters))
@@ -389,8 +406,9 @@ class Matrix:
                 self.findings.expect_alike(cell, scope in answer.text, True)
         if method.scopes:
             answer = method.ask(self.base, self._key_of(method.scopes), row, row.own())
-            # Whoever makes a key must have what it may do.
-            allowed = row.allowed | (REFUSED if "api-keys" in method.name else frozenset())
+            # Whoever makes a key or a member must have what it may do.
+            is_giving = "api-keys" in method.name or "members" in method.name
+            allowed = row.allowed | (REFUSED if is_giving else frozenset())
             self.findings.expect(
                 f"{method.name} with its own scopes alone", answer.status_code, allowed
             )
@@ -400,8 +418,8 @@ class Matrix:
         answer = cell.method.ask(self.base, cell.key, cell.row, cell.parameters)
         expected = REFUSED
         if cell.method.is_reading:
-            is_allowed = cell.method.scopes <= SCOPES_BY_ROLE[cell.role]
-            expected = cell.row.expected(cell.kind, is_allowed=is_allowed)
+            has = SCOPES_BY_ROLE[cell.role]
+            expected = cell.row.expected(cell.kind, needs=cell.method.scopes, has=has)
         self.findings.expect(cell.title, answer.status_code, expected)
         is_for_suspension = "TENANT_SUSPENDED" in answer.text
         self.findings.expect_alike(cell.title, is_for_suspension, not cell.method.is_reading)
@@ -413,7 +431,7 @@ class Matrix:
         parameters = {"tenant_id": suspended}
         for method in methods:
             row = table[method.name]
-            if row.is_administration:
+            if row.for_every_tenant is not None:
                 answer = method.ask(self.base, key, row, parameters)
                 cell = f"{method.name} as {Role.PLATFORM_ADMIN}, on a suspended tenant"
                 self.findings.expect(cell, answer.status_code, row.allowed)

@@ -11,6 +11,8 @@ from tests.e2e.platform import CPU_MILLICORES
 
 DONE: Final = frozenset({200, 201, 202, 204})
 BIG: Final = {"cpu_millicores": CPU_MILLICORES}
+MEMBER: Final = {"subject": "auth0|12", "issuer": "https://issuer.test"}
+"""By which a request names a member, beside its path."""
 
 Parameters = Mapping[str, str]
 
@@ -40,6 +42,7 @@ class Things:
 
     http: httpx.Client
     name: str
+    tenant: str
     job_id: str
     digest: str
     size_bytes: int
@@ -55,7 +58,8 @@ class Things:
         spec = {"name": name, "model": f"models:/{name}/1", "resources": BIG}
         made(http.post("/v1/deployments", json=spec))
         job_id = job_id or made(http.post("/v1/jobs", json=a_job()))["id"]
-        things = Things(http, name, job_id, digest, len(body))
+        tenant = made(http.get("/v1/whoami"))["tenant"]
+        things = Things(http, name, tenant, job_id, digest, len(body))
         things.alias()
         return things
 
@@ -69,6 +73,12 @@ class Things:
         """Make a key, and name it."""
         body = {"name": "used up", "role": "viewer"}
         return {"key_id": made(self.http.post("/v1/api-keys", json=body))["key"]["id"]}
+
+    def member(self) -> Parameters:
+        """Let the tenant have a member, and name it."""
+        path = f"/v1/tenants/{self.tenant}/members"
+        made(self.http.put(path, params=MEMBER, json={"roles": ["viewer"]}))
+        return {"tenant_id": self.tenant}
 
     def job(self) -> Parameters:
         """Submit a job, and name it."""

@@ -179,7 +179,7 @@ async def test_a_tenant_is_purged_when_its_grace_is_over_and_no_other_is(
     await change.delete(PLATFORM, TenantId("beta"), grace=timedelta(days=1))
     lease = await a_lease(engine)
     assert [await purge(lease), await purge(lease)] == [1, 0]
-    assert await purge.delete_keys(lease) == 5
+    assert await purge.delete_rest(lease) == 5
     assert await keys_of(engine) == {"beta": 1, "other": 1}
 
     purged = await store.find(ACME)
@@ -201,11 +201,11 @@ async def test_a_key_that_a_late_gateway_made_goes_with_the_next_pass(
     await change.delete(PLATFORM, ACME, grace=timedelta(0))
     lease, purge = await a_lease(engine), PurgeTenants(store, 10)
     await purge(lease)
-    await purge.delete_keys(lease)
+    await purge.delete_rest(lease)
     key, _ = NEW_KEYS.make(ACME, name="late", role=Role.ADMIN)
     async with KeyUnitOfWork(store.base)(ACME) as tx:
         await tx.keys.add(key)
-    assert await purge.delete_keys(lease) == 1
+    assert await purge.delete_rest(lease) == 1
     assert await keys_of(engine) == {}
 
 

@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from services.api_gateway.adapters.burst_limiter import burst_limiter
 from services.api_gateway.adapters.rate_limiter import memory_rate_limiter
 from services.api_gateway.domain.api_key import ApiKey
+from services.api_gateway.domain.member import Member, Person
 from services.api_gateway.domain.rate_limit import RatePolicy
 from services.api_gateway.domain.routing import RoutingTable
 from services.api_gateway.domain.scopes import SCOPES
@@ -44,6 +45,7 @@ from services.api_gateway.use_cases.manage_keys import (
     RevokeKey,
     RotateKey,
 )
+from services.api_gateway.use_cases.manage_members import ListMembers, PutMember, RemoveMember
 from services.api_gateway.use_cases.manage_tenants import ChangeTenant
 from services.api_gateway.use_cases.ports import Lease
 from services.api_gateway.use_cases.tenant_standing import TenantStanding
@@ -178,11 +180,76 @@ class FakeTenants:
             del self.keys.keys[key.id]
         return len(purged[:limit])
 
+    async def delete_purged_members(self, *, limit: int) -> int:
+        return 0  # they are with `FakeMembers`
+
     async def hold(self, lease: Lease) -> None:
         """Hold nothing: nobody else is here."""
 
     def emit(self, tenant: Tenant) -> None:
         self.published.append(tenant)
+
+
+@dataclass
+class FakeMembers:
+    """Members in memory, of every tenant."""
+
+    tenants: FakeTenants
+    members: dict[tuple[TenantId, Person], Member] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def __call__(self, tenant: TenantId) -> AsyncIterator["FakeMemberTransaction"]:
+        yield FakeMemberTransaction(FakeTenantMembers(self, tenant))
+
+    async def find_members(
+        self, person: Person, *, tenant: TenantId | None, limit: int
+    ) -> Sequence[Member]:
+        found = [each for each in self.members.values() if each.person == person]
+        return [each for each in found if tenant in (None, each.tenant)][:limit]
+
+
+@dataclass
+class FakeTenantMembers:
+    """One tenant's view."""
+
+    store: FakeMembers
+    tenant: TenantId
+
+    async def locked_tenant(self) -> Tenant:
+        found = await self.store.tenants.find(self.tenant)
+        if found is None:
+            raise NotFound("tenant", self.tenant)
+        return found
+
+    async def find(self, person: Person) -> Member | None:
+        return self.store.members.get((self.tenant, person))
+
+    async def count(self) -> int:
+        return len(self._own())
+
+    async def add(self, member: Member) -> None:
+        self.store.members[member.tenant, member.person] = member
+
+    async def save(self, member: Member) -> None:
+        self.store.members[member.tenant, member.person] = member
+
+    async def remove(self, person: Person) -> bool:
+        return self.store.members.pop((self.tenant, person), None) is not None
+
+    async def page(self, *, after: Person | None, limit: int) -> Sequence[Member]:
+        begin = ("", "") if after is None else (after.issuer, after.subject)
+        named = {(each.person.issuer, each.person.subject): each for each in self._own()}
+        return [named[name] for name in sorted(named) if name > begin][:limit]
+
+    def _own(self) -> list[Member]:
+        return [each for each in self.store.members.values() if each.tenant == self.tenant]
+
+
+@dataclass(frozen=True)
+class FakeMemberTransaction:
+    """One tenant's transaction."""
+
+    members: FakeTenantMembers
 
 
 @dataclass
@@ -403,6 +470,9 @@ class Edge:
     clock: Clock = field(default_factory=Clock)
     keys: FakeKeys = field(default_factory=FakeKeys)
     tenants: FakeTenants = field(init=False)
+    members: FakeMembers = field(init=False)
+    issuer: str | None = "https://issuer.test"
+    members_max: int = 100
     jobs: FakeJobs = field(default_factory=FakeJobs)
     artifacts: FakeArtifacts = field(default_factory=FakeArtifacts)
     logs: FakeLogs = field(default_factory=FakeLogs)
@@ -428,6 +498,10 @@ class Edge:
             list_keys=ListKeys(self.keys),
             rotate_key=RotateKey(self.keys, new_keys, self.clock),
             revoke_key=RevokeKey(self.keys, self.clock),
+            put_member=PutMember(self.members, self.clock, self.members_max),
+            list_members=ListMembers(self.tenants, self.members),
+            remove_member=RemoveMember(self.members),
+            issuer=self.issuer,
             infer=Infer(self.routes, self.replicas, self.clock),
             jobs=self.jobs,
             deployments=FakeDeployments(),
@@ -453,6 +527,7 @@ class Edge:
 
     def __post_init__(self) -> None:
         self.tenants = FakeTenants(self.clock, self.keys)
+        self.members = FakeMembers(self.tenants)
 
     def client(self, *, key: str | None = None) -> httpx.AsyncClient:
         """Return a client of the application; by default without a credential."""

@@ -1,13 +1,16 @@
 """What an issuer's claims amount to."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from services.api_gateway.domain.issuer import check_issuer_url
+from services.api_gateway.domain.member import Member, Person
 from services.api_gateway.domain.roles import SCOPES_BY_ROLE, Role
 from services.api_gateway.domain.token_claims import ClaimRules, UnusableClaims
 from services.chassis.errors import InvalidArgument
+from services.chassis.tenancy import TenantId
 
 RULES = ClaimRules(
     tenant_claim="tenant",
@@ -102,6 +105,35 @@ def test_an_administrator_with_a_second_factor_is_let_in(proof: dict[str, Any]) 
     assert RULES.principal({**ANNA, "roles": ["admin"], **proof}).roles == {"admin"}
 
 
+def a_member(*roles: Role) -> Member:
+    return Member.added(
+        TenantId("acme"),
+        Person("https://issuer.test", "anna"),
+        frozenset(roles),
+        by="key:1",
+        at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+
+
+def test_of_a_members_claims_only_the_subject_counts_for_tenant_and_roles() -> None:
+    claims = {"sub": "anna", "tenant": "globex", "roles": ["platform-admin"]}
+
+    anna = RULES.principal_of(a_member(Role.VIEWER), claims)
+
+    assert (anna.tenant, anna.subject) == ("acme", "user:anna")
+    assert anna.roles == {"viewer"}
+    assert anna.scopes == SCOPES_BY_ROLE[Role.VIEWER]
+
+
+@pytest.mark.parametrize("role", [Role.ADMIN, Role.PLATFORM_ADMIN])
+def test_a_member_who_administers_needs_a_second_factor(role: Role) -> None:
+    member = a_member(Role.VIEWER, role)
+
+    with pytest.raises(UnusableClaims):
+        RULES.principal_of(member, {"sub": "anna", "amr": ["pwd"]})
+    assert role.value in RULES.principal_of(member, {"sub": "anna", "amr": ["mfa"]}).roles
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -111,6 +143,7 @@ def test_an_administrator_with_a_second_factor_is_let_in(proof: dict[str, Any]) 
         "issuer.test",
         "https://me:secret@issuer.test",
         "http://localhost.evil.test",
+        "https://[",
     ],
 )
 def test_an_issuer_over_an_open_network_is_refused(url: str) -> None:

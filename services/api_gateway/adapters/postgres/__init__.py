@@ -1,1 +1,1 @@
-"""Tenants and API keys in PostgreSQL."""
+"""Tenants, members and API keys in PostgreSQL."""

@@ -34,6 +34,20 @@ tenant_table = Table(
     Index("ix_tenant_purge_at", "purge_at", postgresql_where=text("state = 'DELETING'")),
 )
 
+member_table = Table(
+    "member",
+    metadata,
+    Column("tenant", Text, ForeignKey("tenant.id"), primary_key=True),
+    Column("issuer", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    Column("roles", ARRAY(Text), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("added_at", DateTime(timezone=True), nullable=False),
+    Column("changed_at", DateTime(timezone=True), nullable=False),
+    Column("changed_by", Text, nullable=False),
+    Index("ix_member_issuer_subject", "issuer", "subject"),
+)
+
 api_key_table = Table(
     "api_key",
     metadata,

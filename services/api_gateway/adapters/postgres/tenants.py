@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import RowMapping, Select, bindparam, delete, insert, select, update
+from sqlalchemy import RowMapping, Select, bindparam, delete, insert, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from services.api_gateway.adapters.postgres.keys import to_row as key_to_row
-from services.api_gateway.adapters.postgres.tables import api_key_table, tenant_table
+from services.api_gateway.adapters.postgres.tables import api_key_table, member_table, tenant_table
 from services.api_gateway.domain.api_key import ApiKey
 from services.api_gateway.domain.tenant import Plan, Tenant, TenantState
 from services.api_gateway.use_cases.ports import Lease
@@ -97,6 +97,20 @@ class TenantChanges:
         )
         deleted = await self.inner.connection.execute(
             delete(api_key_table).where(api_key_table.c.id.in_(some))
+        )
+        return deleted.rowcount
+
+    async def delete_purged_members(self, *, limit: int) -> int:
+        """Delete members of tenants that are PURGED."""
+        names = member_table.c.tenant, member_table.c.issuer, member_table.c.subject
+        some = (
+            select(*names)
+            .join(tenant_table, tenant_table.c.id == member_table.c.tenant)
+            .where(tenant_table.c.state == TenantState.PURGED)
+            .limit(limit)
+        )
+        deleted = await self.inner.connection.execute(
+            delete(member_table).where(tuple_(*names).in_(some))
         )
         return deleted.rowcount
 

@@ -1,8 +1,8 @@
 """Ending tenants whose grace is over, and telling all tenants again.
 
 Owns: when that happens. All are told when this process begins to hold the lease `tenants`, and
-every interval; keys of purged tenants are looked for then, too, and after each end. A failed turn
-is told and tried again at the next look.
+every interval; keys and members of purged tenants are looked for then, too, and after each end. A
+failed turn is told and tried again at the next look.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class TenantsLoop:
         is_purged = True
         try:
             if await self._purge(held) or is_due:
-                await self.purge.delete_keys(held)
+                await self.purge.delete_rest(held)
         except ModelyardError as error:
             is_purged = False
             logger.warning("tenants not purged", error=error.message)

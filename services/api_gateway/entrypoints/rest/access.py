@@ -14,6 +14,7 @@ from fastapi.routing import RouteContext, iter_route_contexts
 from fastapi.security.base import SecurityBase
 from starlette.routing import BaseRoute
 
+from services.api_gateway.domain.member import TENANT_HEADER
 from services.api_gateway.domain.scopes import SCOPES, require
 from services.chassis.tenancy import Principal
 
@@ -31,6 +32,13 @@ PUBLIC: Final = frozenset(
     }
 )
 
+_SCHEME: Final = (
+    "An API key, or a token of the OpenID Connect issuer that the platform believes. A person who"
+    f" is a member of several tenants says by the header `{TENANT_HEADER}: <tenant>` which one a"
+    " request is for, else it is refused (422); whoever may act for one tenant needs no header."
+    " A tenant that the credential does not act for is refused as no credential is (401)."
+)
+
 
 class Needs(SecurityBase):
     """Gives the caller to routes that it may use; no scopes stand for: any credential will do."""
@@ -38,7 +46,7 @@ class Needs(SecurityBase):
     def __init__(self, scopes: Sequence[str]) -> None:
         assert SCOPES.issuperset(scopes), f"{scopes} are no scopes"
         self.scopes = scopes
-        self.model = BearerScheme()
+        self.model = BearerScheme(description=_SCHEME)
         self.scheme_name = "ApiKey"
 
     async def __call__(self, request: Request) -> Principal:

@@ -1,6 +1,7 @@
 """Who may enter, and how often: one ASGI middleware before every route.
 
-Steps: public paths pass; the credential becomes a principal; the tenant's rate is counted, by its
+Steps: public paths pass; the credential, and the tenant that the request names, become a principal;
+the tenant's rate is counted, by its
 plan if that says how much; a suspended tenant may only read; the rest of the application runs as
 that principal, so that calls inward carry its token. A refused credential counts against its
 network address, and the key that it names, instead. Decided on headers alone, before the body is
@@ -13,6 +14,7 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.api_gateway.domain.member import TENANT_HEADER
 from services.api_gateway.domain.rate_limit import RateDecision, RatePolicy
 from services.api_gateway.domain.tenant import Tenant
 from services.api_gateway.entrypoints.rest.access import PUBLIC
@@ -21,7 +23,7 @@ from services.api_gateway.entrypoints.rest.problems import problem_response
 from services.api_gateway.entrypoints.rest.refusals import Refusals, refuse_excess, source_of
 from services.chassis.errors import ModelyardError, Unauthenticated
 from services.chassis.rpc.context import acting_as
-from services.chassis.tenancy import Principal
+from services.chassis.tenancy import Principal, TenantId, tenant_id
 
 _READING: Final = frozenset({"GET", "HEAD"})
 
@@ -51,10 +53,10 @@ class Admission:
 
     async def _admit(self, scope: Scope, headers: Headers) -> tuple[Principal, RateDecision]:
         authenticate, source = self.gateway.authenticate, source_of(scope)
-        authorization = headers.get("authorization")
+        authorization, named = headers.get("authorization"), _tenant_named(headers)
         self.refusals.check(source, is_known=lambda: authenticate.remembers(authorization))
         try:
-            principal = await authenticate(authorization)
+            principal = await authenticate(authorization, tenant=named)
             tenant = await self.gateway.standing(principal.tenant)
         except Unauthenticated:
             await self.refusals.count(source, authorization)
@@ -65,6 +67,11 @@ class Admission:
         if scope["method"] not in _READING:
             tenant.check_active()
         return principal, decision
+
+
+def _tenant_named(headers: Headers) -> TenantId | None:
+    text = headers.get(TENANT_HEADER)
+    return None if text is None else tenant_id(text, field=TENANT_HEADER)
 
 
 def _policy_of(tenant: Tenant, *, default: RatePolicy) -> RatePolicy:

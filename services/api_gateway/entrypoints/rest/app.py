@@ -13,6 +13,7 @@ from services.api_gateway.entrypoints.rest.description import PROBLEMS, complete
 from services.api_gateway.entrypoints.rest.inference import inference_router
 from services.api_gateway.entrypoints.rest.jobs import jobs_router
 from services.api_gateway.entrypoints.rest.logs import logs_router
+from services.api_gateway.entrypoints.rest.members import members_router
 from services.api_gateway.entrypoints.rest.models import models_router
 from services.api_gateway.entrypoints.rest.nodes import nodes_router
 from services.api_gateway.entrypoints.rest.operations import operations_router
@@ -55,6 +56,7 @@ def build_app(edge: Gateway, *, ids: Ids) -> FastAPI:
         nodes_router(edge),
         api_keys_router(edge),
         tenants_router(edge),
+        members_router(edge),
         whoami_router(edge),
         operations_router(),
     ):

@@ -11,6 +11,7 @@ from services.api_gateway.use_cases.authenticate import Authenticate
 from services.api_gateway.use_cases.create_tenant import CreateTenant, IssueTenantKey
 from services.api_gateway.use_cases.infer import Infer
 from services.api_gateway.use_cases.manage_keys import IssueKey, ListKeys, RevokeKey, RotateKey
+from services.api_gateway.use_cases.manage_members import ListMembers, PutMember, RemoveMember
 from services.api_gateway.use_cases.manage_tenants import ChangeTenant
 from services.api_gateway.use_cases.ports import (
     ArtifactsClient,
@@ -64,6 +65,11 @@ class Gateway:
     list_keys: ListKeys
     rotate_key: RotateKey
     revoke_key: RevokeKey
+    put_member: PutMember
+    list_members: ListMembers
+    remove_member: RemoveMember
+    issuer: str | None
+    """Whose tokens let people in; None: nobody's."""
     infer: Infer
     jobs: JobsClient
     deployments: DeploymentsClient

@@ -13,6 +13,7 @@ import httpx
 from modelyard.cli.deployments import deploy_group, predict
 from modelyard.cli.jobs import job_group, run
 from modelyard.cli.keys import key_group
+from modelyard.cli.members import member_group
 from modelyard.cli.models import model_group
 from modelyard.cli.platform import status, trace_group
 from modelyard.cli.session import (
@@ -67,7 +68,11 @@ def main() -> NoReturn:
 def cli(context: click.Context, is_json: bool) -> None:
     """Run, register and serve machine-learning work."""
     settings = context.find_object(CliSettings) or CliSettings.of_environment()
-    client = context.with_resource(Client(settings.url, settings.api_key.get_secret_value()))
+    client = context.with_resource(
+        Client(
+            settings.url, settings.api_key.get_secret_value(), for_tenant=settings.tenant or None
+        )
+    )
     context.obj = Session(settings=settings, client=client, is_json=is_json)
 
 
@@ -81,5 +86,6 @@ for _command in (
     status,
     key_group,
     tenant_group,
+    member_group,
 ):
     cli.add_command(_command)

@@ -23,7 +23,9 @@ class CliSettings(BaseSettings):
     url: str = "http://127.0.0.1:8080"
     """Address of the gateway."""
     api_key: SecretStr = SecretStr("")
-    """`myk_…`, as it was shown once."""
+    """`myk_…`, as it was shown once; or a token of the issuer that the platform believes."""
+    tenant: str = ""
+    """Which tenant is meant, for a token of somebody who is a member of several."""
     otlp_endpoint: str = ""
     """Where the command's own spans go (OTLP over gRPC); empty: nowhere."""
     jaeger_url: str = ""

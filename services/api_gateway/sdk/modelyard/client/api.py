@@ -30,6 +30,7 @@ from modelyard.client.values import (
     Job,
     JobSpec,
     LogRecord,
+    Member,
     Model,
     ModelVersion,
     Node,
@@ -46,21 +47,25 @@ _SAID_MAX: Final = 500
 
 @dataclass(slots=True)
 class Client:
-    """One connection pool to one gateway, as one API key. Use it as a context manager."""
+    """One connection pool to one gateway, as one caller. Use it as a context manager."""
 
     url: str
     api_key: str
+    """Or a token of the issuer that the platform believes."""
     timeout_s: float = 30.0
     tries_max: int = 6
     sleep: Callable[[float], None] = time.sleep
     transport: httpx.BaseTransport | None = None
+    for_tenant: str | None = None
+    """Which one is meant; for tokens of people who are members of several."""
     _http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
         """Open the pool."""
+        named = {"Modelyard-Tenant": self.for_tenant} if self.for_tenant else {}
         self._http = httpx.Client(
             base_url=self.url,
-            headers={"Authorization": f"Bearer {self.api_key}"},
+            headers={"Authorization": f"Bearer {self.api_key}", **named},
             timeout=self.timeout_s,
             transport=self.transport,
         )
@@ -311,6 +316,36 @@ class Client:
         answer = self._call(method, _path("tenants", name, what), json=body, is_repeatable=True)
         return Tenant.model_validate(answer)
 
+    def members(self, tenant: str) -> list[Member]:
+        """Show a tenant's members."""
+        found = self._pages(_path("tenants", tenant, "members"), "members")
+        return [Member.model_validate(member) for member in found]
+
+    def put_member(
+        self, tenant: str, subject: str, roles: Sequence[str], *, issuer: str | None = None
+    ) -> Member:
+        """Let somebody be a member with these roles and no others.
+
+        Without an issuer the subject is known to the one whose tokens the platform takes.
+        """
+        answer = self._call(
+            "PUT",
+            _path("tenants", tenant, "members"),
+            params=_person(subject, issuer),
+            json={"roles": list(roles)},
+            is_repeatable=True,
+        )
+        return Member.model_validate(answer)
+
+    def remove_member(self, tenant: str, subject: str, *, issuer: str | None = None) -> None:
+        """Let somebody be a member no longer."""
+        self._call(
+            "DELETE",
+            _path("tenants", tenant, "members"),
+            params=_person(subject, issuer),
+            is_repeatable=True,
+        )
+
     def nodes(self) -> list[Node]:
         """Show the machines that jobs and replicas run on; a thousand at most.
 
@@ -417,6 +452,10 @@ class _StreamTooOld(Exception):
 
 def _path(*parts: str) -> str:
     return "/".join(["/v1", *(quote(part, safe="") for part in parts)])
+
+
+def _person(subject: str, issuer: str | None) -> dict[str, str]:
+    return {"subject": subject, **({"issuer": issuer} if issuer else {})}
 
 
 def _traced(headers: dict[str, str]) -> dict[str, str]:

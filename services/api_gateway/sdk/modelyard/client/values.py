@@ -246,6 +246,18 @@ class Tenant(_Value):
     """While it is being deleted: from when on nothing brings it back."""
 
 
+class Member(_Value):
+    """Somebody of an OpenID Connect issuer who belongs to a tenant."""
+
+    issuer: str
+    subject: str
+    roles: list[str]
+    version: int
+    added_at: datetime
+    changed_at: datetime
+    changed_by: str
+
+
 class InferenceAnswer(_Value):
     """An Open Inference Protocol v2 answer."""
 

@@ -1,0 +1,153 @@
+"""Members as rows; every query of a `Members` is its tenant's."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, RowMapping, delete, func, insert, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.api_gateway.adapters.postgres.tables import member_table, tenant_table
+from services.api_gateway.adapters.postgres.tenants import from_row as tenant_from_row
+from services.api_gateway.domain.member import Member, Person
+from services.api_gateway.domain.roles import Role
+from services.api_gateway.domain.tenant import Tenant
+from services.chassis.db.unit_of_work import PostgresUnitOfWork
+from services.chassis.errors import NotFound
+from services.chassis.tenancy import TenantId
+
+_COLUMNS = member_table.c
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """One tenant's members, in one transaction."""
+
+    connection: AsyncConnection
+    tenant: TenantId
+
+    async def locked_tenant(self) -> Tenant:
+        """Return the tenant and hold its row; raises NotFound."""
+        found = await self.connection.execute(
+            select(tenant_table).where(tenant_table.c.id == self.tenant).with_for_update()
+        )
+        row = found.mappings().one_or_none()
+        if row is None:
+            raise NotFound("tenant", self.tenant)
+        return tenant_from_row(row)
+
+    async def find(self, person: Person) -> Member | None:
+        """Return somebody's row, or None."""
+        found = await self.connection.execute(select(member_table).where(*self._is(person)))
+        row = found.mappings().one_or_none()
+        return None if row is None else from_row(row)
+
+    async def count(self) -> int:
+        """Count the rows."""
+        query = select(func.count()).select_from(member_table)
+        found = await self.connection.execute(query.where(_COLUMNS.tenant == self.tenant))
+        return int(found.scalar_one())
+
+    async def add(self, member: Member) -> None:
+        """Insert a member."""
+        assert member.tenant == self.tenant
+        await self.connection.execute(insert(member_table).values(**to_row(member)))
+
+    async def save(self, member: Member) -> None:
+        """Update a member's roles."""
+        assert member.tenant == self.tenant
+        await self.connection.execute(
+            update(member_table).where(*self._is(member.person)).values(**to_row(member))
+        )
+
+    async def remove(self, person: Person) -> bool:
+        """Delete somebody's row; False when there is none."""
+        deleted = await self.connection.execute(delete(member_table).where(*self._is(person)))
+        return deleted.rowcount > 0
+
+    async def page(self, *, after: Person | None, limit: int) -> Sequence[Member]:
+        """Return members by issuer and subject, after this one."""
+        by = _COLUMNS.issuer, _COLUMNS.subject
+        query = select(member_table).where(_COLUMNS.tenant == self.tenant)
+        if after is not None:
+            query = query.where(tuple_(*by) > (after.issuer, after.subject))
+        found = await self.connection.execute(query.order_by(*by).limit(limit))
+        return [from_row(row) for row in found.mappings()]
+
+    def _is(self, person: Person) -> tuple[ColumnElement[bool], ...]:
+        return (
+            _COLUMNS.tenant == self.tenant,
+            _COLUMNS.issuer == person.issuer,
+            _COLUMNS.subject == person.subject,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MemberTransaction:
+    """One tenant's transaction."""
+
+    members: Members
+
+
+@dataclass(frozen=True, slots=True)
+class MemberUnitOfWork:
+    """Opens a tenant's transactions."""
+
+    base: PostgresUnitOfWork
+
+    @asynccontextmanager
+    async def __call__(self, tenant: TenantId) -> AsyncIterator[MemberTransaction]:
+        """One transaction; commits on a clean exit."""
+        async with self.base(tenant) as tx:
+            yield MemberTransaction(Members(tx.connection, tenant))
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresMemberDirectory:
+    """Reads members across tenants: authentication finds out whose member somebody is."""
+
+    base: PostgresUnitOfWork
+
+    async def find_members(
+        self, person: Person, *, tenant: TenantId | None, limit: int
+    ) -> Sequence[Member]:
+        """Return somebody's memberships by tenant, or the one of a tenant."""
+        query = (
+            select(member_table)
+            .where(_COLUMNS.issuer == person.issuer, _COLUMNS.subject == person.subject)
+            .order_by(_COLUMNS.tenant)
+            .limit(limit)
+        )
+        if tenant is not None:
+            query = query.where(_COLUMNS.tenant == tenant)
+        async with self.base.reading(because="authentication finds a person's tenants") as reading:
+            found = await reading.execute(query)
+            return [from_row(row) for row in found.mappings()]
+
+
+def to_row(member: Member) -> dict[str, Any]:
+    """Return the row of a member."""
+    return {
+        "tenant": member.tenant,
+        "issuer": member.person.issuer,
+        "subject": member.person.subject,
+        "roles": sorted(member.roles),
+        "version": member.version,
+        "added_at": member.added_at,
+        "changed_at": member.changed_at,
+        "changed_by": member.changed_by,
+    }
+
+
+def from_row(row: RowMapping) -> Member:
+    """Return the member of a row; a role that only a newer release knows gives nothing here."""
+    return Member(
+        tenant=TenantId(row["tenant"]),
+        person=Person(row["issuer"], row["subject"]),
+        roles=frozenset(role for role in Role if role.value in row["roles"]),
+        version=row["version"],
+        added_at=row["added_at"],
+        changed_at=row["changed_at"],
+        changed_by=row["changed_by"],
+    )
