@@ -68,7 +68,7 @@ def environment_table(around: Surroundings) -> Mapping[str, Mapping[str, str]]:
     """Return each service's settings, without their prefix `MODELYARD_`."""
     state = around.state
     ports = {name: str(around.port(name)) for service in NAMES for name in _port_names(service)}
-    grpc = {name: f"{LOOPBACK}:{ports[f'{name}.grpc']}" for name in NAMES if name != "api_gateway"}
+    grpc = {name: f"{LOOPBACK}:{ports[f'{name}.grpc']}" for name in NAMES}
     own: Mapping[str, Mapping[str, str]] = {
         "model_registry": {
             "ARTIFACTS__ROOT": str(state.folder("model_registry", "artifacts")),
@@ -96,18 +96,19 @@ def environment_table(around: Surroundings) -> Mapping[str, Mapping[str, str]]:
     }
 
     def shared(service: str) -> Mapping[str, str]:
-        listening = (
+        inside = (
             {}
             if service == "api_gateway"
             else {
-                "GRPC__HOST": LOOPBACK,
-                "GRPC__PORT": ports[f"{service}.grpc"],
+                "GATEWAY__ADDRESS": grpc["api_gateway"],
                 "OPERATIONS__HOST": LOOPBACK,
                 "OPERATIONS__PORT": ports[f"{service}.operations"],
             }
         )
         return {
-            **listening,
+            **inside,
+            "GRPC__HOST": LOOPBACK,
+            "GRPC__PORT": ports[f"{service}.grpc"],
             "POSTGRES__URL": postgres.service_url(state, service),
             "KAFKA__BOOTSTRAP_SERVERS": around.kafka,
             "IDENTITY__PRIVATE_KEY_FILE": str(identity.ensure_key(state, service)),
@@ -166,8 +167,11 @@ def is_healthy(address: str) -> bool:
 
 
 def _port_names(service: str) -> list[str]:
-    kinds = ("http",) if service == "api_gateway" else ("grpc", "operations")
-    return [f"{service}.{kind}" for kind in kinds]
+    return [f"{service}.grpc", _health_port_name(service)]
+
+
+def _health_port_name(service: str) -> str:
+    return f"{service}.http" if service == "api_gateway" else f"{service}.operations"
 
 
 def _command(service: str, *arguments: str) -> list[str]:
@@ -208,7 +212,7 @@ def credentials_file(state: State) -> Path:
 
 
 def _launch(state: State, service: str, environment: Mapping[str, str]) -> ProcessRecord:
-    health_port = state.read().ports[_port_names(service)[-1]]
+    health_port = state.read().ports[_health_port_name(service)]
     return launch(
         state,
         Program(

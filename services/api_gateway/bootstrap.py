@@ -1,9 +1,14 @@
 """The gateway's wiring: settings → ports → use cases → routes → loops."""
 
 import secrets
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
+from typing import Final
 
+from loguru import logger
+from modelyard.gateway.v1.tenant_service_pb2_grpc import add_TenantServiceServicer_to_server
 from modelyard.logs.v1.log_service_pb2_grpc import LogServiceStub
 from modelyard.registry.v1.artifact_service_pb2_grpc import ArtifactServiceStub
 from modelyard.registry.v1.model_service_pb2_grpc import ModelServiceStub
@@ -39,6 +44,7 @@ from services.api_gateway.entrypoints.consumers.replica_endpoints import (
     ApplyReplicaEndpoints,
 )
 from services.api_gateway.entrypoints.facts import event_of
+from services.api_gateway.entrypoints.grpc.tenants import SCOPES, TENANT_SERVICE, TenantRpcs
 from services.api_gateway.entrypoints.loops.key_uses import KeyUsesLoop
 from services.api_gateway.entrypoints.loops.tenants import TenantsLoop
 from services.api_gateway.entrypoints.rest.app import build_app
@@ -75,12 +81,14 @@ from services.chassis.events.projection import CompactedProjection
 from services.chassis.ids import TimeOrderedIds
 from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_until_stopped
 from services.chassis.rpc.client import Edge, open_channel
-from services.chassis.rpc.identity import TokenSigner
+from services.chassis.rpc.identity import TokenSigner, TokenVerifier
+from services.chassis.rpc.server import RpcLoop
 from services.chassis.telemetry.logging import set_up_logging
 from services.chassis.telemetry.tracing import open_tracing, tracer
 from services.chassis.tenancy import TenantId
 
 SERVICE = "api-gateway"
+REQUIRED_SCOPES: Final[Mapping[str, str]] = SCOPES
 _TENANTS_LEASE_TTL = timedelta(seconds=10)
 
 
@@ -124,6 +132,7 @@ async def serve(settings: Settings) -> int:
                 supervisor.add("recent-members", tokens.memberships.members.run, Stage.WORK)
             key_uses = WriteKeyUses(edge.authenticate.uses, PostgresDirectory(base))
             supervisor.add("key-uses", KeyUsesLoop(key_uses).run, Stage.RELAY)
+            _answer_services(supervisor, settings, edge)
             _publish(supervisor, settings, engine, base, producer)
             return await run_until_stopped(supervisor, edge.readiness, settings.shutdown)
 
@@ -216,6 +225,23 @@ async def _wire(
 
     edge.readiness.add("database", base.ping)
     return edge, routes
+
+
+def _answer_services(supervisor: Supervisor, settings: Settings, edge: Gateway) -> None:
+    """Let other services read the list of tenants, where the settings say."""
+    if settings.grpc is None:
+        logger.warning("list of tenants is not offered", reason="no setting says at which port")
+        return
+    rpcs = RpcLoop(
+        settings.grpc,
+        register=partial(add_TenantServiceServicer_to_server, TenantRpcs(edge.tenants)),
+        services=(TENANT_SERVICE,),
+        verifier=TokenVerifier.load(settings.identity, edge.clock),
+        required_scopes=REQUIRED_SCOPES,
+        drain_max=settings.shutdown.stage_timeout / 2,
+    )
+    edge.readiness.add("grpc", rpcs.ping)
+    supervisor.add("grpc", rpcs.run, Stage.INTAKE)
 
 
 def _publish(

@@ -10,6 +10,7 @@ from services.api_gateway.domain.issuer import TOKEN_ALGORITHMS, check_issuer_ur
 from services.chassis.errors import InvalidArgument
 from services.chassis.settings import (
     GrpcClientSettings,
+    GrpcServerSettings,
     IdentitySettings,
     KafkaSettings,
     PostgresSettings,
@@ -133,6 +134,8 @@ class Settings(BaseSettings):
     scheduler: GrpcClientSettings
     registry: GrpcClientSettings
     logs: GrpcClientSettings
+    grpc: GrpcServerSettings | None = None
+    """Where services read the list of tenants; without it they know what Kafka tells them."""
     redis: RedisSettings = Field(default_factory=RedisSettings)
     oidc: OidcSettings | None = None
     """Without it keys alone let anybody in."""

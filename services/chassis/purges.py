@@ -14,7 +14,7 @@ from loguru import logger
 
 from services.chassis.errors import ModelyardError
 from services.chassis.events.envelope import Event
-from services.chassis.tenancy import PurgedTenants
+from services.chassis.tenancy import PurgedTenants, TenantId
 from services.chassis.waking import Waking
 
 TOPIC: Final = "modelyard.tenant.v1"
@@ -33,8 +33,13 @@ class ApplyPurges:
 
     def __call__(self, event: Event) -> None:
         """Apply an entry; those of other tenants are passed over."""
-        if event.type == _PURGED and self.purged.add(event.tenant):
-            logger.info("tenant is purged", tenant=event.tenant)
+        if event.type == _PURGED:
+            self.add(event.tenant)
+
+    def add(self, tenant: TenantId) -> None:
+        """Take over a tenant that is purged, whoever said so."""
+        if self.purged.add(tenant):
+            logger.info("tenant is purged", tenant=tenant)
             self.wake()
 
 

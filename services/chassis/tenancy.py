@@ -17,6 +17,9 @@ TenantId = NewType("TenantId", str)
 TENANT_PATTERN: Final = "[a-z][a-z0-9-]{0,39}"
 _TENANT: Final = re.compile(TENANT_PATTERN)
 
+NO_TENANT: Final = TenantId("")
+"""Whom a service acts for that asks for itself; no tenant can be called so."""
+
 
 def tenant_id(text: str, *, field: str = "tenant") -> TenantId:
     """Return a checked tenant id (a lower-case DNS label of at most 40 characters).

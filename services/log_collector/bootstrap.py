@@ -19,6 +19,7 @@ from services.chassis.events.kafka_consumer import open_subscription
 from services.chassis.events.kafka_producer import KafkaProducer, open_producer
 from services.chassis.events.ports import Subscription
 from services.chassis.events.projection import CompactedProjection
+from services.chassis.events.sweep import Sweep, add_sweep
 from services.chassis.ids import Ids, TimeOrderedIds
 from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_until_stopped
 from services.chassis.purges import TOPIC as TENANTS
@@ -27,10 +28,11 @@ from services.chassis.rpc.identity import TokenVerifier
 from services.chassis.rpc.server import RpcLoop
 from services.chassis.telemetry.logging import set_up_logging
 from services.chassis.telemetry.tracing import open_tracing
-from services.chassis.tenancy import PurgedTenants
+from services.chassis.tenancy import PurgedTenants, TenantId
 from services.chassis.waking import Waking
 from services.chassis.web.operations import serve_operations
 from services.log_collector.adapters.container_files.output import open_container_files
+from services.log_collector.adapters.gateway_client import GatewayPurgedTenants, open_tenant_list
 from services.log_collector.adapters.kafka_blocks import KafkaBlockPublisher
 from services.log_collector.adapters.postgres.tables import chassis
 from services.log_collector.adapters.postgres.unit_of_work import LogUnitOfWork
@@ -74,6 +76,7 @@ class Ports:
     output: ContainerOutput
     store: LogStore
     publisher: BlockPublisher
+    purged_tenants: GatewayPurgedTenants | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ class App:
     collect_streams: CollectStreams
     publish_blocks: PublishBlocks
     tenants: CompactedProjection
+    tenant_list: Sweep[TenantId] | None
     purges: PurgesLoop
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -97,6 +101,7 @@ def wire(ports: Ports, settings: Settings) -> App:
     """Put use cases on ports."""
     live, unpublished, purged = LiveOutput(), Unpublished(), PurgedTenants()
     purging = Waking(settings.purge.interval)
+    apply_purges = ApplyPurges(purged, purging.wake)
     reader = OutputReader(ports.store, live)
     collect = settings.collect
     collect_stream = CollectStream(
@@ -139,11 +144,14 @@ def wire(ports: Ports, settings: Settings) -> App:
             streams_max=collect.streams_max,
         ),
         publish_blocks=PublishBlocks(ports.store, ports.publisher, unpublished),
-        tenants=CompactedProjection(
-            settings.kafka,
-            TENANTS,
-            ApplyPurges(purged, purging.wake),
-            client_id=SERVICE,
+        tenants=CompactedProjection(settings.kafka, TENANTS, apply_purges, client_id=SERVICE),
+        tenant_list=None
+        if ports.purged_tenants is None
+        else Sweep(
+            ports.purged_tenants,
+            apply_purges.add,
+            what="tenants",
+            interval=settings.tenants_read_interval,
         ),
         purges=PurgesLoop(
             PurgeStreams(
@@ -194,6 +202,9 @@ async def production_ports(settings: Settings) -> AsyncIterator[tuple[Ports, Inf
                 settings.store.root, segment_bytes_max=settings.store.segment_bytes_max
             )
         )
+        purged_tenants = await stack.enter_async_context(
+            open_tenant_list(settings.gateway, settings.identity, clock)
+        )
         database = PostgresUnitOfWork(engine, chassis, source=SOURCE, clock=clock, ids=ids)
         ports = Ports(
             clock=clock,
@@ -201,6 +212,7 @@ async def production_ports(settings: Settings) -> AsyncIterator[tuple[Ports, Inf
             output=files,
             store=store,
             publisher=KafkaBlockPublisher(producer, source=SOURCE, clock=clock),
+            purged_tenants=purged_tenants,
         )
         verifier = TokenVerifier.load(settings.identity, clock)
         yield ports, Infrastructure(ids, engine, database, producer, subscription, verifier)
@@ -247,6 +259,7 @@ async def serve(settings: Settings) -> int:
             supervisor.add("grpc", rpcs.run, Stage.INTAKE)
             supervisor.add("consumer", consumer.run, Stage.INTAKE)
             supervisor.add("tenants", app.tenants.run, Stage.INTAKE)
+            add_sweep(supervisor, readiness, app.tenant_list, what="tenants")
             supervisor.add("purges", app.purges.run, Stage.INTAKE)
             supervisor.add("collect", app.collect_streams.run, Stage.WORK)
             supervisor.add("publish", app.publish_blocks.run, Stage.RELAY)

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.chassis.settings import (
+    GrpcClientSettings,
     GrpcServerSettings,
     IdentitySettings,
     KafkaSettings,
@@ -77,5 +78,10 @@ class Settings(BaseSettings):
     identity: IdentitySettings
     read: ReadSettings = Field(default_factory=ReadSettings)
     purge: PurgeSettings = Field(default_factory=PurgeSettings)
+    gateway: GrpcClientSettings | None = None
+    """The tenants' owner, whose list is read beside Kafka's events. Without it what is left of a
+    tenant stays if Kafka has lost the event of its purge."""
+    tenants_read_interval: timedelta = timedelta(hours=1)
+    """What was missed of the tenants' events is known so much later at most."""
     telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)

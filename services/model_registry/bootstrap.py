@@ -20,6 +20,7 @@ from services.chassis.events.kafka_consumer import open_subscription
 from services.chassis.events.kafka_producer import KafkaProducer, open_producer
 from services.chassis.events.ports import Subscription
 from services.chassis.events.projection import CompactedProjection
+from services.chassis.events.sweep import Sweep, add_sweep
 from services.chassis.ids import Ids, TimeOrderedIds
 from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_until_stopped
 from services.chassis.purges import TOPIC as TENANTS
@@ -32,6 +33,7 @@ from services.chassis.tenancy import PurgedTenants
 from services.chassis.waking import Waking
 from services.chassis.web.operations import serve_operations
 from services.model_registry.adapters.blob_store import open_blob_store
+from services.model_registry.adapters.gateway_client import GatewayPurgedTenants, open_tenant_list
 from services.model_registry.adapters.postgres.tables import chassis
 from services.model_registry.adapters.postgres.unit_of_work import RegistryUnitOfWork
 from services.model_registry.entrypoints.consumers import job_lifecycle
@@ -117,6 +119,7 @@ class Infrastructure:
     producer: KafkaProducer
     subscription: Subscription
     verifier: TokenVerifier
+    purged_tenants: GatewayPurgedTenants | None
 
 
 @asynccontextmanager
@@ -141,6 +144,9 @@ async def production_ports(settings: Settings) -> AsyncIterator[tuple[Ports, Inf
                 io_threads=settings.artifacts.io_threads,
             )
         )
+        purged_tenants = await stack.enter_async_context(
+            open_tenant_list(settings.gateway, settings.identity, clock)
+        )
         database, reading = databases(engine, clock, ids)
         yield (
             Ports(
@@ -155,6 +161,7 @@ async def production_ports(settings: Settings) -> AsyncIterator[tuple[Ports, Inf
                 producer,
                 subscription,
                 TokenVerifier.load(settings.identity, clock),
+                purged_tenants,
             ),
         )
 
@@ -193,20 +200,29 @@ async def serve(settings: Settings) -> int:
             readiness.add("database", infrastructure.database.ping)
             readiness.add("kafka", infrastructure.producer.ping)
             await stack.enter_async_context(serve_operations(settings.operations, readiness))
-            supervisor = _supervisor(app, rpcs, ports, infrastructure, settings)
+            supervisor = _supervisor(app, ports, infrastructure, settings, readiness)
+            supervisor.add("grpc", rpcs.run, Stage.INTAKE)
             return await run_until_stopped(supervisor, readiness, settings.shutdown)
 
 
 def _supervisor(
-    app: App, rpcs: RpcLoop, ports: Ports, infrastructure: Infrastructure, settings: Settings
+    app: App,
+    ports: Ports,
+    infrastructure: Infrastructure,
+    settings: Settings,
+    readiness: Readiness,
 ) -> Supervisor:
     purged, purging = PurgedTenants(), Waking(settings.purge.interval)
-    known = CompactedProjection(
-        settings.kafka,
-        TENANTS,
-        ApplyPurges(purged, purging.wake),
-        client_id=SERVICE,
-    )
+    apply_purges = ApplyPurges(purged, purging.wake)
+    known = CompactedProjection(settings.kafka, TENANTS, apply_purges, client_id=SERVICE)
+    tenant_list = None
+    if infrastructure.purged_tenants is not None:
+        tenant_list = Sweep(
+            infrastructure.purged_tenants,
+            apply_purges.add,
+            what="tenants",
+            interval=settings.tenants_read_interval,
+        )
     purge = PurgeTenants(
         ports.unit_of_work,
         ports.blobs,
@@ -231,9 +247,9 @@ def _supervisor(
         group=SERVICE,
     )
     supervisor = Supervisor()
-    supervisor.add("grpc", rpcs.run, Stage.INTAKE)
     supervisor.add("consumer", consumer.run, Stage.INTAKE)
     supervisor.add("tenants", known.run, Stage.INTAKE)
+    add_sweep(supervisor, readiness, tenant_list, what="tenants")
     supervisor.add("purges", PurgesLoop(purge, purging, what="models").run, Stage.INTAKE)
     supervisor.add("relay", relay.run, Stage.RELAY)
     supervisor.add("janitor", Janitor(infrastructure.engine, chassis).run, Stage.LAST)

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Final
 
 import grpc.aio
+from modelyard.gateway.v1 import tenant_events_pb2
 from modelyard.scheduler.v1 import (
     deployment_service_pb2_grpc,
     job_service_pb2_grpc,
@@ -27,6 +28,7 @@ from services.chassis.events.consumer import EventConsumer, Handler
 from services.chassis.events.kafka_consumer import open_subscription
 from services.chassis.events.kafka_producer import KafkaProducer, open_producer
 from services.chassis.events.projection import CompactedProjection
+from services.chassis.events.sweep import Sweep, add_sweep
 from services.chassis.ids import Ids, TimeOrderedIds
 from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_until_stopped
 from services.chassis.purges import PurgesLoop
@@ -37,6 +39,7 @@ from services.chassis.telemetry.logging import set_up_logging
 from services.chassis.telemetry.tracing import open_tracing
 from services.chassis.waking import Waking
 from services.chassis.web.operations import serve_operations
+from services.scheduler.adapters.gateway_client import GatewayTenants, open_tenant_list
 from services.scheduler.adapters.model_server_mlserver import MlServerSklearn
 from services.scheduler.adapters.postgres.tables import CHASSIS
 from services.scheduler.adapters.postgres.unit_of_work import PostgresUnitOfWork
@@ -99,6 +102,7 @@ from services.scheduler.use_cases.tenants.purge_tenants import PurgeTenants
 from services.scheduler.use_cases.tenants.stop_suspended_jobs import StopSuspendedJobs
 
 SERVICE: Final = "scheduler"
+TENANTS: Final = "tenants"
 JOB_SERVICE: Final = "modelyard.scheduler.v1.JobService"
 DEPLOYMENT_SERVICE: Final = "modelyard.scheduler.v1.DeploymentService"
 NODE_SERVICE: Final = "modelyard.scheduler.v1.NodeService"
@@ -134,6 +138,7 @@ class Ports:
     runtime: ContainerRuntime
     probe: ServerProbe
     traces: RunTraces
+    list_tenants: GatewayTenants | None
 
     def lease(self, name: str, ttl: timedelta) -> LeaseKeeper:
         """Return the keeper of a lease for this process incarnation."""
@@ -154,6 +159,7 @@ class App:
     purges: PurgesLoop
     runner: RunnerLoop
     tenants: CompactedProjection
+    tenant_list: Sweep[tenant_events_pb2.Tenant] | None
     log_stream: Mapping[str, Handler]
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -198,6 +204,7 @@ async def serve(settings: Settings) -> int:
             readiness.advise("container-runtime", app.runner.watch.check)
             await stack.enter_async_context(serve_operations(settings.operations, readiness))
             supervisor = _supervisor(app, rpcs, ports, settings)
+            add_sweep(supervisor, readiness, app.tenant_list, what=TENANTS)
             return await run_until_stopped(supervisor, readiness, settings.shutdown)
 
 
@@ -214,6 +221,9 @@ async def production_ports(settings: Settings) -> AsyncIterator[Ports]:
         )
         producer = await stack.enter_async_context(open_producer(settings.kafka, client_id=SERVICE))
         registry = await stack.enter_async_context(open_channel(settings.registry, signer=signer))
+        list_tenants = await stack.enter_async_context(
+            open_tenant_list(settings.gateway, signer=signer)
+        )
         probe = await stack.enter_async_context(open_server_probe(timeout=runner.probe_timeout))
         database = ChassisUnitOfWork(engine, CHASSIS, source=f"/{SERVICE}", clock=clock, ids=ids)
         yield Ports(
@@ -235,6 +245,7 @@ async def production_ports(settings: Settings) -> AsyncIterator[Ports]:
             runtime=await stack.enter_async_context(_open_runtime(settings, clock)),
             probe=probe,
             traces=TelemetryRunTraces(),
+            list_tenants=list_tenants,
         )
 
 
@@ -243,7 +254,7 @@ def wire(ports: Ports, settings: Settings) -> App:
     store, ids = ports.unit_of_work, ports.ids
     scheduling, deployments = settings.scheduling, settings.deployments
     leader = ports.lease("scheduling", scheduling.lease_ttl)
-    known = TenantTable()
+    known = TenantTable(is_whole=ports.list_tenants is None)
     cycle, reconciling, suspending = (Waking(scheduling.cycle_interval_max) for _ in range(3))
     purging = Waking(settings.purge.interval)
 
@@ -251,12 +262,23 @@ def wire(ports: Ports, settings: Settings) -> App:
         for concerned in (cycle, reconciling, suspending, purging):
             concerned.wake()
 
+    def tenants_complete() -> None:
+        known.complete()
+        cycle.wake()
+
+    apply_tenants = tenants.ApplyTenants(known, tenant_changed)
     projection = CompactedProjection(
-        settings.kafka,
-        tenants.TOPIC,
-        tenants.ApplyTenants(known, tenant_changed),
-        client_id=SERVICE,
+        settings.kafka, tenants.TOPIC, apply_tenants, client_id=SERVICE
     )
+    tenant_list = None
+    if ports.list_tenants is not None:
+        tenant_list = Sweep(
+            ports.list_tenants,
+            apply_tenants.take,
+            what=TENANTS,
+            interval=settings.tenants_read_interval,
+            on_done=tenants_complete,
+        )
     runner, remove_container = _wire_runner(ports, settings)
     return App(
         jobs=_wire_jobs(ports, settings, known),
@@ -308,6 +330,7 @@ def wire(ports: Ports, settings: Settings) -> App:
         ),
         runner=runner,
         tenants=projection,
+        tenant_list=tenant_list,
         log_stream=log_stream.handlers(remove_container),
     )
 

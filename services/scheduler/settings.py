@@ -183,6 +183,11 @@ class Settings(BaseSettings):
     runner: RunnerSettings
     state_root: str | None = None
     """Given to each attempt as MODELYARD_STATE_ROOT: the local stack finds its processes by it."""
+    gateway: GrpcClientSettings | None = None
+    """The tenants' owner, whose list is read beside Kafka's events. Without it a tenant whose event
+    Kafka has lost counts as active."""
+    tenants_read_interval: timedelta = timedelta(hours=1)
+    """What was missed of the tenants' events is known so much later at most."""
     telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
     admission: AdmissionSettings = Field(default_factory=AdmissionSettings)

@@ -139,6 +139,7 @@ class Platform:
         """Run a second gateway with settings of its own, counting alone; give its address."""
         environment = self.environment_of("api_gateway")
         del environment["MODELYARD_REDIS__URL"]
+        environment["MODELYARD_GRPC__PORT"] = "0"
         address = f"{LOCALHOST}:{port_of(self.state, 'another_gateway.http')}"
         environment["MODELYARD_HTTP__PORT"] = address.rsplit(":", 1)[1]
         processes.launch(

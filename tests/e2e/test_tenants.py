@@ -10,8 +10,10 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from confluent_kafka.admin import AdminClient
 from modelyard.client import ApiError, Job
 
+from deploy.local import kafka
 from tests.e2e.bench import Bench, is_running
 from tests.e2e.platform import CPU_MILLICORES, SERVICES, Platform
 from tests.support.eventually import eventually, until
@@ -67,6 +69,36 @@ def test_a_suspended_tenants_work_waits_and_goes_on_when_it_is_resumed(
 def waits_for_resume(theirs: Bench, job: Job) -> bool:
     found = theirs.client.job(job.id)
     return found.state == "QUEUED" and "suspended: unpaid" in found.reason
+
+
+def test_a_suspended_tenant_stays_so_for_a_scheduler_that_starts_after_the_topic_was_made_again(
+    platform: Platform, tenant: str, theirs: Bench
+) -> None:
+    job = theirs.submit(theirs.spec(WAITS))
+    theirs.process_of(job)
+    platform.cli("tenant", "suspend", tenant, "--reason", "unpaid")
+    until(partial(waits_for_resume, theirs, job), what="the job waits and says why")
+
+    platform.end("scheduler")
+    make_again(platform, "modelyard.tenant.v1")
+    platform.start_again()
+
+    until(partial(waits_for_resume, theirs, job), what="the new scheduler knows, too", within_s=60)
+    assert len(theirs.starts_of(job)) == 1
+    assert platform.cli("tenant", "resume", tenant).returncode == 0
+    theirs.open_gate()
+    assert theirs.ended(job).state == "SUCCEEDED"
+    assert len(theirs.starts_of(job)) == 2
+
+
+def make_again(platform: Platform, topic: str) -> None:
+    """Delete a topic and make it again, empty; nothing is told again meanwhile."""
+    address = platform.address_of(kafka.PART)
+    admin = AdminClient({"bootstrap.servers": address})
+    admin.delete_topics([topic])[topic].result(30)
+    until(lambda: topic not in admin.list_topics(timeout=5).topics, what="the topic is gone")
+    declared = [each for each in kafka.declared_topics() if each.name == topic]
+    kafka.ensure_topics(address, declared)
 
 
 def test_tenants_are_the_platforms_administrators_alone(

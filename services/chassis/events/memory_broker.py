@@ -39,6 +39,11 @@ class MemoryBroker:
         """Make a topic with its own number of partitions; an existing one stays as it is."""
         self._topics.setdefault(topic, [[] for _ in range(partition_count)])
 
+    def delete_topic(self, topic: str) -> None:
+        """Delete a topic that no group reads; the next one of its name begins empty."""
+        del self._topics[topic]
+        self.announce()
+
     def records(self, topic: str) -> list[ReceivedRecord]:
         """Return all that a topic holds, partition by partition."""
         return [record for log in self.logs(topic) for record in log]
@@ -288,16 +293,23 @@ class MemoryTopicReader:
 
     def __init__(self, broker: MemoryBroker, topic: str) -> None:
         self._broker = broker
-        ends = [len(log) for log in broker.logs(topic)]
+        self._topic = topic
+        self._logs = broker.logs(topic)
+        ends = [len(log) for log in self._logs]
         self._ends = {TopicPartition(topic, number): end for number, end in enumerate(ends)}
         self._positions = dict.fromkeys(self._ends, 0)
 
     async def poll(self, *, records_max: int, wait_s: float) -> Sequence[ReceivedRecord]:
-        """Return the next records."""
-        records = self._broker.read(self._positions, records_max=records_max)
+        """Return the next records; raises Unavailable once another topic has the name."""
+        records = self._read(records_max)
         if not records and await self._broker.changes_within(wait_s):
-            records = self._broker.read(self._positions, records_max=records_max)
+            records = self._read(records_max)
         return records
+
+    def _read(self, records_max: int) -> list[ReceivedRecord]:
+        if self._broker.logs(self._topic) is not self._logs:
+            raise Unavailable(f"topic {self._topic}, which was made again,")
+        return self._broker.read(self._positions, records_max=records_max)
 
     def is_caught_up(self) -> bool:
         """Return whether what lay there at the opening has been polled."""

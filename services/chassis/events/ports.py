@@ -125,7 +125,10 @@ class Subscription(Protocol):
 
 
 class TopicReader(Protocol):
-    """Reads a whole topic, every partition from its first record, without a group."""
+    """Reads a whole topic, every partition from its first record, without a group.
+
+    A topic that was deleted and made again is another one: a reader of the first can't go on.
+    """
 
     async def poll(self, *, records_max: int, wait_s: float) -> Sequence[ReceivedRecord]:
         """Return the next records; raises Unavailable when the reader can't go on."""

@@ -4,7 +4,8 @@ Owns: reading the whole topic at start and following it after, in every process 
 Leaves to `apply` what is kept, and that it drops a version lower than the one it has.
 
 The partitions are those at the opening: a compacted topic is never widened, since its keys would
-move away from their earlier values.
+move away from their earlier values. A topic that was deleted and made again is read from its
+beginning; what the first one told stays, until the new one or the owner's list (`sweep`) says more.
 
 Always holds: it is caught up only once every record that lay in the topic at the start has been
 applied. A broker's outage afterwards makes the picture old, not absent: it stays caught up, and

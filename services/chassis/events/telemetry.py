@@ -41,6 +41,11 @@ EVENTS_PROJECTED: Final = counter(
     help="Records read into an in-memory projection: done, failed, undecodable.",
     labels=["topic", "outcome"],
 )
+SWEEPS: Final = counter(
+    "modelyard_events_sweeps",
+    help="Readings of an owner's whole list beside its events: done, failed.",
+    labels=["what", "outcome"],
+)
 
 
 def forget_lag(group: str, origin: TopicPartition) -> None:

@@ -9,7 +9,7 @@ it. Rows are locked in this order, so that transactions never wait for each othe
 attempt, deployment, replica, job, node; several of a kind by id.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -86,6 +86,15 @@ class Tenants(Protocol):
 
     def bounded(self) -> Mapping[TenantId, Tenant]:
         """Return those that may not take whatever there is."""
+        ...
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether none was missed."""
+        ...
+
+    def missing(self, tenants: Iterable[TenantId]) -> Sequence[TenantId]:
+        """Return those of which nobody has told, and who may be suspended."""
         ...
 
 
@@ -349,6 +358,10 @@ class Nodes(Protocol):
 
 class Line(Protocol):
     """Who waits for capacity."""
+
+    async def tenants(self) -> Sequence[TenantId]:
+        """Return all who have something in line."""
+        ...
 
     async def heads(
         self, *, limit: int, alive_since: datetime, left: Mapping[TenantId, Resources]

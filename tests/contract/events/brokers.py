@@ -38,6 +38,8 @@ class Broker(Protocol):
 
     async def new_topic(self, *, partition_count: int = 2, compacted: bool = False) -> str: ...
 
+    async def make_again(self, topic: str, *, partition_count: int) -> None: ...
+
     def open_producer(self) -> AbstractAsyncContextManager[Producer]: ...
 
     def open_unanswered_producer(
@@ -60,6 +62,10 @@ class InMemory:
         topic = f"topic-{next(self._numbers)}"
         self._broker.create_topic(topic, partition_count=partition_count)
         return topic
+
+    async def make_again(self, topic: str, *, partition_count: int) -> None:
+        self._broker.delete_topic(topic)
+        self._broker.create_topic(topic, partition_count=partition_count)
 
     def open_producer(self) -> AbstractAsyncContextManager[Producer]:
         return self._broker.open_producer()
@@ -94,6 +100,17 @@ class OnKafka:
         made = self._admin.create_topics([NewTopic(topic, partition_count, 1, config=config)])
         await asyncio.to_thread(made[topic].result, WITHIN_S)
         return topic
+
+    async def make_again(self, topic: str, *, partition_count: int) -> None:
+        deleted = self._admin.delete_topics([topic])
+        await asyncio.to_thread(deleted[topic].result, WITHIN_S)
+
+        async def is_gone() -> bool:
+            found = await asyncio.to_thread(self._admin.list_topics, timeout=WITHIN_S)
+            return topic not in found.topics
+
+        await eventually(is_gone, what="the topic is gone")
+        await self.new_topic(partition_count=partition_count, compacted=True, name=topic)
 
     def open_producer(self) -> AbstractAsyncContextManager[Producer]:
         return kafka_producer.open_producer(self.settings, client_id="test")

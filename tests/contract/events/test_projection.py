@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
+
 from services.chassis.events.envelope import Event, tombstone_of
 from services.chassis.events.ports import Record
 from services.chassis.events.projection import CompactedProjection
@@ -97,3 +99,27 @@ async def test_two_projections_see_everything_each(broker: Broker) -> None:
 
     async with projected(broker, topic, one), projected(broker, topic, other):
         assert one.by_key == other.by_key == {"a": "e1", "b": "e2"}
+
+
+@pytest.mark.parametrize(
+    ("told_before", "told_after"),
+    [(40, 3), (3, 40)],
+    ids=["position beyond the new end", "position within the new topic"],
+)
+async def test_a_projection_reads_a_topic_that_was_made_again_from_its_beginning(
+    broker: Broker, told_before: int, told_after: int
+) -> None:
+    topic = await broker.new_topic(partition_count=1, compacted=True)
+    await given(broker, [an_event(topic, n, key=f"old{n}") for n in range(told_before)])
+    picture = LastIds()
+
+    async with projected(broker, topic, picture) as projection:
+        before = dict(picture.by_key)
+        await broker.make_again(topic, partition_count=1)
+        await given(broker, [an_event(topic, n, key=f"new{n}") for n in range(told_after)])
+
+        after = {f"new{n}": f"e{n}" for n in range(told_after)}
+        await until(lambda: picture.by_key == before | after)
+        assert projection.is_caught_up
+        await given(broker, [an_event(topic, 99, key="old0")])
+        await until(lambda: picture.by_key["old0"] == "e99")

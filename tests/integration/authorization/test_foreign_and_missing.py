@@ -53,6 +53,7 @@ ABOUT_NOTHING: Final = frozenset(
         "ListModels",
         "ListNodes",
         "ListRoutes",
+        "ListTenants",
         "PutArtifact",
         "SubmitJob",
     }

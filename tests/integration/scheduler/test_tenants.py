@@ -13,6 +13,7 @@ from services.scheduler.entrypoints.loops.suspensions import SuspensionsLoop
 from services.scheduler.use_cases.jobs.list_jobs import ListJobs
 from services.scheduler.use_cases.paging import PageRequest
 from services.scheduler.use_cases.ports import RequestKey
+from services.scheduler.use_cases.scheduling.run_scheduling_cycle import Outcome
 from tests.integration.scheduler.yard import ROUTES_SETTLE, Yard, cores
 from tests.unit.scheduler.builders import ACME, TRACEPARENT, UMBRELLA, a_spec, resources
 
@@ -60,6 +61,31 @@ async def test_the_line_passes_over_a_suspended_tenant_and_its_jobs_say_why(yard
     await yard.a_node(name="node-2")
     yard.tenant(ACME)
     assert [placed for placed, _ in await yard.cycle()] == [waiting.id]
+
+
+async def test_who_may_have_been_missed_is_not_admitted_until_all_tenants_are_told(
+    yard: Yard,
+) -> None:
+    await yard.a_node()
+    yard.tenant(UMBRELLA)
+    unknown, known = await yard.a_job(), await yard.a_job(tenant=UMBRELLA)
+    yard.tenants.is_whole = False  # as at a start
+
+    assert [placed for placed, _ in await yard.cycle()] == [known.id]
+    assert (await yard.job(unknown.id)).state is JobState.QUEUED
+
+    yard.tenants.complete()
+    assert [placed for placed, _ in await yard.cycle()] == [unknown.id]
+
+
+async def test_a_replica_of_a_tenant_that_may_have_been_missed_waits_too(yard: Yard) -> None:
+    await yard.a_node()
+    await yard.a_deployment()
+    yard.tenants.is_whole = False
+
+    assert await yard.cycle() == []
+    yard.tenant(ACME)  # its event has come
+    assert [outcome for _, outcome in await yard.cycle()] == [Outcome.PLACED]
 
 
 async def test_running_jobs_of_a_suspended_tenant_are_asked_to_stop_and_nobody_elses(

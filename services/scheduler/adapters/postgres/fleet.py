@@ -100,6 +100,10 @@ _REPLICA_HEADS: Final = (
     .limit(sa.bindparam("heads_max", type_=sa.Integer))
 )
 _HEADS: Final = sa.union_all(_JOB_HEADS, _REPLICA_HEADS)
+_WAITING_TENANTS: Final = sa.union(
+    sa.select(JOBS.c.tenant).where(JOBS.c.state == JobState.QUEUED),
+    sa.select(REPLICAS.c.tenant).where(REPLICAS.c.state == ReplicaState.QUEUED),
+)
 
 
 class PostgresNodes:
@@ -181,6 +185,10 @@ class PostgresLine:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
+
+    async def tenants(self) -> Sequence[TenantId]:
+        """Return all who have something in line."""
+        return list(await self._connection.scalars(_WAITING_TENANTS))
 
     async def heads(
         self, *, limit: int, alive_since: datetime, left: Mapping[TenantId, Resources]

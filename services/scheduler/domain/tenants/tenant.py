@@ -2,10 +2,11 @@
 
 Owns: that a lower version never replaces a higher one, and what counts while nothing is known: a
 tenant whose event has not come yet is active and has no limits of its own, since its callers come
-through the gateway, which knows it (ADR-0017).
+through the gateway, which knows it (ADR-0017). But while the picture may lack some, what waits of
+an unknown tenant is not admitted (ADR-0021).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -93,6 +94,8 @@ class Tenant:
 class TenantTable:
     """All tenants that were told of."""
 
+    is_whole: bool = True
+    """Whether a tenant that is not here is a new one, and not one that was missed."""
     _tenants: dict[TenantId, Tenant] = field(default_factory=dict)
 
     def apply(self, tenant: Tenant) -> bool:
@@ -105,6 +108,14 @@ class TenantTable:
     def get(self, tenant: TenantId) -> Tenant:
         """Return a tenant; one that nobody has told of yet is active."""
         return self._tenants.get(tenant) or Tenant(tenant)
+
+    def complete(self) -> None:
+        """Know from now on that none was missed: the owner's list has been read."""
+        self.is_whole = True
+
+    def missing(self, tenants: Iterable[TenantId]) -> Sequence[TenantId]:
+        """Return those that may have been missed."""
+        return [] if self.is_whole else [each for each in tenants if each not in self._tenants]
 
     def suspended(self) -> Mapping[TenantId, Tenant]:
         """Return those whose work must not run."""

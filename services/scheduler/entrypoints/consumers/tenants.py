@@ -1,7 +1,7 @@
-"""Tenants from the compacted topic into the scheduler's table.
+"""Tenants from the compacted topic, and from the owner's list, into the scheduler's table.
 
 A projection: every process of the scheduler reads the whole topic, and admits nothing before it has
-caught up. A repeated or older entry is dropped by its version.
+caught up. A repeated or older entry is dropped by its version, wherever it comes from.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,14 @@ class ApplyTenants:
         """Apply an entry; raises ValueError for one without a state."""
         if not event.type.startswith(_TYPES):
             return
-        tenant = from_pb(pb.Tenant.FromString(event.data))
+        self.take(pb.Tenant.FromString(event.data))
+
+    def take(self, told: pb.Tenant) -> None:
+        """Take over a tenant from an event or from the owner's list; raises ValueError, as above.
+
+        Whichever comes later: a version that is not higher is dropped.
+        """
+        tenant = from_pb(told)
         if self.tenants.apply(tenant):
             logger.info(
                 "tenant changed",

@@ -58,6 +58,8 @@ class RunSchedulingCycle:
 
     Who could act late: a leader that was paused while it decided. What refuses it: its transaction
     holds the lease's row, and re-checks heads and nodes under their locks.
+
+    A tenant that may have been missed may take nothing: it may be suspended (ADR-0021).
     """
 
     unit_of_work: UnitOfWork
@@ -99,7 +101,10 @@ class RunSchedulingCycle:
         bounded = self.tenants.bounded()
         booked = await tx.attempts.booked(list(bounded)) if bounded else {}
         found = {name: each.left(booked.get(name, Resources())) for name, each in bounded.items()}
-        return {name: left for name, left in found.items() if left is not None}
+        left = {name: each for name, each in found.items() if each is not None}
+        # Who comes in line after this question has come through the gateway just now.
+        waiting = [] if self.tenants.is_whole else await tx.line.tenants()
+        return left | dict.fromkeys(self.tenants.missing(waiting), Resources())
 
     async def _apply(
         self, tx: SystemTransaction, placements: Sequence[Placement]
