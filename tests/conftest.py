@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _MARKED_FOLDERS: Final = ("integration", "contract", "e2e")
-_TIMEOUT_S: Final = {"integration": 120, "contract": 120, "e2e": 300}
+_TIMEOUT_S: Final = {"integration": 120, "contract": 120, "e2e": 600}
 """The first user of a part waits for its start, on a machine that runs other tests too."""
 
 

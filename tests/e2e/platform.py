@@ -28,6 +28,8 @@ LOCALHOST: Final = "127.0.0.1"
 CPU_MILLICORES: Final = services.cpu_millicores()
 """All that the one node has."""
 _COMMAND_S_MAX: Final = 120.0
+_END_S_MAX: Final = 60.0
+"""More than all stages of a shutdown may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,11 @@ class Platform:
         assert record is not None, f"{part} does not run"
         os.kill(record.pid, how)
         yield
-        until(lambda: not processes.is_alive(record), what=f"{part} ends after {how.name}")
+        until(
+            lambda: not processes.is_alive(record),
+            what=f"{part} ends after {how.name}",
+            within_s=_END_S_MAX,
+        )
 
     def is_ready(self, service: str) -> bool:
         """Return whether a service says that it takes work."""

@@ -116,7 +116,7 @@ def test_nothing_is_left_when_jobs_have_ended_though_everything_was_killed(
             assert ended.state == "SUCCEEDED" or things.may_have_lost(ended), ended.failure
         assert in_state(client, doomed, "CANCELLED").attempt_number == 1
         assert client.job(long.id).state == "RUNNING"
-        assert len(things.things()["folders"]) > len(before["folders"])
+        assert set(things.things()["folders"]) - set(before["folders"])
         client.cancel_job(long.id, reason="the test is over")
         in_state(client, long, "CANCELLED")
 
@@ -124,4 +124,5 @@ def test_nothing_is_left_when_jobs_have_ended_though_everything_was_killed(
         now = things.things()
         return {kind: found for kind, found in now.items() if set(found) - set(before[kind])}
 
-    until(lambda: not left(), what=f"nothing is left ({left()})", within_s=AT_MOST_S)
+    # As much again as a minute: on a busy machine the clean-up takes its time.
+    until(lambda: not left(), what="nothing is left", within_s=2 * AT_MOST_S)

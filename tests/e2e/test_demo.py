@@ -149,7 +149,7 @@ def assert_all_of_it_is_one_connected_trace(demo: Demo, platform: Platform, clie
             return None  # spans arrive in batches, children before parents
         return found
 
-    seen = until(connected, what="the trace is connected", within_s=30)
+    seen = until(connected, what="the trace is connected", within_s=60)
 
     assert [root.name for root in seen.roots] == ["demo"]
     job, deployment = client.job(demo.said("job")), client.deployment(DIGITS)
@@ -165,7 +165,7 @@ def assert_killed_replica_is_replaced_and_answers_again(stack: Stack, client: Cl
         ready = [replica for replica in found.replicas if replica.state == "READY"]
         return found if ready and ready[0].attempt_id != before.attempt_id else None
 
-    until(replaced, what="another replica is ready", within_s=60)
+    until(replaced, what="another replica is ready", within_s=120)
     held_out = unseen_digits(stack.state)
 
     def answered() -> list[dict[str, Any]] | None:
@@ -174,7 +174,7 @@ def assert_killed_replica_is_replaced_and_answers_again(stack: Stack, client: Cl
         except ApiError:
             return None  # the gateway hears of the replica a moment after the scheduler
 
-    outputs = until(answered, what="inference works again")
+    outputs = until(answered, what="inference works again", within_s=60)
     assert accuracy_of(outputs, held_out) >= ACCURACY_MIN
 
 

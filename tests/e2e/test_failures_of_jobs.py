@@ -22,6 +22,8 @@ class Failing:
     exit_code: int | None
     outputs: Sequence[JobOutput] = ()
     run: timedelta = A_DAY
+    first: str = "pass"
+    """What the program does before it waits."""
 
 
 FAILING = {
@@ -31,16 +33,18 @@ FAILING = {
         "time.sleep(600)", "run_timeout", 143, run=timedelta(seconds=2)
     ),
     "it leaves in order when it ran for too long": Failing(
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); time.sleep(600)",
+        "time.sleep(600)",
         "run_timeout",
         0,
         run=timedelta(seconds=2),
+        first="signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))",
     ),
     "it ignores that it ran for too long": Failing(
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)",
+        "time.sleep(600)",
         "run_timeout",
         137,
         run=timedelta(seconds=2),
+        first="signal.signal(signal.SIGTERM, signal.SIG_IGN)",
     ),
     "its output is missing": Failing(
         "pass", "outputs", 0, outputs=[JobOutput(name="model", path="model.bin")]
@@ -54,7 +58,7 @@ def test_job_fails_with_its_reason_and_frees_its_node_only_then(
 ) -> None:
     job = bench.submit(
         bench.spec(
-            f"sys.stderr.write('last words\\n'); wait(); {failing.program}",
+            f"{failing.first}; sys.stderr.write('last words\\n'); wait(); {failing.program}",
             cpu_millicores=CPU_MILLICORES,
             outputs=failing.outputs,
             run=failing.run,

@@ -50,7 +50,11 @@ def test_jobs_go_on_when_a_service_is_killed_and_started_again(
     assert_counted(bench.output_of(job))
     assert {(each.state, each.attempt_number) for each in ended} == {("SUCCEEDED", 1)}
     assert [len(bench.starts_of(each)) for each in jobs] == [1] * len(jobs)
-    until(lambda: len(makers_of(bench.client, model)) >= len(jobs), what="all are registered")
+    until(
+        lambda: len(makers_of(bench.client, model)) >= len(jobs),
+        what="all are registered",
+        within_s=60,
+    )
     assert sorted(makers_of(bench.client, model)) == sorted(each.id for each in jobs)
 
 

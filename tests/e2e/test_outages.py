@@ -21,6 +21,8 @@ from tests.e2e.platform import SERVICES, Platform
 from tests.support.eventually import eventually, until
 
 JOB_LIFECYCLE = "modelyard.job.lifecycle.v1"
+_PAUSE_S = 0.25
+"""From a caller's job to its next: neither the line nor the tenant's rate are to fill up."""
 PART_BYTES = 256 << 10
 """Times the length of a service's name: more than the registry keeps in memory."""
 
@@ -61,7 +63,7 @@ async def events_of(platform: Platform, versions: dict[str, int]) -> dict[str, d
                     found[event.key].setdefault(event.id, event)
             return all(len(found[job_id]) >= count for job_id, count in versions.items())
 
-        await eventually(all_there, what="all events are on Kafka", within_s=40)
+        await eventually(all_there, what="all events are on Kafka", within_s=90)
     return found
 
 
@@ -73,7 +75,7 @@ def load(platform: Platform, bench: Bench) -> Iterator[list[Job]]:
 
     def work(_: int) -> None:
         with platform.client(tries_max=30) as client:
-            while not over.is_set():
+            while not over.wait(_PAUSE_S):
                 job = client.submit_job(bench.spec("pass", name="under load"))
                 jobs.append(job)
                 assert client.job(job.id).id == job.id
@@ -84,10 +86,10 @@ def load(platform: Platform, bench: Bench) -> Iterator[list[Job]]:
     with ThreadPoolExecutor(max_workers=2) as pool:
         workers = [pool.submit(work, number) for number in range(2)]
         try:
-            until(lambda: len(jobs) >= 4, what="the load begins")
+            until(lambda: len(jobs) >= 4, what="the load begins", within_s=60)
             yield jobs
             count = len(jobs)
-            until(lambda: len(jobs) >= count + 4, what="the load goes on", within_s=40)
+            until(lambda: len(jobs) >= count + 4, what="the load goes on", within_s=90)
         finally:
             over.set()
     for worker in workers:

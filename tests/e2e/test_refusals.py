@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from modelyard.client import Client, DeploymentSpec, Job
+from modelyard.client import Client, DeploymentSpec
 
 from tests.e2e.bench import Bench
 from tests.e2e.platform import CPU_MILLICORES, Platform
@@ -85,8 +85,8 @@ def test_invalid_job_is_answered_422_naming_the_field_and_is_not_stored(
     assert newest(client) == before
 
 
-def newest(client: Client) -> list[Job]:
-    return client.jobs(limit=1)
+def newest(client: Client) -> list[str]:
+    return [job.id for job in client.jobs(limit=1)]
 
 
 # 401
@@ -98,9 +98,8 @@ def test_no_wrong_and_revoked_keys_are_answered_alike(platform: Platform, client
         assert holder.get("/v1/jobs").status_code == 200
         client.revoke_key(key.id)
         revoked = until(
-            lambda: answer if (answer := holder.get("/v1/jobs")).status_code != 200 else None,
+            lambda: answer if (answer := holder.get("/v1/jobs")).status_code == 401 else None,
             what="the revocation acts",
-            within_s=2,
         )
     with platform.http("") as nobody, platform.http(f"{text[:-1]}~") as forger:
         answers = [revoked, nobody.get("/v1/jobs"), forger.get("/v1/jobs")]
@@ -160,7 +159,7 @@ def test_another_tenants_things_are_answered_as_unknown_ones(
 
     assert bench.client.deployment("private").state != "DELETING"
     bench.client.delete_deployment("private")
-    until(lambda: not bench.client.deployments(), what="the deployment is gone", within_s=30)
+    until(lambda: not bench.client.deployments(), what="the deployment is gone", within_s=60)
 
 
 def names(client: Client) -> set[str]:
@@ -200,15 +199,20 @@ def test_refused_credentials_beyond_their_rate_are_answered_429(platform: Platfo
 
 def test_requests_beyond_the_tenants_rate_are_answered_429(platform: Platform) -> None:
     """The window is 6000 a minute; a gateway with a smaller one shows it sooner."""
+    requests_max = 3
     with (
-        platform.another_gateway(LIMITS__TENANT_REQUESTS_MAX="3") as address,
+        platform.another_gateway(LIMITS__TENANT_REQUESTS_MAX=str(requests_max)) as address,
         httpx.Client(
             base_url=address, headers={"Authorization": f"Bearer {platform.running.api_key}"}
         ) as http,
     ):
-        answers = [http.get("/v1/jobs") for _ in range(4)]
+        answers = [http.get("/v1/jobs")]
+        # The window slides: if it turns meanwhile, one or two more are let through.
+        while answers[-1].status_code == 200 and len(answers) <= 2 * requests_max:
+            answers.append(http.get("/v1/jobs"))
 
-    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert {answer.status_code for answer in answers[:-1]} == {200}
+    assert len(answers) > requests_max
     assert problem_of(answers[-1], 429)["code"] == "RATE_LIMITED"
     assert 1 <= int(answers[-1].headers["retry-after"]) <= TWO_WINDOWS_S
 

@@ -56,7 +56,9 @@ def test_a_suspended_tenants_work_waits_and_goes_on_when_it_is_resumed(
     assert (refused.value.status, refused.value.code) == (403, "TENANT_SUSPENDED")
     assert "unpaid" in str(refused.value)
     for job in (running, queued):
-        until(partial(waits_for_resume, theirs, job), what=f"{job.id} waits and says why")
+        until(
+            partial(waits_for_resume, theirs, job), what=f"{job.id} waits and says why", within_s=60
+        )
     assert not is_running(process)
     assert theirs.client.job(done.id).state == "SUCCEEDED"  # reads go on
 
@@ -77,7 +79,7 @@ def test_a_suspended_tenant_stays_so_for_a_scheduler_that_starts_after_the_topic
     job = theirs.submit(theirs.spec(WAITS))
     theirs.process_of(job)
     platform.cli("tenant", "suspend", tenant, "--reason", "unpaid")
-    until(partial(waits_for_resume, theirs, job), what="the job waits and says why")
+    until(partial(waits_for_resume, theirs, job), what="the job waits and says why", within_s=60)
 
     platform.end("scheduler")
     make_again(platform, "modelyard.tenant.v1")
@@ -119,7 +121,7 @@ def test_tenants_are_the_platforms_administrators_alone(
     assert platform.cli("tenant", "plan", tenant).returncode == 2  # it would take all limits away
     planned = platform.cli("--json", "tenant", "plan", tenant, "--priority-max", "10")
     assert json.loads(planned.stdout)["plan"]["priority_max"] == 10
-    until(lambda: is_capped(theirs), what="the plan caps the priority")
+    until(lambda: is_capped(theirs), what="the plan caps the priority", within_s=60)
 
 
 def is_capped(theirs: Bench) -> bool:
@@ -197,7 +199,7 @@ pathlib.Path(os.environ["MODELYARD_OUTPUTS"], "m").write_text("weights of {name}
     job = bench.submit(bench.spec(program, outputs=[bench.output("m", model="leaves")]))
     assert bench.ended(job).state == "SUCCEEDED"
     assert [record.text for record in bench.output_of(job)] == [f"of {name}"]
-    until(bench.client.models, what="the output is a model")
+    until(bench.client.models, what="the output is a model", within_s=60)
 
 
 async def rows_of(platform: Platform, tenant: str) -> dict[str, int]:

@@ -66,7 +66,11 @@ class DockerEngine:
         record = self.own.record
         assert record is not None, "the engine does not run"
         os.kill(record.pid, how)
-        until(lambda: not processes.is_alive(record), what=f"the engine ends after {how.name}")
+        until(
+            lambda: not processes.is_alive(record),
+            what=f"the engine ends after {how.name}",
+            within_s=60,
+        )
         try:
             yield
         finally:
@@ -109,7 +113,7 @@ class DockerEngine:
 
     def _asked(self, path: str, **parameters: str) -> Any:
         transport = httpx.HTTPTransport(uds=self.url.removeprefix("unix://"))
-        with httpx.Client(transport=transport, base_url="http://engine") as client:
+        with httpx.Client(transport=transport, base_url="http://engine", timeout=30) as client:
             return client.get(path, params=parameters).raise_for_status().json()
 
 

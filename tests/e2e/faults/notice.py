@@ -1,7 +1,7 @@
 """How soon users and operators are told that the container runtime is away."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
@@ -14,7 +14,7 @@ _ANSWER_S_MAX: Final = 30.0
 
 @dataclass(slots=True)
 class Notice:
-    """What the node and the scheduler's readiness say of the runtime, from its making on."""
+    """What the node and the scheduler's readiness say of the runtime, from the first look on."""
 
     client: Client
     scheduler: str
@@ -24,12 +24,14 @@ class Notice:
     breaker_open_after_s: float | None = None
     """Until calls to the runtime were refused at once."""
     is_up_again: bool = False
-    _began_at_s: float = field(default_factory=time.monotonic)
+    _began_at_s: float | None = None
 
     def look(self) -> None:
         """Take in what is said while the runtime is away."""
         if self.down_after_s is not None and self.breaker_open_after_s is not None:
             return
+        if self._began_at_s is None:  # it may have taken its time to end
+            self._began_at_s = time.monotonic()
         told, after_s = self._readiness(), time.monotonic() - self._began_at_s
         if self.breaker_open_after_s is None and told["breakers"][_BREAKER] != "closed":
             self.breaker_open_after_s = after_s

@@ -13,7 +13,7 @@ from typing_extensions import override
 from tests.e2e.faults.load import Load
 from tests.support.eventually import is_within
 
-QUIET_S_MAX: Final = 60.0
+QUIET_S_MAX: Final = 120.0
 """From the last submission until everything has ended and all output is stored."""
 _LINES_MAX: Final = 1000
 _ANSWER_MAX: Final = 300
