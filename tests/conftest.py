@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.docker_engine import docker_engine, end_abandoned
 from tests.support.fixtures import (
@@ -30,12 +31,16 @@ __all__ = [
 ]
 
 _MARKED_FOLDERS: Final = ("integration", "contract", "e2e")
-_TIMEOUT_S: Final = {"integration": 120, "contract": 120, "e2e": 600}
+_TIMEOUT_S: Final = {"integration": 300, "contract": 300, "e2e": 600}
 """The first user of a part waits for its start, on a machine that runs other tests too."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the run a folder for its real parts."""
+    """Give the run a folder for its real parts; how long an example takes is nobody's failure."""
+    settings.register_profile(
+        "modelyard", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("modelyard")
     open_run()
 
 

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-WITHIN_S: Final = 20.0
+WITHIN_S: Final = 60.0
 _POLL_INTERVAL_S: Final = 0.02
 
 

@@ -42,7 +42,7 @@ async def a_replica(url: str, clock: Clock | None = None) -> AsyncIterator[Redis
 
 async def counted(url: str, key: str) -> int:
     """Return how many requests Redis knows of."""
-    client = redis_client(url)
+    client = redis_client(url, timeout=PATIENCE)
     try:
         return int(await client.hget(f"modelyard:rate:1:tenant:{key}", "current") or 0)
     finally:

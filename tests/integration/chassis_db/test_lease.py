@@ -174,7 +174,7 @@ async def test_a_keeper_takes_renews_and_gives_back(store: Store) -> None:
         store.tables,
         "scheduling",
         holder="a",
-        ttl=timedelta(milliseconds=300),
+        ttl=timedelta(seconds=3),
         clock=SystemClock(),
     )
     async with running(keeper.run):

@@ -36,7 +36,11 @@ from tests.integration.model_registry.registry import (
 from tests.support.databases import Databases
 from tests.support.eventually import eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.xdist_group("registry-process"),  # two would share the service's group on Kafka
+]
 
 
 class Process:
