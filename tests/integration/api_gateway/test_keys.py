@@ -1,11 +1,10 @@
 """Tenants and keys in a real database."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
 import pytest
-from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.api_gateway.adapters.postgres.keys import KeyUnitOfWork, PostgresDirectory
 from services.api_gateway.adapters.postgres.tables import chassis, metadata
@@ -24,7 +23,6 @@ from services.api_gateway.use_cases.manage_keys import (
     RotateKey,
 )
 from services.chassis.clock import SystemClock
-from services.chassis.db.engine import open_engine
 from services.chassis.db.migrate import drift
 from services.chassis.db.unit_of_work import PostgresUnitOfWork
 from services.chassis.errors import (
@@ -34,7 +32,6 @@ from services.chassis.errors import (
     Unauthenticated,
 )
 from services.chassis.ids import TimeOrderedIds
-from services.chassis.settings import PostgresSettings
 from services.chassis.tenancy import Principal, TenantId
 from tests.support.databases import Databases
 
@@ -47,12 +44,10 @@ ADMIN = Principal(ACME, "test", SCOPES)
 
 
 @pytest.fixture
-async def base(database_url: Databases) -> AsyncIterator[PostgresUnitOfWork]:
-    settings = PostgresSettings(url=SecretStr(database_url("api_gateway")))
-    async with open_engine(settings, application_name="test") as engine:
-        yield PostgresUnitOfWork(
-            engine, chassis, source="/api-gateway", clock=CLOCK, ids=TimeOrderedIds(CLOCK)
-        )
+async def base(engine: AsyncEngine) -> PostgresUnitOfWork:
+    return PostgresUnitOfWork(
+        engine, chassis, source="/api-gateway", clock=CLOCK, ids=TimeOrderedIds(CLOCK)
+    )
 
 
 async def test_the_migrated_database_is_what_the_code_declares(database_url: Databases) -> None:

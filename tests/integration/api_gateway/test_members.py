@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.api_gateway.adapters.oidc import open_oidc_issuer
@@ -36,16 +35,13 @@ from services.api_gateway.use_cases.memberships import Memberships
 from services.api_gateway.use_cases.purge_tenants import PurgeTenants
 from services.api_gateway.use_cases.tenant_standing import TenantStanding
 from services.chassis.clock import SystemClock
-from services.chassis.db.engine import open_engine
 from services.chassis.db.lease import LeaseKeeper
 from services.chassis.db.unit_of_work import PostgresUnitOfWork
 from services.chassis.errors import FailedPrecondition, NotFound, QuotaExceeded
 from services.chassis.ids import TimeOrderedIds
-from services.chassis.settings import PostgresSettings
 from services.chassis.tenancy import Principal, TenantId
 from tests.integration.api_gateway.issuer import AUDIENCE, free_port, id_token, real_issuer
 from tests.integration.api_gateway.test_oidc import policy_of
-from tests.support.databases import Databases
 from tests.support.eventually import eventually
 from tests.unit.api_gateway.edge import Edge, client_of
 
@@ -59,13 +55,6 @@ PLATFORM = Principal(TenantId("default"), "key:platform", SCOPES)
 VIEWER, OPERATOR = frozenset({Role.VIEWER}), frozenset({Role.OPERATOR})
 HEADER = "Modelyard-Tenant"
 WITHIN_S = 30.0
-
-
-@pytest.fixture
-async def engine(database_url: Databases) -> AsyncIterator[AsyncEngine]:
-    settings = PostgresSettings(url=SecretStr(database_url("api_gateway")))
-    async with open_engine(settings, application_name="test") as engine:
-        yield engine
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from modelyard.gateway.v1.tenant_service_pb2_grpc import (
     TenantServiceStub,
     add_TenantServiceServicer_to_server,
 )
-from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.api_gateway.adapters.postgres.tables import chassis
 from services.api_gateway.adapters.postgres.tenants import PostgresTenants
@@ -30,7 +30,6 @@ from services.api_gateway.use_cases.manage_tenants import ChangeTenant
 from services.api_gateway.use_cases.purge_tenants import PurgeTenants
 from services.api_gateway.use_cases.tenant_standing import TenantStanding
 from services.chassis.clock import SystemClock
-from services.chassis.db.engine import open_engine
 from services.chassis.db.lease import LeaseKeeper
 from services.chassis.db.unit_of_work import PostgresUnitOfWork
 from services.chassis.errors import InvalidArgument, PermissionDenied
@@ -49,7 +48,6 @@ from services.chassis.settings import (
     GrpcServerSettings,
     IdentitySettings,
     KafkaSettings,
-    PostgresSettings,
 )
 from services.chassis.tenancy import Principal, PurgedTenants, TenantId
 from services.log_collector.adapters import gateway_client as of_the_collector
@@ -58,7 +56,6 @@ from services.scheduler.adapters.gateway_client import open_tenant_list
 from services.scheduler.domain.tenants.tenant import TenantTable
 from services.scheduler.entrypoints.consumers.tenants import ApplyTenants
 from tests.integration.model_registry.registry import identity
-from tests.support.databases import Databases
 from tests.support.eventually import eventually
 from tests.support.fixtures import TopicFactory
 
@@ -114,38 +111,36 @@ def scheduler_itself() -> Principal:
 
 
 @pytest.fixture
-async def owner(database_url: Databases, tmp_path: Path) -> AsyncIterator[Owner]:
+async def owner(engine: AsyncEngine, tmp_path: Path) -> AsyncIterator[Owner]:
     """Serve one tenant of each state."""
     (tmp_path / "trusted").mkdir()
     for service in SERVICES:
         private, public = identity()
         (tmp_path / f"{service}.pem").write_bytes(private)
         (tmp_path / "trusted" / f"{service}.pub.pem").write_bytes(public)
-    settings = PostgresSettings(url=SecretStr(database_url("api_gateway")))
-    async with open_engine(settings, application_name="test") as engine:
-        base = PostgresUnitOfWork(engine, chassis, source="/api-gateway", clock=CLOCK, ids=IDS)
-        store = PostgresTenants(base, event_of)
-        owner = Owner(store, ChangeTenant(store, TenantStanding(store, CLOCK)), tmp_path)
-        for name in (ACTIVE, SUSPENDED, PURGED):
-            await owner.create(name)
-        await owner.change.suspend(PLATFORM, SUSPENDED, reason="unpaid")
-        await owner.change.delete(PLATFORM, PURGED, grace=timedelta(0))
-        held = await LeaseKeeper(
-            engine, chassis, "tenants", holder="proc_1", ttl=timedelta(minutes=5), clock=CLOCK
-        ).acquire()
-        assert held is not None
-        assert await PurgeTenants(store, 10)(held) == 1
-        await owner.create(DELETING)
-        await owner.change.delete(PLATFORM, DELETING, grace=timedelta(days=1))
-        async with serve(
-            GrpcServerSettings(port=0),
-            register=partial(add_TenantServiceServicer_to_server, TenantRpcs(store)),
-            services=(TENANT_SERVICE,),
-            verifier=TokenVerifier.load(owner.identity("api-gateway"), CLOCK),
-            required_scopes=REQUIRED_SCOPES,
-        ) as server:
-            owner.port = server.port
-            yield owner
+    base = PostgresUnitOfWork(engine, chassis, source="/api-gateway", clock=CLOCK, ids=IDS)
+    store = PostgresTenants(base, event_of)
+    owner = Owner(store, ChangeTenant(store, TenantStanding(store, CLOCK)), tmp_path)
+    for name in (ACTIVE, SUSPENDED, PURGED):
+        await owner.create(name)
+    await owner.change.suspend(PLATFORM, SUSPENDED, reason="unpaid")
+    await owner.change.delete(PLATFORM, PURGED, grace=timedelta(0))
+    held = await LeaseKeeper(
+        engine, chassis, "tenants", holder="proc_1", ttl=timedelta(minutes=5), clock=CLOCK
+    ).acquire()
+    assert held is not None
+    assert await PurgeTenants(store, 10)(held) == 1
+    await owner.create(DELETING)
+    await owner.change.delete(PLATFORM, DELETING, grace=timedelta(days=1))
+    async with serve(
+        GrpcServerSettings(port=0),
+        register=partial(add_TenantServiceServicer_to_server, TenantRpcs(store)),
+        services=(TENANT_SERVICE,),
+        verifier=TokenVerifier.load(owner.identity("api-gateway"), CLOCK),
+        required_scopes=REQUIRED_SCOPES,
+    ) as server:
+        owner.port = server.port
+        yield owner
 
 
 async def test_all_tenants_are_told_as_their_events_tell_them(owner: Owner) -> None:

@@ -1,13 +1,12 @@
 """Tenants in a real database: row and event in one commit, told again, locked while changed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
 from modelyard.gateway.v1 import tenant_events_pb2 as pb
-from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.api_gateway.adapters.postgres.keys import KeyUnitOfWork, PostgresDirectory
@@ -24,14 +23,11 @@ from services.api_gateway.use_cases.manage_tenants import ChangeTenant, Republis
 from services.api_gateway.use_cases.purge_tenants import PurgeTenants
 from services.api_gateway.use_cases.tenant_standing import TenantStanding
 from services.chassis.clock import SystemClock
-from services.chassis.db.engine import open_engine
 from services.chassis.db.lease import HeldLease, LeaseKeeper, Recurrence
 from services.chassis.db.unit_of_work import PostgresUnitOfWork
 from services.chassis.errors import AlreadyExists, FailedPrecondition, NotFound
 from services.chassis.ids import TimeOrderedIds
-from services.chassis.settings import PostgresSettings
 from services.chassis.tenancy import Principal, TenantId
-from tests.support.databases import Databases
 from tests.unit.api_gateway.edge import Clock
 
 CLOCK = SystemClock()
@@ -39,13 +35,6 @@ NEW_KEYS = NewKeys(CLOCK, TimeOrderedIds(CLOCK), lambda: "s" * 43)
 ACME = TenantId("acme")
 PLATFORM = Principal(TenantId("default"), "test", frozenset())
 PLAN = Plan(queued_jobs_max=5, priority_max=0)
-
-
-@pytest.fixture
-async def engine(database_url: Databases) -> AsyncIterator[AsyncEngine]:
-    settings = PostgresSettings(url=SecretStr(database_url("api_gateway")))
-    async with open_engine(settings, application_name="test") as engine:
-        yield engine
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ from modelyard.cli.settings import CliSettings
 from modelyard.client import ApiError, Client, ConnectionFailed, Job, JobSpec
 from typing_extensions import override
 
+from tests.unit.sdk.command_line import exit_code_of
+
 
 @pytest.fixture(autouse=True)
 def _at_no_platform(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,14 +86,6 @@ def test_a_reader_that_has_left_is_no_failed_job(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 141
-
-
-def exit_code_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
-    """Run the command line with these arguments; return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["modelyard", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code
 
 
 def a_job(state: str) -> dict[str, object]:

@@ -1,15 +1,15 @@
 """`modelyard key …`: what it asks for and what it prints."""
 
 import json
-import sys
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
 import httpx
 import pytest
-from modelyard.cli import main as cli
 from modelyard.client import Client
+
+from tests.unit.sdk.command_line import exit_code_of
 
 KEY: dict[str, Any] = {
     "id": "key_1",
@@ -65,17 +65,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Any]]:
     return requests
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
-    monkeypatch.setattr(sys, "argv", ["modelyard", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code
-
-
 def test_create_asks_for_a_role_and_a_lifetime_and_prints_the_key(
     asked: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = run(monkeypatch, "key", "create", "ci", "--role", "developer", "--lifetime", "90d")
+    code = exit_code_of(
+        monkeypatch, "key", "create", "ci", "--role", "developer", "--lifetime", "90d"
+    )
     assert code == 0
     assert asked[0][2] == {
         "name": "ci",
@@ -93,14 +88,14 @@ def test_create_asks_for_a_role_and_a_lifetime_and_prints_the_key(
 def test_create_with_neither_or_both_or_no_time_is_wrong_usage(
     asked: list[Any], monkeypatch: pytest.MonkeyPatch, options: list[str]
 ) -> None:
-    assert run(monkeypatch, "key", "create", "ci", *options) == 2
+    assert exit_code_of(monkeypatch, "key", "create", "ci", *options) == 2
     assert asked == []
 
 
 def test_rotate_names_the_overlap_and_shows_both_keys(
     asked: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "key", "rotate", "key_1", "--overlap", "10m") == 0
+    assert exit_code_of(monkeypatch, "key", "rotate", "key_1", "--overlap", "10m") == 0
     assert asked == [("POST", "/v1/api-keys/key_1/rotate", {"overlap": "PT600S"})]
     told = capsys.readouterr().out
     assert "myk_new" in told
@@ -110,7 +105,7 @@ def test_rotate_names_the_overlap_and_shows_both_keys(
 def test_list_tells_rights_last_use_and_state(
     asked: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "key", "list") == 0
+    assert exit_code_of(monkeypatch, "key", "list") == 0
     first, second, third = capsys.readouterr().out.splitlines()[1:]
     assert "developer" in first
     assert "d ago" in first
@@ -122,8 +117,8 @@ def test_list_tells_rights_last_use_and_state(
 def test_revoke_and_whoami(
     asked: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "key", "revoke", "key_1") == 0
-    assert run(monkeypatch, "key", "whoami") == 0
+    assert exit_code_of(monkeypatch, "key", "revoke", "key_1") == 0
+    assert exit_code_of(monkeypatch, "key", "whoami") == 0
     assert [request[:2] for request in asked] == [
         ("DELETE", "/v1/api-keys/key_1"),
         ("GET", "/v1/whoami"),

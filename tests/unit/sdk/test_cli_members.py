@@ -1,7 +1,6 @@
 """`modelyard member …`: what it asks for and what it prints."""
 
 import json
-import sys
 from functools import partial
 from typing import Any
 
@@ -9,6 +8,8 @@ import httpx
 import pytest
 from modelyard.cli import main as cli
 from modelyard.client import Client
+
+from tests.unit.sdk.command_line import exit_code_of
 
 MEMBER: dict[str, Any] = {
     "issuer": "https://issuer.test",
@@ -38,14 +39,6 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[httpx.Request]:
     return requests
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
-    """Run a command; return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["modelyard", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code
-
-
 @pytest.mark.parametrize(
     ("arguments", "request_"),
     [
@@ -68,7 +61,7 @@ def test_each_command_asks_for_one_thing(
     asked: list[httpx.Request],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert run(monkeypatch, "member", *arguments) == 0
+    assert exit_code_of(monkeypatch, "member", *arguments) == 0
 
     [request] = asked
     sent = json.loads(request.content) if request.content else None
@@ -80,9 +73,9 @@ def test_each_command_asks_for_one_thing(
 def test_members_are_shown_with_their_roles(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(monkeypatch, "member", "list", "acme")
+    exit_code_of(monkeypatch, "member", "list", "acme")
     told = capsys.readouterr().out
-    run(monkeypatch, "--json", "member", "list", "acme")
+    exit_code_of(monkeypatch, "--json", "member", "list", "acme")
 
     assert "auth0|12  developer operator" in told
     assert json.loads(capsys.readouterr().out) == [MEMBER]
@@ -92,9 +85,9 @@ def test_members_are_shown_with_their_roles(
 def test_a_new_member_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(monkeypatch, "member", "add", "acme", "auth0|12", "--role", "operator")
+    exit_code_of(monkeypatch, "member", "add", "acme", "auth0|12", "--role", "operator")
     told = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    run(monkeypatch, "--json", "member", "add", "acme", "auth0|12", "--role", "operator")
+    exit_code_of(monkeypatch, "--json", "member", "add", "acme", "auth0|12", "--role", "operator")
 
     assert (told["tenant"], told["roles"]) == ("acme", "developer operator")
     assert json.loads(capsys.readouterr().out) == MEMBER
@@ -105,7 +98,7 @@ def test_a_member_needs_a_role(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(monkeypatch, "member", "add", "acme", "anna") == 2
+    assert exit_code_of(monkeypatch, "member", "add", "acme", "anna") == 2
     assert "--role" in capsys.readouterr().err
     assert asked == []
 
@@ -116,6 +109,6 @@ def test_the_tenant_that_is_meant_comes_from_the_environment(
 ) -> None:
     monkeypatch.setenv("MODELYARD_TENANT", named)
 
-    run(monkeypatch, "member", "list", "acme")
+    exit_code_of(monkeypatch, "member", "list", "acme")
 
     assert asked[0].headers.get("Modelyard-Tenant") == sent

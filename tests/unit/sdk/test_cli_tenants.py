@@ -1,7 +1,6 @@
 """`modelyard tenant …`: what it asks for and what it prints."""
 
 import json
-import sys
 from functools import partial
 from typing import Any
 
@@ -9,6 +8,8 @@ import httpx
 import pytest
 from modelyard.cli import main as cli
 from modelyard.client import Client
+
+from tests.unit.sdk.command_line import exit_code_of
 
 TENANT: dict[str, Any] = {
     "id": "acme",
@@ -51,14 +52,6 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Any]]:
     return requests
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
-    """Run a command; return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["modelyard", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return ended.value.code
-
-
 @pytest.mark.parametrize(
     ("arguments", "request_"),
     [
@@ -92,7 +85,7 @@ def test_each_command_asks_for_one_thing(
     asked: list[tuple[str, str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert run(monkeypatch, "tenant", *arguments) == 0
+    assert exit_code_of(monkeypatch, "tenant", *arguments) == 0
     assert asked == [request_]
 
 
@@ -100,7 +93,7 @@ def test_each_command_asks_for_one_thing(
 def test_a_new_tenants_key_is_all_that_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(monkeypatch, "tenant", "create", "acme")
+    exit_code_of(monkeypatch, "tenant", "create", "acme")
     assert capsys.readouterr().out == "myk_text\n"
 
 
@@ -108,7 +101,7 @@ def test_a_new_tenants_key_is_all_that_is_printed(
 def test_a_tenant_is_shown_with_its_reason_and_its_limits(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(monkeypatch, "tenant", "show", "acme")
+    exit_code_of(monkeypatch, "tenant", "show", "acme")
     shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert shown["state"] == "SUSPENDED"
     assert shown["reason"] == "unpaid"
@@ -120,7 +113,7 @@ def test_a_deletion_has_to_be_meant(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(monkeypatch, "tenant", "delete", "acme") == 2
+    assert exit_code_of(monkeypatch, "tenant", "delete", "acme") == 2
     assert "--yes" in capsys.readouterr().err
     assert asked == []
 
@@ -129,5 +122,5 @@ def test_a_deletion_has_to_be_meant(
 def test_a_suspension_needs_a_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "tenant", "suspend", "acme") == 2
+    assert exit_code_of(monkeypatch, "tenant", "suspend", "acme") == 2
     assert "--reason" in capsys.readouterr().err
