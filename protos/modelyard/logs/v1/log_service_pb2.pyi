@@ -178,14 +178,17 @@ Global___FollowLogsRequest: _TypeAlias = FollowLogsRequest  # noqa: Y015
 
 @_typing.final
 class FollowLogsResponse(_message.Message):
-    """FollowLogsResponse carries records as they come."""
+    """FollowLogsResponse carries records as they come; an empty one says that none came for a while."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RECORDS_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
+    LAST_ATTEMPT_NUMBER_FIELD_NUMBER: _builtins.int
     complete: _builtins.bool
-    """True in the last message: the attempt ended and all of its output was sent."""
+    """True in the last message: the attempts ended and all of their output was sent."""
+    last_attempt_number: _builtins.int
+    """With complete: the last attempt's number. Whether another one follows its owner knows."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_log_record_pb2.LogRecord]: ...
     def __init__(
@@ -193,10 +196,11 @@ class FollowLogsResponse(_message.Message):
         *,
         records: _abc.Iterable[_log_record_pb2.LogRecord] | None = ...,
         complete: _builtins.bool = ...,
+        last_attempt_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "last_attempt_number", b"last_attempt_number", "records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

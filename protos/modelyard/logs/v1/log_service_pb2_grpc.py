@@ -59,7 +59,8 @@ class LogServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FollowLogs(self, request, context):
-        """FollowLogs streams records from a point on, until the last attempt's output is complete.
+        """FollowLogs streams records from a point on, until the output of all attempts that there are by
+        then is complete.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

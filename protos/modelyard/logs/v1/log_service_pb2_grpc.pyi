@@ -19,7 +19,9 @@ class LogServiceStub:
     ReadLogs: _aio.UnaryUnaryMultiCallable[_log_service_pb2.ReadLogsRequest, _log_service_pb2.ReadLogsResponse]
     """ReadLogs is one page of an owner's records, oldest first."""
     FollowLogs: _aio.UnaryStreamMultiCallable[_log_service_pb2.FollowLogsRequest, _log_service_pb2.FollowLogsResponse]
-    """FollowLogs streams records from a point on, until the last attempt's output is complete."""
+    """FollowLogs streams records from a point on, until the output of all attempts that there are by
+    then is complete.
+    """
 
 class LogServiceServicer(metaclass=_abc_1.ABCMeta):
     """LogService reads stored and live output. The tenant comes from the caller's token."""
@@ -38,6 +40,8 @@ class LogServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _log_service_pb2.FollowLogsRequest,
         context: _aio.ServicerContext[_log_service_pb2.FollowLogsRequest, _abc.AsyncIterator[_log_service_pb2.FollowLogsResponse]],
     ) -> _abc.AsyncIterator[_log_service_pb2.FollowLogsResponse]:
-        """FollowLogs streams records from a point on, until the last attempt's output is complete."""
+        """FollowLogs streams records from a point on, until the output of all attempts that there are by
+        then is complete.
+        """
 
 def add_LogServiceServicer_to_server(servicer: LogServiceServicer, server: _aio.Server) -> None: ...

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from modelyard.common.v1 import files_pb2 as modelyard_dot_common_dot_v1_dot_files__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!modelyard/registry/v1/model.proto\x12\x15modelyard.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmodelyard/common/v1/files.proto\"&\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\"\x90\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x34\n\x04tags\x18\x04 \x03(\x0b\x32&.modelyard.registry.v1.Model.TagsEntry\x12-\n\x07\x61liases\x18\x05 \x03(\x0b\x32\x1c.modelyard.registry.v1.Alias\x12\x16\n\x0enewest_version\x18\x06 \x01(\x03\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x86\x04\n\x0cModelVersion\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.modelyard.registry.v1.VersionState\x12-\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x1e.modelyard.common.v1.FileEntry\x12;\n\x04tags\x18\x05 \x03(\x0b\x32-.modelyard.registry.v1.ModelVersion.TagsEntry\x12\x41\n\x07metrics\x18\x06 \x03(\x0b\x32\x30.modelyard.registry.v1.ModelVersion.MetricsEntry\x12\x0e\n\x06job_id\x18\x07 \x01(\t\x12\x13\n\x0boutput_name\x18\x08 \x01(\t\x12\x15\n\rsource_digest\x18\t \x01(\t\x12\x0f\n\x07\x61liases\x18\n \x03(\t\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cstate_reason\x18\x0c \x01(\t\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\x98\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17VERSION_STATE_PREPARING\x10\x01\x12\x17\n\x13VERSION_STATE_READY\x10\x02\x12\x18\n\x14VERSION_STATE_FAILED\x10\x03\x12\x19\n\x15VERSION_STATE_DELETED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!modelyard/registry/v1/model.proto\x12\x15modelyard.registry.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmodelyard/common/v1/files.proto\"8\n\x05\x41lias\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x10\n\x08revision\x18\x03 \x01(\x03\"\x90\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x34\n\x04tags\x18\x04 \x03(\x0b\x32&.modelyard.registry.v1.Model.TagsEntry\x12-\n\x07\x61liases\x18\x05 \x03(\x0b\x32\x1c.modelyard.registry.v1.Alias\x12\x16\n\x0enewest_version\x18\x06 \x01(\x03\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x86\x04\n\x0cModelVersion\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x32\n\x05state\x18\x03 \x01(\x0e\x32#.modelyard.registry.v1.VersionState\x12-\n\x05\x66iles\x18\x04 \x03(\x0b\x32\x1e.modelyard.common.v1.FileEntry\x12;\n\x04tags\x18\x05 \x03(\x0b\x32-.modelyard.registry.v1.ModelVersion.TagsEntry\x12\x41\n\x07metrics\x18\x06 \x03(\x0b\x32\x30.modelyard.registry.v1.ModelVersion.MetricsEntry\x12\x0e\n\x06job_id\x18\x07 \x01(\t\x12\x13\n\x0boutput_name\x18\x08 \x01(\t\x12\x15\n\rsource_digest\x18\t \x01(\t\x12\x0f\n\x07\x61liases\x18\n \x03(\t\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cstate_reason\x18\x0c \x01(\t\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01*\x98\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17VERSION_STATE_PREPARING\x10\x01\x12\x17\n\x13VERSION_STATE_READY\x10\x02\x12\x18\n\x14VERSION_STATE_FAILED\x10\x03\x12\x19\n\x15VERSION_STATE_DELETED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,18 +39,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELVERSION_TAGSENTRY']._serialized_options = b'8\001'
   _globals['_MODELVERSION_METRICSENTRY']._loaded_options = None
   _globals['_MODELVERSION_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_VERSIONSTATE']._serialized_start=963
-  _globals['_VERSIONSTATE']._serialized_end=1115
+  _globals['_VERSIONSTATE']._serialized_start=981
+  _globals['_VERSIONSTATE']._serialized_end=1133
   _globals['_ALIAS']._serialized_start=126
-  _globals['_ALIAS']._serialized_end=164
-  _globals['_MODEL']._serialized_start=167
-  _globals['_MODEL']._serialized_end=439
-  _globals['_MODEL_TAGSENTRY']._serialized_start=396
-  _globals['_MODEL_TAGSENTRY']._serialized_end=439
-  _globals['_MODELVERSION']._serialized_start=442
-  _globals['_MODELVERSION']._serialized_end=960
-  _globals['_MODELVERSION_TAGSENTRY']._serialized_start=396
-  _globals['_MODELVERSION_TAGSENTRY']._serialized_end=439
-  _globals['_MODELVERSION_METRICSENTRY']._serialized_start=914
-  _globals['_MODELVERSION_METRICSENTRY']._serialized_end=960
+  _globals['_ALIAS']._serialized_end=182
+  _globals['_MODEL']._serialized_start=185
+  _globals['_MODEL']._serialized_end=457
+  _globals['_MODEL_TAGSENTRY']._serialized_start=414
+  _globals['_MODEL_TAGSENTRY']._serialized_end=457
+  _globals['_MODELVERSION']._serialized_start=460
+  _globals['_MODELVERSION']._serialized_end=978
+  _globals['_MODELVERSION_TAGSENTRY']._serialized_start=414
+  _globals['_MODELVERSION_TAGSENTRY']._serialized_end=457
+  _globals['_MODELVERSION_METRICSENTRY']._serialized_start=932
+  _globals['_MODELVERSION_METRICSENTRY']._serialized_end=978
 # @@protoc_insertion_point(module_scope)

@@ -289,16 +289,20 @@ class GetVersionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: _builtins.int
+    ALIAS_REVISION_FIELD_NUMBER: _builtins.int
+    alias_revision: _builtins.int
+    """Revision of the alias that it was asked for by; 0 when by number."""
     @_builtins.property
     def version(self) -> _model_pb2.ModelVersion: ...
     def __init__(
         self,
         *,
         version: _model_pb2.ModelVersion | None = ...,
+        alias_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias_revision", b"alias_revision", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -364,19 +368,23 @@ class SetAliasRequest(_message.Message):
     MODEL_NAME_FIELD_NUMBER: _builtins.int
     ALIAS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    IF_REVISION_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     alias: _builtins.str
     version: _builtins.int
+    if_revision: _builtins.int
+    """Move it only if it is at this revision, else VERSION_MISMATCH; 0: whatever there is."""
     def __init__(
         self,
         *,
         model_name: _builtins.str = ...,
         alias: _builtins.str = ...,
         version: _builtins.int = ...,
+        if_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "model_name", b"model_name", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "if_revision", b"if_revision", "model_name", b"model_name", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -412,17 +420,21 @@ class DeleteAliasRequest(_message.Message):
 
     MODEL_NAME_FIELD_NUMBER: _builtins.int
     ALIAS_FIELD_NUMBER: _builtins.int
+    IF_REVISION_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     alias: _builtins.str
+    if_revision: _builtins.int
+    """Remove it only if it is at this revision, else VERSION_MISMATCH; 0: whatever there is."""
     def __init__(
         self,
         *,
         model_name: _builtins.str = ...,
         alias: _builtins.str = ...,
+        if_revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "model_name", b"model_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "if_revision", b"if_revision", "model_name", b"model_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -130,14 +130,15 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetAlias(self, request, context):
-        """SetAlias points an alias at a version.
+        """SetAlias points an alias at a version. What points there already is answered, whatever revision
+        is named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAlias(self, request, context):
-        """DeleteAlias removes an alias.
+        """DeleteAlias removes an alias. What is not there is answered, whatever revision is named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

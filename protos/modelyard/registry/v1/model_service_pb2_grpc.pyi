@@ -31,9 +31,11 @@ class ModelServiceStub:
     ListVersions: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListVersionsRequest, _model_service_pb2.ListVersionsResponse]
     """ListVersions shows a model's versions, newest first."""
     SetAlias: _aio.UnaryUnaryMultiCallable[_model_service_pb2.SetAliasRequest, _model_service_pb2.SetAliasResponse]
-    """SetAlias points an alias at a version."""
+    """SetAlias points an alias at a version. What points there already is answered, whatever revision
+    is named.
+    """
     DeleteAlias: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteAliasRequest, _model_service_pb2.DeleteAliasResponse]
-    """DeleteAlias removes an alias."""
+    """DeleteAlias removes an alias. What is not there is answered, whatever revision is named."""
     SetModelTags: _aio.UnaryUnaryMultiCallable[_model_service_pb2.SetModelTagsRequest, _model_service_pb2.SetModelTagsResponse]
     """SetModelTags replaces a model's tags."""
 
@@ -96,7 +98,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.SetAliasRequest,
         context: _aio.ServicerContext[_model_service_pb2.SetAliasRequest, _abc.Awaitable[_model_service_pb2.SetAliasResponse]],
     ) -> _abc.Awaitable[_model_service_pb2.SetAliasResponse]:
-        """SetAlias points an alias at a version."""
+        """SetAlias points an alias at a version. What points there already is answered, whatever revision
+        is named.
+        """
 
     @_abc_1.abstractmethod
     def DeleteAlias(
@@ -104,7 +108,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.DeleteAliasRequest,
         context: _aio.ServicerContext[_model_service_pb2.DeleteAliasRequest, _abc.Awaitable[_model_service_pb2.DeleteAliasResponse]],
     ) -> _abc.Awaitable[_model_service_pb2.DeleteAliasResponse]:
-        """DeleteAlias removes an alias."""
+        """DeleteAlias removes an alias. What is not there is answered, whatever revision is named."""
 
     @_abc_1.abstractmethod
     def SetModelTags(

@@ -199,6 +199,7 @@ class Deployment(_message.Message):
     id: _builtins.str
     state: Global___DeploymentState.ValueType
     version: _builtins.int
+    """Larger with each change of state; begins above those of the name's earlier deployments."""
     reason: _builtins.str
     trace_id: _builtins.str
     @_builtins.property

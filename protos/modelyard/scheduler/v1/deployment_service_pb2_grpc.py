@@ -88,7 +88,8 @@ class DeploymentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDeployment(self, request, context):
-        """DeleteDeployment takes the deployment out of routing and stops its replicas.
+        """DeleteDeployment takes the deployment out of routing and stops its replicas. One that is deleted
+        already is answered, whatever version is named.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -23,7 +23,9 @@ class DeploymentServiceStub:
     ListDeployments: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.ListDeploymentsRequest, _deployment_service_pb2.ListDeploymentsResponse]
     """ListDeployments shows the tenant's deployments, newest first, without deleted ones."""
     DeleteDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.DeleteDeploymentRequest, _deployment_service_pb2.DeleteDeploymentResponse]
-    """DeleteDeployment takes the deployment out of routing and stops its replicas."""
+    """DeleteDeployment takes the deployment out of routing and stops its replicas. One that is deleted
+    already is answered, whatever version is named.
+    """
     ListRoutes: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.ListRoutesRequest, _deployment_service_pb2.ListRoutesResponse]
     """ListRoutes is the snapshot of all current routing entries, for the gateway only."""
 
@@ -60,7 +62,9 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _deployment_service_pb2.DeleteDeploymentRequest,
         context: _aio.ServicerContext[_deployment_service_pb2.DeleteDeploymentRequest, _abc.Awaitable[_deployment_service_pb2.DeleteDeploymentResponse]],
     ) -> _abc.Awaitable[_deployment_service_pb2.DeleteDeploymentResponse]:
-        """DeleteDeployment takes the deployment out of routing and stops its replicas."""
+        """DeleteDeployment takes the deployment out of routing and stops its replicas. One that is deleted
+        already is answered, whatever version is named.
+        """
 
     @_abc_1.abstractmethod
     def ListRoutes(

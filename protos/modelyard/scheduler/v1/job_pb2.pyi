@@ -119,6 +119,7 @@ class JobSpec(_message.Message):
     TIMEOUTS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    RETRIES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For people; need not be unique."""
     image: _builtins.str
@@ -141,6 +142,8 @@ class JobSpec(_message.Message):
     def timeouts(self) -> Global___JobTimeouts: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def retries(self) -> Global___JobRetries: ...
     def __init__(
         self,
         *,
@@ -155,10 +158,11 @@ class JobSpec(_message.Message):
         timeouts: Global___JobTimeouts | None = ...,
         priority: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        retries: Global___JobRetries | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "timeouts", b"timeouts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "retries", b"retries", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "env", b"env", "image", b"image", "inputs", b"inputs", "labels", b"labels", "name", b"name", "outputs", b"outputs", "priority", b"priority", "resources", b"resources", "source_digest", b"source_digest", "timeouts", b"timeouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "env", b"env", "image", b"image", "inputs", b"inputs", "labels", b"labels", "name", b"name", "outputs", b"outputs", "priority", b"priority", "resources", b"resources", "retries", b"retries", "source_digest", b"source_digest", "timeouts", b"timeouts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -226,6 +230,8 @@ class JobTimeouts(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     STOP_GRACE_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> _duration_pb2.Duration:
         """From start to end."""
@@ -234,19 +240,67 @@ class JobTimeouts(_message.Message):
     def stop_grace(self) -> _duration_pb2.Duration:
         """From the request to stop until it is killed."""
 
+    @_builtins.property
+    def queue(self) -> _duration_pb2.Duration:
+        """In line, the pause before a retry not counted; absent: however long."""
+
+    @_builtins.property
+    def start(self) -> _duration_pb2.Duration:
+        """From admission to the first instruction; absent: as long as the node tries."""
+
     def __init__(
         self,
         *,
         run: _duration_pb2.Duration | None = ...,
         stop_grace: _duration_pb2.Duration | None = ...,
+        queue: _duration_pb2.Duration | None = ...,
+        start: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["queue", b"queue", "run", b"run", "start", b"start", "stop_grace", b"stop_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "stop_grace", b"stop_grace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["queue", b"queue", "run", b"run", "start", b"start", "stop_grace", b"stop_grace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobTimeouts: _TypeAlias = JobTimeouts  # noqa: Y015
+
+@_typing.final
+class JobRetries(_message.Message):
+    """JobRetries says when a job is tried again. Failures of the platform (lost, runtime_error,
+    start_timeout) always are; a description that can't be run never is.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_MAX_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    EXIT_CODES_FIELD_NUMBER: _builtins.int
+    count_max: _builtins.int
+    """After the first attempt, 0 to 10; 0: never. Absent: 3."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further reasons: killed, out_of_memory, outputs, run_timeout."""
+
+    @_builtins.property
+    def exit_codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The program's own exit codes, 1 to 255, that mean that another try may succeed."""
+
+    def __init__(
+        self,
+        *,
+        count_max: _builtins.int | None = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+        exit_codes: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count_max", b"_count_max", "count_max", b"count_max"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count_max", b"_count_max", "count_max", b"count_max", "exit_codes", b"exit_codes", "reasons", b"reasons"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__count_max: _TypeAlias = _typing.Literal["count_max"]  # noqa: Y015
+    _WhichOneofArgType__count_max: _TypeAlias = _typing.Literal["_count_max", b"_count_max"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__count_max) -> _WhichOneofReturnType__count_max | None: ...
+
+Global___JobRetries: _TypeAlias = JobRetries  # noqa: Y015
 
 @_typing.final
 class JobProgress(_message.Message):
@@ -312,12 +366,14 @@ class JobFailure(_message.Message):
     EXIT_CODE_FIELD_NUMBER: _builtins.int
     LAST_LINES_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """One of: exit_code, killed, run_timeout, outputs, start, lost."""
+    """One of: exit_code, killed, lost, out_of_memory, outputs, queue_timeout, run_timeout,
+    runtime_error, start, start_timeout.
+    """
     message: _builtins.str
     exit_code: _builtins.int
     """Present when the program ended by itself or by a signal (then 128 + signal)."""
     last_lines: _builtins.str
-    """The last lines of its standard error, at most 4 KiB."""
+    """The last lines of its standard error, of its output where it wrote nothing there; at most 4 KiB."""
     def __init__(
         self,
         *,
@@ -356,6 +412,8 @@ class Job(_message.Message):
     STARTED_AT_FIELD_NUMBER: _builtins.int
     ENDED_AT_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    RETRY_COUNT_FIELD_NUMBER: _builtins.int
+    RETRY_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___JobState.ValueType
     reason: _builtins.str
@@ -367,6 +425,8 @@ class Job(_message.Message):
     attempt_id: _builtins.str
     node_id: _builtins.str
     trace_id: _builtins.str
+    retry_count: _builtins.int
+    """How many of its attempts were retries."""
     @_builtins.property
     def spec(self) -> Global___JobSpec: ...
     @_builtins.property
@@ -381,6 +441,10 @@ class Job(_message.Message):
 
     @_builtins.property
     def ended_at(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def retry_at(self) -> _timestamp_pb2.Timestamp:
+        """When its last retry could begin; while it is QUEUED before that, it waits for that."""
+
     def __init__(
         self,
         *,
@@ -398,10 +462,12 @@ class Job(_message.Message):
         started_at: _timestamp_pb2.Timestamp | None = ...,
         ended_at: _timestamp_pb2.Timestamp | None = ...,
         trace_id: _builtins.str = ...,
+        retry_count: _builtins.int = ...,
+        retry_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ended_at", b"ended_at", "failure", b"failure", "progress", b"progress", "spec", b"spec", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ended_at", b"ended_at", "failure", b"failure", "progress", b"progress", "retry_at", b"retry_at", "spec", b"spec", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "created_at", b"created_at", "ended_at", b"ended_at", "failure", b"failure", "id", b"id", "node_id", b"node_id", "progress", b"progress", "reason", b"reason", "spec", b"spec", "started_at", b"started_at", "state", b"state", "trace_id", b"trace_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "created_at", b"created_at", "ended_at", b"ended_at", "failure", b"failure", "id", b"id", "node_id", b"node_id", "progress", b"progress", "reason", b"reason", "retry_at", b"retry_at", "retry_count", b"retry_count", "spec", b"spec", "started_at", b"started_at", "state", b"state", "trace_id", b"trace_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

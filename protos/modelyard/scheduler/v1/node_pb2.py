@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from modelyard.common.v1 import resources_pb2 as modelyard_dot_common_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!modelyard/scheduler/v1/node.proto\x12\x16modelyard.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#modelyard/common/v1/resources.proto\"\xfc\x01\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x61live\x18\x02 \x01(\x08\x12\x30\n\x0cheartbeat_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07runtime\x18\x04 \x01(\t\x12\x36\n\x12runtime_down_since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x08\x63\x61pacity\x18\x06 \x01(\x0b\x32\x1e.modelyard.common.v1.Resources\x12,\n\x04used\x18\x07 \x01(\x0b\x32\x1e.modelyard.common.v1.Resourcesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!modelyard/scheduler/v1/node.proto\x12\x16modelyard.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#modelyard/common/v1/resources.proto\"\x8e\x03\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x61live\x18\x02 \x01(\x08\x12\x30\n\x0cheartbeat_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07runtime\x18\x04 \x01(\t\x12\x36\n\x12runtime_down_since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x08\x63\x61pacity\x18\x06 \x01(\x0b\x32\x1e.modelyard.common.v1.Resources\x12,\n\x04used\x18\x07 \x01(\x0b\x32\x1e.modelyard.common.v1.Resources\x12/\n\x0b\x63ordoned_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x64raining_since\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07lost_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,5 +34,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.scheduler.v1.node
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NODE']._serialized_start=132
-  _globals['_NODE']._serialized_end=384
+  _globals['_NODE']._serialized_end=530
 # @@protoc_insertion_point(module_scope)

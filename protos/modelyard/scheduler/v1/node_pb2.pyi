@@ -31,6 +31,9 @@ class Node(_message.Message):
     RUNTIME_DOWN_SINCE_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
     USED_FIELD_NUMBER: _builtins.int
+    CORDONED_AT_FIELD_NUMBER: _builtins.int
+    DRAINING_SINCE_FIELD_NUMBER: _builtins.int
+    LOST_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     alive: _builtins.bool
     """Its runner was heard of lately; nothing new is placed on a node that is not alive."""
@@ -50,6 +53,20 @@ class Node(_message.Message):
     def used(self) -> _resources_pb2.Resources:
         """What open attempts hold of it."""
 
+    @_builtins.property
+    def cordoned_at(self) -> _timestamp_pb2.Timestamp:
+        """Since when nothing new is placed on it, whatever its runtime says; not set while it is open."""
+
+    @_builtins.property
+    def draining_since(self) -> _timestamp_pb2.Timestamp:
+        """Since when what runs on it is moved off; not set while it is not drained."""
+
+    @_builtins.property
+    def lost_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was given up because nobody held its lease for too long: its attempts were ended as lost. Not set any more once it is back
+        and nothing of them is left. Nothing new is placed meanwhile.
+        """
+
     def __init__(
         self,
         *,
@@ -60,10 +77,13 @@ class Node(_message.Message):
         runtime_down_since: _timestamp_pb2.Timestamp | None = ...,
         capacity: _resources_pb2.Resources | None = ...,
         used: _resources_pb2.Resources | None = ...,
+        cordoned_at: _timestamp_pb2.Timestamp | None = ...,
+        draining_since: _timestamp_pb2.Timestamp | None = ...,
+        lost_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "heartbeat_at", b"heartbeat_at", "runtime_down_since", b"runtime_down_since", "used", b"used"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "cordoned_at", b"cordoned_at", "draining_since", b"draining_since", "heartbeat_at", b"heartbeat_at", "lost_at", b"lost_at", "runtime_down_since", b"runtime_down_since", "used", b"used"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "capacity", b"capacity", "heartbeat_at", b"heartbeat_at", "id", b"id", "runtime", b"runtime", "runtime_down_since", b"runtime_down_since", "used", b"used"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alive", b"alive", "capacity", b"capacity", "cordoned_at", b"cordoned_at", "draining_since", b"draining_since", "heartbeat_at", b"heartbeat_at", "id", b"id", "lost_at", b"lost_at", "runtime", b"runtime", "runtime_down_since", b"runtime_down_since", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from modelyard.scheduler.v1 import node_pb2 as modelyard_dot_scheduler_dot_v1_dot_node__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)modelyard/scheduler/v1/node_service.proto\x12\x16modelyard.scheduler.v1\x1a!modelyard/scheduler/v1/node.proto\"\x12\n\x10ListNodesRequest\"T\n\x11ListNodesResponse\x12+\n\x05nodes\x18\x01 \x03(\x0b\x32\x1c.modelyard.scheduler.v1.Node\x12\x12\n\nnode_count\x18\x02 \x01(\x05\x32o\n\x0bNodeService\x12`\n\tListNodes\x12(.modelyard.scheduler.v1.ListNodesRequest\x1a).modelyard.scheduler.v1.ListNodesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)modelyard/scheduler/v1/node_service.proto\x12\x16modelyard.scheduler.v1\x1a!modelyard/scheduler/v1/node.proto\"\x12\n\x10ListNodesRequest\"T\n\x11ListNodesResponse\x12+\n\x05nodes\x18\x01 \x03(\x0b\x32\x1c.modelyard.scheduler.v1.Node\x12\x12\n\nnode_count\x18\x02 \x01(\x05\"$\n\x11\x43ordonNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"@\n\x12\x43ordonNodeResponse\x12*\n\x04node\x18\x01 \x01(\x0b\x32\x1c.modelyard.scheduler.v1.Node\"#\n\x10\x44rainNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"?\n\x11\x44rainNodeResponse\x12*\n\x04node\x18\x01 \x01(\x0b\x32\x1c.modelyard.scheduler.v1.Node\"&\n\x13UncordonNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"B\n\x14UncordonNodeResponse\x12*\n\x04node\x18\x01 \x01(\x0b\x32\x1c.modelyard.scheduler.v1.Node2\xa1\x03\n\x0bNodeService\x12`\n\tListNodes\x12(.modelyard.scheduler.v1.ListNodesRequest\x1a).modelyard.scheduler.v1.ListNodesResponse\x12\x63\n\nCordonNode\x12).modelyard.scheduler.v1.CordonNodeRequest\x1a*.modelyard.scheduler.v1.CordonNodeResponse\x12`\n\tDrainNode\x12(.modelyard.scheduler.v1.DrainNodeRequest\x1a).modelyard.scheduler.v1.DrainNodeResponse\x12i\n\x0cUncordonNode\x12+.modelyard.scheduler.v1.UncordonNodeRequest\x1a,.modelyard.scheduler.v1.UncordonNodeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTNODESREQUEST']._serialized_end=122
   _globals['_LISTNODESRESPONSE']._serialized_start=124
   _globals['_LISTNODESRESPONSE']._serialized_end=208
-  _globals['_NODESERVICE']._serialized_start=210
-  _globals['_NODESERVICE']._serialized_end=321
+  _globals['_CORDONNODEREQUEST']._serialized_start=210
+  _globals['_CORDONNODEREQUEST']._serialized_end=246
+  _globals['_CORDONNODERESPONSE']._serialized_start=248
+  _globals['_CORDONNODERESPONSE']._serialized_end=312
+  _globals['_DRAINNODEREQUEST']._serialized_start=314
+  _globals['_DRAINNODEREQUEST']._serialized_end=349
+  _globals['_DRAINNODERESPONSE']._serialized_start=351
+  _globals['_DRAINNODERESPONSE']._serialized_end=414
+  _globals['_UNCORDONNODEREQUEST']._serialized_start=416
+  _globals['_UNCORDONNODEREQUEST']._serialized_end=454
+  _globals['_UNCORDONNODERESPONSE']._serialized_start=456
+  _globals['_UNCORDONNODERESPONSE']._serialized_end=522
+  _globals['_NODESERVICE']._serialized_start=525
+  _globals['_NODESERVICE']._serialized_end=942
 # @@protoc_insertion_point(module_scope)

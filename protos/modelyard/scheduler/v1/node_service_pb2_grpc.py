@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class NodeServiceStub:
-    """NodeService shows the machines that attempts run on. They are no tenant's.
+    """NodeService shows the machines that attempts run on, and closes and opens them. They are no tenant's.
     """
 
     def __init__(self, channel):
@@ -40,14 +40,51 @@ class NodeServiceStub:
                 request_serializer=modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesRequest.SerializeToString,
                 response_deserializer=modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesResponse.FromString,
                 _registered_method=True)
+        self.CordonNode = channel.unary_unary(
+                '/modelyard.scheduler.v1.NodeService/CordonNode',
+                request_serializer=modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.CordonNodeRequest.SerializeToString,
+                response_deserializer=modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.CordonNodeResponse.FromString,
+                _registered_method=True)
+        self.DrainNode = channel.unary_unary(
+                '/modelyard.scheduler.v1.NodeService/DrainNode',
+                request_serializer=modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.DrainNodeRequest.SerializeToString,
+                response_deserializer=modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.DrainNodeResponse.FromString,
+                _registered_method=True)
+        self.UncordonNode = channel.unary_unary(
+                '/modelyard.scheduler.v1.NodeService/UncordonNode',
+                request_serializer=modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.UncordonNodeRequest.SerializeToString,
+                response_deserializer=modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.UncordonNodeResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer:
-    """NodeService shows the machines that attempts run on. They are no tenant's.
+    """NodeService shows the machines that attempts run on, and closes and opens them. They are no tenant's.
     """
 
     def ListNodes(self, request, context):
         """ListNodes shows the nodes by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CordonNode(self, request, context):
+        """CordonNode places nothing new on a node; what runs there goes on. Asking again changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainNode(self, request, context):
+        """DrainNode cordons a node and moves off what runs there: jobs stop with their grace and go back in line, replicas leave the routing
+        table first, one of a deployment at a time. Asking again changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UncordonNode(self, request, context):
+        """UncordonNode opens a node and ends its drain; what was asked to leave it goes on leaving. Asking again changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +98,21 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     request_deserializer=modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesRequest.FromString,
                     response_serializer=modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesResponse.SerializeToString,
             ),
+            'CordonNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.CordonNode,
+                    request_deserializer=modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.CordonNodeRequest.FromString,
+                    response_serializer=modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.CordonNodeResponse.SerializeToString,
+            ),
+            'DrainNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainNode,
+                    request_deserializer=modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.DrainNodeRequest.FromString,
+                    response_serializer=modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.DrainNodeResponse.SerializeToString,
+            ),
+            'UncordonNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.UncordonNode,
+                    request_deserializer=modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.UncordonNodeRequest.FromString,
+                    response_serializer=modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.UncordonNodeResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'modelyard.scheduler.v1.NodeService', rpc_method_handlers)
@@ -70,7 +122,7 @@ def add_NodeServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class NodeService:
-    """NodeService shows the machines that attempts run on. They are no tenant's.
+    """NodeService shows the machines that attempts run on, and closes and opens them. They are no tenant's.
     """
 
     @staticmethod
@@ -90,6 +142,87 @@ class NodeService:
             '/modelyard.scheduler.v1.NodeService/ListNodes',
             modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesRequest.SerializeToString,
             modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.ListNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CordonNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.scheduler.v1.NodeService/CordonNode',
+            modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.CordonNodeRequest.SerializeToString,
+            modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.CordonNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.scheduler.v1.NodeService/DrainNode',
+            modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.DrainNodeRequest.SerializeToString,
+            modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.DrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UncordonNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.scheduler.v1.NodeService/UncordonNode',
+            modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.UncordonNodeRequest.SerializeToString,
+            modelyard_dot_scheduler_dot_v1_dot_node__service__pb2.UncordonNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,14 +13,22 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class NodeServiceStub:
-    """NodeService shows the machines that attempts run on. They are no tenant's."""
+    """NodeService shows the machines that attempts run on, and closes and opens them. They are no tenant's."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListNodes: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ListNodesRequest, _node_service_pb2.ListNodesResponse]
     """ListNodes shows the nodes by id."""
+    CordonNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.CordonNodeRequest, _node_service_pb2.CordonNodeResponse]
+    """CordonNode places nothing new on a node; what runs there goes on. Asking again changes nothing."""
+    DrainNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.DrainNodeRequest, _node_service_pb2.DrainNodeResponse]
+    """DrainNode cordons a node and moves off what runs there: jobs stop with their grace and go back in line, replicas leave the routing
+    table first, one of a deployment at a time. Asking again changes nothing.
+    """
+    UncordonNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.UncordonNodeRequest, _node_service_pb2.UncordonNodeResponse]
+    """UncordonNode opens a node and ends its drain; what was asked to leave it goes on leaving. Asking again changes nothing."""
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
-    """NodeService shows the machines that attempts run on. They are no tenant's."""
+    """NodeService shows the machines that attempts run on, and closes and opens them. They are no tenant's."""
 
     @_abc_1.abstractmethod
     def ListNodes(
@@ -29,5 +37,31 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_node_service_pb2.ListNodesRequest, _abc.Awaitable[_node_service_pb2.ListNodesResponse]],
     ) -> _abc.Awaitable[_node_service_pb2.ListNodesResponse]:
         """ListNodes shows the nodes by id."""
+
+    @_abc_1.abstractmethod
+    def CordonNode(
+        self,
+        request: _node_service_pb2.CordonNodeRequest,
+        context: _aio.ServicerContext[_node_service_pb2.CordonNodeRequest, _abc.Awaitable[_node_service_pb2.CordonNodeResponse]],
+    ) -> _abc.Awaitable[_node_service_pb2.CordonNodeResponse]:
+        """CordonNode places nothing new on a node; what runs there goes on. Asking again changes nothing."""
+
+    @_abc_1.abstractmethod
+    def DrainNode(
+        self,
+        request: _node_service_pb2.DrainNodeRequest,
+        context: _aio.ServicerContext[_node_service_pb2.DrainNodeRequest, _abc.Awaitable[_node_service_pb2.DrainNodeResponse]],
+    ) -> _abc.Awaitable[_node_service_pb2.DrainNodeResponse]:
+        """DrainNode cordons a node and moves off what runs there: jobs stop with their grace and go back in line, replicas leave the routing
+        table first, one of a deployment at a time. Asking again changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def UncordonNode(
+        self,
+        request: _node_service_pb2.UncordonNodeRequest,
+        context: _aio.ServicerContext[_node_service_pb2.UncordonNodeRequest, _abc.Awaitable[_node_service_pb2.UncordonNodeResponse]],
+    ) -> _abc.Awaitable[_node_service_pb2.UncordonNodeResponse]:
+        """UncordonNode opens a node and ends its drain; what was asked to leave it goes on leaving. Asking again changes nothing."""
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _aio.Server) -> None: ...
