@@ -13,6 +13,7 @@ no `ModelyardError` is a bug and is shown as INTERNAL with an id, never with its
     ├── NotFound               no such thing in this tenant
     ├── AlreadyExists          the name is taken
     ├── Conflict               the thing moved on meanwhile
+    ├── VersionMismatch        the change is for another version of the thing
     ├── KeyReused, InProgress  idempotency key: other body; twin not finished
     ├── FailedPrecondition     the thing's state forbids it
     ├── QuotaExceeded          a quota is used up
@@ -20,6 +21,7 @@ no `ModelyardError` is a bug and is shown as INTERNAL with an id, never with its
     ├── Unavailable            a dependency is down or overloaded
     ├── DeadlineExceeded       the caller's time ran out
     ├── Unimplemented          not offered here
+    ├── UpstreamFailed         what a request was passed on to failed with it
     └── Internal               a bug, seen from a caller
 """
 
@@ -40,6 +42,7 @@ class ErrorCode(StrEnum):
     NOT_FOUND = "NOT_FOUND"
     ALREADY_EXISTS = "ALREADY_EXISTS"
     CONFLICT = "CONFLICT"
+    VERSION_MISMATCH = "VERSION_MISMATCH"
     KEY_REUSED = "KEY_REUSED"
     IN_PROGRESS = "IN_PROGRESS"
     FAILED_PRECONDITION = "FAILED_PRECONDITION"
@@ -49,6 +52,7 @@ class ErrorCode(StrEnum):
     UNAVAILABLE = "UNAVAILABLE"
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
     UNIMPLEMENTED = "UNIMPLEMENTED"
+    UPSTREAM_FAILED = "MODEL_SERVER_FAILED"  # so released, of the one kind that there was
     INTERNAL = "INTERNAL"
 
 
@@ -155,6 +159,50 @@ class Conflict(ModelyardError):
         )
 
 
+class VersionMismatch(ModelyardError):
+    """The change was meant for another version than there is; its author has to look again.
+
+    No Conflict: trying the same again can't help. `detail["current_version"]` is left out for what
+    is not there.
+    """
+
+    code = ErrorCode.VERSION_MISMATCH
+
+    def __init__(
+        self,
+        kind: str,
+        identity: str,
+        *,
+        current: int | None,
+        expected: int,
+        counted_as: str = "version",
+    ) -> None:
+        found = "is not there" if current is None else f"is at {counted_as} {current}"
+        detail = {} if current is None else {"current_version": str(current)}
+        super().__init__(
+            f"{kind} {identity} {found}; the change is for {counted_as} {expected}",
+            detail={"kind": kind, "id": identity, **detail},
+        )
+
+
+def check_version(
+    kind: str,
+    identity: str,
+    *,
+    current: int | None,
+    if_version: int | None,
+    counted_as: str = "version",
+) -> None:
+    """Raise VersionMismatch unless a thing is at the version that a change is for, if for one.
+
+    What is not there is at no version: `current` is None (ADR-0028).
+    """
+    if if_version is not None and current != if_version:
+        raise VersionMismatch(
+            kind, identity, current=current, expected=if_version, counted_as=counted_as
+        )
+
+
 class KeyReused(ModelyardError):
     """The idempotency key was used before with another request."""
 
@@ -187,8 +235,12 @@ class QuotaExceeded(ModelyardError):
 
     code = ErrorCode.QUOTA_EXCEEDED
 
-    def __init__(self, quota: str, *, limit: int, used: int) -> None:
-        super().__init__(f"{quota}: {used} of {limit} used", detail={"quota": quota})
+    def __init__(
+        self, quota: str, *, limit: int, used: int, asked: int = 1, field: str | None = None
+    ) -> None:
+        problem = f"{asked} more asked for, {used} of {limit} used"
+        named = {} if field is None else {"field": field, "problem": problem}
+        super().__init__(f"{quota}: {problem}", detail={"quota": quota, **named})
 
 
 class QueueFull(ModelyardError):
@@ -223,9 +275,13 @@ class Unavailable(ModelyardError):
     code = ErrorCode.UNAVAILABLE
     retryable = True
 
-    def __init__(self, what: str, *, retry_after: timedelta | None = None) -> None:
+    def __init__(
+        self, what: str, *, because: str = "", retry_after: timedelta | None = None
+    ) -> None:
         super().__init__(
-            f"{what} is not available", detail={"dependency": what}, retry_after=retry_after
+            f"{what} is not available{because and f': {because}'}",
+            detail={"dependency": what},
+            retry_after=retry_after,
         )
 
 
@@ -243,6 +299,12 @@ class Unimplemented(ModelyardError):
     """The operation is not offered here."""
 
     code = ErrorCode.UNIMPLEMENTED
+
+
+class UpstreamFailed(ModelyardError):
+    """What got a request passed on failed with it, by its own account; it may do so again."""
+
+    code = ErrorCode.UPSTREAM_FAILED
 
 
 class Internal(ModelyardError):

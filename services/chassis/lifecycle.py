@@ -24,7 +24,7 @@ from services.chassis.settings import ShutdownSettings
 from services.chassis.telemetry.loop_gap import watch_event_loop
 
 Run = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
-Check = Callable[[], Awaitable[None]]
+Check = Callable[[], Awaitable[object]]
 _CHECK_TIMEOUT_S = 2.0
 
 
@@ -104,6 +104,8 @@ async def _answer(check: Check) -> str:
             await check()
     except ModelyardError as error:
         return error.message
+    except TimeoutError:
+        return f"no answer within {_CHECK_TIMEOUT_S:g} s"
     except Exception as error:  # noqa: BLE001 a check that fails in any way is a reason
         return f"{type(error).__name__}: {error}"[:200]
     return "ok"

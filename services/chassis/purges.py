@@ -1,8 +1,9 @@
 """What an owner does about tenants that are no more (ADR-0017).
 
 Owns: hearing of them, and when to look for what they have left: when one is heard of, again at once
-while there was something, and each `interval_max`, since something may have come late. Leaves to
-each service what it deletes. An event's envelope says who is purged; no service's data is read.
+while there was something, and each `interval_max`, since something may have come late; and that
+what can't be deleted is passed over. Leaves to each service what it deletes. An event's envelope
+says who is purged; no service's data is read.
 """
 
 import asyncio
@@ -41,6 +42,23 @@ class ApplyPurges:
         if self.purged.add(tenant):
             logger.info("tenant is purged", tenant=tenant)
             self.wake()
+
+
+@dataclass(slots=True)
+class Round:
+    """How far a purge has come that deletes a bounded number of things a pass, in a fixed order.
+
+    What can't be deleted stays in front, and would be all that a pass ever sees: the next one goes
+    on behind it, and begins anew after the last. What changes its place meanwhile may be left out
+    until then.
+    """
+
+    passed_over: int = 0
+    """Things that could not be deleted since this round began: where the next pass goes on."""
+
+    def passed(self, *, found: int, failed: int, limit: int) -> None:
+        """Note what became of those that a pass has found, which may be `limit` at most."""
+        self.passed_over = self.passed_over + failed if found == limit else 0
 
 
 @dataclass(frozen=True, slots=True)

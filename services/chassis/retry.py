@@ -18,6 +18,11 @@ from services.chassis.rpc.deadline import Deadline
 T = TypeVar("T")
 
 
+def chance() -> float:
+    """Return 0..1: for what must not happen everywhere at once."""
+    return random.random()  # noqa: S311 nothing is kept secret by it
+
+
 @dataclass(slots=True)
 class RetryBudget:
     """Tokens for retries: a first try earns `earned`, a retry costs 1, at most `tokens_max`."""

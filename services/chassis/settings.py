@@ -46,7 +46,7 @@ class KafkaSettings(BaseModel):
 
 
 class TlsSettings(BaseModel):
-    """Certificates for connections between services (ADR-0010); read at the start."""
+    """Certificates for connections between services (ADR-0010); files may be renewed."""
 
     certificate_file: Path
     """PEM, its chain below it. Names the service: as it is, or as the first label of a DNS name."""
@@ -54,6 +54,8 @@ class TlsSettings(BaseModel):
     """PEM, readable by this service alone."""
     authorities_file: Path
     """PEM of whoever signs the services' certificates; nobody else's are accepted."""
+    read_interval: timedelta = timedelta(seconds=10)
+    """New connections use renewed files so much later at most."""
 
 
 class GrpcServerSettings(BaseModel):

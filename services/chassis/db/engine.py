@@ -5,7 +5,7 @@ pool, and a span for each statement inside a recorded trace. Leaves transactions
 `unit_of_work`.
 
 Always holds: no session waits without a bound, for a connection, a lock, a statement or a client
-that forgot it.
+that forgot it; errors show a statement without its values.
 """
 
 import time
@@ -40,6 +40,7 @@ async def open_engine(
         pool_size=settings.pool_size,
         max_overflow=settings.pool_overflow_max,
         pool_timeout=settings.pool_wait_max.total_seconds(),
+        hide_parameters=True,  # of errors, which are logged: values may be a tenant's secrets
         pool_use_lifo=True,  # idle connections age out of use instead of all being kept warm
         connect_args={
             "timeout": settings.connect_timeout.total_seconds(),

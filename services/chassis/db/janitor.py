@@ -1,12 +1,14 @@
-"""Deletes what the chassis keeps only for a while.
+"""Deletes what is kept only for a while.
 
 Owns: how long published events (redrive), handled events (duplicates) and answers (repeated
-requests) are remembered. Runs in every process: several at once skip each other's rows.
+requests) are remembered; a service adds rows of its own. Runs in every process: several at once
+skip each other's rows.
 
 Always holds: a pass deletes a bounded number of rows, in transactions of a bounded size.
 """
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -34,6 +36,15 @@ class Retention:
     """What callers are promised for idempotency keys."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Rows of a table that go once an instant of theirs is so long past; without one they stay."""
+
+    table: sa.Table
+    since: sa.ColumnElement[object]
+    kept: timedelta
+
+
 class Janitor:
     """Deletes expired rows of one service's database, a bounded number at a time."""
 
@@ -43,6 +54,7 @@ class Janitor:
         tables: ChassisTables,
         *,
         retention: Retention | None = None,
+        others: Sequence[Kept] = (),
         interval: timedelta = timedelta(minutes=5),
         batch_rows_max: int = 2_000,
         batches_per_pass_max: int = 50,
@@ -50,9 +62,10 @@ class Janitor:
         retention = retention or Retention()
         self._engine = autocommitting(engine)
         self._kept = (
-            (tables.outbox.c.published_at, retention.published),
-            (tables.inbox.c.claimed_at, retention.handled),
-            (tables.idempotency.c.created_at, retention.answered),
+            Kept(tables.outbox, tables.outbox.c.published_at, retention.published),
+            Kept(tables.inbox, tables.inbox.c.claimed_at, retention.handled),
+            Kept(tables.idempotency, tables.idempotency.c.created_at, retention.answered),
+            *others,
         )
         self._interval = interval
         self._batch_rows_max = batch_rows_max
@@ -69,15 +82,16 @@ class Janitor:
 
     async def delete_expired(self) -> int:
         """Make one pass; return how many rows went. Raises Unavailable."""
-        return sum([await self._expire(column, kept) for column, kept in self._kept])
+        return sum([await self._expire(rows) for rows in self._kept])
 
-    async def _expire(self, since: sa.Column[object], kept: timedelta) -> int:
-        table = since.table
+    async def _expire(self, rows: Kept) -> int:
+        table = rows.table
         key = sa.tuple_(*table.primary_key.columns)
         expired = (
             sa.select(*table.primary_key.columns)
-            .where(since < sa.func.clock_timestamp() - kept)
-            .order_by(since)
+            # `now()` and not the clock, by which no index is asked: it may differ from row to row.
+            .where(rows.since < sa.func.now() - rows.kept)
+            .order_by(rows.since, *table.primary_key.columns)
             .limit(self._batch_rows_max)
             .with_for_update(skip_locked=True)
         )

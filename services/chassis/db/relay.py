@@ -1,9 +1,10 @@
 """From the outbox to the broker: what was committed is sent, in order, at least once.
 
-Owns: reading unpublished rows, sending them, marking them. Runs in every process that writes and
-is woken by its commits; the shards of the outbox are leases, so that at any time one process sends
-a key's events. Leaves deleting to `janitor` and duplicates to the readers' inbox: a crash between
-acknowledgement and mark sends a row again.
+Owns: when which rows are read, sent and marked. Leaves the statements to an `Outbox`: PostgreSQL's,
+or a simulation's (ADR-0025). Runs in every process that writes and is woken by its commits; the
+shards of the outbox are leases, so that at any time one process sends a key's events. Leaves
+deleting to `janitor` and duplicates to the readers' inbox: a crash between acknowledgement and mark
+sends a row again.
 
 Always holds: no transaction is open while the broker is waited for; a key stops at its first
 failure and goes on from there; a row is marked only after its acknowledgement and only under the
@@ -14,46 +15,87 @@ duplicates with known ids.
 
 import asyncio
 import contextlib
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final, Protocol
 
-import sqlalchemy as sa
 from loguru import logger
-from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, SpanKind
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.ext.asyncio import AsyncEngine
+from opentelemetry.trace import SpanKind
 
 from services.chassis.clock import Clock
 from services.chassis.db import telemetry
-from services.chassis.db.engine import autocommitting, begin
-from services.chassis.db.errors import database_errors
-from services.chassis.db.lease import HeldLease, LeaseKeeper
-from services.chassis.db.tables import SHARD_COUNT, ChassisTables, shard_of
+from services.chassis.db.lease import HeldLease, LeaseKeeper, Leases
+from services.chassis.db.tables import OUTBOX_LEASE_PREFIX, SHARD_COUNT, shard_of
 from services.chassis.errors import ModelyardError, Unavailable
 from services.chassis.events.envelope import NewEvent, record_of
 from services.chassis.events.ports import Producer, Record
-from services.chassis.telemetry.tracing import context_from, tracer
+from services.chassis.telemetry.tracing import links_to, tracer
+from services.chassis.tenancy import TenantId
 from services.chassis.waiting import is_set_within
 
-_LINKS_MAX: Final = 64
 _LETS_PASS_MAX_S: Final = 0.02
 """So long a pass waits while transactions are open: somebody waits for their commits, and what they
 emit leaves with it."""
 _BACKOFF_MIN_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 5.0
 _STOPPED_KEYS_MAX: Final = 1_000
-_SAMPLED: Final = "-01"
-_LEASE_PREFIX: Final = "outbox/"
-"""Before a shard's number: the lease of whoever sends it."""
-_DATABASE_NOW: Final = sa.func.clock_timestamp()
 
-Rows = Sequence[sa.Row[Any]]
-Failures = Mapping[str, tuple[sa.Row[Any], Exception]]
+
+class OutboxRow(Protocol):
+    """An event that was committed; the columns of `chassis_tables`' outbox."""
+
+    @property
+    def seq(self) -> int: ...  # noqa: D102
+    @property
+    def id(self) -> str: ...  # noqa: D102
+    @property
+    def aggregatetype(self) -> str: ...  # noqa: D102
+    @property
+    def aggregateid(self) -> str: ...  # noqa: D102
+    @property
+    def type(self) -> str: ...  # noqa: D102
+    @property
+    def payload(self) -> bytes: ...  # noqa: D102
+    @property
+    def source(self) -> str: ...  # noqa: D102
+    @property
+    def subject(self) -> str: ...  # noqa: D102
+    @property
+    def tenant(self) -> TenantId: ...  # noqa: D102
+    @property
+    def dataschema(self) -> str: ...  # noqa: D102
+    @property
+    def traceparent(self) -> str | None: ...  # noqa: D102
+    @property
+    def tracestate(self) -> str | None: ...  # noqa: D102
+    @property
+    def time(self) -> datetime: ...  # noqa: D102
+
+
+Rows = Sequence[OutboxRow]
+Failures = Mapping[str, tuple[OutboxRow, Exception]]
+
+
+class Outbox(Protocol):
+    """Committed events of one service's database; each call is a transaction of its own."""
+
+    async def unpublished(
+        self, shards: Collection[int], *, stopped: Collection[str], rows_max: int
+    ) -> Rows:
+        """Return unpublished rows of these shards in the order of commits, but for stopped keys.
+
+        Raises Unavailable.
+        """
+        ...
+
+    async def mark(self, rows: Rows, leases: Collection[HeldLease]) -> int:
+        """Call rows published, those of shards that are held still, and keep them held meanwhile.
+
+        Returns how many were marked. Raises Unavailable.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +117,8 @@ class Relay:
 
     def __init__(
         self,
-        engine: AsyncEngine,
-        tables: ChassisTables,
+        outbox: Outbox,
+        leases: Leases,
         producer: Producer,
         *,
         holder: str,
@@ -87,21 +129,21 @@ class Relay:
         poll_interval: timedelta = timedelta(milliseconds=250),
         lease_ttl: timedelta = timedelta(seconds=10),
     ) -> None:
-        self._engine = engine
-        self._autocommitting = autocommitting(engine)
-        self._tables = tables
+        self._outbox = outbox
         self._producer = producer
         self._clock = clock
         self._idle = idle
         self._batch_rows_max = batch_rows_max
         self._poll_interval = poll_interval
-        self._unpublished_rows = _select_unpublished(tables, batch_rows_max)
-        self._mark_held = _mark_held(tables)
         self._woken = asyncio.Event()
         self._stopped: dict[str, _Stopped] = {}
         self.keepers: Mapping[int, LeaseKeeper] = {
             shard: LeaseKeeper(
-                engine, tables, f"{_LEASE_PREFIX}{shard}", holder=holder, ttl=lease_ttl, clock=clock
+                leases,
+                f"{OUTBOX_LEASE_PREFIX}{shard}",
+                holder=holder,
+                ttl=lease_ttl,
+                clock=clock,
             )
             for shard in shards
         }
@@ -132,7 +174,9 @@ class Relay:
         # 2. Which keys are still put off? Others are tried again, or were never in trouble.
         earlier, self._stopped = self._stopped, self._still_stopped(leases)
         # 3. A batch in the order of commits; the transaction ends with the read.
-        rows = await self._unpublished(leases)
+        rows = await self._outbox.unpublished(
+            leases.keys(), stopped=self._stopped.keys(), rows_max=self._batch_rows_max
+        )
         self._observe(rows)
         if not rows:
             return False
@@ -174,13 +218,6 @@ class Relay:
             if now < stop.retry_at and shard_of(key) in leases
         }
 
-    async def _unpublished(self, leases: Mapping[int, HeldLease]) -> Rows:
-        given = {"shards": list(leases), "stopped": list(self._stopped)}
-        with database_errors():
-            async with begin(self._autocommitting) as connection:
-                rows: Rows = (await connection.execute(self._unpublished_rows, given)).all()
-        return rows
-
     async def _send(self, rows: Rows) -> tuple[Rows, Failures]:
         """Return the rows to mark, and of each key that failed its first row and why.
 
@@ -191,7 +228,7 @@ class Relay:
             "send outbox",
             context=Context(),
             kind=SpanKind.CLIENT,
-            links=_links(rows),
+            links=links_to(row.traceparent for row in rows),
             attributes={
                 "messaging.system": "kafka",
                 "messaging.operation.type": "send",
@@ -200,7 +237,7 @@ class Relay:
         ):
             outcomes = await self._producer.send_all([_record(row) for row in rows])
         acknowledged = []
-        failed: dict[str, tuple[sa.Row[Any], Exception]] = {}
+        failed: dict[str, tuple[OutboxRow, Exception]] = {}
         for row, error in zip(rows, outcomes, strict=True):
             if row.aggregateid in failed:
                 continue  # acknowledged or not, it goes again after the failed one
@@ -236,19 +273,11 @@ class Relay:
         """Return how many were marked: those of shards that are held still."""
         if not rows:
             return 0
-        given = {
-            "seqs": [row.seq for row in rows],
-            "names": [lease.name for lease in leases.values()],
-            "holders": [lease.holder for lease in leases.values()],
-            "epochs": [lease.epoch for lease in leases.values()],
-        }
-        with database_errors():
-            async with begin(self._autocommitting) as connection:
-                marked = await connection.execute(self._mark_held, given)
-        telemetry.OUTBOX_PUBLISHED.inc(marked.rowcount)
-        if marked.rowcount < len(rows):
-            logger.warning("sent events go again", event_count=len(rows) - marked.rowcount)
-        return marked.rowcount
+        marked_count = await self._outbox.mark(rows, leases.values())
+        telemetry.OUTBOX_PUBLISHED.inc(marked_count)
+        if marked_count < len(rows):
+            logger.warning("sent events go again", event_count=len(rows) - marked_count)
+        return marked_count
 
     def _observe(self, rows: Rows) -> None:
         waiting = [stop.since for stop in self._stopped.values()] + [row.time for row in rows[:1]]
@@ -259,7 +288,7 @@ class Relay:
         return max(0.0, (self._clock.now() - time).total_seconds())
 
 
-def _record(row: sa.Row[Any]) -> Record:
+def _record(row: OutboxRow) -> Record:
     """Return the record of a row; its traceparent is the fact's own, never the relay's."""
     event = NewEvent(
         topic=row.aggregatetype,
@@ -276,68 +305,9 @@ def _record(row: sa.Row[Any]) -> Record:
     )
 
 
-def _links(rows: Rows) -> list[Link]:
-    """Return links to the facts' own traces, as many as a span takes without cutting."""
-    contexts = (
-        trace.get_current_span(context_from(row.traceparent)).get_span_context()
-        for row in rows
-        if row.traceparent is not None and row.traceparent.endswith(_SAMPLED)
-    )
-    return [Link(context) for context in itertools.islice(contexts, _LINKS_MAX)]
-
-
 def _is_transient(error: Exception) -> bool:
     return isinstance(error, ModelyardError) and error.retryable
 
 
 def _backoff_s(failure_count: int) -> float:
     return min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2.0 ** min(failure_count - 1, 10))
-
-
-def _select_unpublished(tables: ChassisTables, rows_max: int) -> sa.Select[Any]:
-    """Return the statement for a batch in the order of commits, of held shards and running keys."""
-    outbox = tables.outbox
-    return (
-        sa.select(outbox)
-        .where(outbox.c.published_at.is_(None))
-        .where(outbox.c.shard == sa.any_(_array("shards", sa.SmallInteger)))
-        .where(outbox.c.aggregateid != sa.all_(_array("stopped", sa.Text)))
-        .order_by(outbox.c.seq)
-        .limit(rows_max)
-    )
-
-
-def _mark_held(tables: ChassisTables) -> sa.Update:
-    """Return the statement that marks rows of shards that are held still, and keeps them so.
-
-    It checks the leases and locks them as `Holding` does, all in one round trip.
-    """
-    outbox, lease = tables.outbox, tables.lease
-    given = (
-        sa.func.unnest(
-            _array("names", sa.Text), _array("holders", sa.Text), _array("epochs", sa.BigInteger)
-        )
-        .table_valued("name", "holder", "epoch", name="given")
-        .render_derived()
-    )
-    held = (
-        sa.select(lease.c.name)
-        .where(
-            lease.c.name == given.c.name,
-            lease.c.holder == given.c.holder,
-            lease.c.epoch == given.c.epoch,
-        )
-        .with_for_update(read=True, key_share=True, of=lease)
-        .cte("held")
-    )
-    return (
-        sa.update(outbox)
-        .where(outbox.c.seq == sa.any_(_array("seqs", sa.BigInteger)))
-        .where(held.c.name == _LEASE_PREFIX + sa.cast(outbox.c.shard, sa.Text))
-        .values(published_at=_DATABASE_NOW)
-    )
-
-
-def _array(name: str, of: type[sa.types.TypeEngine[Any]]) -> sa.BindParameter[Any]:
-    """Return one parameter for any number of values, so that the statement is prepared once."""
-    return sa.bindparam(name, type_=postgresql.ARRAY(of))

@@ -38,6 +38,9 @@ NAMING: Final = {
 SHARD_COUNT: Final = 4
 """Into how many parts the outbox is split; written into rows, so changing it needs a migration."""
 
+OUTBOX_LEASE_PREFIX: Final = "outbox/"
+"""Before a shard's number: the lease of whoever sends it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChassisTables:

@@ -27,6 +27,6 @@ OUTBOX_STOPPED_KEYS: Final = gauge(
 )
 ROWS_EXPIRED: Final = counter(
     "modelyard_database_rows_expired",
-    help="Outbox, inbox and idempotency rows deleted after their time.",
+    help="Rows deleted after their time: the outbox's, inbox's and such.",
     labels=["table"],
 )

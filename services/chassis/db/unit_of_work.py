@@ -154,9 +154,8 @@ class PostgresUnitOfWork:
         No tenant's, as `system`. The block has `read_timeout`, then it is left with Unavailable: a
         request waits for it, and a server that is frozen answers nobody.
         """
-        with _marked(), _span(because), database_errors():
+        with _marked(), _span(because), database_errors(), self._breaker.calling():
             async with (
-                self._breaker.calling(),
                 asyncio.timeout(self._read_timeout_s),
                 begin(self._autocommitting) as connection,
             ):
@@ -169,8 +168,14 @@ class PostgresUnitOfWork:
 
     @asynccontextmanager
     async def _open(self, tenant: TenantId | None, *, because: str) -> AsyncIterator[Transaction]:
-        with _marked(), _span(because), self._counted(), database_errors():
-            async with self._breaker.calling(), begin(self._engine) as connection:
+        with (
+            _marked(),
+            _span(because),
+            self._counted(),
+            database_errors(),
+            self._breaker.calling(),
+        ):
+            async with begin(self._engine) as connection:
                 tx = Transaction(connection, self._tables, self._holding, tenant, self._clock.now())
                 yield tx
                 await self._write_outbox(tx)

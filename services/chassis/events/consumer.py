@@ -133,7 +133,7 @@ class _Lane:
     def put(self, record: ReceivedRecord) -> None:
         """Append a record. That it came shows that the partition is not paused.
 
-        Kafka forgets a pause when the partition is lost and regained within one poll.
+        A pause is forgotten when the partition is lost and regained.
         """
         self.is_paused = False
         self._records.append(record)
@@ -220,7 +220,7 @@ class EventConsumer:
             if origin not in assigned and not lane.is_stopped:
                 lane.stop()
                 telemetry.forget_lag(self._group, origin)
-        for origin in assigned:
+        for origin in sorted(assigned):
             previous = self._lanes.get(origin)
             if previous is None or previous.is_stopped:
                 lane = self._lanes[origin] = _Lane(origin)
@@ -250,7 +250,9 @@ class EventConsumer:
                 if handled is None:
                     return
                 lane.drop_head()
-                self._subscription.store(record.origin, record.offset + 1)
+                # Not when the partition was given anew: its topic may be another one by now.
+                if self._lanes.get(lane.origin) is lane:
+                    self._subscription.store(record.origin, record.offset + 1)
                 telemetry.EVENTS_HANDLED.labels(self._group, record.topic, handled).inc()
         finally:
             lane.ended.set()

@@ -11,6 +11,14 @@ member has its share after 1.2 s, a killed member's comes back after 6 s, a clos
 second). The classic protocol with cooperative-sticky is no faster with the same times, stops the
 group at each rebalance, and needs the times in every client.
 
+A topic that was deleted and made again is another one. To the broker, too: it takes the old one's
+partitions away and gives the new one's, half a second later; but the group's positions may outlive
+the topic (measured with librdkafka 2.16 on Kafka 4.3). So each is written with its topic's id, and
+one of another id counts for nothing: the new topic is read from its beginning.
+
+A client that has lost its brokers for good (`librdkafka.LostBrokers`) is replaced: a member's
+partitions go and come back, as after any loss, and a reader of a whole topic ends with Unavailable.
+
 Always holds: a position moves only by `store`; it is written before a partition is handed over.
 """
 
@@ -37,7 +45,8 @@ from confluent_kafka.admin._topic import TopicDescription
 from loguru import logger
 
 from services.chassis.errors import Unavailable
-from services.chassis.events.librdkafka import LOG, connection
+from services.chassis.events import telemetry
+from services.chassis.events.librdkafka import LOG, IsLost, LostBrokers, connection
 from services.chassis.events.ports import Headers, ReceivedRecord, TopicPartition
 from services.chassis.settings import KafkaSettings
 
@@ -45,6 +54,7 @@ _METADATA_S: Final = 5.0
 _CLOSE_S: Final = 5.0
 _IDENTITY_INTERVAL_S: Final = 5.0
 """A topic that was deleted and made again is read from its beginning so much later, or a little."""
+_DESCRIBE_AGAIN_S: Final = 0.1
 _COMMIT_INTERVAL_MS: Final = 500
 _PARTITION_EOF: Final = KafkaError._PARTITION_EOF  # noqa: SLF001 - librdkafka's own codes look so
 
@@ -54,10 +64,19 @@ R = TypeVar("R")
 
 @asynccontextmanager
 async def open_subscription(
-    settings: KafkaSettings, *, group: str, topics: Sequence[str], client_id: str
+    settings: KafkaSettings,
+    *,
+    group: str,
+    topics: Sequence[str],
+    client_id: str,
+    is_lost: IsLost | None = None,
 ) -> AsyncIterator["KafkaSubscription"]:
-    """Join the group; on exit write the positions and leave, so that others take over at once."""
-    config = _config(settings, client_id) | {
+    """Join the group; on exit write the positions and leave, so that others take over at once.
+
+    `is_lost` is `LostBrokers` unless a test has another one.
+    """
+    own = connection(settings, client_id=client_id)
+    config = _config(own) | {
         "group.id": group,
         "group.protocol": "consumer",
         "auto.offset.reset": "earliest",
@@ -65,36 +84,47 @@ async def open_subscription(
         "auto.commit.interval.ms": _COMMIT_INTERVAL_MS,
         "enable.auto.offset.store": False,  # only `store` moves a position
     }
-    async with _open_client(config) as client:
-        subscription = KafkaSubscription(client)
-        await subscription.join(topics)
+    subscription = KafkaSubscription(config, topics, own, is_lost or LostBrokers(own))
+    try:
+        await subscription.join()
         yield subscription
+    finally:
+        await subscription.close()
 
 
 @asynccontextmanager
 async def open_reader(
-    settings: KafkaSettings, topic: str, *, client_id: str
+    settings: KafkaSettings, topic: str, *, client_id: str, is_lost: IsLost | None = None
 ) -> AsyncIterator["KafkaTopicReader"]:
-    """Read a topic from its first records. Raises Unavailable when its partitions can't be told."""
-    config = _config(settings, client_id) | {
+    """Read a topic from its first records. Raises Unavailable when its partitions can't be told.
+
+    `is_lost` is `LostBrokers` unless a test has another one.
+    """
+    own = connection(settings, client_id=client_id)
+    config = _config(own) | {
         "group.id": f"{client_id}-no-group",  # librdkafka wants one; `assign` never joins it
         "enable.auto.commit": False,
         "enable.partition.eof": True,
         # Where what lay at the position is gone, the rest counts; by default it would be skipped.
         "auto.offset.reset": "earliest",
     }
-    asking = AdminClient(connection(settings, client_id=client_id), logger=LOG)
-    async with _open_client(config) as client:
-        reader = KafkaTopicReader(client, topic, _TopicIdentity(asking, topic))
+    client = _Client(config)
+    try:
+        identity = _TopicIdentity(own, topic)
+        reader = KafkaTopicReader(client, topic, identity, is_lost or LostBrokers(own))
         await reader.start()
         yield reader
+    finally:
+        await client.close()
 
 
-def _config(settings: KafkaSettings, client_id: str) -> dict[str, Any]:
+def _config(own: dict[str, Any]) -> dict[str, Any]:
     return {
-        **connection(settings, client_id=client_id),
+        **own,
         "queued.max.messages.kbytes": 8 * 1024,  # prefetched, over all partitions; 64 MB by default
-        "fetch.wait.max.ms": 100,
+        # A record ends a fetch at once; without one the broker answers so often, for nothing. What
+        # was just assigned waits for the fetch under way.
+        "fetch.wait.max.ms": 250,
     }
 
 
@@ -135,6 +165,11 @@ class _Client:
         finally:
             self._calls.put(None)
 
+    def abandon(self) -> None:
+        """Close, without anybody waiting for it; what it has not written is lost."""
+        self._calls.put(self.consumer.close)
+        self._calls.put(None)
+
     def fetch(self, records_max: int, wait_s: float) -> list[Message]:
         """Wait for a first message, then take what is already here; on the thread.
 
@@ -150,38 +185,52 @@ class _Client:
             call()
 
 
-@asynccontextmanager
-async def _open_client(config: dict[str, Any]) -> AsyncIterator[_Client]:
-    client = _Client(config)
-    try:
-        yield client
-    finally:
-        await client.close()
+class _BrokersLostError(Exception):
+    """No broker will ever answer this client again."""
 
 
 class KafkaSubscription:
     """The `Subscription` port on Apache Kafka; `open_subscription` makes it."""
 
-    def __init__(self, client: _Client) -> None:
-        self._client = client
-        self._consumer = client.consumer
+    def __init__(
+        self,
+        config: dict[str, Any],
+        topics: Sequence[str],
+        asking: dict[str, Any],
+        is_lost: IsLost,
+    ) -> None:
+        self._config = config
+        self._topics = topics
+        self._asking = asking
+        self._is_lost = is_lost
+        self._client = _Client(config)
+        self._topic_ids: dict[str, str] = {}
         self._assigned: frozenset[TopicPartition] = frozenset()
+        self._arriving: frozenset[TopicPartition] = frozenset()
         self._stored: dict[TopicPartition, int] = {}
         self._stored_lock = threading.Lock()
 
-    async def join(self, topics: Sequence[str]) -> None:
-        """Ask for a share of these topics; it comes during a later poll."""
+    async def join(self) -> None:
+        """Ask for a share of the topics; it comes during a later poll."""
         await self._client.call(
-            self._consumer.subscribe,
-            list(topics),
+            self._client.consumer.subscribe,
+            list(self._topics),
             on_assign=self._on_assign,
             on_revoke=self._on_revoke,
             on_lost=self._on_lost,
         )
 
+    async def close(self) -> None:
+        """Write the positions and leave, if the broker lets us."""
+        await self._client.close()
+
     async def poll(self, *, records_max: int, wait_s: float) -> Sequence[ReceivedRecord]:
         """Return the next records; empty when none came in `wait_s`."""
-        return await self._client.call(self._poll, records_max, wait_s)
+        try:
+            return await self._client.call(self._poll, records_max, wait_s)
+        except _BrokersLostError:
+            await self._begin_anew()
+            return ()
 
     def assigned(self) -> frozenset[TopicPartition]:
         """Return the partitions that were this member's after the last poll."""
@@ -194,20 +243,32 @@ class KafkaSubscription:
 
     async def pause(self, partitions: Iterable[TopicPartition]) -> None:
         """Stop reading these partitions."""
-        await self._client.call(self._pause, self._consumer.pause, frozenset(partitions))
+        await self._client.call(self._pause, self._client.consumer.pause, frozenset(partitions))
 
     async def resume(self, partitions: Iterable[TopicPartition]) -> None:
         """Read these partitions again."""
-        await self._client.call(self._pause, self._consumer.resume, frozenset(partitions))
+        await self._client.call(self._pause, self._client.consumer.resume, frozenset(partitions))
 
     async def lag(self) -> Mapping[TopicPartition, int]:
         """Return each partition's lag, from what the last fetches told."""
         return await self._client.call(self._lag)
 
+    async def _begin_anew(self) -> None:
+        """Join again as another member. Records whose position was not written yet come again."""
+        logger.warning("kafka consumer has lost all brokers, a new one begins", topics=self._topics)
+        telemetry.CONSUMERS_REBUILT.inc()
+        lost, self._client = self._client, _Client(self._config)
+        lost.abandon()
+        self._assigned = self._arriving = frozenset()
+        await self.join()
+
     # What follows runs on the client's thread.
 
     def _poll(self, records_max: int, wait_s: float) -> Sequence[ReceivedRecord]:
+        if self._is_lost(self._client.consumer, self._topics[0]):
+            raise _BrokersLostError
         self._write_positions()
+        self._begin_arriving()
         records = []
         for message in self._client.fetch(records_max, wait_s):
             if (error := message.error()) is None:
@@ -222,12 +283,19 @@ class KafkaSubscription:
         with self._stored_lock:
             stored, self._stored = self._stored, {}
         mine = [
-            Position(*origin, offset)
+            Position(*origin, offset, self._topic_ids[origin.topic])
             for origin, offset in stored.items()
             if origin in self._assigned
         ]
         if mine:
-            self._consumer.store_offsets(offsets=mine)
+            self._client.consumer.store_offsets(offsets=mine)
+
+    def _begin_arriving(self) -> None:
+        """Begin with partitions a poll after they came: one that went and came is seen to go."""
+        if self._arriving:
+            self._client.consumer.resume([Position(*origin) for origin in self._arriving])
+            self._assigned |= self._arriving
+            self._arriving = frozenset()
 
     def _pause(
         self, change: Callable[[list[Position]], None], partitions: frozenset[TopicPartition]
@@ -237,37 +305,87 @@ class KafkaSubscription:
 
     def _lag(self) -> Mapping[TopicPartition, int]:
         lag = {}
-        for position in self._consumer.position([Position(*origin) for origin in self._assigned]):
-            _, end = self._consumer.get_watermark_offsets(position, cached=True)
+        consumer = self._client.consumer
+        for position in consumer.position([Position(*origin) for origin in self._assigned]):
+            _, end = consumer.get_watermark_offsets(position, cached=True)
             if position.offset >= 0 and end >= 0:
                 lag[_origin(position)] = max(0, end - position.offset)
         return lag
 
     def _on_assign(self, consumer: Consumer, positions: list[Position]) -> None:
+        if consumer is not self._client.consumer:
+            return  # an abandoned one, which takes nothing any more
+        if positions:
+            self._begin_made_again(consumer, positions)
         consumer.incremental_assign(positions)
-        consumer.resume(positions)  # a pause outlives an earlier assignment
-        self._assigned |= {_origin(position) for position in positions}
+        consumer.pause(positions)
+        self._arriving |= {_origin(position) for position in positions}
 
     def _on_revoke(self, consumer: Consumer, positions: list[Position]) -> None:
-        self._write_positions()  # librdkafka commits them before it lets go
-        consumer.incremental_unassign(positions)
-        self._assigned -= {_origin(position) for position in positions}
+        if consumer is self._client.consumer:
+            self._write_positions()  # librdkafka commits them before it lets go
+        self._let_go(consumer, positions)
 
     def _on_lost(self, consumer: Consumer, positions: list[Position]) -> None:
         # Somebody else may own them by now: nothing is written.
+        self._let_go(consumer, positions)
+
+    def _let_go(self, consumer: Consumer, positions: list[Position]) -> None:
         consumer.incremental_unassign(positions)
-        self._assigned -= {_origin(position) for position in positions}
+        if consumer is not self._client.consumer:
+            return  # an abandoned one, whose partitions are the new one's by now
+        gone = {_origin(position) for position in positions}
+        self._assigned -= gone
+        self._arriving -= gone
+
+    def _begin_made_again(self, consumer: Consumer, positions: list[Position]) -> None:
+        """Turn positions of another topic of the same name to the beginning.
+
+        One without an id was written by an earlier release, or while the id could not be told.
+        """
+        asking = AdminClient(self._asking, logger=LOG)
+        for topic in {position.topic for position in positions}:
+            self._topic_ids[topic] = _id_of(asking, topic)
+        try:
+            written = consumer.committed(positions, timeout=_METADATA_S)
+        except KafkaException as error:
+            LOG.warning("COMMITTED the group's positions could not be asked for: %s", error)
+            return
+        ids = {_origin(position): position.metadata for position in written}
+        for position in positions:
+            if (then := ids[_origin(position)]) and then != self._topic_ids[position.topic]:
+                logger.warning("topic was made again", topic=position.topic)
+                position.offset = OFFSET_BEGINNING
+
+
+def _id_of(asking: AdminClient, topic: str) -> str:
+    """Return a topic's id; nothing, which is taken for every topic's, when it can't be told."""
+    end = time.monotonic() + _METADATA_S
+    while True:
+        try:
+            return str(_describe(asking, topic).result(_METADATA_S).topic_id)
+        except (KafkaException, TimeoutError) as error:
+            if time.monotonic() >= end:
+                LOG.warning("DESCRIBE topic %s could not be asked for: %s", topic, error)
+                return ""
+        time.sleep(_DESCRIBE_AGAIN_S)  # it was made just now: not every broker knows it yet
+
+
+def _describe(asking: AdminClient, topic: str) -> "Future[TopicDescription]":
+    topics = TopicCollection([topic])
+    return asking.describe_topics(topics, request_timeout=_METADATA_S)[topic]
 
 
 class _TopicIdentity:
     """Notices that a topic was deleted and made again; for the client's thread.
 
-    Nothing else does: the consumer goes on at its position, past what lies below it in the new
-    topic, without an error (measured with librdkafka 2.16 on Kafka 4.3).
+    Without a group nothing else does: the consumer goes on at its position, past what lies below it
+    in the new topic, without an error (measured with librdkafka 2.16 on Kafka 4.3).
     """
 
-    def __init__(self, asking: AdminClient, topic: str) -> None:
-        self._asking = asking
+    def __init__(self, connection: dict[str, Any], topic: str) -> None:
+        self._connection = connection
+        self._asking = AdminClient(connection, logger=LOG)
         self._topic = topic
         self._first: str | None = None
         self._next_at = 0.0
@@ -275,35 +393,38 @@ class _TopicIdentity:
 
     def learn(self) -> None:
         """Wait for the identity that counts from now on; raises KafkaException, TimeoutError."""
-        self._first = str(self._ask().result(_METADATA_S).topic_id)
+        self._first = str(_describe(self._asking, self._topic).result(_METADATA_S).topic_id)
         self._next_at = time.monotonic() + _IDENTITY_INTERVAL_S
 
     def is_another(self) -> bool:
         """Tell whether another topic has the name, as of some seconds ago; waits for nothing."""
         if self._answer is None:
             if time.monotonic() >= self._next_at:
-                self._answer = self._ask()
+                self._answer = _describe(self._asking, self._topic)
             return False
         if not self._answer.done():
             return False
         answer, self._answer = self._answer, None
         self._next_at = time.monotonic() + _IDENTITY_INTERVAL_S
-        # A broker that is away, or a topic that is gone and not made again yet, tells nothing.
-        return answer.exception() is None and str(answer.result().topic_id) != self._first
-
-    def _ask(self) -> "Future[TopicDescription]":
-        topics = TopicCollection([self._topic])
-        return self._asking.describe_topics(topics, request_timeout=_METADATA_S)[self._topic]
+        if answer.exception() is None:
+            return str(answer.result().topic_id) != self._first
+        # A broker that is away, or a topic that is gone and not made again yet, tells nothing. Nor
+        # does a client that has lost its brokers, so that the next one asked is a new one.
+        self._asking = AdminClient(self._connection, logger=LOG)
+        return False
 
 
 class KafkaTopicReader:
     """The `TopicReader` port on Apache Kafka; `open_reader` makes it."""
 
-    def __init__(self, client: _Client, topic: str, identity: _TopicIdentity) -> None:
+    def __init__(
+        self, client: _Client, topic: str, identity: _TopicIdentity, is_lost: IsLost
+    ) -> None:
         self._client = client
         self._consumer = client.consumer
         self._topic = topic
         self._identity = identity
+        self._is_lost = is_lost
         self._behind: set[int] = set()
 
     async def start(self) -> None:
@@ -334,6 +455,8 @@ class KafkaTopicReader:
         )
 
     def _poll(self, records_max: int, wait_s: float) -> Sequence[ReceivedRecord]:
+        if self._is_lost(self._consumer, self._topic):
+            raise Unavailable("kafka")
         if self._identity.is_another():
             raise Unavailable(f"kafka topic {self._topic}, which was made again,")
         records = []

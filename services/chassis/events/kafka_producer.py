@@ -7,7 +7,8 @@ A *session* is one librdkafka producer from its start to its first serious troub
 session never time out inside librdkafka: there, a record that times out while the next one of its
 key is sent leaves a gap that no retry can close in order. Instead whoever has waited too long gives
 up the whole session: every unanswered record fails, and the next send opens a new one. A fatal
-error of librdkafka (it refuses everything from then on) ends a session in the same way.
+error of librdkafka (it refuses everything from then on) ends a session in the same way, and so does
+the loss of all brokers for good (`librdkafka.LostBrokers`).
 
 Always holds: within a session the records of a key are kept in the order sent, without gaps and
 without duplicates; over sessions one may be kept twice, but never before one that preceded it.
@@ -33,7 +34,7 @@ from services.chassis.errors import (
     Unavailable,
 )
 from services.chassis.events import telemetry
-from services.chassis.events.librdkafka import LOG, connection
+from services.chassis.events.librdkafka import LOG, IsLost, LostBrokers, connection
 from services.chassis.events.ports import Record
 from services.chassis.settings import KafkaSettings
 
@@ -41,7 +42,8 @@ RECORD_BYTES_MAX: Final = 1_000_000
 """Key and value; topics take 48 KB more, so that a dead letter's added headers always fit."""
 
 _POLL_S: Final = 0.1
-_PING_S: Final = 2.0
+_PING_S: Final = 1.5
+"""Less than a readiness check may take, so that it is this answer that is told."""
 _FLUSH_S: Final = 5.0
 _PURGED: Final = KafkaError._PURGE_INFLIGHT  # noqa: SLF001 - librdkafka's own codes look so
 _RETRY_AFTER: Final = timedelta(seconds=1)
@@ -64,15 +66,18 @@ async def open_producer(
     ack_wait_max: timedelta = timedelta(seconds=30),
     queue_records_max: int = 20_000,
     queue_bytes_max: int = 16 * 1024 * 1024,
+    is_lost: IsLost | None = None,
 ) -> AsyncIterator["KafkaProducer"]:
     """Give a producer; on exit, wait a bounded time for what is not yet acknowledged.
 
     `ack_wait_max` should outlast a broker's restart. The queue's bounds are on what waits for the
-    broker; beyond them a send fails with QueueFull.
+    broker; beyond them a send fails with QueueFull. `is_lost` is `LostBrokers` unless a test has
+    another one.
     """
+    own = connection(settings, client_id=client_id)
     producer = KafkaProducer(
         {
-            **connection(settings, client_id=client_id),
+            **own,
             "enable.idempotence": True,  # off by default, unlike Java's
             "partitioner": "murmur2_random",  # Java's; librdkafka's own maps keys elsewhere
             "message.timeout.ms": 0,  # never: see above
@@ -85,6 +90,7 @@ async def open_producer(
         },
         ack_wait_max=ack_wait_max,
         queue_records_max=queue_records_max,
+        is_lost=is_lost or LostBrokers(own),
     )
     try:
         yield producer
@@ -96,12 +102,18 @@ class KafkaProducer:
     """The `Producer` port on Apache Kafka; `open_producer` makes it."""
 
     def __init__(
-        self, config: dict[str, Any], *, ack_wait_max: timedelta, queue_records_max: int
+        self,
+        config: dict[str, Any],
+        *,
+        ack_wait_max: timedelta,
+        queue_records_max: int,
+        is_lost: IsLost,
     ) -> None:
         self._config = config
         self._ack_wait_max = ack_wait_max
         self._queue_records_max = queue_records_max
-        self._session = _Session(config, on_fatal=self._give_up)
+        self._is_lost = is_lost
+        self._session = self._new_session()
         self._given_up: list[_Session] = []
 
     async def send(self, record: Record) -> None:
@@ -130,9 +142,9 @@ class KafkaProducer:
 
     async def ping(self) -> None:
         """Return when a broker answers; raises Unavailable."""
-        client = self._session.client  # the current session's, which is alive
+        session = self._session  # the current one, which is alive
         try:
-            await asyncio.to_thread(client.list_topics, timeout=_PING_S)
+            await asyncio.to_thread(session.client.list_topics, session.topic, timeout=_PING_S)
         except KafkaException as error:
             raise Unavailable("kafka") from error
 
@@ -169,19 +181,27 @@ class KafkaProducer:
             return  # someone else was first
         logger.warning("kafka producer session given up, a new one begins")
         telemetry.PRODUCERS_REBUILT.inc()
-        self._session = _Session(self._config, on_fatal=self._give_up)
+        self._session = self._new_session()
         session.abandon()
         self._given_up = [gone for gone in self._given_up if gone.is_alive] + [session]
+
+    def _new_session(self) -> "_Session":
+        return _Session(self._config, on_fatal=self._give_up, is_lost=self._is_lost)
 
 
 class _Session:
     """One librdkafka producer, the thread that polls it, and the sends that await an answer."""
 
-    def __init__(self, config: dict[str, Any], *, on_fatal: Callable[["_Session"], None]) -> None:
+    def __init__(
+        self, config: dict[str, Any], *, on_fatal: Callable[["_Session"], None], is_lost: IsLost
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_fatal = on_fatal
+        self._is_lost = is_lost
         self._reports: list[tuple[_Answer, KafkaError | None]] = []  # of this round; thread only
         self._unanswered: set[_Answer] = set()  # event loop only
+        self.topic: str | None = None
+        """What was sent to last; brokers are asked about no other once there is one."""
         self._ending = threading.Event()
         self._flush_s = _FLUSH_S
         self.client = Client({**config, "error_cb": self._on_error}, logger=LOG)
@@ -199,6 +219,7 @@ class _Session:
             on_delivery=partial(self._on_delivery, answer),
         )
         self._unanswered.add(answer)
+        self.topic = record.topic
         return answer
 
     @property
@@ -223,6 +244,10 @@ class _Session:
         while not self._ending.is_set():
             client.poll(_POLL_S)
             self._hand_over()
+            # A question waits behind a send that a broker is slow to answer, whose patience is
+            # `ack_wait_max`.
+            if not len(client) and self._is_lost(client, self.topic):
+                self._loop.call_soon_threadsafe(self._on_fatal, self)
         client.flush(self._flush_s)
         client.purge()
         client.poll(0)

@@ -40,8 +40,10 @@ class MemoryBroker:
         self._topics.setdefault(topic, [[] for _ in range(partition_count)])
 
     def delete_topic(self, topic: str) -> None:
-        """Delete a topic that no group reads; the next one of its name begins empty."""
+        """Delete a topic and the groups' positions; the next one of its name begins empty."""
         del self._topics[topic]
+        for group in self._groups.values():
+            group.forget(topic)
         self.announce()
 
     def records(self, topic: str) -> list[ReceivedRecord]:
@@ -204,11 +206,15 @@ class MemorySubscription:
         self.paused: set[TopicPartition] = set()
         self.topics = topics
         self.positions: dict[TopicPartition, int] = {}
+        self.has_lost = False
 
     async def poll(self, *, records_max: int, wait_s: float) -> Sequence[ReceivedRecord]:
         """Take part in the group's changes, then return the next records."""
         due = asyncio.get_running_loop().time() + wait_s
         while True:
+            if self.has_lost:
+                self.has_lost = False
+                return []
             if self._group.hand_over(self):
                 self._broker.announce()
             self.paused &= self.positions.keys()
@@ -268,6 +274,14 @@ class _Group:
         self.owners = {o: owner for o, owner in self.owners.items() if owner is not member}
         member.positions.clear()
         self._share(topics)
+
+    def forget(self, topic: str) -> None:
+        """Take a topic's partitions from their members, and forget where the group stood."""
+        self.committed = {o: at for o, at in self.committed.items() if o.topic != topic}
+        for origin in [o for o in self.owners if o.topic == topic]:
+            member = self.owners.pop(origin)
+            del member.positions[origin]
+            member.has_lost = True
 
     def hand_over(self, member: MemorySubscription) -> bool:
         """Let go of what others should have, take what is free; return whether anything moved."""

@@ -100,7 +100,10 @@ class Subscription(Protocol):
         ...
 
     def assigned(self) -> frozenset[TopicPartition]:
-        """Return the partitions that were this member's after the last poll."""
+        """Return the partitions that were this member's after the last poll.
+
+        One that went and came, also since its topic was made again, is missing after a poll.
+        """
         ...
 
     def store(self, origin: TopicPartition, offset: int) -> None:

@@ -29,7 +29,8 @@ from services.chassis.settings import KafkaSettings
 from services.chassis.waiting import is_set_within
 
 _RECORDS_MAX: Final = 1_000
-_POLL_S: Final = 0.1
+_POLL_S: Final = 0.5
+"""Without a record: the first one ends it. A stop waits so long, and news of a new topic."""
 
 
 class OpenReader(Protocol):
@@ -46,6 +47,10 @@ def _keep(_: str) -> None:
     """Ignore a tombstone: the deleted state that preceded it has done the work."""
 
 
+def _nothing() -> None:
+    """Do nothing more when the picture is complete."""
+
+
 class CompactedProjection:
     """Calls `apply` with every event of the topic, in each key's order; `forget` with dead keys."""
 
@@ -56,6 +61,7 @@ class CompactedProjection:
         apply: Callable[[Event], None],
         *,
         forget: Callable[[str], None] = _keep,
+        on_caught_up: Callable[[], None] = _nothing,
         client_id: str = "projection",
         open_reader: OpenReader = open_kafka_reader,
         backoff: Backoff = DEFAULT_BACKOFF,
@@ -64,6 +70,7 @@ class CompactedProjection:
         self._topic = topic
         self._apply = apply
         self._forget = forget
+        self._on_caught_up = on_caught_up
         self._client_id = client_id
         self._open_reader = open_reader
         self._backoff = backoff
@@ -97,8 +104,9 @@ class CompactedProjection:
         while not stopping.is_set():
             for record in await reader.poll(records_max=_RECORDS_MAX, wait_s=_POLL_S):
                 telemetry.EVENTS_PROJECTED.labels(record.topic, self._take(record)).inc()
-            if reader.is_caught_up():
+            if reader.is_caught_up() and not self._caught_up.is_set():
                 self._caught_up.set()
+                self._on_caught_up()
 
     def _take(self, record: ReceivedRecord) -> str:
         """Apply one record; one that can't be is logged, and the others still count."""

@@ -13,7 +13,11 @@ RECORDS_SENT: Final = counter(
 )
 PRODUCERS_REBUILT: Final = counter(
     "modelyard_events_producers_rebuilt",
-    help="Producer sessions given up after a fatal error or an overdue acknowledgement.",
+    help="Producer sessions given up: a fatal error, an overdue acknowledgement, lost brokers.",
+)
+CONSUMERS_REBUILT: Final = counter(
+    "modelyard_events_consumers_rebuilt",
+    help="Group members replaced because no broker would ever answer them again.",
 )
 EVENTS_HANDLED: Final = counter(
     "modelyard_events_handled",

@@ -18,17 +18,19 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
+from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar
 
 import grpc
 import grpc.aio
-from opentelemetry import trace
+from opentelemetry import context, trace
+from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from typing_extensions import override
 
@@ -39,14 +41,14 @@ from services.chassis.rpc import telemetry
 from services.chassis.rpc.context import IDEMPOTENCY_KEY, deadline, principal
 from services.chassis.rpc.deadline import Deadline
 from services.chassis.rpc.identity import TokenSigner
+from services.chassis.rpc.renewed_channel import RenewedChannel
 from services.chassis.rpc.status import CODES, from_call_error, is_callees_fault
-from services.chassis.rpc.tls import channel_credentials
 from services.chassis.settings import GrpcClientSettings
 from services.chassis.telemetry.tracing import is_left_out, traceparent_of, tracer
 from services.chassis.transaction_mark import in_transaction
+from services.chassis.waiting import at_once
 
 Response_co = TypeVar("Response_co", covariant=True)
-Result = TypeVar("Result")
 Metadata = Sequence[tuple[str, str]]
 
 # What the caller needs to report which call was late, instead of being cut off itself.
@@ -79,37 +81,45 @@ def idempotent(key: str | None) -> Metadata:
 
 @asynccontextmanager
 async def open_channel(
-    settings: GrpcClientSettings, *, signer: TokenSigner
+    settings: GrpcClientSettings, *, callee: str, signer: TokenSigner
 ) -> AsyncIterator[grpc.aio.Channel]:
-    """Open a channel whose calls carry token, trace and deadline."""
-    carried = _Carried(signer)
-    connect: Callable[..., grpc.aio.Channel] = grpc.aio.insecure_channel
-    if settings.tls is not None:
-        connect = partial(grpc.aio.secure_channel, credentials=channel_credentials(settings.tls))
-    async with connect(
-        settings.address,
-        interceptors=[_UnaryStream(carried), _StreamUnary(carried)],
-        options=[
-            ("grpc.max_receive_message_length", settings.message_bytes_max),
-            ("grpc.max_send_message_length", settings.message_bytes_max),
-            # A silent partition is noticed by a ping; without it a call hangs until its deadline.
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.keepalive_timeout_ms", 10_000),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 2_000),
-            # Retries live in one layer: ours, which asks the error and has a budget.
-            ("grpc.enable_retries", 0),
-            ("grpc.service_config", _SERVICE_CONFIG),
-        ],
-    ) as channel:
-        bare: Callable[..., Any] = channel.unary_unary
+    """Open a channel to a service whose calls carry token, trace and deadline.
 
-        def unary_unary(path: str, *args: Any, **options: Any) -> Any:
-            return _Unary(path, bare(path, *args, **options), carried)
+    `callee` is the service's name: another one refuses what is signed for it.
+    """
+    carried = _Carried(signer, callee)
+    limits = [
+        ("grpc.max_receive_message_length", settings.message_bytes_max),
+        ("grpc.max_send_message_length", settings.message_bytes_max),
+        # A silent partition is noticed by a ping; without it a call hangs until its deadline.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        # Retries live in one layer: ours, which asks the error and has a budget.
+        ("grpc.enable_retries", 0),
+        ("grpc.service_config", _SERVICE_CONFIG),
+    ]
+    how: Any = {
+        "options": limits,
+        "interceptors": [_UnaryStream(carried), _StreamUnary(carried)],
+    }
+    channel: Any = (
+        grpc.aio.insecure_channel(settings.address, **how)
+        if settings.tls is None
+        else RenewedChannel(partial(grpc.aio.secure_channel, settings.address, **how), settings.tls)
+    )
+    bare: Callable[..., Any] = channel.unary_unary
 
-        channel.unary_unary = unary_unary  # type: ignore[method-assign,assignment]
+    def unary_unary(path: str, *args: Any, **options: Any) -> Any:
+        return _Unary(path.lstrip("/"), bare(path, *args, **options), carried)
+
+    channel.unary_unary = unary_unary
+    try:
         yield channel
+    finally:
+        await channel.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,21 +154,20 @@ class Edge:
         """Return the answer; raises ModelyardError."""
         _refuse_in_transaction()
         timeout_s = timeout.total_seconds()
-        until = Deadline.after(timedelta(seconds=min(timeout_s, _inherited_s())))
+        until = Deadline(time.monotonic() + min(timeout_s, _inherited_s()))
         path = _path(method)
 
         async def once() -> Response_co:
             granted_s = until.remaining_s()
-            with self._measured(path) as span, _current(span):
-                async with self.breaker.calling():
-                    try:
-                        return await method(request, timeout=granted_s, metadata=metadata)
-                    except grpc.aio.AioRpcError as error:
-                        failure = from_call_error(error, callee=self.name)
-                        is_hurried = granted_s < timeout_s * _FAIR_SHARE
-                        if isinstance(failure, DeadlineExceeded) and is_hurried:
-                            raise _TooLittleTime(self.name) from error
-                        raise failure from error
+            with _Measured(path, is_current=True), self.breaker.calling():
+                try:
+                    return await method(request, timeout=granted_s, metadata=metadata)
+                except grpc.aio.AioRpcError as error:
+                    failure = from_call_error(error, callee=self.name)
+                    is_hurried = granted_s < timeout_s * _FAIR_SHARE
+                    if isinstance(failure, DeadlineExceeded) and is_hurried:
+                        raise _TooLittleTime(self.name) from error
+                    raise failure from error
 
         if idempotent:
             return await self.retry.run(once, until=until)
@@ -168,61 +177,78 @@ class Edge:
     async def guard(self, path: str = "stream") -> AsyncIterator[None]:
         """Make a streaming call inside: breaker, error mapping, no retry; ends with the block."""
         _refuse_in_transaction()
-        with self._measured(path) as span:
-            async with self.breaker.calling():
-                guarded, outer = _Guarded(span), _guarded.get()
-                _guarded.set(guarded)
-                try:
-                    yield
-                except grpc.aio.AioRpcError as error:
-                    raise from_call_error(guarded.end(error), callee=self.name) from error
-                finally:
-                    # Not reset by its token: this may be another context than the one above.
-                    _guarded.set(outer)
-                    for call in guarded.calls:
-                        call.cancel()
+        with _Measured(path) as span, self.breaker.calling():
+            guarded, outer = _Guarded(span), _guarded.get()
+            _guarded.set(guarded)
+            try:
+                yield
+            except grpc.aio.AioRpcError as error:
+                raise from_call_error(guarded.end(error), callee=self.name) from error
+            finally:
+                # Not reset by its token: this may be another context than the one above.
+                _guarded.set(outer)
+                for call in guarded.calls:
+                    call.cancel()
 
-    @contextmanager
-    def _measured(self, path: str) -> Iterator[Span]:
-        started = time.perf_counter()
-        code = "OK"
-        span = _span(path)
-        try:
-            yield span
-        except ModelyardError as error:
-            code = CODES[error.code].name
+
+class _Measured(AbstractContextManager[Span]):
+    """A call's span and duration; a generator in its place would cost each call 3 us more.
+
+    A span of its own is the current one meanwhile where that is asked for.
+    """
+
+    __slots__ = ("_is_current", "_path", "_span", "_started", "_token")
+
+    def __init__(self, path: str, *, is_current: bool = False) -> None:
+        self._path = path
+        self._is_current = is_current
+        self._token: Token[Context] | None = None
+
+    @override
+    def __enter__(self) -> Span:
+        self._started = time.perf_counter()
+        self._span, is_own = _span(self._path)
+        if is_own and self._is_current:
+            self._token = context.attach(trace.set_span_in_context(self._span))
+        return self._span
+
+    @override
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._token is not None:
+            context.detach(self._token)
+        code = "OK" if error is None else self._told(error)
+        self._span.set_attribute(telemetry.STATUS, code)
+        self._span.end()
+        telemetry.client_seconds(self._path, code).observe(time.perf_counter() - self._started)
+
+    def _told(self, error: BaseException) -> str:
+        """Return the code of what left the call; the span says more where it is a failure."""
+        if isinstance(error, ModelyardError):
             if is_callees_fault(error):
-                span.set_status(Status(StatusCode.ERROR, error.message))
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            code = "CANCELLED"
-            raise
-        except Exception as error:
-            code = "UNKNOWN"
-            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
-            raise
-        finally:
-            span.set_attribute(telemetry.STATUS, code)
-            span.end()
-            telemetry.CLIENT_SECONDS.labels(path, code).observe(time.perf_counter() - started)
+                self._span.set_status(Status(StatusCode.ERROR, error.message))
+            return CODES[error.code].name
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
+            return "CANCELLED"
+        self._span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+        return "UNKNOWN"
 
 
-def _span(path: str) -> Span:
-    """Return the call's span; in a trace that is not recorded, the one around it."""
+def _span(path: str) -> tuple[Span, bool]:
+    """Return the call's span, and whether it is its own: where nothing is recorded it has none."""
     around = trace.get_current_span()
     if is_left_out(around):
-        return around
-    return tracer(__name__).start_span(
+        return around, False
+    own = tracer(__name__).start_span(
         path,
         kind=SpanKind.CLIENT,
         attributes={telemetry.SYSTEM: "grpc", telemetry.METHOD: path},
     )
-
-
-def _current(span: Span) -> AbstractContextManager[object]:
-    if span is trace.get_current_span():
-        return nullcontext()
-    return trace.use_span(span, record_exception=False, set_status_on_exception=False)
+    return own, True
 
 
 @dataclass(slots=True)
@@ -244,23 +270,10 @@ class _Guarded:
 
     def _ended(self, call: grpc.aio.Call) -> None:
         self.first_end = grpc.aio.AioRpcError(
-            code=_at_once(call.code()),
-            details=_at_once(call.details()),
-            trailing_metadata=_at_once(call.trailing_metadata()),
+            code=at_once(call.code()),
+            details=at_once(call.details()),
+            trailing_metadata=at_once(call.trailing_metadata()),
         )
-
-
-def _at_once(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """Return the result of a coroutine that has nothing to wait for.
-
-    A callback can't await, and in a task of its own it would come too late.
-    """
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        result: Result = done.value
-        return result
-    raise AssertionError("a call that is done has its status")
 
 
 _guarded: ContextVar[_Guarded | None] = ContextVar("guarded", default=None)
@@ -271,10 +284,11 @@ class _Carried:
     """Adds what every call carries."""
 
     signer: TokenSigner
+    callee: str
 
     def added(self, span: Span | None = None) -> Metadata:
         """Return token and trace."""
-        token = ("authorization", f"Bearer {self.signer.token(principal())}")
+        token = ("authorization", f"Bearer {self.signer.token(principal(), self.callee)}")
         traceparent = traceparent_of(span or trace.get_current_span())
         return (token,) if traceparent is None else (token, ("traceparent", traceparent))
 
@@ -371,5 +385,4 @@ def _refuse_in_transaction() -> None:
 
 
 def _path(method: object) -> str:
-    path = method.path if isinstance(method, _Unary) else "call"
-    return path.lstrip("/")
+    return method.path if isinstance(method, _Unary) else "call"

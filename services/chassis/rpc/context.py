@@ -22,7 +22,6 @@ IDEMPOTENCY_KEY: Final = "idempotency-key"
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 _principal: ContextVar[Principal | None] = ContextVar("principal", default=None)
-_calling_service: ContextVar[str] = ContextVar("calling_service", default="")
 _deadline: ContextVar[Deadline | None] = ContextVar("deadline", default=None)
 
 
@@ -34,25 +33,19 @@ def principal() -> Principal:
     return found
 
 
-def calling_service() -> str:
-    """Return the service that made this call, "" outside of one."""
-    return _calling_service.get()
-
-
 def deadline() -> Deadline | None:
     """Return the end of this call's time, None where nothing bounds it."""
     return _deadline.get()
 
 
 @contextmanager
-def acting_as(who: Principal, *, service: str = "") -> Iterator[None]:
+def acting_as(who: Principal) -> Iterator[None]:
     """Run the block for a principal: calls inside carry its token."""
-    token, service_token = _principal.set(who), _calling_service.set(service)
+    token = _principal.set(who)
     try:
         yield
     finally:
         _principal.reset(token)
-        _calling_service.reset(service_token)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""Short-lived signed tokens: which service calls, for whom, with what scopes (ADR-0010).
+"""Short-lived signed tokens: who calls whom, for which principal, with what scopes (ADR-0010).
 
 Owns: making and checking EdDSA JWTs of at most 60 s. Leaves to `key_files` which keys there are;
 they may change at any time. Late actors: a token that is used after its principal lost its rights
 is refused when it expires, so at most 60 s later; one of a key that is no longer trusted is refused
-when that is noticed, also if it was accepted before.
+when that is noticed, also if it was accepted before; one that is handed on is refused by every
+service but the one that was called with it.
 """
 
 from collections import OrderedDict
@@ -22,7 +23,6 @@ from services.chassis.settings import IdentitySettings
 from services.chassis.tenancy import Principal, TenantId
 
 LIFETIME: Final = timedelta(seconds=60)
-AUDIENCE: Final = "modelyard"
 LEEWAY: Final = timedelta(seconds=5)
 _CACHED_COUNT_MAX: Final = 10_000
 _ALGORITHM: Final = "EdDSA"
@@ -39,7 +39,7 @@ class Caller:
 
 
 class TokenSigner:
-    """Signs as one service; a principal's token is used again for half of its life."""
+    """Signs as one service; a principal's token for an audience serves for half of its life."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class TokenSigner:
         self.service = service
         self._key = SigningKey(service, private_key, clock, read_interval=read_interval)
         self._clock = clock
-        self._cache: OrderedDict[Principal, _Signed] = OrderedDict()
+        self._cache: OrderedDict[tuple[Principal, str], _Signed] = OrderedDict()
 
     @staticmethod
     def load(service: str, settings: IdentitySettings, clock: Clock) -> "TokenSigner":
@@ -65,17 +65,18 @@ class TokenSigner:
             read_interval=settings.keys_read_interval,
         )
 
-    def token(self, principal: Principal) -> str:
-        """Return a token that is valid for at least half of `LIFETIME`."""
+    def token(self, principal: Principal, audience: str) -> str:
+        """Return a token for the service that is called, good for at least half of `LIFETIME`."""
         now = self._clock.now()
         key_name, key = self._key.current()
-        cached = self._cache.get(principal)
+        purpose = (principal, audience)
+        cached = self._cache.get(purpose)
         if cached is not None and now < cached.fresh_until and cached.key_name == key_name:
             return cached.token
         token = jwt.encode(
             {
                 "iss": self.service,
-                "aud": AUDIENCE,
+                "aud": audience,
                 "sub": principal.subject,
                 "tenant": principal.tenant,
                 "scopes": sorted(principal.scopes),
@@ -86,37 +87,42 @@ class TokenSigner:
             algorithm=_ALGORITHM,
             headers={"kid": key_name},
         )
-        self._cache[principal] = _Signed(token, key_name, fresh_until=now + LIFETIME / 2)
-        self._cache.move_to_end(principal)
+        self._cache[purpose] = _Signed(token, key_name, fresh_until=now + LIFETIME / 2)
+        self._cache.move_to_end(purpose)
         while len(self._cache) > _CACHED_COUNT_MAX:
             self._cache.popitem(last=False)
         return token
 
 
 class TokenVerifier:
-    """Checks tokens of the services whose public keys it has."""
+    """Checks tokens for one service, of the services whose public keys it has."""
 
     def __init__(
         self,
+        service: str,
         public_keys: Mapping[str, bytes] | Path,
         clock: Clock,
         *,
         read_interval: timedelta = KEYS_READ_INTERVAL,
     ) -> None:
         """`public_keys` is PEM by service, or a folder of it, read again every `read_interval`."""
+        self.service = service
         self._keys = TrustedKeys(public_keys, clock, read_interval=read_interval)
         self._clock = clock
         self._cache: OrderedDict[str, _Verified] = OrderedDict()
 
     @staticmethod
-    def load(settings: IdentitySettings, clock: Clock) -> "TokenVerifier":
+    def load(service: str, settings: IdentitySettings, clock: Clock) -> "TokenVerifier":
         """Return a verifier that follows the folder with the keys of all trusted services."""
         return TokenVerifier(
-            settings.trusted_keys_folder, clock, read_interval=settings.keys_read_interval
+            service,
+            settings.trusted_keys_folder,
+            clock,
+            read_interval=settings.keys_read_interval,
         )
 
     def verify(self, token: str) -> Caller:
-        """Return who calls; raises Unauthenticated, never saying why."""
+        """Return who calls this service; raises Unauthenticated, never saying why."""
         now = self._clock.now()
         found = self._cache.get(token) or self._checked(token, now)
         if now >= found.expires_at or self._keys.find(found.key_name) is None:
@@ -133,15 +139,17 @@ class TokenVerifier:
             key = self._keys.find(key_name)
             if key is None:
                 raise Unauthenticated
-            service = service_of(key_name)
+            caller = service_of(key_name)
             claims = jwt.decode(
                 token,
                 key,
                 algorithms=[_ALGORITHM],
-                audience=AUDIENCE,
-                issuer=service,
+                audience=self.service,
+                issuer=caller,
                 options={
                     "require": ["exp", "iat", "sub", "tenant", "scopes"],
+                    # Exactly one: a second service that a token names could use it here.
+                    "strict_aud": True,
                     # Times are compared below, by our clock.
                     "verify_exp": False,
                     "verify_iat": False,
@@ -159,7 +167,7 @@ class TokenVerifier:
         is_too_long = expires_at - issued_at > LIFETIME + LEEWAY
         if is_too_long or now < issued_at - LEEWAY:
             raise Unauthenticated
-        return _Verified(Caller(principal=principal, service=service), key_name, expires_at)
+        return _Verified(Caller(principal=principal, service=caller), key_name, expires_at)
 
 
 class _Signed(NamedTuple):

@@ -23,9 +23,9 @@ from services.chassis.tenancy import NO_TENANT, Principal
 async def open_owner(
     settings: GrpcClientSettings, *, name: str, scope: str, signer: TokenSigner
 ) -> AsyncIterator["Owner"]:
-    """Give the owner; `name` is its edge's, `scope` all that is asked with."""
+    """Give the owner; `name` is its service's, and its edge's; `scope` all that is asked with."""
     asking = Principal(NO_TENANT, signer.service, frozenset({scope}))
-    async with open_channel(settings, signer=signer) as channel:
+    async with open_channel(settings, callee=name, signer=signer) as channel:
         yield Owner(channel, Edge.to(name), settings.deadline, asking)
 
 

@@ -42,6 +42,7 @@ from services.chassis.errors import (
 )
 from services.chassis.ids import Ids, TimeOrderedIds
 from services.chassis.rpc import telemetry
+from services.chassis.rpc.callers import Callers, may
 from services.chassis.rpc.context import Context, acting_as, bounded_by
 from services.chassis.rpc.deadline import Deadline
 from services.chassis.rpc.identity import Caller, TokenVerifier
@@ -90,17 +91,19 @@ async def serve(
     services: Sequence[str],
     verifier: TokenVerifier,
     required_scopes: Mapping[str, str],
+    callers: Callers,
     ids: Ids | None = None,
 ) -> AsyncIterator[RpcServer]:
     """Answer calls to `services` (full names) until the context closes.
 
     `required_scopes` maps "/package.Service/Method" to the scope that a caller needs. Raises
     ValueError for a method that has none: there is no default for a whole service, which a new
-    method would get unseen.
+    method would get unseen. `callers` says from which service such a scope is taken, and for whom.
     """
     scopes = _scopes_by_method(services, required_scopes)
     around = _Around(
         scopes,
+        callers,
         verifier,
         settings.default_deadline,
         settings.concurrent_calls_max,
@@ -154,6 +157,7 @@ class RpcLoop:
         services: Sequence[str],
         verifier: TokenVerifier,
         required_scopes: Mapping[str, str],
+        callers: Callers,
         drain_max: timedelta,
         on_drain: Callable[[], None] = lambda: None,
     ) -> None:
@@ -165,6 +169,7 @@ class RpcLoop:
             services=services,
             verifier=verifier,
             required_scopes=required_scopes,
+            callers=callers,
         )
         self._drain_max = drain_max
         self._on_drain = on_drain
@@ -190,6 +195,7 @@ class _Around:
     """What is done around each call."""
 
     scopes: Mapping[str, str]
+    callers: Callers
     verifier: TokenVerifier
     default_deadline: timedelta
     calls_max: int
@@ -220,7 +226,7 @@ class _Around:
                 self._begin(context)
                 async with self._bounded(method, context, is_stream=is_stream):
                     caller = self._caller(method, metadata, context)
-                    with acting_as(caller.principal, service=caller.service):
+                    with acting_as(caller.principal):
                         yield
             except asyncio.CancelledError:
                 code = "CANCELLED"
@@ -271,7 +277,7 @@ class _Around:
         if self.has_certificates:
             check_peer(context, caller.service)
         scope = self.scopes[method]
-        if scope not in caller.principal.scopes:
+        if scope not in caller.principal.scopes or not may(self.callers, caller, scope):
             raise PermissionDenied(scope)
         return caller
 

@@ -39,6 +39,8 @@ from services.chassis.errors import (
     Unauthenticated,
     Unavailable,
     Unimplemented,
+    UpstreamFailed,
+    VersionMismatch,
 )
 
 DOMAIN: Final = "modelyard"
@@ -59,6 +61,7 @@ CODES: Final[Mapping[ErrorCode, grpc.StatusCode]] = {
     ErrorCode.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     ErrorCode.ALREADY_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
     ErrorCode.CONFLICT: grpc.StatusCode.ABORTED,
+    ErrorCode.VERSION_MISMATCH: grpc.StatusCode.ABORTED,
     ErrorCode.KEY_REUSED: grpc.StatusCode.FAILED_PRECONDITION,
     ErrorCode.IN_PROGRESS: grpc.StatusCode.ABORTED,
     ErrorCode.FAILED_PRECONDITION: grpc.StatusCode.FAILED_PRECONDITION,
@@ -68,6 +71,7 @@ CODES: Final[Mapping[ErrorCode, grpc.StatusCode]] = {
     ErrorCode.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     ErrorCode.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
     ErrorCode.UNIMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
+    ErrorCode.UPSTREAM_FAILED: grpc.StatusCode.UNKNOWN,
     ErrorCode.INTERNAL: grpc.StatusCode.INTERNAL,
 }
 
@@ -92,6 +96,8 @@ _CLASSES: Final[Mapping[str, type[ModelyardError]]] = {
         Unauthenticated,
         Unavailable,
         Unimplemented,
+        UpstreamFailed,
+        VersionMismatch,
     )
 }
 

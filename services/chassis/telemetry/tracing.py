@@ -6,10 +6,11 @@ explicitly.
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
+from itertools import islice
 from typing import Final
 
 from opentelemetry import trace
@@ -18,7 +19,8 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, TraceIdRatioBased
+from opentelemetry.trace import Link
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
@@ -30,6 +32,9 @@ _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _QUEUE_SPANS_MAX: Final = 16_384
 _EXPORT_DELAY_MS: Final = 500
 _FLUSH_MAX_S: Final = 3.0
+_LINKS_MAX: Final = 64
+_SAMPLED: Final = frozenset("13579bdf")
+"""How flags end whose lowest bit is set."""
 _NANOSECONDS: Final = 1_000_000_000
 
 
@@ -64,6 +69,16 @@ def open_tracing(service_name: str, settings: TelemetrySettings) -> Iterator[Tra
         give_up.start()
         provider.shutdown()
         give_up.cancel()
+
+
+def is_drawn(provider: TracerProvider) -> bool:
+    """Tell whether a trace would be recorded that began here: by an id of ours.
+
+    The sampler goes by the id alone, so a trace's own would leave it to whoever has chosen it.
+    """
+    drawn = provider.id_generator.generate_trace_id()
+    result = provider.sampler.should_sample(Context(), drawn, "")
+    return result.decision is Decision.RECORD_AND_SAMPLE
 
 
 def tracer(name: str) -> trace.Tracer:
@@ -103,6 +118,16 @@ def context_from(traceparent: str | None) -> Context:
     """Return a context whose current span is the remote one; an empty context without one."""
     carrier = {} if traceparent is None else {"traceparent": traceparent}
     return _PROPAGATOR.extract(carrier, context=Context())
+
+
+def links_to(traceparents: Iterable[str | None]) -> list[Link]:
+    """Return links to those that are recorded, as many as a span takes without cutting."""
+    contexts = (
+        trace.get_current_span(context_from(traceparent)).get_span_context()
+        for traceparent in traceparents
+        if traceparent is not None and traceparent[-1:] in _SAMPLED
+    )
+    return [Link(context) for context in islice(contexts, _LINKS_MAX)]
 
 
 def trace_id_of(traceparent: str | None) -> str:

@@ -19,6 +19,7 @@ STATUSES: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.NOT_FOUND: 404,
     ErrorCode.ALREADY_EXISTS: 409,
     ErrorCode.CONFLICT: 409,
+    ErrorCode.VERSION_MISMATCH: 412,
     ErrorCode.KEY_REUSED: 409,
     ErrorCode.IN_PROGRESS: 409,
     ErrorCode.FAILED_PRECONDITION: 409,
@@ -28,6 +29,7 @@ STATUSES: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.UNAVAILABLE: 503,
     ErrorCode.DEADLINE_EXCEEDED: 504,
     ErrorCode.UNIMPLEMENTED: 501,
+    ErrorCode.UPSTREAM_FAILED: 502,
     ErrorCode.INTERNAL: 500,
 }
 
@@ -57,6 +59,8 @@ def problem_of(error: ModelyardError) -> Problem:
     if "field" in error.detail:
         problem = error.detail.get("problem", error.message)
         body["errors"] = [{"field": error.detail["field"], "problem": problem}]
+    if "current_version" in error.detail:
+        body["current_version"] = int(error.detail["current_version"])
     headers = {}
     if error.retry_after is not None or status in _ALWAYS_RETRY_AFTER:
         wait = error.retry_after or _RETRY_AFTER_DEFAULT
