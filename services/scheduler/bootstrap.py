@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,18 +20,21 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.chassis.clock import Clock, SystemClock
 from services.chassis.db.engine import open_engine
 from services.chassis.db.janitor import Janitor
-from services.chassis.db.lease import LeaseKeeper, Recurrence
+from services.chassis.db.lease import LeaseKeeper, Leases, PostgresLeases, Recurrence
+from services.chassis.db.outbox import PostgresOutbox
 from services.chassis.db.relay import Relay
 from services.chassis.db.unit_of_work import PostgresUnitOfWork as ChassisUnitOfWork
 from services.chassis.errors import Unavailable
 from services.chassis.events.consumer import EventConsumer, Handler
-from services.chassis.events.kafka_consumer import open_subscription
+from services.chassis.events.kafka_consumer import open_reader, open_subscription
 from services.chassis.events.kafka_producer import KafkaProducer, open_producer
-from services.chassis.events.projection import CompactedProjection
+from services.chassis.events.projection import CompactedProjection, OpenReader
 from services.chassis.events.sweep import Sweep, add_sweep
 from services.chassis.ids import Ids, TimeOrderedIds
 from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_until_stopped
 from services.chassis.purges import PurgesLoop
+from services.chassis.retry import chance
+from services.chassis.rpc.callers import Callers, Grant
 from services.chassis.rpc.client import Edge, open_channel
 from services.chassis.rpc.identity import TokenSigner, TokenVerifier
 from services.chassis.rpc.server import RpcLoop
@@ -40,6 +43,7 @@ from services.chassis.telemetry.tracing import open_tracing
 from services.chassis.waking import Waking
 from services.chassis.web.operations import serve_operations
 from services.scheduler.adapters.gateway_client import GatewayTenants, open_tenant_list
+from services.scheduler.adapters.incarnations import living_as, release_leases_of_the_dead
 from services.scheduler.adapters.model_server_mlserver import MlServerSklearn
 from services.scheduler.adapters.postgres.tables import CHASSIS
 from services.scheduler.adapters.postgres.unit_of_work import PostgresUnitOfWork
@@ -51,6 +55,8 @@ from services.scheduler.adapters.runtime_docker.hardening import Hardening, User
 from services.scheduler.adapters.runtime_docker.runtime import DockerOptions, open_docker_runtime
 from services.scheduler.adapters.runtime_process.runtime import ProcessRuntime
 from services.scheduler.adapters.server_probe import open_server_probe
+from services.scheduler.domain.fleet.loss import Looks
+from services.scheduler.domain.fleet.node import lease_name
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.tenants.tenant import TenantTable
@@ -59,17 +65,19 @@ from services.scheduler.entrypoints.facts import event_of
 from services.scheduler.entrypoints.grpc.deployments import DeploymentRpcs
 from services.scheduler.entrypoints.grpc.jobs import JobRpcs
 from services.scheduler.entrypoints.grpc.nodes import NodeRpcs
-from services.scheduler.entrypoints.loops.deployments import DeploymentsLoop
-from services.scheduler.entrypoints.loops.purges import PurgeWhileLeading
+from services.scheduler.entrypoints.loops.deployments import TendDeployments
+from services.scheduler.entrypoints.loops.isolation import IsolationLoop
+from services.scheduler.entrypoints.loops.leading import LeaderLoop, WhileLeading
 from services.scheduler.entrypoints.loops.runner import RunnerIntervals, RunnerLoop
 from services.scheduler.entrypoints.loops.runtime_watch import RuntimeWatch
 from services.scheduler.entrypoints.loops.scheduling import SchedulingLoop
-from services.scheduler.entrypoints.loops.suspensions import SuspensionsLoop
+from services.scheduler.entrypoints.loops.submissions import Submissions
 from services.scheduler.entrypoints.loops.waking import Alarms
 from services.scheduler.settings import (
     ProcessRuntimeSettings,
     Settings,
 )
+from services.scheduler.telemetry import NODES_LOST
 from services.scheduler.use_cases.attempts.clean_up_containers import CleanUpContainers
 from services.scheduler.use_cases.attempts.drive_attempt import DriveAttempt, DriveLimits
 from services.scheduler.use_cases.attempts.keep_node import KeepNode
@@ -77,12 +85,15 @@ from services.scheduler.use_cases.attempts.ports import (
     ArtifactStore,
     ContainerRuntime,
     ModelServer,
+    NodeFiles,
     RunTraces,
     ServerProbe,
 )
 from services.scheduler.use_cases.attempts.prepare_container import PrepareContainer
 from services.scheduler.use_cases.attempts.record_attempt import RecordAttempt
 from services.scheduler.use_cases.attempts.remove_container import RemoveContainer
+from services.scheduler.use_cases.attempts.stop_containers import StopContainers
+from services.scheduler.use_cases.attempts.store_checkpoint import StoreCheckpoint
 from services.scheduler.use_cases.attempts.store_outputs import StoreOutputs
 from services.scheduler.use_cases.deployments.create_deployment import CreateDeployment
 from services.scheduler.use_cases.deployments.delete_deployment import DeleteDeployment
@@ -91,13 +102,19 @@ from services.scheduler.use_cases.deployments.list_deployments import ListDeploy
 from services.scheduler.use_cases.deployments.list_routes import ListRoutes
 from services.scheduler.use_cases.deployments.reconcile_deployments import ReconcileDeployments
 from services.scheduler.use_cases.deployments.republish_routes import RepublishRoutes
+from services.scheduler.use_cases.fleet.change_node import ChangeNode
+from services.scheduler.use_cases.fleet.declare_nodes_lost import DeclareNodesLost
+from services.scheduler.use_cases.fleet.drain_nodes import DrainNodes
 from services.scheduler.use_cases.fleet.list_nodes import ListNodes
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
+from services.scheduler.use_cases.jobs.delete_ended_jobs import DeleteEndedJobs
+from services.scheduler.use_cases.jobs.expire_queued_jobs import ExpireQueuedJobs
 from services.scheduler.use_cases.jobs.get_job import GetJob
 from services.scheduler.use_cases.jobs.list_jobs import ListJobs
-from services.scheduler.use_cases.jobs.submit_job import SubmitJob
-from services.scheduler.use_cases.ports import ModelCatalog
+from services.scheduler.use_cases.jobs.submit_jobs import SubmitJobs
+from services.scheduler.use_cases.ports import ModelCatalog, UnitOfWork
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import RunSchedulingCycle
+from services.scheduler.use_cases.tenants.purge_node_files import PurgeNodeFiles
 from services.scheduler.use_cases.tenants.purge_tenants import PurgeTenants
 from services.scheduler.use_cases.tenants.stop_suspended_jobs import StopSuspendedJobs
 
@@ -107,6 +124,8 @@ JOB_SERVICE: Final = "modelyard.scheduler.v1.JobService"
 DEPLOYMENT_SERVICE: Final = "modelyard.scheduler.v1.DeploymentService"
 NODE_SERVICE: Final = "modelyard.scheduler.v1.NodeService"
 DEAD_LETTERS: Final = "modelyard.scheduler.dead-letter.v1"
+PROCESSES_FOLDER: Final = ".processes"
+"""Among what is fetched, since that is this node's own disk."""
 MODEL_SERVERS: Final[Mapping[str, ModelServer]] = {"modelyard/serve-sklearn": MlServerSklearn()}
 REQUIRED_SCOPES: Final[Mapping[str, str]] = {
     f"/{JOB_SERVICE}/SubmitJob": "jobs:write",
@@ -119,22 +138,45 @@ REQUIRED_SCOPES: Final[Mapping[str, str]] = {
     f"/{DEPLOYMENT_SERVICE}/DeleteDeployment": "deployments:write",
     f"/{DEPLOYMENT_SERVICE}/ListRoutes": "routes:read",
     f"/{NODE_SERVICE}/ListNodes": "nodes:read",
+    f"/{NODE_SERVICE}/CordonNode": "nodes:write",
+    f"/{NODE_SERVICE}/DrainNode": "nodes:write",
+    f"/{NODE_SERVICE}/UncordonNode": "nodes:write",
+}
+CALLERS: Final[Callers] = {
+    "api-gateway": [
+        Grant(
+            frozenset({"key", "user"}),
+            frozenset(
+                {
+                    "jobs:read",
+                    "jobs:write",
+                    "deployments:read",
+                    "deployments:write",
+                    "nodes:read",
+                    "nodes:write",
+                }
+            ),
+        ),
+        Grant(frozenset({"api-gateway"}), frozenset({"routes:read"}), is_for_tenants=False),
+    ],
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What the scheduler needs from outside."""
+    """What use cases and loops need from outside."""
 
     clock: Clock
     ids: Ids
-    engine: AsyncEngine
-    database: ChassisUnitOfWork
-    unit_of_work: PostgresUnitOfWork
-    producer: KafkaProducer
-    verifier: TokenVerifier
+    chance: Callable[[], float]
+    holder: str
+    """This process incarnation, as holder of leases."""
+    unit_of_work: UnitOfWork
+    leases: Leases
+    open_reader: OpenReader
     models: ModelCatalog
     artifacts: ArtifactStore
+    node_files: NodeFiles
     runtime: ContainerRuntime
     probe: ServerProbe
     traces: RunTraces
@@ -142,8 +184,18 @@ class Ports:
 
     def lease(self, name: str, ttl: timedelta) -> LeaseKeeper:
         """Return the keeper of a lease for this process incarnation."""
-        holder = self.ids.new("proc")
-        return LeaseKeeper(self.engine, CHASSIS, name, holder=holder, ttl=ttl, clock=self.clock)
+        return LeaseKeeper(self.leases, name, holder=self.holder, ttl=ttl, clock=self.clock)
+
+
+@dataclass(frozen=True, slots=True)
+class Infrastructure:
+    """The technology under the ports, for the loops and the server that the chassis has."""
+
+    engine: AsyncEngine
+    database: ChassisUnitOfWork
+    unit_of_work: PostgresUnitOfWork
+    producer: KafkaProducer
+    verifier: TokenVerifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +206,17 @@ class App:
     deployments: DeploymentRpcs
     nodes: NodeRpcs
     scheduling: SchedulingLoop
-    reconciling: DeploymentsLoop
-    suspensions: SuspensionsLoop
+    reconciling: LeaderLoop
+    submissions: Submissions
+    suspensions: LeaderLoop
+    drains: LeaderLoop
+    queue_timeouts: LeaderLoop
+    losses: LeaderLoop
+    retention: LeaderLoop
     purges: PurgesLoop
+    file_purges: PurgesLoop
     runner: RunnerLoop
+    isolation: IsolationLoop
     tenants: CompactedProjection
     tenant_list: Sweep[tenant_events_pb2.Tenant] | None
     log_stream: Mapping[str, Handler]
@@ -181,14 +240,15 @@ async def serve(settings: Settings) -> int:
     set_up_logging(SERVICE, level=settings.telemetry.log_level)
     with open_tracing(SERVICE, settings.telemetry):
         async with AsyncExitStack() as stack:
-            ports = await stack.enter_async_context(production_ports(settings))
+            ports, infrastructure = await stack.enter_async_context(production_ports(settings))
             app = wire(ports, settings)
             rpcs = RpcLoop(
                 settings.grpc,
                 register=app.register,
                 services=(JOB_SERVICE, DEPLOYMENT_SERVICE, NODE_SERVICE),
-                verifier=ports.verifier,
+                verifier=infrastructure.verifier,
                 required_scopes=REQUIRED_SCOPES,
+                callers=CALLERS,
                 drain_max=settings.shutdown.stage_timeout / 2,
             )
 
@@ -198,18 +258,18 @@ async def serve(settings: Settings) -> int:
 
             readiness = Readiness()
             readiness.add("grpc", rpcs.ping)
-            readiness.add("database", ports.database.ping)
-            readiness.add("kafka", ports.producer.ping)
+            readiness.add("database", infrastructure.database.ping)
+            readiness.add("kafka", infrastructure.producer.ping)
             readiness.add("tenants", tenants_known)
             readiness.advise("container-runtime", app.runner.watch.check)
             await stack.enter_async_context(serve_operations(settings.operations, readiness))
-            supervisor = _supervisor(app, rpcs, ports, settings)
+            supervisor = _supervisor(app, rpcs, ports, infrastructure, settings)
             add_sweep(supervisor, readiness, app.tenant_list, what=TENANTS)
             return await run_until_stopped(supervisor, readiness, settings.shutdown)
 
 
 @asynccontextmanager
-async def production_ports(settings: Settings) -> AsyncIterator[Ports]:
+async def production_ports(settings: Settings) -> AsyncIterator[tuple[Ports, Infrastructure]]:
     """Open everything outside; closed in reverse order, whatever fails."""
     clock = SystemClock()
     ids = TimeOrderedIds(clock)
@@ -220,33 +280,44 @@ async def production_ports(settings: Settings) -> AsyncIterator[Ports]:
             open_engine(settings.postgres, application_name=SERVICE)
         )
         producer = await stack.enter_async_context(open_producer(settings.kafka, client_id=SERVICE))
-        registry = await stack.enter_async_context(open_channel(settings.registry, signer=signer))
+        registry = await stack.enter_async_context(
+            open_channel(settings.registry, callee="model-registry", signer=signer)
+        )
         list_tenants = await stack.enter_async_context(
             open_tenant_list(settings.gateway, signer=signer)
         )
         probe = await stack.enter_async_context(open_server_probe(timeout=runner.probe_timeout))
+        cache = NodeCache(runner.node_cache_root, bytes_max=runner.node_cache_bytes_max)
         database = ChassisUnitOfWork(engine, CHASSIS, source=f"/{SERVICE}", clock=clock, ids=ids)
-        yield Ports(
+        unit_of_work = PostgresUnitOfWork(database, event_of)
+        leases, holder = PostgresLeases(engine, CHASSIS), ids.new("proc")
+        processes = runner.node_cache_root / PROCESSES_FOLDER
+        stack.enter_context(living_as(holder, processes))
+        await release_leases_of_the_dead(processes, leases)
+        ports = Ports(
             clock=clock,
             ids=ids,
-            engine=engine,
-            database=database,
-            unit_of_work=PostgresUnitOfWork(database, event_of),
-            producer=producer,
-            verifier=TokenVerifier.load(settings.identity, clock),
+            chance=chance,
+            holder=holder,
+            unit_of_work=unit_of_work,
+            leases=leases,
+            open_reader=open_reader,
             models=RegistryModels(registry, Edge.to("model-registry"), settings.registry.deadline),
             artifacts=RegistryArtifacts(
                 registry,
                 # Its own edge: slow transfers must not open the breaker of CreateDeployment.
                 Edge.to("model-registry-artifacts"),
-                NodeCache(runner.node_cache_root, bytes_max=runner.node_cache_bytes_max),
+                cache,
                 transfer_timeout=runner.transfer_timeout,
             ),
+            node_files=cache,
             runtime=await stack.enter_async_context(_open_runtime(settings, clock)),
             probe=probe,
             traces=TelemetryRunTraces(),
             list_tenants=list_tenants,
         )
+        verifier = TokenVerifier.load(SERVICE, settings.identity, clock)
+        yield ports, Infrastructure(engine, database, unit_of_work, producer, verifier)
 
 
 def wire(ports: Ports, settings: Settings) -> App:
@@ -254,13 +325,22 @@ def wire(ports: Ports, settings: Settings) -> App:
     store, ids = ports.unit_of_work, ports.ids
     scheduling, deployments = settings.scheduling, settings.deployments
     leader = ports.lease("scheduling", scheduling.lease_ttl)
-    known = TenantTable(is_whole=ports.list_tenants is None)
+    known = TenantTable(is_caught_up=False, is_whole=ports.list_tenants is None)
     cycle, reconciling, suspending = (Waking(scheduling.cycle_interval_max) for _ in range(3))
-    purging = Waking(settings.purge.interval)
+    draining = Waking(scheduling.drains_interval)
+    purging, purging_files = (Waking(settings.purge.interval) for _ in range(2))
 
     def tenant_changed() -> None:
-        for concerned in (cycle, reconciling, suspending, purging):
+        for concerned in (cycle, reconciling, suspending, purging, purging_files):
             concerned.wake()
+
+    def node_changed() -> None:
+        for concerned in (cycle, reconciling, draining):
+            concerned.wake()
+
+    def tenants_caught_up() -> None:
+        known.catch_up()
+        cycle.wake()
 
     def tenants_complete() -> None:
         known.complete()
@@ -268,7 +348,12 @@ def wire(ports: Ports, settings: Settings) -> App:
 
     apply_tenants = tenants.ApplyTenants(known, tenant_changed)
     projection = CompactedProjection(
-        settings.kafka, tenants.TOPIC, apply_tenants, client_id=SERVICE
+        settings.kafka,
+        tenants.TOPIC,
+        apply_tenants,
+        on_caught_up=tenants_caught_up,
+        client_id=SERVICE,
+        open_reader=ports.open_reader,
     )
     tenant_list = None
     if ports.list_tenants is not None:
@@ -279,11 +364,19 @@ def wire(ports: Ports, settings: Settings) -> App:
             interval=settings.tenants_read_interval,
             on_done=tenants_complete,
         )
-    runner, remove_container = _wire_runner(ports, settings)
+    record = RecordAttempt(
+        store, retried_jobs_max=settings.admission.retried_jobs_max, chance=ports.chance
+    )
+    runner, isolation, remove_container = _wire_runner(ports, settings, record)
+    submissions = _wire_submissions(ports, settings, known)
     return App(
-        jobs=_wire_jobs(ports, settings, known),
+        jobs=_wire_jobs(ports, settings, known, submissions),
+        submissions=submissions,
         deployments=_wire_deployments(ports, settings, known),
-        nodes=NodeRpcs(ListNodes(store, scheduling.node_silence_max)),
+        nodes=NodeRpcs(
+            ListNodes(store, scheduling.node_silence_max),
+            ChangeNode(store, scheduling.node_silence_max, node_changed),
+        ),
         scheduling=SchedulingLoop(
             RunSchedulingCycle(
                 store,
@@ -294,29 +387,84 @@ def wire(ports: Ports, settings: Settings) -> App:
             ),
             leader,
             cycle,
-            lambda: projection.is_caught_up,
+            lambda: known.is_caught_up,
         ),
-        reconciling=DeploymentsLoop(
-            ReconcileDeployments(
-                store,
-                known,
-                deployments_per_pass_max=deployments.deployments_per_pass_max,
-                routes_settle=deployments.routes_settle,
+        reconciling=LeaderLoop(
+            WhileLeading(
+                TendDeployments(
+                    ReconcileDeployments(
+                        store,
+                        known,
+                        deployments_per_pass_max=deployments.deployments_per_pass_max,
+                        routes_settle=deployments.routes_settle,
+                    ),
+                    RepublishRoutes(store, batch_max=deployments.republish_batch_max),
+                    Recurrence(deployments.republish_interval, ports.clock),
+                ),
+                leader,
             ),
-            RepublishRoutes(store, batch_max=deployments.republish_batch_max),
-            Recurrence(deployments.republish_interval, ports.clock),
-            leader,
             reconciling,
+            done="routes published again",
+            failed="reconciling deployments failed",
         ),
-        suspensions=SuspensionsLoop(
-            StopSuspendedJobs(
-                store, known, jobs_per_pass_max=scheduling.suspended_jobs_per_pass_max
+        suspensions=LeaderLoop(
+            WhileLeading(
+                StopSuspendedJobs(
+                    store, known, jobs_per_pass_max=scheduling.suspended_jobs_per_pass_max
+                ),
+                leader,
             ),
-            leader,
             suspending,
+            done="jobs of suspended tenants asked to stop",
+            failed="stopping jobs of suspended tenants failed",
+        ),
+        drains=LeaderLoop(
+            WhileLeading(
+                DrainNodes(store, jobs_per_pass_max=scheduling.drained_jobs_per_pass_max), leader
+            ),
+            draining,
+            done="jobs on nodes that are drained asked to stop",
+            failed="draining nodes failed",
+        ),
+        queue_timeouts=LeaderLoop(
+            WhileLeading(
+                ExpireQueuedJobs(store, jobs_per_pass_max=scheduling.expired_jobs_per_pass_max),
+                leader,
+            ),
+            Waking(scheduling.queue_timeouts_interval),  # nothing else wakes it
+            done="jobs stood in line for too long",
+            failed="ending jobs in line failed",
+        ),
+        losses=LeaderLoop(
+            WhileLeading(
+                DeclareNodesLost(
+                    store,
+                    record,
+                    Looks(scheduling.node_lost_after, scheduling.lost_looks_min),
+                    nodes_per_pass_max=scheduling.lost_nodes_per_pass_max,
+                ),
+                leader,
+            ),
+            Waking(scheduling.lost_nodes_interval),  # nothing else wakes it: each look counts
+            done="nodes lost",
+            failed="looking for lost nodes failed",
+            found=NODES_LOST,
+        ),
+        retention=LeaderLoop(
+            WhileLeading(
+                DeleteEndedJobs(
+                    store,
+                    settings.retention.ended_jobs_kept,
+                    jobs_per_pass_max=settings.retention.ended_jobs_per_pass_max,
+                ),
+                leader,
+            ),
+            Waking(settings.retention.interval),  # nothing else wakes it
+            done="jobs deleted that ended long ago",
+            failed="deleting ended jobs failed",
         ),
         purges=PurgesLoop(
-            PurgeWhileLeading(
+            WhileLeading(
                 PurgeTenants(
                     store,
                     known,
@@ -328,32 +476,54 @@ def wire(ports: Ports, settings: Settings) -> App:
             purging,
             what="rows",
         ),
+        file_purges=PurgesLoop(
+            PurgeNodeFiles(
+                ports.node_files, known, files_per_pass_max=settings.purge.files_per_pass_max
+            ),
+            purging_files,
+            what="files",
+        ),
         runner=runner,
+        isolation=isolation,
         tenants=projection,
         tenant_list=tenant_list,
         log_stream=log_stream.handlers(remove_container),
     )
 
 
-def _wire_jobs(ports: Ports, settings: Settings, known: TenantTable) -> JobRpcs:
-    store, admission = ports.unit_of_work, settings.admission
-    return JobRpcs(
-        submit_job=SubmitJob(
-            store,
+def _wire_submissions(ports: Ports, settings: Settings, known: TenantTable) -> Submissions:
+    admission = settings.admission
+    return Submissions(
+        SubmitJobs(
+            ports.unit_of_work,
             known,
             ports.ids,
             queued_jobs_max=admission.queued_jobs_max,
             retry_after=admission.queue_retry_after,
             images=settings.runtime.images.keys(),
         ),
-        get_job=GetJob(store, known),
-        list_jobs=ListJobs(store, known),
+        together_max=admission.submissions_together_max,
+        waiting_max=admission.submissions_waiting_max,
+        retry_after=admission.queue_retry_after,
+    )
+
+
+def _wire_jobs(
+    ports: Ports, settings: Settings, known: TenantTable, submissions: Submissions
+) -> JobRpcs:
+    store = ports.unit_of_work
+    silence_max = settings.scheduling.node_silence_max
+    return JobRpcs(
+        submit_job=submissions,
+        get_job=GetJob(store, known, silence_max),
+        list_jobs=ListJobs(store, known, silence_max),
         cancel_job=CancelJob(store),
     )
 
 
 def _wire_deployments(ports: Ports, settings: Settings, known: TenantTable) -> DeploymentRpcs:
     store = ports.unit_of_work
+    silence_max = settings.scheduling.node_silence_max
     return DeploymentRpcs(
         create_deployment=CreateDeployment(
             store,
@@ -363,17 +533,19 @@ def _wire_deployments(ports: Ports, settings: Settings, known: TenantTable) -> D
             replicas_max=settings.admission.replicas_max,
             images=settings.runtime.images.keys() & MODEL_SERVERS.keys(),
         ),
-        get_deployment=GetDeployment(store, known),
-        list_deployments=ListDeployments(store, known),
+        get_deployment=GetDeployment(store, known, silence_max),
+        list_deployments=ListDeployments(store, known, silence_max),
         delete_deployment=DeleteDeployment(store),
         list_routes=ListRoutes(store),
     )
 
 
-def _wire_runner(ports: Ports, settings: Settings) -> tuple[RunnerLoop, RemoveContainer]:
+def _wire_runner(
+    ports: Ports, settings: Settings, record: RecordAttempt
+) -> tuple[RunnerLoop, IsolationLoop, RemoveContainer]:
     own, limits = settings.runner, DriveLimits()
     store, runtime, clock = ports.unit_of_work, ports.runtime, ports.clock
-    node_lease = ports.lease(f"node/{own.node_id}", own.lease_ttl)
+    node_lease = ports.lease(lease_name(NodeId(own.node_id)), own.lease_ttl)
     remove = RemoveContainer(store, runtime)
     drive = DriveAttempt(
         runtime=runtime,
@@ -386,7 +558,13 @@ def _wire_runner(ports: Ports, settings: Settings) -> tuple[RunnerLoop, RemoveCo
             files_max=own.output_files_max,
             bytes_max=own.output_bytes_max,
         ),
-        record=RecordAttempt(store),
+        store_checkpoint=StoreCheckpoint(
+            runtime,
+            ports.artifacts,
+            files_max=own.checkpoint_files_max,
+            bytes_max=own.checkpoint_bytes_max,
+        ),
+        record=record,
         probe=ports.probe,
         traces=ports.traces,
         node_lease=node_lease,
@@ -417,21 +595,28 @@ def _wire_runner(ports: Ports, settings: Settings) -> tuple[RunnerLoop, RemoveCo
         waking=Waking(own.look_interval_max),
         intervals=RunnerIntervals(clean_up=own.clean_up_interval),
     )
-    return loop, remove
+    isolation = IsolationLoop(
+        StopContainers(runtime, own.isolation_stop_grace, together_max=own.clean_up_together_max),
+        node_lease,
+        own.isolation_stop_after,
+    )
+    return loop, isolation, remove
 
 
-def _supervisor(app: App, rpcs: RpcLoop, ports: Ports, settings: Settings) -> Supervisor:
+def _supervisor(
+    app: App, rpcs: RpcLoop, ports: Ports, infrastructure: Infrastructure, settings: Settings
+) -> Supervisor:
     """Give every loop its place in the shutdown; leases go last."""
     relay = Relay(
-        ports.engine,
-        CHASSIS,
-        ports.producer,
-        holder=ports.ids.new("proc"),
+        PostgresOutbox(infrastructure.engine, CHASSIS),
+        ports.leases,
+        infrastructure.producer,
+        holder=ports.holder,
         clock=ports.clock,
-        idle=ports.database.idle,
+        idle=infrastructure.database.idle,
     )
-    ports.database.add_listener(relay.wake)
-    ports.unit_of_work.add_listener(app.alarms.ring)
+    infrastructure.database.add_listener(relay.wake)
+    infrastructure.unit_of_work.add_listener(app.alarms.ring)
 
     async def follow_log_streams(stopping: asyncio.Event) -> None:
         # A group of its own for each node: whose container it is, only the node knows.
@@ -442,7 +627,7 @@ def _supervisor(app: App, rpcs: RpcLoop, ports: Ports, settings: Settings) -> Su
             consumer = EventConsumer(
                 subscription,
                 app.log_stream,
-                dead_letters=ports.producer,
+                dead_letters=infrastructure.producer,
                 dead_letter_topic=DEAD_LETTERS,
                 service=SERVICE,
                 group=group,
@@ -455,12 +640,20 @@ def _supervisor(app: App, rpcs: RpcLoop, ports: Ports, settings: Settings) -> Su
     supervisor.add("log-stream", follow_log_streams, Stage.INTAKE)
     supervisor.add("scheduling", app.scheduling.run, Stage.INTAKE)
     supervisor.add("suspensions", app.suspensions.run, Stage.INTAKE)
+    supervisor.add("drains", app.drains.run, Stage.INTAKE)
+    supervisor.add("queue-timeouts", app.queue_timeouts.run, Stage.INTAKE)
+    supervisor.add("losses", app.losses.run, Stage.INTAKE)
+    supervisor.add("retention", app.retention.run, Stage.INTAKE)
     supervisor.add("purges", app.purges.run, Stage.INTAKE)
+    supervisor.add("file-purges", app.file_purges.run, Stage.INTAKE)
     supervisor.add("deployments", app.reconciling.run, Stage.INTAKE)
+    # After the calls that it answers.
+    supervisor.add("submissions", app.submissions.run, Stage.WORK)
     supervisor.add("runner", app.runner.run, Stage.WORK)
+    supervisor.add("isolation", app.isolation.run, Stage.WORK)
     supervisor.add("container-runtime", ports.runtime.follow, Stage.RELAY)
     supervisor.add("relay", relay.run, Stage.RELAY)
-    supervisor.add("janitor", Janitor(ports.engine, CHASSIS).run, Stage.RELAY)
+    supervisor.add("janitor", Janitor(infrastructure.engine, CHASSIS).run, Stage.RELAY)
     supervisor.add("scheduling-lease", app.scheduling.lease.run, Stage.LAST)
     supervisor.add("node-lease", app.runner.lease.run, Stage.LAST)
     return supervisor

@@ -2,9 +2,9 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.chassis.settings import (
@@ -24,8 +24,14 @@ class AdmissionSettings(BaseModel):
 
     queued_jobs_max: int = Field(default=100, gt=0)
     """Jobs of one tenant that may stand in line; the next one gets QUEUE_FULL."""
+    submissions_together_max: int = Field(default=64, gt=0)
+    """Submissions that share a commit at most; 1: each has its own."""
+    submissions_waiting_max: int = Field(default=1000, gt=0)
+    """Submissions that wait for a commit; the next one gets QUEUE_FULL."""
     queue_retry_after: timedelta = timedelta(seconds=5)
     """What QUEUE_FULL tells the caller to wait."""
+    retried_jobs_max: int = Field(default=100, ge=0)
+    """Jobs of one tenant that are tried again within an hour; what fails beyond that has failed."""
     replicas_max: int = Field(default=64, gt=0)
     """Replicas of all of a tenant's deployments together."""
 
@@ -40,10 +46,28 @@ class SchedulingSettings(BaseModel):
     locked for longer."""
     suspended_jobs_per_pass_max: int = Field(default=100, gt=0)
     """Jobs of suspended tenants that one pass asks to stop; the rest: next pass."""
+    drains_interval: timedelta = timedelta(seconds=2)
+    """A drain that another replica was asked for begins so much later at most."""
+    drained_jobs_per_pass_max: int = Field(default=100, gt=0)
+    """Jobs on nodes that are drained that one pass asks to stop; the rest: next pass."""
+    queue_timeouts_interval: timedelta = timedelta(seconds=1)
+    """A job that has stood in line for too long fails so much later at most."""
+    expired_jobs_per_pass_max: int = Field(default=100, gt=0)
+    """Jobs whose time in line is over that one pass ends; the rest: next pass."""
     lease_ttl: timedelta = timedelta(seconds=6)
     """After a leader's crash nothing is admitted for so long; after a freeze 5 s more at most."""
     node_silence_max: timedelta = timedelta(seconds=30)
     """A node whose runner was silent for longer gets no new work."""
+    node_lost_after: timedelta = timedelta(minutes=6)
+    """From when nobody holds a node's lease any more until its jobs run elsewhere. Before that its
+    runner has stopped them: see `runner.isolation_stop_after`."""
+    lost_nodes_interval: timedelta = timedelta(seconds=3)
+    """From one look for lost nodes to the next."""
+    lost_looks_min: int = Field(default=10, gt=0)
+    """Looks in a row that have to find a node without a runner: so long those are awaited that come
+    back with a leader, or with the database."""
+    lost_nodes_per_pass_max: int = Field(default=100, gt=0)
+    """Nodes without a runner that one look sees, the longest first."""
 
 
 class PurgeSettings(BaseModel):
@@ -53,6 +77,20 @@ class PurgeSettings(BaseModel):
     """What still ran at the purge, or came late, is deleted so much later at most."""
     owners_per_pass_max: int = Field(default=200, gt=0)
     """Jobs, deployments and answers that one transaction deletes; the next one follows at once."""
+    files_per_pass_max: int = Field(default=200, gt=0)
+    """Files that one pass deletes from a node's cache; the next one follows at once."""
+
+
+class RetentionSettings(BaseModel):
+    """How long what has ended is kept."""
+
+    ended_jobs_kept: timedelta = Field(default=timedelta(days=30), ge=timedelta(days=1))
+    """A job that ended so long ago is deleted, with its attempts. Not shorter than idempotency keys
+    are remembered, or a repeated submission would find its key and no job."""
+    interval: timedelta = timedelta(minutes=1)
+    """From one pass to the next."""
+    ended_jobs_per_pass_max: int = Field(default=500, gt=0)
+    """Jobs that one pass deletes, in one transaction; the rest: next pass."""
 
 
 class DeploymentSettings(BaseModel):
@@ -138,6 +176,11 @@ class RunnerSettings(BaseModel):
     gpu_count: int = Field(default=0, ge=0)
     lease_ttl: timedelta = timedelta(seconds=10)
     """After a runner's crash its attempts are not driven for so long; they run on."""
+    isolation_stop_after: timedelta = timedelta(minutes=4)
+    """What runs on this node is stopped when the database has not answered for so long: other nodes
+    may run it soon."""
+    isolation_stop_grace: timedelta = timedelta(seconds=10)
+    """From SIGTERM to SIGKILL then, however patient the job."""
     look_interval_max: timedelta = timedelta(seconds=1)
     """Fallback only: a commit of this process wakes the runner at once."""
     node_cache_root: Path
@@ -150,6 +193,10 @@ class RunnerSettings(BaseModel):
     """Files that a job's outputs may have together; more fail it. A thousand fit in its event."""
     output_bytes_max: int = Field(default=10 << 30, gt=0)
     """Bytes that one output may have; more fail the job."""
+    checkpoint_files_max: int = Field(default=1_000, gt=0, le=1_000)
+    """Files that an attempt may leave for the next one; of more none are kept."""
+    checkpoint_bytes_max: int = Field(default=10 << 30, gt=0)
+    """Their bytes together; of more none are kept."""
     kept_after_end: timedelta = timedelta(hours=1)
     """An exited container whose log nobody reported complete is deleted after so long."""
     unknown_kept: timedelta = timedelta(seconds=30)
@@ -194,3 +241,20 @@ class Settings(BaseSettings):
     scheduling: SchedulingSettings = Field(default_factory=SchedulingSettings)
     deployments: DeploymentSettings = Field(default_factory=DeploymentSettings)
     purge: PurgeSettings = Field(default_factory=PurgeSettings)
+    retention: RetentionSettings = Field(default_factory=RetentionSettings)
+
+    @model_validator(mode="after")
+    def _stops_in_time(self) -> Self:
+        stopped_after = self.runner.isolation_stop_after + self.runner.isolation_stop_grace
+        if stopped_after >= self.scheduling.node_lost_after:
+            raise ValueError(
+                "runner.isolation_stop_after and isolation_stop_grace together must be shorter "
+                "than scheduling.node_lost_after, or a node that is cut off could run twice what "
+                "is run elsewhere"
+            )
+        if self.runner.isolation_stop_after < self.runner.lease_ttl:
+            raise ValueError(
+                "runner.isolation_stop_after must not be shorter than runner.lease_ttl, or what "
+                "runs on a node is stopped between two renewals"
+            )
+        return self

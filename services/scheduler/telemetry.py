@@ -21,6 +21,11 @@ JOBS_SUBMITTED: Final = counter(
     "modelyard_scheduler_jobs_submitted",
     help="Submissions answered with a job, repeated ones included.",
 )
+SUBMISSIONS_TOGETHER: Final = histogram(
+    "modelyard_scheduler_submissions_together",
+    help="How many submissions shared a commit.",
+    buckets=(1, 2, 4, 8, 16, 32, 64),
+)
 PLACEMENTS: Final = counter(
     "modelyard_scheduler_placements",
     help="Placements that a scheduling cycle decided, by what became of them.",
@@ -38,6 +43,10 @@ RUNTIME_UP: Final = gauge(
     "modelyard_scheduler_container_runtime_up",
     help="1 while the container runtime of this process's node answers.",
     labels=("runtime",),
+)
+NODES_LOST: Final = counter(
+    "modelyard_scheduler_nodes_lost",
+    help="Nodes that this process, as the leader, gave up since nobody held their lease.",
 )
 
 

@@ -41,6 +41,14 @@ class Resources:
             self.gpu_count - other.gpu_count,
         )
 
+    def amounts(self) -> dict[str, int]:
+        """Return each amount by its name, for words about them."""
+        return {
+            "cpu_millicores": self.cpu_millicores,
+            "memory_bytes": self.memory_bytes,
+            "gpu_count": self.gpu_count,
+        }
+
     def less(self, used: "Resources") -> "Resources":
         """Return what is left of it, nothing where more is used."""
         return Resources(

@@ -12,9 +12,10 @@ attempt, deployment, replica, job, node; several of a kind by id.
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
+from services.chassis.errors import InProgress, KeyReused
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import Attempt, AttemptTransitioned
 from services.scheduler.domain.attempts.work import AttemptWork
@@ -25,8 +26,9 @@ from services.scheduler.domain.deployments.deployment import (
 )
 from services.scheduler.domain.deployments.model import ModelPin, ModelReference
 from services.scheduler.domain.deployments.replica import Replica
+from services.scheduler.domain.fleet.loss import UnheldNode
 from services.scheduler.domain.fleet.node import Node
-from services.scheduler.domain.fleet.reach import FleetReach
+from services.scheduler.domain.fleet.reach import FleetDoors, FleetReach
 from services.scheduler.domain.identities import (
     AttemptId,
     DeploymentId,
@@ -67,6 +69,15 @@ class RequestKey:
 
     key: str
     request_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Repeatable:
+    """A repeatable request of a tenant, and the id of what it makes if it is the first."""
+
+    tenant: TenantId
+    key: RequestKey
+    makes: str
 
 
 class Tenants(Protocol):
@@ -110,12 +121,25 @@ class Answers(Protocol):
         ...
 
 
+class AllAnswers(Protocol):
+    """Earlier answers of all tenants' repeatable requests."""
+
+    async def remember(
+        self, method: str, asked: Sequence[Repeatable]
+    ) -> Sequence[str | KeyReused | InProgress | None]:
+        """Answer each as `Answers.remember` does, all in one; no two are of the same key.
+
+        Raises InProgress when a twin of one of them takes too long; then none is remembered.
+        """
+        ...
+
+    async def forget(self, method: str, asked: Sequence[Repeatable]) -> None:
+        """Take back what this transaction has remembered."""
+        ...
+
+
 class TenantJobs(Protocol):
     """One tenant's jobs."""
-
-    async def add(self, job: Job) -> None:
-        """Put a new job last in its line."""
-        ...
 
     async def get(self, job_id: JobId) -> Job:
         """Return a job; raises NotFound, for another tenant's job too."""
@@ -139,10 +163,6 @@ class TenantJobs(Protocol):
         """Return what all that runs of the tenant takes together, replicas too."""
         ...
 
-    async def queued_count(self) -> int:
-        """Count those in line; until the commit nobody else of the tenant can count or add."""
-        ...
-
 
 class TenantDeployments(Protocol):
     """One tenant's deployments with their replicas; deleted ones are seen by id only."""
@@ -161,6 +181,13 @@ class TenantDeployments(Protocol):
 
     async def save(self, deployment: Deployment) -> None:
         """Store a deployment that this transaction has read; raises Conflict."""
+        ...
+
+    async def version_of_name(self, name: str) -> int:
+        """Return the version of the last deployment of a name, 0 when there was none.
+
+        Until the commit it stays what it is.
+        """
         ...
 
     async def newest(self, *, before: DeploymentId | None, limit: int) -> Sequence[Deployment]:
@@ -183,6 +210,10 @@ class Fleet(Protocol):
 
     async def reach_for(self, resources: Resources) -> FleetReach:
         """Tell whether some node is large enough for this, and the most that any has."""
+        ...
+
+    async def doors_for(self, resources: Resources, *, alive_since: datetime) -> FleetDoors:
+        """Tell which of the nodes that are large enough for this take anything new."""
         ...
 
 
@@ -220,7 +251,15 @@ class Transaction(Protocol):
 
 
 class Jobs(Protocol):
-    """All tenants' jobs, for loops."""
+    """All tenants' jobs."""
+
+    async def add(self, jobs: Sequence[Job]) -> None:
+        """Put new jobs last in line, in this order."""
+        ...
+
+    async def some(self, job_ids: Sequence[JobId]) -> Sequence[Job]:
+        """Return those of the jobs that there are; nothing is locked."""
+        ...
 
     async def get_any(self, job_id: JobId) -> Job:
         """Return a job of any tenant, locked; raises NotFound."""
@@ -232,6 +271,18 @@ class Jobs(Protocol):
 
     async def placed(self, tenants: Sequence[TenantId], *, limit: int) -> Sequence[JobId]:
         """Return jobs of these tenants that run or will; nothing is locked."""
+        ...
+
+    async def placed_on_drained(self, *, limit: int) -> Sequence[JobId]:
+        """Return jobs on nodes that are drained, which run or will; nothing is locked."""
+        ...
+
+    async def expired(self, *, at: datetime, limit: int) -> Sequence[JobId]:
+        """Return jobs that have stood in line for as long as they may; nothing is locked."""
+        ...
+
+    async def retried_count(self, tenant: TenantId, *, since: datetime) -> int:
+        """Count a tenant's jobs whose last retry began, or will begin, after an instant."""
         ...
 
     async def save(self, job: Job) -> None:
@@ -293,7 +344,8 @@ class Deployments(Protocol):
     ) -> Sequence[DeploymentId]:
         """Return deployments that something is to be done for: restarts due, deletions under way.
 
-        And those of suspended tenants of which something runs. Nothing is locked.
+        And those of suspended tenants, or on nodes that are drained, of which something runs.
+        Nothing is locked.
         """
         ...
 
@@ -324,11 +376,14 @@ class Replicas(Protocol):
         ...
 
 
-class Nodes(Protocol):
+class Nodes(Fleet, Protocol):
     """The machines that run containers."""
 
-    async def register(self, node_id: NodeId, capacity: Resources, *, runtime: str) -> None:
-        """Add a node or change what it has, with a heartbeat; what is booked stays booked."""
+    async def register(self, node_id: NodeId, capacity: Resources, *, runtime: str) -> bool:
+        """Add a node or change what it has, with a heartbeat; what is booked stays booked.
+
+        Returns whether the node counts as lost.
+        """
         ...
 
     async def heartbeat(self, node_id: NodeId, *, is_runtime_up: bool) -> None:
@@ -340,7 +395,18 @@ class Nodes(Protocol):
         ...
 
     async def at_work(self, *, alive_since: datetime) -> Sequence[Node]:
-        """Return nodes with a recent heartbeat whose runtime answers; nothing is locked."""
+        """Return open nodes with a recent heartbeat whose runtime answers; nothing is locked."""
+        ...
+
+    async def draining(self) -> Mapping[NodeId, datetime]:
+        """Return since when nodes are drained, of those that are; nothing is locked."""
+        ...
+
+    async def unheld(self, *, limit: int) -> Sequence[UnheldNode]:
+        """Return nodes whose lease nobody holds, the longest first; nothing is locked.
+
+        Of lost ones only those with open attempts.
+        """
         ...
 
     async def first(self, limit: int) -> tuple[Sequence[Node], int]:
@@ -348,7 +414,7 @@ class Nodes(Protocol):
         ...
 
     async def save(self, node: Node) -> None:
-        """Store what is used of a node that this transaction has read."""
+        """Store what is used of a node that this transaction has read, and whether it is open."""
         ...
 
     async def release(self, node_id: NodeId, resources: Resources) -> None:
@@ -363,32 +429,52 @@ class Line(Protocol):
         """Return all who have something in line."""
         ...
 
+    async def queued_counts(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, int]:
+        """Count the jobs in line of those tenants that have any.
+
+        Until the commit nobody else can count or add theirs.
+        """
+        ...
+
     async def heads(
-        self, *, limit: int, alive_since: datetime, left: Mapping[TenantId, Resources]
+        self,
+        *,
+        at: datetime,
+        alive_since: datetime,
+        left: Mapping[TenantId, Resources],
+        limit: int,
     ) -> Sequence[Head]:
         """Return the first of each kind, at most `limit`, in any order; nothing is locked.
 
-        Those that no node at work since then could ever hold are passed over, and those that ask
-        for more than their tenant has left: they must not fill the places of all who could run.
+        Those that no node at work since then could ever hold are passed over, those that ask for
+        more than their tenant has left, and those whose retry begins later than `at`: they must not
+        fill the places of all who could run.
         """
         ...
 
 
 class Leavings(Protocol):
-    """What tenants have here, for the end of all of it; waits for nobody's locks.
+    """What tenants have had here, for the end of it; waits for nobody's locks.
 
     What runs is left alone, with its owner and all attempts of that. Each call looks at so many
-    owners or answers at most; the rest: next call.
+    owners or answers at most, in a fixed order; the rest: next call.
     """
 
     async def living_deployments(
-        self, tenants: Sequence[TenantId], *, limit: int
+        self, tenants: Sequence[TenantId], *, offset: int, limit: int
     ) -> Sequence[tuple[TenantId, DeploymentId]]:
-        """Return deployments whose deletion nobody has asked for."""
+        """Return deployments whose deletion nobody has asked for, but for the first `offset`."""
         ...
 
     async def delete_jobs(self, tenants: Sequence[TenantId], *, limit: int) -> int:
         """Delete jobs of which nothing runs, with their attempts; return how many rows went."""
+        ...
+
+    async def delete_ended_jobs(self, kept: timedelta, *, limit: int) -> int:
+        """Delete jobs, with their attempts, that ended so long ago; return how many jobs went.
+
+        By the database's clock, those that ended first before others.
+        """
         ...
 
     async def delete_deployments(self, tenants: Sequence[TenantId], *, limit: int) -> int:
@@ -406,6 +492,11 @@ class SystemTransaction(Protocol):
     @property
     def now(self) -> datetime:
         """Return the one instant that this transaction stamps."""
+        ...
+
+    @property
+    def answers(self) -> AllAnswers:
+        """Return earlier answers to all tenants."""
         ...
 
     @property
@@ -445,6 +536,14 @@ class SystemTransaction(Protocol):
 
     async def hold(self, lease: Lease) -> None:
         """Begin a lease holder's transaction with this; raises Conflict when it is over."""
+        ...
+
+    async def seize(self, name: str, *, holder: str, unheld_for: timedelta) -> Lease | None:
+        """Take a lease that nobody has held for so long, by the database's clock, with the commit.
+
+        It can be held in later transactions until somebody takes it, which anybody may at once.
+        None when it was held since.
+        """
         ...
 
     def emit(self, fact: Fact) -> None:

@@ -13,6 +13,7 @@ from services.scheduler.adapters.postgres.rows import (
     VersionedRows,
     from_document,
     from_resources,
+    is_one_of,
     maybe_from_document,
     to_document,
     to_resources,
@@ -32,7 +33,12 @@ from services.scheduler.domain.deployments.deployment import DeploymentSpec
 from services.scheduler.domain.deployments.model import ModelPin
 from services.scheduler.domain.deployments.replica import ReplicaState
 from services.scheduler.domain.identities import AttemptId, NodeId
-from services.scheduler.domain.jobs.job import JobState, StopCause, StopRequest
+from services.scheduler.domain.jobs.job import (
+    Checkpoint,
+    JobState,
+    StopCause,
+    StopRequest,
+)
 from services.scheduler.domain.jobs.spec import JobSpec
 from services.scheduler.domain.resources import Resources
 
@@ -46,9 +52,7 @@ _BOOKED: Final = (
             for name in from_resources(Resources())
         ),
     )
-    .where(
-        ATTEMPTS.c.state.in_(OPEN), ATTEMPTS.c.tenant.in_(sa.bindparam("tenants", expanding=True))
-    )
+    .where(ATTEMPTS.c.state.in_(OPEN), is_one_of(ATTEMPTS.c.tenant, "tenants"))
     .group_by(ATTEMPTS.c.tenant)
 )
 _OPEN_WORK: Final = (
@@ -57,6 +61,7 @@ _OPEN_WORK: Final = (
         JOBS.c.state.label("job_state"),
         JOBS.c.spec.label("job_spec"),
         JOBS.c.stop.label("job_stop"),
+        JOBS.c.checkpoint.label("job_checkpoint"),
         JOBS.c.attempt_id.label("job_attempt_id"),
         REPLICAS.c.state.label("replica_state"),
         REPLICAS.c.reason.label("replica_reason"),
@@ -178,6 +183,7 @@ def to_work(row: sa.RowMapping) -> AttemptWork:
                 job_id=row["owner_id"],
                 state=JobState(row["job_state"]),
                 spec=from_document(JobSpec, row["job_spec"]),
+                checkpoint=maybe_from_document(Checkpoint, row["job_checkpoint"]),
             ),
             stop=maybe_from_document(StopRequest, row["job_stop"]),
             is_current=row["job_attempt_id"] == attempt.id,

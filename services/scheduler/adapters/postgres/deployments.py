@@ -13,9 +13,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.db.errors import unique_violation
-from services.chassis.db.statements import take_turn
+from services.chassis.db.statements import is_one_of, take_turn
 from services.chassis.errors import AlreadyExists, NotFound
 from services.chassis.tenancy import TenantId
+from services.scheduler.adapters.postgres.fleet import IS_OPEN_ON_DRAINED
 from services.scheduler.adapters.postgres.rows import (
     VersionedRows,
     from_document,
@@ -23,7 +24,12 @@ from services.scheduler.adapters.postgres.rows import (
     to_document,
     versioned_update,
 )
-from services.scheduler.adapters.postgres.tables import DEPLOYMENTS, QUEUE_SEQ, REPLICAS
+from services.scheduler.adapters.postgres.tables import (
+    ATTEMPTS,
+    DEPLOYMENTS,
+    QUEUE_SEQ,
+    REPLICAS,
+)
 from services.scheduler.domain.deployments.deployment import (
     Deployment,
     DeploymentSpec,
@@ -59,7 +65,7 @@ class PostgresDeployments:
     async def due(
         self, *, at: datetime, suspended: Sequence[TenantId], limit: int
     ) -> Sequence[DeploymentId]:
-        """Return deployments with restarts due, or a deletion or suspension that can go on."""
+        """Return deployments with restarts due, or whose replicas are to end."""
 
         def has_replica(*states: ReplicaState) -> sa.ColumnElement[bool]:
             return sa.exists().where(
@@ -72,11 +78,18 @@ class PostgresDeployments:
             DEPLOYMENTS.c.state == DeploymentState.DELETING,
             has_replica(S.QUEUED, S.WARMING, S.READY) | ~has_replica(S.STOPPING),
         )
-        suspensions = sa.select(REPLICAS.c.deployment_id).where(
-            REPLICAS.c.tenant.in_(suspended), REPLICAS.c.state.in_((S.WARMING, S.READY))
+        leaving = sa.select(REPLICAS.c.deployment_id).where(
+            REPLICAS.c.leaving_at.is_not(None), REPLICAS.c.state == S.WARMING
         )
-        due = sa.union(restarts, deletions, suspensions) if suspended else restarts.union(deletions)
-        found = await self._connection.scalars(due.limit(limit))
+        runs = REPLICAS.c.state.in_((S.WARMING, S.READY))
+        drained = sa.select(REPLICAS.c.deployment_id).where(
+            runs, ATTEMPTS.c.owner_id == REPLICAS.c.id, IS_OPEN_ON_DRAINED
+        )
+        due = [restarts, deletions, leaving, drained]
+        if suspended:
+            theirs = is_one_of(REPLICAS.c.tenant, suspended)
+            due.append(sa.select(REPLICAS.c.deployment_id).where(theirs, runs))
+        found = await self._connection.scalars(sa.union(*due).limit(limit))
         return [DeploymentId(deployment_id) for deployment_id in found]
 
     async def routing_entries(
@@ -206,6 +219,17 @@ class PostgresTenantDeployments:
         """Store a deployment that this transaction has read."""
         await self._deployments.save(deployment)
 
+    async def version_of_name(self, name: str) -> int:
+        """Return the version of the newest row of a name, which nobody changes meanwhile."""
+        found = await self._connection.scalar(
+            sa.select(DEPLOYMENTS.c.version)
+            .where(DEPLOYMENTS.c.tenant == self._tenant, DEPLOYMENTS.c.name == name)
+            .order_by(DEPLOYMENTS.c.id.desc())
+            .limit(1)
+            .with_for_update(read=True)
+        )
+        return found or 0
+
     async def newest(self, *, before: DeploymentId | None, limit: int) -> Sequence[Deployment]:
         """Return a page of this tenant's living deployments."""
         query = (
@@ -302,6 +326,7 @@ def from_replica(replica: Replica) -> dict[str, Any]:
         "restart_count": replica.restart_count,
         "failure_count": replica.failure_count,
         "restart_at": replica.restart_at,
+        "leaving_at": replica.leaving_at,
     }
 
 
@@ -324,4 +349,5 @@ def to_replica(row: sa.RowMapping) -> Replica:
         restart_count=row["restart_count"],
         failure_count=row["failure_count"],
         restart_at=row["restart_at"],
+        leaving_at=row["leaving_at"],
     )

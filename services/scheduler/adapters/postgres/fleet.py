@@ -1,21 +1,30 @@
 """Nodes and the line of those who wait for them, in PostgreSQL."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.chassis.db.statements import take_turns
 from services.chassis.errors import NotFound
 from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.postgres.rows import from_resources, to_resources
-from services.scheduler.adapters.postgres.tables import DEPLOYMENTS, JOBS, NODES, REPLICAS
-from services.scheduler.domain.attempts.attempt import OwnerKind
+from services.scheduler.adapters.postgres.tables import (
+    ATTEMPTS,
+    CHASSIS,
+    DEPLOYMENTS,
+    JOBS,
+    NODES,
+    REPLICAS,
+)
+from services.scheduler.domain.attempts.attempt import OPEN, OwnerKind
 from services.scheduler.domain.deployments.replica import ReplicaState
-from services.scheduler.domain.fleet.node import Node
-from services.scheduler.domain.fleet.reach import FleetReach
+from services.scheduler.domain.fleet.loss import UnheldNode
+from services.scheduler.domain.fleet.node import Node, lease_name
+from services.scheduler.domain.fleet.reach import FleetDoors, FleetReach
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.domain.resources import Resources
@@ -23,11 +32,42 @@ from services.scheduler.domain.scheduling.plan import Head
 
 # Statements are built once: building one costs about as much as running it.
 _AMOUNTS: Final = tuple(from_resources(Resources()))
+_IS_ALIVE: Final = NODES.c.heartbeat_at >= sa.bindparam("alive_since")
 _IS_AT_WORK: Final = sa.and_(
-    NODES.c.heartbeat_at >= sa.bindparam("alive_since"), NODES.c.runtime_down_since.is_(None)
+    _IS_ALIVE,
+    NODES.c.runtime_down_since.is_(None),
+    NODES.c.cordoned_at.is_(None),
+    NODES.c.lost_at.is_(None),
 )
 _GET: Final = sa.select(NODES).where(NODES.c.id == sa.bindparam("node_id")).with_for_update()
 _AT_WORK: Final = sa.select(NODES).where(_IS_AT_WORK).order_by(NODES.c.id)
+_DRAINING: Final = sa.select(NODES.c.id, NODES.c.draining_since).where(
+    NODES.c.draining_since.is_not(None)
+)
+IS_OPEN_ON_DRAINED: Final = sa.and_(
+    ATTEMPTS.c.state.in_(OPEN),
+    ATTEMPTS.c.node_id.in_(sa.select(NODES.c.id).where(NODES.c.draining_since.is_not(None))),
+)
+"""Of an attempt: it has capacity of a node that is drained. By an index, as a drain may last."""
+_LEASES: Final = CHASSIS.lease
+_UNHELD_FOR: Final = sa.func.clock_timestamp() - _LEASES.c.expires_at
+_UNHELD: Final = (
+    sa.select(
+        NODES.c.id,
+        _LEASES.c.expires_at,
+        _UNHELD_FOR.label("unheld_for"),
+    )
+    .join(_LEASES, _LEASES.c.name == sa.literal(lease_name(NodeId(""))) + NODES.c.id)
+    .where(
+        timedelta(0) < _UNHELD_FOR,
+        sa.or_(
+            NODES.c.lost_at.is_(None),
+            sa.exists().where(ATTEMPTS.c.node_id == NODES.c.id, ATTEMPTS.c.state.in_(OPEN)),
+        ),
+    )
+    .order_by(_LEASES.c.expires_at)
+    .limit(sa.bindparam("nodes_max", type_=sa.Integer))
+)
 _SAVE: Final = sa.update(NODES).where(NODES.c.id == sa.bindparam("node_id"))
 _RELEASE: Final = (
     sa.update(NODES)
@@ -39,12 +79,30 @@ _RELEASE: Final = (
         }
     )
 )
+_IS_LARGE_ENOUGH: Final = sa.and_(*(NODES.c[column] >= sa.bindparam(column) for column in _AMOUNTS))
 _REACH: Final = sa.select(
-    sa.func.bool_or(
-        sa.and_(*(NODES.c[column] >= sa.bindparam(column) for column in _AMOUNTS))
-    ).label("could_hold"),
+    sa.func.bool_or(_IS_LARGE_ENOUGH).label("could_hold"),
     *(sa.func.max(NODES.c[column]).label(column) for column in _AMOUNTS),
 )
+_DOORS: Final = sa.select(
+    sa.func.count().label("node_count"),
+    *(
+        sa.func.count().filter(_IS_LARGE_ENOUGH, state).label(name)
+        for name, state in (
+            ("open_count", _IS_AT_WORK),
+            ("cordoned_count", NODES.c.cordoned_at.is_not(None)),
+            ("silent_count", sa.and_(NODES.c.cordoned_at.is_(None), ~_IS_ALIVE)),
+            (
+                "runtime_down_count",
+                sa.and_(
+                    NODES.c.cordoned_at.is_(None),
+                    _IS_ALIVE,
+                    NODES.c.runtime_down_since.is_not(None),
+                ),
+            ),
+        )
+    ),
+).select_from(NODES)
 
 
 def _could_hold(asking: sa.Table) -> sa.ColumnElement[bool]:
@@ -68,6 +126,7 @@ def _may_take(tenant: sa.Column[Any], asking: sa.Table) -> sa.ColumnElement[bool
     return ~sa.exists().where(_LEFT.c.tenant == tenant, is_more)
 
 
+_TENANTS: Final = sa.bindparam("tenants", type_=ARRAY(sa.Text))
 _JOB_HEADS: Final = (
     sa.select(
         sa.literal(OwnerKind.JOB.value).label("kind"),
@@ -77,7 +136,12 @@ _JOB_HEADS: Final = (
         JOBS.c.queue_seq,
         *(JOBS.c[name] for name in _AMOUNTS),
     )
-    .where(JOBS.c.state == JobState.QUEUED, _may_take(JOBS.c.tenant, JOBS), _could_hold(JOBS))
+    .where(
+        JOBS.c.state == JobState.QUEUED,
+        sa.or_(JOBS.c.retry_at.is_(None), JOBS.c.retry_at <= sa.bindparam("at")),
+        _may_take(JOBS.c.tenant, JOBS),
+        _could_hold(JOBS),
+    )
     .order_by(JOBS.c.priority.desc(), JOBS.c.queue_seq)
     .limit(sa.bindparam("heads_max", type_=sa.Integer))
 )
@@ -100,6 +164,11 @@ _REPLICA_HEADS: Final = (
     .limit(sa.bindparam("heads_max", type_=sa.Integer))
 )
 _HEADS: Final = sa.union_all(_JOB_HEADS, _REPLICA_HEADS)
+_QUEUED_COUNTS: Final = (
+    sa.select(JOBS.c.tenant, sa.func.count().label("job_count"))
+    .where(JOBS.c.tenant == sa.any_(_TENANTS), JOBS.c.state == JobState.QUEUED)
+    .group_by(JOBS.c.tenant)
+)
 _WAITING_TENANTS: Final = sa.union(
     sa.select(JOBS.c.tenant).where(JOBS.c.state == JobState.QUEUED),
     sa.select(REPLICAS.c.tenant).where(REPLICAS.c.state == ReplicaState.QUEUED),
@@ -113,10 +182,10 @@ class PostgresNodes:
         self._connection = connection
         self._now = now
 
-    async def register(self, node_id: NodeId, capacity: Resources, *, runtime: str) -> None:
-        """Add a node or change what it has."""
+    async def register(self, node_id: NodeId, capacity: Resources, *, runtime: str) -> bool:
+        """Add a node or change what it has; tell whether it counts as lost."""
         seen = {**from_resources(capacity), "runtime": runtime, "heartbeat_at": self._now}
-        await self._connection.execute(
+        lost_at = await self._connection.scalar(
             insert(NODES)
             .values(
                 id=node_id,
@@ -125,7 +194,9 @@ class PostgresNodes:
                 **seen,
             )
             .on_conflict_do_update(index_elements=[NODES.c.id], set_=seen)
+            .returning(NODES.c.lost_at)
         )
+        return lost_at is not None
 
     async def heartbeat(self, node_id: NodeId, *, is_runtime_up: bool) -> None:
         """Note that the node's runner is alive, and whether its runtime is."""
@@ -148,9 +219,19 @@ class PostgresNodes:
         return to_node(row)
 
     async def at_work(self, *, alive_since: datetime) -> Sequence[Node]:
-        """Return nodes with a recent heartbeat whose runtime answers."""
+        """Return open nodes with a recent heartbeat whose runtime answers."""
         found = await self._connection.execute(_AT_WORK, {"alive_since": alive_since})
         return [to_node(row) for row in found.mappings()]
+
+    async def draining(self) -> Mapping[NodeId, datetime]:
+        """Return since when nodes are drained, of those that are."""
+        found = await self._connection.execute(_DRAINING)
+        return {NodeId(row.id): row.draining_since for row in found}
+
+    async def unheld(self, *, limit: int) -> Sequence[UnheldNode]:
+        """Return nodes whose lease nobody holds, the longest first."""
+        found = await self._connection.execute(_UNHELD, {"nodes_max": limit})
+        return [UnheldNode(NodeId(row.id), row.expires_at, row.unheld_for) for row in found]
 
     async def first(self, limit: int) -> tuple[Sequence[Node], int]:
         """Return nodes by id, silent ones too, and how many there are."""
@@ -159,9 +240,16 @@ class PostgresNodes:
         return [to_node(row) for row in found.mappings()], count or 0
 
     async def save(self, node: Node) -> None:
-        """Store what is used of a node, which this transaction holds locked."""
+        """Store what is used of a node, which this transaction holds locked, and its doors."""
         await self._connection.execute(
-            _SAVE, {"node_id": node.id, **from_resources(node.used, prefix="used_")}
+            _SAVE,
+            {
+                "node_id": node.id,
+                "cordoned_at": node.cordoned_at,
+                "draining_since": node.draining_since,
+                "lost_at": node.lost_at,
+                **from_resources(node.used, prefix="used_"),
+            },
         )
 
     async def release(self, node_id: NodeId, resources: Resources) -> None:
@@ -179,6 +267,12 @@ class PostgresNodes:
             return FleetReach(is_enough=True, largest=Resources())
         return FleetReach(is_enough=row["could_hold"], largest=to_resources(row))
 
+    async def doors_for(self, resources: Resources, *, alive_since: datetime) -> FleetDoors:
+        """Tell which of the nodes that are large enough for this take anything new."""
+        asked = {**from_resources(resources), "alive_since": alive_since}
+        found = await self._connection.execute(_DOORS, asked)
+        return FleetDoors(**found.mappings().one())
+
 
 class PostgresLine:
     """Who waits for capacity; implements `ports.Line`."""
@@ -190,13 +284,27 @@ class PostgresLine:
         """Return all who have something in line."""
         return list(await self._connection.scalars(_WAITING_TENANTS))
 
+    async def queued_counts(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, int]:
+        """Count jobs in line, alone: the bound is exact, however many submit at once."""
+        if not tenants:
+            return {}
+        await take_turns(self._connection, [f"line of {tenant}" for tenant in tenants])
+        found = await self._connection.execute(_QUEUED_COUNTS, {"tenants": list(tenants)})
+        return {TenantId(row.tenant): row.job_count for row in found}
+
     async def heads(
-        self, *, limit: int, alive_since: datetime, left: Mapping[TenantId, Resources]
+        self,
+        *,
+        at: datetime,
+        alive_since: datetime,
+        left: Mapping[TenantId, Resources],
+        limit: int,
     ) -> Sequence[Head]:
         """Return the heads of both kinds that may run and a node at work could hold."""
         amounts = [from_resources(each) for each in left.values()]
         given = {
             "heads_max": limit,
+            "at": at,
             "alive_since": alive_since,
             "left_tenants": list(left),
             **{f"left_{name}": [each[name] for each in amounts] for name in _AMOUNTS},
@@ -214,6 +322,9 @@ def to_node(row: sa.RowMapping) -> Node:
         heartbeat_at=row["heartbeat_at"],
         runtime=row["runtime"],
         runtime_down_since=row["runtime_down_since"],
+        cordoned_at=row["cordoned_at"],
+        draining_since=row["draining_since"],
+        lost_at=row["lost_at"],
     )
 
 

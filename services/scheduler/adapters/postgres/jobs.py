@@ -1,29 +1,32 @@
 """Jobs in PostgreSQL."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis.db.statements import take_turn
 from services.chassis.errors import NotFound
 from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.postgres.attempts import PostgresAttempts
+from services.scheduler.adapters.postgres.fleet import IS_OPEN_ON_DRAINED
 from services.scheduler.adapters.postgres.rows import (
     VersionedRows,
     from_document,
     from_resources,
+    is_one_of,
     maybe_from_document,
     to_document,
     versioned_update,
 )
-from services.scheduler.adapters.postgres.tables import JOBS
+from services.scheduler.adapters.postgres.tables import ATTEMPTS, JOBS
 from services.scheduler.domain.identities import JobId
+from services.scheduler.domain.jobs.failure import JobFailure
 from services.scheduler.domain.jobs.job import (
     PLACED,
+    Checkpoint,
     Job,
-    JobFailure,
     JobProgress,
     JobState,
     StopRequest,
@@ -37,6 +40,7 @@ _ANY: Final = sa.select(JOBS).where(JOBS.c.id == sa.bindparam("job_id"))
 _ANY_LOCKED: Final = _ANY.with_for_update()
 _ONE: Final = _ANY.where(JOBS.c.tenant == sa.bindparam("tenant"))
 _ONE_LOCKED: Final = _ONE.with_for_update()
+_SOME: Final = sa.select(JOBS).where(JOBS.c.id.in_(sa.bindparam("ids", expanding=True)))
 _QUEUED: Final = (
     sa.select(JOBS)
     .where(JOBS.c.id.in_(sa.bindparam("ids", expanding=True)), JOBS.c.state == JobState.QUEUED)
@@ -45,14 +49,27 @@ _QUEUED: Final = (
 )
 _PLACED: Final = (
     sa.select(JOBS.c.id)
-    .where(JOBS.c.tenant.in_(sa.bindparam("tenants", expanding=True)), JOBS.c.state.in_(PLACED))
+    .where(is_one_of(JOBS.c.tenant, "tenants"), JOBS.c.state.in_(PLACED))
     .order_by(JOBS.c.id)
     .limit(sa.bindparam("jobs_max", type_=sa.Integer))
 )
-_QUEUED_COUNT: Final = (
+_PLACED_ON_DRAINED: Final = (
+    sa.select(JOBS.c.id)
+    .join(ATTEMPTS, ATTEMPTS.c.id == JOBS.c.attempt_id)
+    .where(IS_OPEN_ON_DRAINED, JOBS.c.state.in_(PLACED))
+    .order_by(JOBS.c.id)
+    .limit(sa.bindparam("jobs_max", type_=sa.Integer))
+)
+_EXPIRED: Final = (
+    sa.select(JOBS.c.id)
+    .where(JOBS.c.state == JobState.QUEUED, JOBS.c.queue_expires_at <= sa.bindparam("at"))
+    .order_by(JOBS.c.id)
+    .limit(sa.bindparam("jobs_max", type_=sa.Integer))
+)
+_RETRIED_COUNT: Final = (
     sa.select(sa.func.count())
     .select_from(JOBS)
-    .where(JOBS.c.tenant == sa.bindparam("tenant"), JOBS.c.state == JobState.QUEUED)
+    .where(JOBS.c.tenant == sa.bindparam("tenant"), JOBS.c.retry_at > sa.bindparam("since"))
 )
 
 
@@ -67,6 +84,18 @@ class PostgresJobs:
         """Return a job of any tenant, locked."""
         return await self.one(_ANY_LOCKED, {"job_id": job_id})
 
+    async def add(self, jobs: Sequence[Job]) -> None:
+        """Put new jobs last in line, in this order."""
+        if jobs:
+            await self._connection.execute(_INSERT, [_new_row(job) for job in jobs])
+
+    async def some(self, job_ids: Sequence[JobId]) -> Sequence[Job]:
+        """Return those of the jobs that there are."""
+        if not job_ids:
+            return []
+        found = await self._connection.execute(_SOME, {"ids": list(job_ids)})
+        return [to_job(row) for row in found.mappings()]
+
     async def queued(self, job_ids: Sequence[JobId]) -> Sequence[Job]:
         """Return those that still stand in line, locked."""
         found = await self._connection.execute(_QUEUED, {"ids": job_ids})
@@ -76,6 +105,21 @@ class PostgresJobs:
         """Return jobs of these tenants that run or will."""
         given = {"tenants": tenants, "jobs_max": limit}
         return [JobId(found) for found in await self._connection.scalars(_PLACED, given)]
+
+    async def placed_on_drained(self, *, limit: int) -> Sequence[JobId]:
+        """Return jobs on nodes that are drained, which run or will."""
+        found = await self._connection.scalars(_PLACED_ON_DRAINED, {"jobs_max": limit})
+        return [JobId(job_id) for job_id in found]
+
+    async def expired(self, *, at: datetime, limit: int) -> Sequence[JobId]:
+        """Return jobs that have stood in line for as long as they may."""
+        given = {"at": at, "jobs_max": limit}
+        return [JobId(found) for found in await self._connection.scalars(_EXPIRED, given)]
+
+    async def retried_count(self, tenant: TenantId, *, since: datetime) -> int:
+        """Count a tenant's jobs whose last retry began, or will begin, after an instant."""
+        given = {"tenant": tenant, "since": since}
+        return await self._connection.scalar(_RETRIED_COUNT, given) or 0
 
     async def save(self, job: Job) -> None:
         """Store a job that this transaction has read."""
@@ -100,23 +144,6 @@ class PostgresTenantJobs:
         self._connection = connection
         self._tenant = tenant
         self._jobs = PostgresJobs(connection)
-
-    async def add(self, job: Job) -> None:
-        """Put a new job last in its line."""
-        assert job.tenant == self._tenant, "a job is added in its own tenant's unit of work"
-        await self._connection.execute(
-            _INSERT,
-            {
-                "id": job.id,
-                "tenant": job.tenant,
-                "spec": to_document(job.spec),
-                "priority": job.spec.priority,
-                "traceparent": job.traceparent,
-                "created_at": job.created_at,
-                **from_resources(job.spec.resources),
-                **from_job(job),
-            },
-        )
 
     async def get(self, job_id: JobId) -> Job:
         """Return a job of this tenant."""
@@ -146,13 +173,21 @@ class PostgresTenantJobs:
         booked = await PostgresAttempts(self._connection).booked([self._tenant])
         return booked.get(self._tenant, Resources())
 
-    async def queued_count(self) -> int:
-        """Count those in line, alone: the bound is exact, however many submit at once."""
-        await take_turn(self._connection, f"line of {self._tenant}")
-        return await self._connection.scalar(_QUEUED_COUNT, {"tenant": self._tenant}) or 0
-
     def _ours(self) -> sa.Select[Any]:
         return sa.select(JOBS).where(JOBS.c.tenant == self._tenant)
+
+
+def _new_row(job: Job) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "tenant": job.tenant,
+        "spec": to_document(job.spec),
+        "priority": job.spec.priority,
+        "traceparent": job.traceparent,
+        "created_at": job.created_at,
+        **from_resources(job.spec.resources),
+        **from_job(job),
+    }
 
 
 def from_job(job: Job) -> dict[str, Any]:
@@ -170,6 +205,10 @@ def from_job(job: Job) -> dict[str, Any]:
         "admitted_at": job.admitted_at,
         "started_at": job.started_at,
         "ended_at": job.ended_at,
+        "retry_count": job.retry_count,
+        "retry_at": job.retry_at,
+        "queue_expires_at": job.queue_expires_at,
+        "checkpoint": to_document(job.checkpoint),
     }
 
 
@@ -193,4 +232,8 @@ def to_job(row: sa.RowMapping) -> Job:
         admitted_at=row["admitted_at"],
         started_at=row["started_at"],
         ended_at=row["ended_at"],
+        retry_count=row["retry_count"],
+        retry_at=row["retry_at"],
+        queue_expires_at=row["queue_expires_at"],
+        checkpoint=maybe_from_document(Checkpoint, row["checkpoint"]),
     )

@@ -1,17 +1,22 @@
 """What tenants leave in PostgreSQL, deleted a bounded number of rows at a time.
 
+In the order of an index, which begins with the tenant, or with a job's end: so a pass that finds
+nothing stays a look-up, and one that finds much does not sort it.
+
 Always holds: an attempt goes before its owner, so that none is left whose owner nobody knows; an
 open one stays, and its owner with it, since the runner reads both together. Rows that somebody has
 locked are passed over: so no transaction waits here, in whatever order it locks.
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.tenancy import TenantId
+from services.scheduler.adapters.postgres.rows import is_one_of
 from services.scheduler.adapters.postgres.tables import (
     ATTEMPTS,
     CHASSIS,
@@ -29,34 +34,44 @@ _OVER: Final = (JobState.QUEUED, JobState.SUCCEEDED, JobState.FAILED, JobState.C
 _ANSWERS: Final = CHASSIS.idempotency
 
 
-def _is_one_of(column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
-    """Compare with one array, however long, instead of one parameter each."""
-    return column == sa.any_(sa.bindparam(name, type_=sa.ARRAY(sa.Text)))
-
-
 def _has_open_attempt(owner: sa.Column[Any]) -> sa.ColumnElement[bool]:
     return sa.exists().where(ATTEMPTS.c.owner_id == owner, ATTEMPTS.c.state.in_(OPEN))
 
 
-def _some(*columns: sa.Column[Any]) -> sa.Select[Any]:
+def _some(*columns: sa.Column[Any], by: Sequence[sa.ColumnElement[Any]]) -> sa.Select[Any]:
     table = columns[0].table
     return (
         sa.select(*columns)
-        .where(_is_one_of(table.c.tenant, "tenants"))
+        .where(is_one_of(table.c.tenant, "tenants"))
+        .order_by(*by)
         .limit(sa.bindparam("rows_max", type_=sa.Integer))
     )
 
 
-_LIVING_DEPLOYMENTS: Final = _some(DEPLOYMENTS.c.tenant, DEPLOYMENTS.c.id).where(
-    DEPLOYMENTS.c.state.in_(_LIVING)
+_NEWEST_JOBS: Final = (JOBS.c.tenant, JOBS.c.id.desc())
+_NEWEST_DEPLOYMENTS: Final = (DEPLOYMENTS.c.tenant, DEPLOYMENTS.c.id.desc())
+_LIVING_DEPLOYMENTS: Final = (
+    _some(DEPLOYMENTS.c.tenant, DEPLOYMENTS.c.id, by=_NEWEST_DEPLOYMENTS)
+    .where(DEPLOYMENTS.c.state.in_(_LIVING))
+    .offset(sa.bindparam("passed_over", type_=sa.Integer))
 )
 _JOBS: Final = (
-    _some(JOBS.c.id)
+    _some(JOBS.c.id, by=_NEWEST_JOBS)
     .where(JOBS.c.state.in_(_OVER), ~_has_open_attempt(JOBS.c.id))
     .with_for_update(skip_locked=True)
 )
+_ENDED_JOBS: Final = (
+    sa.select(JOBS.c.id)
+    .where(
+        JOBS.c.ended_at <= sa.func.now() - sa.bindparam("kept", type_=sa.Interval),
+        ~_has_open_attempt(JOBS.c.id),
+    )
+    .order_by(JOBS.c.ended_at)
+    .limit(sa.bindparam("rows_max", type_=sa.Integer))
+    .with_for_update(skip_locked=True)
+)
 _DEPLOYMENTS: Final = (
-    _some(DEPLOYMENTS.c.id)
+    _some(DEPLOYMENTS.c.id, by=_NEWEST_DEPLOYMENTS)
     .where(
         DEPLOYMENTS.c.state == DeploymentState.DELETED,
         ~sa.exists().where(
@@ -65,28 +80,30 @@ _DEPLOYMENTS: Final = (
     )
     .with_for_update(skip_locked=True)
 )
-_REPLICAS: Final = sa.select(REPLICAS.c.id).where(_is_one_of(REPLICAS.c.deployment_id, "ids"))
+_REPLICAS: Final = sa.select(REPLICAS.c.id).where(is_one_of(REPLICAS.c.deployment_id, "ids"))
 _DELETE_ATTEMPTS: Final = sa.delete(ATTEMPTS).where(
     ATTEMPTS.c.id.in_(
         sa.select(ATTEMPTS.c.id)
-        .where(_is_one_of(ATTEMPTS.c.owner_id, "ids"))
+        .where(is_one_of(ATTEMPTS.c.owner_id, "ids"))
         .with_for_update(skip_locked=True)
     )
 )
 _DELETE_JOBS: Final = sa.delete(JOBS).where(
-    _is_one_of(JOBS.c.id, "ids"), ~sa.exists().where(ATTEMPTS.c.owner_id == JOBS.c.id)
+    is_one_of(JOBS.c.id, "ids"), ~sa.exists().where(ATTEMPTS.c.owner_id == JOBS.c.id)
 )
 _DELETE_REPLICAS: Final = sa.delete(REPLICAS).where(
-    _is_one_of(REPLICAS.c.deployment_id, "ids"),
+    is_one_of(REPLICAS.c.deployment_id, "ids"),
     ~sa.exists().where(ATTEMPTS.c.owner_id == REPLICAS.c.id),
 )
 _DELETE_DEPLOYMENTS: Final = sa.delete(DEPLOYMENTS).where(
-    _is_one_of(DEPLOYMENTS.c.id, "ids"),
+    is_one_of(DEPLOYMENTS.c.id, "ids"),
     ~sa.exists().where(REPLICAS.c.deployment_id == DEPLOYMENTS.c.id),
 )
 _ANSWER_KEY: Final = tuple(_ANSWERS.primary_key.columns)
 _DELETE_ANSWERS: Final = sa.delete(_ANSWERS).where(
-    sa.tuple_(*_ANSWER_KEY).in_(_some(*_ANSWER_KEY).with_for_update(skip_locked=True))
+    sa.tuple_(*_ANSWER_KEY).in_(
+        _some(*_ANSWER_KEY, by=_ANSWER_KEY).with_for_update(skip_locked=True)
+    )
 )
 
 
@@ -97,16 +114,25 @@ class PostgresLeavings:
         self._connection = connection
 
     async def living_deployments(
-        self, tenants: Sequence[TenantId], *, limit: int
+        self, tenants: Sequence[TenantId], *, offset: int, limit: int
     ) -> Sequence[tuple[TenantId, DeploymentId]]:
-        """Return deployments whose deletion nobody has asked for."""
-        found = await self._connection.execute(_LIVING_DEPLOYMENTS, _given(tenants, limit))
+        """Return deployments whose deletion nobody has asked for, but for the first `offset`."""
+        found = await self._connection.execute(
+            _LIVING_DEPLOYMENTS, {**_given(tenants, limit), "passed_over": offset}
+        )
         return [(TenantId(row.tenant), DeploymentId(row.id)) for row in found]
 
     async def delete_jobs(self, tenants: Sequence[TenantId], *, limit: int) -> int:
         """Delete jobs of which nothing runs, with their attempts."""
         job_ids = (await self._connection.scalars(_JOBS, _given(tenants, limit))).all()
         return await self._delete((_DELETE_ATTEMPTS, _DELETE_JOBS), job_ids)
+
+    async def delete_ended_jobs(self, kept: timedelta, *, limit: int) -> int:
+        """Delete jobs, with their attempts, that ended so long ago."""
+        given = {"kept": kept, "rows_max": limit}
+        job_ids = (await self._connection.scalars(_ENDED_JOBS, given)).all()
+        await self._delete((_DELETE_ATTEMPTS,), job_ids)
+        return await self._delete((_DELETE_JOBS,), job_ids)
 
     async def delete_deployments(self, tenants: Sequence[TenantId], *, limit: int) -> int:
         """Delete DELETED deployments, with replicas and attempts."""

@@ -18,6 +18,14 @@ from services.scheduler.domain.resources import Resources
 T = TypeVar("T")
 
 
+def is_one_of(column: sa.Column[Any], name: str) -> sa.ColumnElement[bool]:
+    """Compare with the array `name`, however long; each as a parameter would be 32,767 at most.
+
+    For statements that are built once; `chassis.db.statements` has the same for given values.
+    """
+    return column == sa.any_(sa.bindparam(name, type_=sa.ARRAY(sa.Text)))
+
+
 def to_document(value: object) -> Any:
     """Return a frozen value as what JSON can hold; absent stays absent."""
     return msgspec.to_builtins(value)

@@ -67,6 +67,10 @@ JOBS: Final = Table(
     utc("admitted_at", nullable=True),
     utc("started_at", nullable=True),
     utc("ended_at", nullable=True),
+    Column("retry_count", Integer, nullable=False, server_default="0"),
+    utc("retry_at", nullable=True),
+    utc("queue_expires_at", nullable=True),
+    _document("checkpoint", nullable=True),
 )
 Index("ix_job_newest", JOBS.c.tenant, JOBS.c.id.desc())
 Index(
@@ -76,6 +80,18 @@ Index(
     postgresql_where=text("state = 'QUEUED'"),
 )
 Index("ix_job_queued", JOBS.c.tenant, postgresql_where=text("state = 'QUEUED'"))
+Index(
+    "ix_job_queue_expires_at",
+    JOBS.c.queue_expires_at,
+    postgresql_where=text("state = 'QUEUED' AND queue_expires_at IS NOT NULL"),
+)
+Index(
+    "ix_job_retried",
+    JOBS.c.tenant,
+    JOBS.c.retry_at,
+    postgresql_where=text("retry_at IS NOT NULL"),
+)
+Index("ix_job_ended", JOBS.c.ended_at, postgresql_where=text("ended_at IS NOT NULL"))
 
 NODES: Final = Table(
     "node",
@@ -87,6 +103,9 @@ NODES: Final = Table(
     utc("registered_at"),
     Column("runtime", Text, nullable=False, server_default=""),
     utc("runtime_down_since", nullable=True),
+    utc("cordoned_at", nullable=True),
+    utc("draining_since", nullable=True),
+    utc("lost_at", nullable=True),
     CheckConstraint(
         "used_cpu_millicores >= 0 AND used_memory_bytes >= 0 AND used_gpu_count >= 0",
         name="used_not_negative",
@@ -146,6 +165,7 @@ DEPLOYMENTS: Final = Table(
     utc("deleted_at", nullable=True),
 )
 Index("ix_deployment_newest", DEPLOYMENTS.c.tenant, DEPLOYMENTS.c.id.desc())
+Index("ix_deployment_of_name", DEPLOYMENTS.c.tenant, DEPLOYMENTS.c.name, DEPLOYMENTS.c.id)
 Index(
     "uq_deployment_name",
     DEPLOYMENTS.c.tenant,
@@ -179,6 +199,7 @@ REPLICAS: Final = Table(
     utc("ready_at", nullable=True),
     utc("stop_requested_at", nullable=True),
     utc("restart_at", nullable=True),
+    utc("leaving_at", nullable=True),
 )
 Index("uq_replica_ordinal", REPLICAS.c.deployment_id, REPLICAS.c.ordinal, unique=True)
 Index("ix_replica_line", REPLICAS.c.queue_seq, postgresql_where=text("state = 'QUEUED'"))
@@ -186,4 +207,9 @@ Index(
     "ix_replica_restart",
     REPLICAS.c.restart_at,
     postgresql_where=text("restart_at IS NOT NULL"),
+)
+Index(
+    "ix_replica_leaving",
+    REPLICAS.c.leaving_at,
+    postgresql_where=text("leaving_at IS NOT NULL"),
 )

@@ -7,15 +7,17 @@ phase that a job's move has ended becomes a span once the move is committed.
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
+from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.db import idempotency
-from services.chassis.db.lease import HeldLease
+from services.chassis.db.lease import HeldLease, Seizing
 from services.chassis.db.unit_of_work import PostgresUnitOfWork as ChassisUnitOfWork
 from services.chassis.db.unit_of_work import Transaction as ChassisTransaction
+from services.chassis.errors import InProgress, KeyReused
 from services.chassis.events.envelope import NewEvent
 from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.postgres.attempts import PostgresAttempts
@@ -27,9 +29,12 @@ from services.scheduler.adapters.postgres.deployments import (
 from services.scheduler.adapters.postgres.fleet import PostgresLine, PostgresNodes
 from services.scheduler.adapters.postgres.jobs import PostgresJobs, PostgresTenantJobs
 from services.scheduler.adapters.postgres.leavings import PostgresLeavings
+from services.scheduler.adapters.postgres.tables import CHASSIS
 from services.scheduler.domain.jobs.job import JobTransitioned
 from services.scheduler.telemetry import record_phase, transition
-from services.scheduler.use_cases.ports import Fact, Lease, RequestKey
+from services.scheduler.use_cases.ports import Fact, Lease, Repeatable, RequestKey
+
+_SEIZING: Final = Seizing(CHASSIS)
 
 Listener = Callable[[Fact], None]
 EventOf = Callable[[Fact], NewEvent]
@@ -89,6 +94,7 @@ class PostgresSystemTransaction(_Emitting):
         self, inner: ChassisTransaction, event_of: EventOf, listeners: Sequence[Listener]
     ) -> None:
         super().__init__(inner, event_of, listeners)
+        self.answers = PostgresAllAnswers(inner)
         self.jobs = PostgresJobs(inner.connection)
         self.attempts = PostgresAttempts(inner.connection)
         self.deployments = PostgresDeployments(inner.connection)
@@ -100,6 +106,10 @@ class PostgresSystemTransaction(_Emitting):
     async def hold(self, lease: Lease) -> None:
         """Begin a lease holder's transaction with this."""
         await self._inner.hold(HeldLease(lease.name, lease.holder, lease.epoch))
+
+    async def seize(self, name: str, *, holder: str, unheld_for: timedelta) -> HeldLease | None:
+        """Take a lease that nobody has held for so long."""
+        return await _SEIZING(self._inner.connection, name, holder=holder, unheld_for=unheld_for)
 
 
 class PostgresReading:
@@ -125,6 +135,31 @@ class PostgresAnswers:
             response=makes.encode(),
         )
         return None if made is None else made.decode()
+
+
+class PostgresAllAnswers:
+    """Earlier answers to all tenants; implements `ports.AllAnswers`."""
+
+    def __init__(self, inner: ChassisTransaction) -> None:
+        self._inner = inner
+
+    async def remember(
+        self, method: str, asked: Sequence[Repeatable]
+    ) -> Sequence[str | KeyReused | InProgress | None]:
+        """Return of each the id that an equal earlier request made, if any."""
+        requests = [
+            idempotency.Request(
+                each.tenant, each.key.key, each.key.request_hash, each.makes.encode()
+            )
+            for each in asked
+        ]
+        found = await idempotency.remember_all(self._inner, method=method, requests=requests)
+        return [each.decode() if isinstance(each, bytes) else each for each in found]
+
+    async def forget(self, method: str, asked: Sequence[Repeatable]) -> None:
+        """Take back what this transaction has remembered."""
+        keys = [(each.tenant, each.key.key) for each in asked]
+        await idempotency.forget(self._inner, method=method, keys=keys)
 
 
 class PostgresUnitOfWork:

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
@@ -64,6 +64,33 @@ class NodeCache:
             if self._holders[path] == 0:
                 del self._holders[path], self._locks[path]
 
+    async def purge(self, tenants: Sequence[TenantId], *, limit: int) -> int:
+        """Delete files of these tenants, but for what is held; return how many, `limit` at most.
+
+        What the node's disk does not let go holds up no others; raises Unavailable when that is
+        all there is.
+        """
+        with node_failures():
+            files = await asyncio.to_thread(self._files_of, frozenset(tenants))
+            # No await from here on: what is not held now stays so until it is gone.
+            gone: list[Path] = []
+            failure: OSError | None = None
+            for path in (path for path in files if not self._holders[path]):
+                if len(gone) == limit:
+                    break
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    failure = error
+                else:
+                    gone.append(path)
+            for folder in {path.parent for path in gone}:
+                with suppress(OSError):  # there are others in it
+                    folder.rmdir()
+            if failure is not None and not gone:
+                raise failure
+        return len(gone)
+
     async def _fetch(self, path: Path, digest: str, download: Download) -> None:
         with self._incoming() as incoming:
             with incoming.open("wb") as file:
@@ -92,6 +119,11 @@ class NodeCache:
                 status = path.stat()
                 files.append(_File(status.st_mtime_ns, status.st_size, path))
         return sorted(files)
+
+    def _files_of(self, tenants: Collection[TenantId]) -> Sequence[Path]:
+        """Return the files of these tenants; the others' are not looked at."""
+        folders = [folder for folder in self._root.iterdir() if folder.name in tenants]
+        return sorted(path for folder in folders for path in folder.glob("sha256-*"))
 
     def _drop_unused(self, files: Sequence[_File]) -> None:
         """Get back below the bound. No await: what is not held now stays so until it is gone."""

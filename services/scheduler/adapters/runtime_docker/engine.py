@@ -112,10 +112,11 @@ class Engine:
         async with self._calling(self.work_timeout):
             await self._docker.containers.container(container_id).delete(v=True)
 
-    async def last_errors(self, name: str, *, line_count: int) -> str:
-        """Return the last lines of a container's standard error."""
+    async def last_lines(self, name: str, *, of_errors: bool, count: int) -> str:
+        """Return the last lines of a container's standard error, or of its standard output."""
         async with self._calling(self._call_timeout):
-            lines = await self._docker.containers.container(name).log(stderr=True, tail=line_count)
+            container = self._docker.containers.container(name)
+            lines = await container.log(stdout=not of_errors, stderr=of_errors, tail=count)
             return "".join(lines)
 
     async def image(self, reference: str) -> Json:
@@ -153,12 +154,19 @@ class Engine:
             network = DockerNetwork(self._docker, network_id)  # type: ignore[no-untyped-call] # its author left it so
             await network.delete()
 
+    async def saw_start(self, container_id: str, *, until: datetime) -> bool:
+        """Return whether a container was started before an instant, as far as `saw_end` goes."""
+        return await self._saw("start", container_id, until=until)
+
     async def saw_end(self, container_id: str, *, until: datetime) -> bool:
         """Return whether the engine was there when a container ended, before an instant.
 
         It remembers its last 256 events, and none from before its own start.
         """
-        filters = {"type": ["container"], "event": ["die"], "container": [container_id]}
+        return await self._saw("die", container_id, until=until)
+
+    async def _saw(self, event: str, container_id: str, *, until: datetime) -> bool:
+        filters = {"type": ["container"], "event": [event], "container": [container_id]}
         events = DockerEvents(self._docker)  # type: ignore[no-untyped-call] # as above
         found = events.subscribe(create_task=False)  # type: ignore[no-untyped-call] # as above
         async with self._calling(self._call_timeout):
@@ -196,8 +204,9 @@ class Engine:
 
     @asynccontextmanager
     async def _calling(self, within: timedelta) -> AsyncIterator[None]:
-        async with self._breaker.calling(), self._answering(within):
-            yield
+        with self._breaker.calling():
+            async with self._answering(within):
+                yield
 
     @asynccontextmanager
     async def _answering(self, within: timedelta) -> AsyncIterator[None]:

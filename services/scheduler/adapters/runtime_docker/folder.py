@@ -5,6 +5,8 @@
         start-<container id>    this very container was asked to start, once
         stop.json               it was asked to stop, and when its time is up
         out-of-memory           the kernel killed a process of it, which the engine may not know
+        lost                    the id of one that has run and is gone
+        boot                    the machine's boot in which this was laid out
 
 Owns: who asks for a start. The engine would run a container that has ended again, so each container
 is asked to start at most once, by whoever makes its mark first.
@@ -33,6 +35,9 @@ from services.scheduler.domain.attempts.runtime import ContainerSpec
 _FILES: Final = "files"
 _STOP: Final = "stop.json"
 _OUT_OF_MEMORY: Final = "out-of-memory"
+_LOST: Final = "lost"
+_START: Final = "start-"
+_BOOT: Final = "boot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +65,14 @@ class ContainerFolder:
         return self.path / _FILES
 
     def lay_out(self, spec: ContainerSpec, *, uid: int) -> None:
-        """Make it, unless it is there; what the program may write is its user's."""
-        if self.path.exists():
+        """Make it, unless it is there; what the program may write is its user's.
+
+        One of an earlier boot, whose files may be torn, is made anew.
+        """
+        if self.is_of_this_boot():
             return
+        if self.path.exists():
+            discard(self.path)
         with new_folder(self.path.parent, self.name, mode=0o700) as (new, publish):
             files = new / _FILES
             files.mkdir()
@@ -71,7 +81,19 @@ class ContainerFolder:
             if os.geteuid() == 0:
                 for part in (WORK, OUTPUTS, CHECKPOINT, PROGRESS):
                     _give_to(files / part, uid)
+            (new / _BOOT).write_text(_boot_id())
             publish()
+
+    def is_of_this_boot(self) -> bool:
+        """Return whether it was laid out since the machine was started.
+
+        The files of others may be torn, and their marks gone: none was waited for until it was on
+        disk.
+        """
+        try:
+            return (self.path / _BOOT).read_text() == _boot_id()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def claim_start(self, container_id: str) -> bool:
         """Take the one right to ask for a container's start; False if somebody has it.
@@ -128,13 +150,37 @@ class ContainerFolder:
         """Return whether that was noted."""
         return (self.path / _OUT_OF_MEMORY).exists()
 
+    def claimed_ids(self) -> list[str]:
+        """Return the containers whose start was claimed."""
+        return [path.name.removeprefix(_START) for path in self.path.glob(f"{_START}*")]
+
+    def forget_claim(self, container_id: str) -> None:
+        """Note that a container is gone and never ran."""
+        self._claim(container_id).unlink(missing_ok=True)
+
+    def note_lost(self, container_id: str) -> None:
+        """Note that a container is gone and has run."""
+        with suppress(FileNotFoundError):
+            (self.path / _LOST).write_text(container_id)
+
+    def lost_id(self) -> str | None:
+        """Return which container is gone and has run."""
+        try:
+            return (self.path / _LOST).read_text()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     def discard(self) -> None:
         """Delete it, if it is there."""
-        with suppress(FileNotFoundError):
-            discard(self.path)
+        discard(self.path)
 
     def _claim(self, container_id: str) -> Path:
-        return self.path / f"start-{container_id}"
+        return self.path / f"{_START}{container_id}"
+
+
+def _boot_id() -> str:
+    """Return this boot's id, as `shim.boot_id` does, which stands alone."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _give_to(path: Path, uid: int) -> None:

@@ -4,9 +4,11 @@ Who could act late: whoever gives an image's name to another image after it was 
 container is made of the id that was looked at.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from loguru import logger
 
@@ -19,6 +21,9 @@ from services.chassis.errors import (
 )
 from services.scheduler.adapters.runtime_docker.engine import Engine, EngineFailed, Json
 
+_FETCH_PAUSE_MIN: Final = timedelta(seconds=15)
+_FETCH_PAUSE_MAX: Final = timedelta(minutes=10)
+
 
 @dataclass(frozen=True, slots=True)
 class NodeImages:
@@ -30,12 +35,20 @@ class NodeImages:
     pull_timeout: timedelta
 
     async def fetch(self) -> None:
-        """Have every image here before it is asked for."""
-        for reference in dict.fromkeys(self.references.values()):
-            try:
-                await self._fetched(reference)
-            except ModelyardError as error:
-                logger.warning("image not fetched", image=reference, error=error.message)
+        """Have every image here before it is asked for; again while engine or registry are away."""
+        missing, pause = list(dict.fromkeys(self.references.values())), _FETCH_PAUSE_MIN
+        while missing := [each for each in missing if await self._may_come(each)]:
+            await asyncio.sleep(pause.total_seconds())
+            pause = min(2 * pause, _FETCH_PAUSE_MAX)
+
+    async def _may_come(self, reference: str) -> bool:
+        """Fetch an image; return whether it is worth trying again."""
+        try:
+            await self._fetched(reference)
+        except ModelyardError as error:
+            logger.warning("image not fetched", image=reference, error=error.message)
+            return error.retryable
+        return False
 
     def reference_of(self, name: str) -> str:
         """Return the engine's reference of an image; raises InvalidArgument if it is not known."""

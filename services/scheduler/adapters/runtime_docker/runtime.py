@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Container, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -168,7 +169,6 @@ class DockerRuntime:
         self._made: dict[str, _Made] = {}
         """By name, from create to start or removal."""
         self._root.mkdir(parents=True, exist_ok=True)
-        discard_unfinished(self._root)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -183,6 +183,12 @@ class DockerRuntime:
         lacks = lacking(await self._engine.info(), has_swap=has_swap)
         if lacks:
             raise EngineFailed(f"it can't keep {', '.join(lacks)}")
+
+    async def tidy(self) -> None:
+        """Delete what whoever had this node before was making or deleting when it lost it."""
+        self._made.clear()
+        with node_failures():
+            await asyncio.to_thread(discard_unfinished, self._root)
 
     async def follow(self, stopping: asyncio.Event) -> None:
         """Read the engine's events, fetch its images, and tidy its networks, until told to stop."""
@@ -202,10 +208,12 @@ class DockerRuntime:
     async def create(self, spec: ContainerSpec) -> None:
         """Lay its files out and create it, unless it is there.
 
-        Raises FailedPrecondition if the name is a tombstone's, InvalidArgument if the image is not
-        known or the bundle is none.
+        Raises FailedPrecondition if the name is a tombstone's or a lost container's,
+        InvalidArgument if the image is not known or the bundle is none.
         """
         image = self._images.reference_of(spec.image)
+        if self._folder(spec.name).lost_id() is not None:
+            raise FailedPrecondition(f"container {spec.name} has run and was deleted")
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._lay_out(spec))
@@ -243,37 +251,39 @@ class DockerRuntime:
         self._made.pop(name, None)
         for _ in range(_RACE_ROUNDS_MAX):
             container = await self._find(name)
-            if container is None:
+            status = await self._look(name, container)
+            if status.phase is ContainerPhase.ABSENT:
                 await self._create_tombstone(name)
-                continue
-            if phase_of(container) is not ContainerPhase.CREATED:
-                return await self._look(container)
-            with suppress(NotFound, FailedPrecondition):  # gone already, or it runs by now
-                await self._engine.delete(container["Id"])
+            elif status.phase is ContainerPhase.CREATED:
+                assert container is not None, "what is created is there"
+                with suppress(NotFound, FailedPrecondition):  # gone already, or it runs by now
+                    await self._delete_unstarted(name, container["Id"])
+            else:
+                return status
         raise Unavailable(f"the name of container {name}")
 
     async def start(self, name: str) -> ContainerStatus:
         """Start it if it is created and nobody asked for that before; return what it is then."""
         made = self._made.pop(name, None)
         if made is None:
-            container = await self._get(name)
-            if phase_of(container) is not ContainerPhase.CREATED:
-                return await self._look(container)
+            container = await self._find(name)
+            status = await self._look(name, container)
+            if status.phase is ContainerPhase.ABSENT or container is None:
+                raise NotFound("container", name)
+            if status.phase is not ContainerPhase.CREATED:
+                return status
             made = _Made(container["Id"], TenantId(container["Config"]["Labels"][TENANT_LABEL]))
         with node_failures():
             is_ours = self._folder(name).claim_start(made.container_id)
         if is_ours:
-            await self._ask_to_start(made)
+            await self._ask_to_start(name, made)
         else:
             await self._await_start(name, made)
         return await self.inspect(name)
 
     async def inspect(self, name: str) -> ContainerStatus:
         """Return what stands behind a name."""
-        container = await self._find(name)
-        if container is None:
-            return ContainerStatus(name, ContainerPhase.ABSENT)
-        return await self._look(container)
+        return await self._look(name, await self._find(name))
 
     async def list(self, labels: Mapping[str, str]) -> Sequence[ContainerStatus]:
         """Return the containers that bear all these labels, and names that have only a folder."""
@@ -295,10 +305,8 @@ class DockerRuntime:
             while True:
                 news.clear()
                 container = await self._find(name)
-                if container is None:
-                    return ContainerStatus(name, ContainerPhase.ABSENT)
-                if phase_of(container) is not ContainerPhase.RUNNING:
-                    return await self._look(container)
+                if container is None or phase_of(container) is not ContainerPhase.RUNNING:
+                    return await self._look(name, container)
                 if self._is_out_of_memory(container):
                     with suppress(NotFound, FailedPrecondition):  # it has ended
                         await self._engine.kill(container["Id"], "SIGKILL")
@@ -360,17 +368,30 @@ class DockerRuntime:
             leavings.list_output, outputs, path, files_max=files_max, bytes_max=bytes_max
         )
 
+    async def list_checkpoint(
+        self, name: str, *, files_max: int, bytes_max: int
+    ) -> Sequence[LeftFile]:
+        """Return the files that it left in $MODELYARD_CHECKPOINT."""
+        folder = self._folder(name).files
+        return await asyncio.to_thread(
+            leavings.list_checkpoint, folder, files_max=files_max, bytes_max=bytes_max
+        )
+
     async def last_lines(self, name: str, *, bytes_max: int) -> str:
-        """Return the end of its standard error."""
+        """Return the end of its standard error, of its output where it wrote nothing there."""
         try:
-            text = await self._engine.last_errors(name, line_count=_LAST_LINES_MAX)
+            read = partial(self._engine.last_lines, name, count=_LAST_LINES_MAX)
+            text = await read(of_errors=True) or await read(of_errors=False)
         except NotFound:
             return ""
         return leavings.end_of(text, bytes_max=bytes_max)
 
     async def log_location(self, name: str) -> LogLocation:
         """Return where its output is, below the engine's folder of containers."""
-        container_id = (await self._get(name))["Id"]
+        container = await self._find(name)
+        container_id = container["Id"] if container else self._folder(name).lost_id()
+        if container_id is None:
+            raise NotFound("container", name)
         return LogLocation(path=f"{container_id}/{container_id}-json.log")
 
     async def delete_unused_networks(self, *, unused_min: timedelta = UNUSED_MIN) -> None:
@@ -379,7 +400,7 @@ class DockerRuntime:
 
     # Starting
 
-    async def _ask_to_start(self, made: "_Made") -> None:
+    async def _ask_to_start(self, name: str, made: "_Made") -> None:
         """Ask the engine for the start; a container that it refuses to start is made anew."""
         try:
             await self._engine.start(made.container_id)
@@ -388,24 +409,48 @@ class DockerRuntime:
         except (EngineFailed, NotFound, FailedPrecondition) as error:
             self._networks.forget(made.tenant)
             with suppress(NotFound, FailedPrecondition):
-                await self._engine.delete(made.container_id)
+                await self._delete_unstarted(name, made.container_id)
             raise EngineFailed(error.message) from error
 
     async def _await_start(self, name: str, made: "_Made") -> None:
         """Wait for a start that was asked for elsewhere; delete what it can't come to any more."""
+        ends_at = time.monotonic() + _STARTING_MAX.total_seconds()  # whatever the clock is set to
         with self._news.listening_for(name) as news:
-            while self._may_still_start(self._folder(name), made.container_id):
+            while time.monotonic() < ends_at and self._may_still_start(name, made.container_id):
                 news.clear()
                 if (await self.inspect(name)).phase is not ContainerPhase.CREATED:
                     return
                 await is_set_within(news, _STARTING_RECHECK.total_seconds())
         with suppress(NotFound, FailedPrecondition):  # gone already, or it runs by now
-            await self._engine.delete(made.container_id)
-            raise EngineFailed("its start was asked for and never came")
+            if await self._delete_unstarted(name, made.container_id):
+                raise EngineFailed("its start was asked for and never came")
 
-    def _may_still_start(self, folder: ContainerFolder, container_id: str) -> bool:
-        claimed_at = folder.claimed_at(container_id)
+    def _may_still_start(self, name: str, container_id: str) -> bool:
+        claimed_at = self._folder(name).claimed_at(container_id)
         return claimed_at is not None and self._clock.now() < claimed_at + _STARTING_MAX
+
+    async def _delete_unstarted(self, name: str, container_id: str) -> bool:
+        """Delete what was seen created; return whether it never ran.
+
+        A late start may come in between: what runs the engine does not delete, what has run and
+        ended it does. Raises NotFound if it is gone already, FailedPrecondition if it runs.
+        """
+        await self._engine.delete(container_id)
+        return not await self._is_lost(self._folder(name))
+
+    async def _is_lost(self, folder: ContainerFolder) -> bool:
+        """Return whether a container that is gone has run: its start was claimed, and came.
+
+        As far as the engine remembers. The answer is written down, since it forgets.
+        """
+        for container_id in folder.claimed_ids() if folder.lost_id() is None else ():
+            has_run = await self._engine.saw_start(container_id, until=self._clock.now())
+            with node_failures():
+                if has_run:
+                    folder.note_lost(container_id)
+                else:
+                    folder.forget_claim(container_id)
+        return folder.lost_id() is not None
 
     async def _create_tombstone(self, name: str) -> None:
         """Take a free name; somebody else may be quicker."""
@@ -460,11 +505,6 @@ class DockerRuntime:
 
     # Seeing
 
-    async def _get(self, name: str) -> Json:
-        if (container := await self._find(name)) is None:
-            raise NotFound("container", name)
-        return container
-
     async def _find(self, name: str) -> Json | None:
         """Return our container of a name; one of another scope is nothing to us."""
         try:
@@ -474,14 +514,28 @@ class DockerRuntime:
         labels = container["Config"]["Labels"] or {}
         return container if self._scope.items() <= labels.items() else None
 
-    async def _look(self, container: Json) -> ContainerStatus:
+    async def _look(self, name: str, container: Json | None) -> ContainerStatus:
+        """Return what stands behind a name.
+
+        One that was not started before the machine was is lost, since a loss of power may have
+        taken along that somebody asked for its start.
+        """
+        folder = self._folder(name)
+        if container is None:
+            is_lost = await self._is_lost(folder)
+            return ContainerStatus(name, ContainerPhase.LOST if is_lost else ContainerPhase.ABSENT)
+        status = status_of(container, folder)
+        if status.phase is ContainerPhase.CREATED and not folder.is_of_this_boot():
+            return replace(status, phase=ContainerPhase.LOST)
+        return await self._look_for_end(container, status)
+
+    async def _look_for_end(self, container: Json, status: ContainerStatus) -> ContainerStatus:
         """Return what a container is, and whether its engine saw it end.
 
         An engine that sees an end takes the container off its network; one that finds it ended when
         it starts does not (seen with 20.10). Nor does one that finds it running then and ends it,
         for want of live-restore; but that remembers the end, and is asked for it.
         """
-        status = status_of(container, self._folder_of(container))
         if status.exit is None or not is_on_network(container):
             return status
         if await self._engine.saw_end(container["Id"], until=self._clock.now()):

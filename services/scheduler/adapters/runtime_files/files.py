@@ -2,7 +2,8 @@
 
     work/             the unpacked source, files and texts: its home and working folder
     inputs/           read-only
-    outputs/          checkpoint/          progress.jsonl
+    checkpoint/       what an earlier attempt left, and this one leaves
+    outputs/          progress.jsonl
 
 Owns: laying these out below a container's folder, giving that its name at once or not at all, and
 deleting it whatever a program did to it. Leaves to each runtime what else is in it.
@@ -42,6 +43,8 @@ def lay_out_files(spec: ContainerSpec, folder: Path) -> None:
         target = folder / WORK / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
+    for placed in spec.checkpoint:
+        _copy(Path(placed.file), folder / CHECKPOINT / placed.path, mode=0o644)
     for placed in spec.inputs:
         _copy_read_only(Path(placed.file), folder / INPUTS / placed.path)
     _make_folders_read_only(folder / INPUTS)
@@ -80,14 +83,30 @@ def named_folders(root: Path) -> Iterator[Path]:
 
 
 def discard(folder: Path) -> None:
-    """Free a folder's name at once, then delete what is in it."""
+    """Free a folder's name at once, then delete what is in it; an absent one is no error.
+
+    What can't be deleted gets its name back, and is seen again. Raises OSError.
+    """
     bin_ = Path(tempfile.mkdtemp(prefix=_HIDDEN, dir=folder.parent))
-    folder.rename(bin_ / folder.name)
-    _delete(bin_)
+    try:
+        folder.rename(bin_ / folder.name)
+    except FileNotFoundError:
+        bin_.rmdir()
+        return
+    try:
+        _delete(bin_)
+    except OSError:
+        with suppress(OSError):  # its name has been given anew
+            (bin_ / folder.name).rename(folder)
+            bin_.rmdir()
+        raise
 
 
 def discard_unfinished(root: Path) -> None:
-    """Delete what a crash left half made or half deleted; what can't be is left for next time."""
+    """Delete what a crash left half made or half deleted; what can't be is left for next time.
+
+    What somebody is making or deleting goes, too: for who has just been given the node.
+    """
     for path in root.iterdir():
         if path.name.startswith(_HIDDEN) and path.is_dir():
             with suppress(OSError):
@@ -112,10 +131,14 @@ def _run(*command: str) -> str:
 
 
 def _copy_read_only(source: Path, target: Path) -> None:
+    _copy(source, target, mode=0o444)
+
+
+def _copy(source: Path, target: Path, *, mode: int) -> None:
     """Copy: a link would let a program with root's rights change the node's cache."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
-    target.chmod(0o444)
+    target.chmod(mode)
 
 
 def _make_folders_read_only(folder: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from services.chassis.errors import InvalidArgument, NotFound, PayloadTooLarge
+from services.scheduler.adapters.runtime_files.files import CHECKPOINT
 from services.scheduler.domain.attempts.runtime import LeftFile, ProgressData, is_inner_path
 
 PROGRESS_BYTES_MAX: Final = 256 * 1024
@@ -38,7 +39,7 @@ def read_progress(path: Path, *, offset: int) -> ProgressData:
 def list_output(folder: Path, path: str, *, files_max: int, bytes_max: int) -> Sequence[LeftFile]:
     """Return the files of one output: a file by its own name, a folder's by their paths in it.
 
-    Raises NotFound if there is none, InvalidArgument for links and whatever else is no file,
+    Raises NotFound if there is neither, InvalidArgument for links and whatever else is no file,
     PayloadTooLarge beyond the bounds.
     """
     if not is_inner_path(path):
@@ -52,20 +53,32 @@ def list_output(folder: Path, path: str, *, files_max: int, bytes_max: int) -> S
         if total > bytes_max:
             raise PayloadTooLarge(f"output {path!r}", bytes_max=bytes_max)
         found.append(LeftFile(path=relative, file=file))
-    if not found:
-        raise NotFound("output", path)
     return sorted(found, key=lambda left: left.path)
 
 
-def last_lines(log: Path, *, stream: str, bytes_max: int) -> str:
-    """Return the end of what was written to one stream, from the beginning of a line if it can."""
+def list_checkpoint(folder: Path, *, files_max: int, bytes_max: int) -> Sequence[LeftFile]:
+    """Return the files in the checkpoint folder below a container's, none if it is empty or gone.
+
+    Raises as `list_output` does.
+    """
+    try:
+        return list_output(folder, CHECKPOINT, files_max=files_max, bytes_max=bytes_max)
+    except NotFound:
+        return []
+
+
+def last_lines(log: Path, *, bytes_max: int) -> str:
+    """Return the end of its standard error, else of its output, from a line's beginning."""
     with _opened(log) as file:
         if file is None:
             return ""
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _LOG_TAIL_BYTES_MAX))
         lines = file.read(_LOG_TAIL_BYTES_MAX).splitlines()
-    return end_of("".join(_logged(line, stream) for line in lines), bytes_max=bytes_max)
+    errors, output = (
+        "".join(_logged(line, stream) for line in lines) for stream in ("stderr", "stdout")
+    )
+    return end_of(errors or output, bytes_max=bytes_max)
 
 
 def end_of(text: str, *, bytes_max: int) -> str:
@@ -138,5 +151,8 @@ def _require_no_link(file: Path, path: str) -> None:
         mode = file.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound("output", path) from error
+    except OSError as error:  # a path too long, a folder that may not be entered
+        raise InvalidArgument("outputs", f"{path!r} can't be read: {error.strerror}") from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise InvalidArgument("outputs", f"{file.name!r} of {path!r} is no file or folder")
+        which = repr(path) if file.name == path else f"{file.name!r} of {path!r}"
+        raise InvalidArgument("outputs", f"{which} is a link or a pipe, not a file or folder")

@@ -31,6 +31,10 @@ from services.scheduler.domain.attempts.runtime import ContainerExit, ContainerS
 TOMBSTONE: Final[dict[str, Any]] = {"tombstone": True}
 
 
+_GONE: Final = ProcessIdentity(pid=1, start_ticks=0, boot_id="")
+"""A process of an earlier boot, whichever it was."""
+
+
 @dataclass(frozen=True, slots=True)
 class ContainerFolder:
     """One container's folder, there or not."""
@@ -48,7 +52,17 @@ class ContainerFolder:
 
     def config(self) -> Mapping[str, Any]:
         """Return what `create` wrote; empty for a tombstone and for what is not there."""
-        return self._read(shim.CONFIG) or {}
+        try:
+            return self._read(shim.CONFIG) or {}
+        except ValueError:  # the machine lost power before it was on disk
+            return {}
+
+    def is_of_this_boot(self) -> bool:
+        """Return whether it was laid out since the machine was started.
+
+        The files of others may be torn: none was waited for until it was on disk.
+        """
+        return self.config().get("boot_id") == shim.boot_id()
 
     def created_at(self) -> datetime | None:
         """Return when `create` laid it out."""
@@ -60,7 +74,10 @@ class ContainerFolder:
 
     def claim(self) -> "Claim | None":
         """Return what was decided about it; None: nothing yet."""
-        data = self._read(shim.CLAIM)
+        try:
+            data = self._read(shim.CLAIM)
+        except ValueError:  # torn by a loss of power, which its shim did not survive
+            return Claim(_GONE)
         if data is None:
             return None
         return Claim(ProcessIdentity.from_json(data["shim"]) if "shim" in data else None)
@@ -164,6 +181,7 @@ def lay_out(
         final = root / spec.name
         lay_out_files(spec, new)
         config = {
+            "boot_id": shim.boot_id(),
             "name": spec.name,
             "tenant": spec.tenant,
             "image": spec.image,
@@ -174,7 +192,7 @@ def lay_out(
             "run_time_max_s": _seconds(spec.run_time_max),
             "stop_grace_s": spec.stop_grace.total_seconds(),
         }
-        shim.record(str(new / shim.CONFIG), config)
+        shim.record(str(new / shim.CONFIG), config, sync=False)
         (new / shim.CONFIG).chmod(0o600)  # the environment may hold secrets
         return publish()
 

@@ -95,7 +95,6 @@ class ProcessRuntime:
         self._shims = Shims(self._environment)
         self._create_turn = asyncio.Lock()
         self._root.mkdir(parents=True, exist_ok=True)
-        discard_unfinished(self._root)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -104,6 +103,11 @@ class ProcessRuntime:
 
     async def ping(self) -> None:
         """Do nothing: there is no engine that could be away."""
+
+    async def tidy(self) -> None:
+        """Delete what whoever had this node before was making or deleting."""
+        with node_failures():
+            await asyncio.to_thread(discard_unfinished, self._root)
 
     async def follow(self, stopping: asyncio.Event) -> None:
         """Have a shim ready for the next start; all else is read when it is asked for."""
@@ -227,12 +231,19 @@ class ProcessRuntime:
             leavings.list_output, outputs, path, files_max=files_max, bytes_max=bytes_max
         )
 
-    async def last_lines(self, name: str, *, bytes_max: int) -> str:
-        """Return the end of its standard error."""
-        log = self._folder(name).path / shim.LOG
+    async def list_checkpoint(
+        self, name: str, *, files_max: int, bytes_max: int
+    ) -> Sequence[LeftFile]:
+        """Return the files that it left in $MODELYARD_CHECKPOINT."""
+        folder = self._folder(name).path
         return await asyncio.to_thread(
-            leavings.last_lines, log, stream="stderr", bytes_max=bytes_max
+            leavings.list_checkpoint, folder, files_max=files_max, bytes_max=bytes_max
         )
+
+    async def last_lines(self, name: str, *, bytes_max: int) -> str:
+        """Return the end of its standard error, of its output where it wrote nothing there."""
+        log = self._folder(name).path / shim.LOG
+        return await asyncio.to_thread(leavings.last_lines, log, bytes_max=bytes_max)
 
     async def log_location(self, name: str) -> LogLocation:
         """Return where its output is."""
@@ -308,8 +319,10 @@ class ProcessRuntime:
 
     def _phase(self, folder: ContainerFolder) -> ContainerPhase:
         claim = folder.claim()
+        if claim is None and folder.exists():
+            return ContainerPhase.CREATED if folder.is_of_this_boot() else ContainerPhase.LOST
         if claim is None:
-            return ContainerPhase.CREATED if folder.exists() else ContainerPhase.ABSENT
+            return ContainerPhase.ABSENT
         if claim.shim is None:
             return ContainerPhase.TOMBSTONE
         is_alive = claim.shim.is_alive()  # first: the record comes before the shim's end
@@ -342,5 +355,4 @@ class ProcessRuntime:
             raise FailedPrecondition(f"container {name} is running")
         if phase is not ContainerPhase.ABSENT:
             self._settle(folder)
-            with contextlib.suppress(FileNotFoundError):
-                discard(folder.path)
+            discard(folder.path)

@@ -85,12 +85,13 @@ def boot_id() -> str:
         return file.read().strip()
 
 
-def take_claim(claim: dict[str, Any], *, folder: str = ".") -> bool:
+def take_claim(claim: dict[str, Any], *, folder: str = ".", sync: bool = True) -> bool:
     """Decide once and for all what this container is; False if that was decided before.
 
-    A hard link is exclusive and appears with its whole content.
+    A hard link is exclusive and appears with its whole content. Without `sync` a loss of power may
+    leave the name alone, which says that it was claimed by a shim.
     """
-    own = _write_aside(f"{folder}/{CLAIM}", claim, sync=True)
+    own = _write_aside(f"{folder}/{CLAIM}", claim, sync=sync)
     try:
         os.link(own, f"{folder}/{CLAIM}")
     except FileExistsError:
@@ -569,7 +570,7 @@ def main(control: int) -> None:
     _show_mark(folder)
     with open(CONFIG, encoding="utf-8") as file:
         config = json.load(file)
-    if not take_claim({"shim": own_identity}):
+    if not take_claim({"shim": own_identity}, sync=False):
         return
     supervisor = Supervisor(config, program, wake)
     supervisor.start()

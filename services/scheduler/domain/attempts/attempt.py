@@ -29,7 +29,8 @@ class AttemptState(StrEnum):
 S = AttemptState
 
 TRANSITIONS: Final[Mapping[AttemptState, frozenset[AttemptState]]] = {
-    S.CREATED: frozenset({S.STARTED, S.CLOSED}),  # CLOSED: never ran, and never will
+    # CLOSED: never ran, and never will. LOST: its node is, and nobody knows whether it ran.
+    S.CREATED: frozenset({S.STARTED, S.CLOSED, S.LOST}),
     S.STARTED: frozenset({S.EXITED, S.LOST}),
     S.EXITED: frozenset(),
     S.LOST: frozenset(),
@@ -145,7 +146,7 @@ class Attempt:
         return exited, replace(fact, is_end_seen=is_end_seen)
 
     def lost(self, *, at: datetime) -> "tuple[Attempt, AttemptTransitioned]":
-        """Its runtime does not know how it ended, so it is gone without an exit code."""
+        """Nobody knows how it ended: its runtime does not, or its node is lost."""
         lost, fact = self.move(S.LOST, at=at, ended_at=at)
         return lost, replace(fact, is_end_seen=False)
 

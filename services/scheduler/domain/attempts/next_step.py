@@ -19,6 +19,8 @@ class Step(StrEnum):
     PREPARE = "prepare"
     """Fetch its files and create its container."""
     START = "start"
+    GIVE_UP_START = "give_up_start"
+    """Make sure that it never starts, because its time for that is over."""
     RECORD_START = "record_start"
     WATCH = "watch"
     """Follow its progress, or whether its server answers."""
@@ -49,7 +51,11 @@ def next_step(work: AttemptWork, container: ContainerStatus, *, now: datetime) -
     should_end = work.stop is not None or not work.is_current
     if work.attempt.state is AttemptState.CREATED:
         step = _BEFORE_START.get(container.phase, Step.RECORD_START)
-        return Step.CLOSE if should_end and step is not Step.RECORD_START else step
+        if step is Step.RECORD_START or step is Step.CLOSE:
+            return step
+        if should_end:
+            return Step.CLOSE
+        return Step.GIVE_UP_START if _is_late(work, now=now) else step
     assert work.attempt.state is AttemptState.STARTED, "only open attempts are driven"
     step = _AFTER_START.get(container.phase, Step.RECORD_LOSS)
     if step is Step.WATCH and should_end:
@@ -57,6 +63,18 @@ def next_step(work: AttemptWork, container: ContainerStatus, *, now: datetime) -
     if step is Step.WATCH and _is_out_of_time(work, now=now):
         return Step.TIME_OUT
     return step
+
+
+def start_due_at(work: AttemptWork) -> datetime | None:
+    """Return until when its first instruction must have run, if that is bounded."""
+    if not isinstance(work.owner, JobWork) or work.owner.spec.timeouts.start is None:
+        return None
+    return work.attempt.created_at + work.owner.spec.timeouts.start
+
+
+def _is_late(work: AttemptWork, *, now: datetime) -> bool:
+    due_at = start_due_at(work)
+    return due_at is not None and now >= due_at
 
 
 def _is_out_of_time(work: AttemptWork, *, now: datetime) -> bool:

@@ -152,6 +152,8 @@ class ContainerSpec:
     """Read-only, below $MODELYARD_INPUTS."""
     files: tuple[PlacedFile, ...] = ()
     """Read-only, in the working folder."""
+    checkpoint: tuple[PlacedFile, ...] = ()
+    """The program's own, below $MODELYARD_CHECKPOINT."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """Small texts to write into the working folder, by relative path."""
     memory_bytes: int | None = None
@@ -167,7 +169,8 @@ class ContainerSpec:
             raise InvalidArgument("container.command", "must not be empty")
         if self.memory_bytes is not None:
             check_memory(self.memory_bytes, field="container.memory_bytes")
-        for path in (*self.texts, *(placed.path for placed in self.inputs + self.files)):
+        placed = self.inputs + self.files + self.checkpoint
+        for path in (*self.texts, *(each.path for each in placed)):
             if not is_inner_path(path):
                 raise InvalidArgument("container.files", f"{path!r} must stay in its folder")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from services.scheduler.domain.attempts.attempt import Attempt
 from services.scheduler.domain.deployments.model import ModelPin
 from services.scheduler.domain.identities import DeploymentId, JobId, ReplicaId
-from services.scheduler.domain.jobs.job import JobState, StopRequest
+from services.scheduler.domain.jobs.job import Checkpoint, JobState, StopRequest
 from services.scheduler.domain.jobs.spec import JobSpec
 
 
@@ -19,6 +19,8 @@ class JobWork:
     job_id: JobId
     state: JobState
     spec: JobSpec
+    checkpoint: Checkpoint | None = None
+    """What an earlier attempt left."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """A deployment: a model version that is kept answering.
 
 Owns: its state table, and the routing entry that its READY replicas make. Always holds: `version`
-grows by one with each published change of state; `generation` grows by one with each new routing
-entry; an entry of a deleted deployment has no endpoints.
+grows by one with each published change of state, from above those of the name's earlier
+deployments, so that what is meant for one of them fits no later one (ADR-0028); `generation` grows
+by one with each new routing entry; an entry of a deleted deployment has no endpoints.
 """
 
 import re
@@ -12,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from services.chassis.errors import InvalidArgument
+from services.chassis.errors import InvalidArgument, check_version
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.deployments.model import ModelPin, ModelReference
 from services.scheduler.domain.deployments.replica import Replica
@@ -122,6 +123,7 @@ class Deployment:
         *,
         at: datetime,
         traceparent: str | None,
+        earlier_version: int = 0,
     ) -> "tuple[Deployment, DeploymentChanged]":
         """Return a new deployment without any replica that answers."""
         deployment = cls(
@@ -131,7 +133,7 @@ class Deployment:
             model=model,
             state=S.PREPARING,
             reason="created",
-            version=1,
+            version=earlier_version + 1,
             generation=0,
             created_at=at,
             traceparent=traceparent,
@@ -164,10 +166,13 @@ class Deployment:
             return self
         return replace(self, reason=f"no replica answers: {because}")
 
-    def asked_to_delete(self, *, at: datetime) -> "tuple[Deployment, DeploymentChanged] | None":
-        """Ask for its end; None when that was asked before."""
+    def asked_to_delete(
+        self, *, at: datetime, if_version: int | None = None
+    ) -> "tuple[Deployment, DeploymentChanged] | None":
+        """Ask for its end; None when that was asked before. Raises VersionMismatch."""
         if not self.is_wanted:
             return None
+        check_version("deployment", self.spec.name, current=self.version, if_version=if_version)
         return self.move(S.DELETING, reason="deletion was asked for", at=at, deleting_at=at)
 
     def deleted(self, *, at: datetime) -> "tuple[Deployment, DeploymentChanged]":

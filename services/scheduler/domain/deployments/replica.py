@@ -61,6 +61,8 @@ class Replica:
     failure_count: int = 0
     """Ends in a row without a long enough spell of being READY between them."""
     restart_at: datetime | None = None
+    leaving_at: datetime | None = None
+    """Since when it is out of the routing table for good, to be stopped; it still answers."""
 
     @classmethod
     def queued(
@@ -82,6 +84,11 @@ class Replica:
         """Tell whether nothing of it runs or waits."""
         return self.state is S.ENDED
 
+    @property
+    def is_warming(self) -> bool:
+        """Tell whether it is to answer as soon as it can."""
+        return self.state is S.WARMING and self.leaving_at is None
+
     def placed(self, attempt_id: AttemptId, node_id: NodeId) -> "Replica":
         """Capacity is taken on a node, for a new attempt."""
         return self.move(
@@ -100,6 +107,10 @@ class Replica:
         """It runs but does not answer any more; its spell of being READY is over."""
         return self.move(S.WARMING, reason=reason, address=None, ready_at=None)
 
+    def leaving(self, *, reason: str, at: datetime) -> "Replica":
+        """It is to be stopped once nobody sends to it any more."""
+        return self.move(S.WARMING, reason=reason, address=None, ready_at=None, leaving_at=at)
+
     def asked_to_stop(self, *, reason: str, at: datetime) -> "Replica":
         """Ask for its end: at once when nothing runs, else STOPPING until confirmed."""
         if self.state is S.STOPPING:
@@ -113,8 +124,8 @@ class Replica:
     def ended(self, *, reason: str, at: datetime, comes_back: bool = False) -> "Replica":
         """Its runtime confirmed its end; one that was not asked to stop is tried again later.
 
-        One that was asked to comes back in line at once if its deployment is wanted still: its
-        tenant was suspended, and the line passes over it for as long as that lasts.
+        One that was asked to comes back in line at once if its deployment is wanted still: its node
+        is drained, or its tenant suspended; then the line passes over it for as long as that lasts.
         """
         if self.state is S.STOPPING and comes_back:
             return self.move(S.ENDED, reason=self.reason, restart_at=at)
@@ -137,6 +148,7 @@ class Replica:
             S.QUEUED,
             reason=f"restarts: {self.reason}",
             restart_at=None,
+            leaving_at=None,
             restart_count=self.restart_count + 1,
         )
 

@@ -1,8 +1,10 @@
-"""A node: a machine that runs containers, and how much of it is taken.
+"""A node: a machine that runs containers, how much of it is taken, and whether it is open.
 
-Owns: capacity and its booking. Always holds: what is booked is the sum of the node's open attempts.
-A node that comes back smaller keeps its attempts; it has nothing free until enough have ended. A
-node whose container runtime is away keeps them too, and has nothing free until it is back.
+Owns: capacity and its booking, cordon, drain and loss. Always holds: what is booked is the sum of
+the node's open attempts. A node that comes back smaller keeps its attempts; it has nothing free
+until enough have ended. One whose container runtime is away keeps them too, and has nothing free
+until it is back; a cordoned one has nothing free until it is uncordoned, a lost one until its
+runner is back and has tidied it. A node that is drained is cordoned.
 """
 
 from dataclasses import dataclass, replace
@@ -25,11 +27,17 @@ class Node:
     """Which container runtime it has; empty before its runner has said so."""
     runtime_down_since: datetime | None
     """When its runner first found that the runtime does not answer; None while it does."""
+    cordoned_at: datetime | None = None
+    """Since when it gets nothing new."""
+    draining_since: datetime | None = None
+    """Since when what runs on it is moved off."""
+    lost_at: datetime | None = None
+    """When it was given up because nobody held its lease; None again once it is back and tidy."""
 
     @property
     def free(self) -> Resources:
         """Return what could still be booked."""
-        if self.runtime_down_since is not None:
+        if self.runtime_down_since or self.cordoned_at or self.lost_at:
             return Resources()
         return Resources(
             max(0, self.capacity.cpu_millicores - self.used.cpu_millicores),
@@ -37,7 +45,32 @@ class Node:
             max(0, self.capacity.gpu_count - self.used.gpu_count),
         )
 
+    def cordoned(self, *, at: datetime) -> "Node":
+        """Return the node closed to what is new."""
+        return replace(self, cordoned_at=self.cordoned_at or at)
+
+    def drained(self, *, at: datetime) -> "Node":
+        """Return the node cordoned, and to be emptied."""
+        return replace(self.cordoned(at=at), draining_since=self.draining_since or at)
+
+    def uncordoned(self) -> "Node":
+        """Return the node open; what was asked to leave it goes on leaving."""
+        return replace(self, cordoned_at=None, draining_since=None)
+
+    def lost(self, *, at: datetime) -> "Node":
+        """Return the node given up: whatever runs there, nobody hears of it."""
+        return replace(self, lost_at=self.lost_at or at)
+
+    def returned(self) -> "Node":
+        """Return the node as one that takes work; nothing of ended attempts runs on it."""
+        return replace(self, lost_at=None)
+
     def booked(self, resources: Resources) -> "Node":
         """Return the node with this much less free; the caller has checked that it fits."""
         assert resources.fits_in(self.free), f"overbooked {self.id}"
         return replace(self, used=self.used + resources)
+
+
+def lease_name(node_id: NodeId) -> str:
+    """Return the name of the lease that a node's runner holds."""
+    return f"node/{node_id}"

@@ -1,6 +1,7 @@
 """What the fleet's nodes could hold if they were empty.
 
-Owns: the words of the refusal for what no node could ever hold.
+Owns: the words of the refusal for what no node could ever hold, and of the wait for what none takes
+now.
 """
 
 from dataclasses import dataclass
@@ -22,15 +23,48 @@ class FleetReach:
         """Raise InvalidArgument naming the first amount below `field` that no node has."""
         if self.is_enough:
             return
-        amounts = (
-            ("cpu_millicores", asked.cpu_millicores, self.largest.cpu_millicores),
-            ("memory_bytes", asked.memory_bytes, self.largest.memory_bytes),
-            ("gpu_count", asked.gpu_count, self.largest.gpu_count),
-        )
-        for name, amount, most in amounts:
-            if amount > most:
-                raise InvalidArgument(f"{field}.{name}", f"no node has more than {most}")
-        there_is = ", ".join(f"{name} {most}" for name, _, most in amounts)
+        most_of = self.largest.amounts()
+        for name, amount in asked.amounts().items():
+            if amount > most_of[name]:
+                raise InvalidArgument(
+                    f"{field}.{name}",
+                    f"no node has more than {most_of[name]}; {amount} was asked for",
+                )
+        there_is = ", ".join(f"{name} {most}" for name, most in most_of.items())
         raise InvalidArgument(
             field, f"no single node has all of it together; the most of each is {there_is}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class FleetDoors:
+    """How many nodes there are; and of those large enough for something, which take it now.
+
+    A node that is closed counts once: as cordoned before all, and as silent before its runtime.
+    """
+
+    node_count: int
+    open_count: int = 0
+    cordoned_count: int = 0
+    silent_count: int = 0
+    runtime_down_count: int = 0
+
+    @property
+    def why_waiting(self) -> str:
+        """Say why no node takes it; nothing when one does, as soon as it has room."""
+        if self.open_count:
+            return ""
+        if not self.node_count:
+            return "there is no node yet"
+        closed = [
+            f"{count} {how}"
+            for count, how in (
+                (self.cordoned_count, "cordoned"),
+                (self.silent_count, "silent"),
+                (self.runtime_down_count, "without its container runtime"),
+            )
+            if count
+        ]
+        if not closed:
+            return "no node is large enough"
+        return f"no node that is large enough takes anything new: {', '.join(closed)}"

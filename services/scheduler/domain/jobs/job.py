@@ -16,12 +16,17 @@ from services.chassis.errors import FailedPrecondition
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.files import FileEntry
 from services.scheduler.domain.identities import AttemptId, JobId, NodeId
+from services.scheduler.domain.jobs.failure import (
+    MESSAGE_CHARACTERS_MAX,
+    FailureReason,
+    JobFailure,
+    storable,
+)
+from services.scheduler.domain.jobs.retries import JobRetries, backoff
 from services.scheduler.domain.jobs.spec import JobSpec
 from services.scheduler.domain.transitions import IllegalTransition
 
 PROGRESS_METRICS_MAX: Final = 64
-MESSAGE_CHARACTERS_MAX: Final = 512
-LAST_LINES_CHARACTERS_MAX: Final = 4 << 10
 
 
 class JobState(StrEnum):
@@ -40,13 +45,15 @@ class JobState(StrEnum):
 S = JobState
 
 TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
-    S.QUEUED: frozenset({S.ADMITTED, S.CANCELLED}),
+    S.QUEUED: frozenset({S.ADMITTED, S.CANCELLED, S.FAILED}),  # FAILED: it waited too long
     # From ADMITTED on an attempt exists, so only its runtime can say that nothing runs: cancelling
     # goes through STOPPING even before the start.
-    S.ADMITTED: frozenset({S.STARTING, S.FAILED, S.STOPPING}),
-    S.STARTING: frozenset({S.RUNNING, S.FAILED, S.STOPPING}),
-    S.RUNNING: frozenset({S.SUCCEEDED, S.FAILED, S.STOPPING}),
-    # To QUEUED: its tenant was suspended. To STOPPING: it was cancelled while it would come back.
+    # To QUEUED: its attempt has ended in a way that is worth another.
+    S.ADMITTED: frozenset({S.STARTING, S.FAILED, S.STOPPING, S.QUEUED}),
+    S.STARTING: frozenset({S.RUNNING, S.FAILED, S.STOPPING, S.QUEUED}),
+    S.RUNNING: frozenset({S.SUCCEEDED, S.FAILED, S.STOPPING, S.QUEUED}),
+    # To QUEUED: its tenant was suspended, its node is drained, or it ran too long and is tried
+    # again. To STOPPING: it was cancelled while it would come back.
     S.STOPPING: frozenset({S.CANCELLED, S.FAILED, S.QUEUED, S.STOPPING}),
     S.SUCCEEDED: frozenset(),
     S.FAILED: frozenset(),
@@ -56,35 +63,6 @@ TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
 
 PLACED: Final = frozenset({S.ADMITTED, S.STARTING, S.RUNNING})
 """With capacity, and not asked to stop."""
-
-
-class FailureReason(StrEnum):
-    """The bounded set of ways in which a job fails."""
-
-    EXIT_CODE = "exit_code"
-    KILLED = "killed"
-    RUN_TIMEOUT = "run_timeout"
-    OUTPUTS = "outputs"
-    START = "start"
-    LOST = "lost"
-
-
-@dataclass(frozen=True, slots=True)
-class JobFailure:
-    """Why a job FAILED; `last_lines` is the end of its standard error."""
-
-    reason: FailureReason
-    message: str
-    exit_code: int | None = None
-    last_lines: str = ""
-
-    def bounded(self) -> "JobFailure":
-        """Return it with texts that fit; they come from the job, so they may hold anything."""
-        return replace(
-            self,
-            message=_storable(self.message)[:MESSAGE_CHARACTERS_MAX],
-            last_lines=_storable(self.last_lines)[-LAST_LINES_CHARACTERS_MAX:],
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +77,14 @@ class JobProgress:
     def bounded(self) -> "JobProgress":
         """Return it within bounds, without metrics that are no finite number."""
         finite = [
-            (_storable(name)[:MESSAGE_CHARACTERS_MAX], value)
+            (storable(name)[:MESSAGE_CHARACTERS_MAX], value)
             for name, value in self.metrics.items()
             if math.isfinite(value)
         ]
         return replace(
             self,
             fraction=min(1.0, max(0.0, self.fraction)) if math.isfinite(self.fraction) else 0.0,
-            message=_storable(self.message)[:MESSAGE_CHARACTERS_MAX],
+            message=storable(self.message)[:MESSAGE_CHARACTERS_MAX],
             metrics=dict(finite[:PROGRESS_METRICS_MAX]),
         )
 
@@ -120,12 +98,21 @@ class OutputManifest:
     files: tuple[FileEntry, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The files that an attempt left for the next one, all of them in the artifact store."""
+
+    attempt_number: int
+    files: tuple[FileEntry, ...]
+
+
 class StopCause(StrEnum):
     """What decides whether a stopped job ends CANCELLED or FAILED, or goes back in line."""
 
     CANCELLED = "cancelled"
     RUN_TIMEOUT = "run_timeout"
     SUSPENDED = "suspended"
+    DRAINED = "drained"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +122,18 @@ class StopRequest:
     cause: StopCause
     reason: str
     requested_at: datetime
+
+    @property
+    def is_for_now(self) -> bool:
+        """Tell whether what stops goes back in line, however it ends."""
+        return self.cause in {StopCause.SUSPENDED, StopCause.DRAINED}
+
+    def allows_return(self, retries: JobRetries, *, retry_count: int) -> bool:
+        """Tell whether a job that stops so, after so many retries, goes back in line."""
+        is_timeout = self.cause is StopCause.RUN_TIMEOUT
+        return self.is_for_now or (
+            is_timeout and retries.allow(FailureReason.RUN_TIMEOUT, retry_count=retry_count)
+        )
 
 
 class Phase(StrEnum):
@@ -197,6 +196,13 @@ class Job:
     admitted_at: datetime | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    retry_count: int = 0
+    retry_at: datetime | None = None
+    """When its last retry could begin; before that it stands in line and is passed over."""
+    queue_expires_at: datetime | None = None
+    """Until when it may, or might, stand in line; None: however long."""
+    checkpoint: Checkpoint | None = None
+    """What its next attempt finds in its checkpoint folder."""
 
     @classmethod
     def queued(
@@ -218,6 +224,7 @@ class Job:
             version=1,
             created_at=at,
             traceparent=traceparent,
+            queue_expires_at=_expiry(spec, at),
         )
         return job, _fact_of(job, at)
 
@@ -261,7 +268,7 @@ class Job:
     def hindered(self, *, by: str) -> "Job":
         """Say what its start waits for: shown, but no fact, so no new version."""
         reason = f"preparing its container; tried again: {by}"
-        return replace(self, reason=_storable(reason)[:MESSAGE_CHARACTERS_MAX])
+        return replace(self, reason=storable(reason)[:MESSAGE_CHARACTERS_MAX])
 
     def running(self, *, at: datetime) -> "tuple[Job, JobTransitioned]":
         """Its first instruction has run."""
@@ -270,6 +277,10 @@ class Job:
     def progressed(self, progress: JobProgress) -> "Job":
         """Return the job with its newest progress: shown, but no fact, so no new version."""
         return replace(self, progress=progress.bounded())
+
+    def kept(self, checkpoint: Checkpoint | None) -> "Job":
+        """Return the job with its newest checkpoint, if there is one: no fact, no new version."""
+        return self if checkpoint is None else replace(self, checkpoint=checkpoint)
 
     def asked_to_stop(
         self, *, reason: str, at: datetime, cause: StopCause = StopCause.CANCELLED
@@ -296,16 +307,37 @@ class Job:
 
     def requeued(self, *, reason: str, at: datetime) -> "tuple[Job, JobTransitioned]":
         """It stopped only for now, confirmed by its runtime: back at its place in line."""
-        return self.move(
-            S.QUEUED,
-            reason=reason,
-            at=at,
-            node_id=None,
-            progress=None,
-            stop=None,
-            admitted_at=None,
-            started_at=None,
+        return self._back_in_line(reason, at=at, waits_from=at)
+
+    def retries(self, failure: JobFailure) -> bool:
+        """Tell whether what failed so is to be tried again."""
+        return self.spec.retries.allow(
+            failure.reason, failure.exit_code, retry_count=self.retry_count
         )
+
+    def retried(
+        self, failure: JobFailure, *, at: datetime, chance: float
+    ) -> "tuple[Job, JobTransitioned]":
+        """Its attempt failed, confirmed by its runtime: back at its place in line, after a pause.
+
+        `chance` is 0..1 and makes the pause longer.
+        """
+        count = self.retry_count + 1
+        pause = backoff(count, chance=chance)
+        told = f"retry {count} of {self.spec.retries.count_max} in {pause.total_seconds():.0f} s"
+        why = storable(failure.message)[: MESSAGE_CHARACTERS_MAX - len(told) - 2]
+        return self._back_in_line(
+            f"{told}: {why}",
+            at=at,
+            waits_from=at + pause,
+            retry_count=count,
+            retry_at=at + pause,
+        )
+
+    def expired(self, *, at: datetime) -> "tuple[Job, JobTransitioned]":
+        """It stood in line for as long as it may."""
+        waited = f"stood in line for longer than {self.spec.timeouts.queue}"
+        return self.failed(JobFailure(FailureReason.QUEUE_TIMEOUT, waited), at=at)
 
     def succeeded(
         self, outputs: tuple[OutputManifest, ...], *, at: datetime
@@ -333,9 +365,27 @@ class Job:
         moved = replace(self, state=to, reason=reason, version=self.version + 1, **changes)
         return moved, replace(_fact_of(moved, at), ended_phase=self._phase_ended_by(moved, at))
 
+    def _back_in_line(
+        self, reason: str, *, at: datetime, waits_from: datetime, **changes: Any
+    ) -> "tuple[Job, JobTransitioned]":
+        return self.move(
+            S.QUEUED,
+            reason=reason,
+            at=at,
+            node_id=None,
+            progress=None,
+            stop=None,
+            admitted_at=None,
+            started_at=None,
+            queue_expires_at=_expiry(self.spec, waits_from),
+            **changes,
+        )
+
     @property
     def _comes_back(self) -> bool:
-        return self.stop is not None and self.stop.cause is StopCause.SUSPENDED
+        return self.stop is not None and self.stop.allows_return(
+            self.spec.retries, retry_count=self.retry_count
+        )
 
     def _phase_ended_by(self, moved: "Job", at: datetime) -> EndedPhase | None:
         began = {
@@ -353,6 +403,10 @@ class Job:
         return EndedPhase(phase, started_at=began[phase] or self.created_at, ended_at=at)
 
 
+def _expiry(spec: JobSpec, waits_from: datetime) -> datetime | None:
+    return None if spec.timeouts.queue is None else waits_from + spec.timeouts.queue
+
+
 def _fact_of(job: Job, at: datetime) -> JobTransitioned:
     return JobTransitioned(
         job_id=job.id,
@@ -368,8 +422,3 @@ def _fact_of(job: Job, at: datetime) -> JobTransitioned:
         traceparent=job.traceparent,
         failure=job.failure,
     )
-
-
-def _storable(text: str) -> str:
-    """Neither NUL nor half a surrogate pair can be stored as text."""
-    return text.encode(errors="replace").decode().replace("\0", "\ufffd")

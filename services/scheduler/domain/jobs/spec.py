@@ -12,6 +12,7 @@ from typing import Final
 
 from services.chassis.errors import InvalidArgument
 from services.scheduler.domain.files import check_digest, check_relative_path
+from services.scheduler.domain.jobs.retries import JobRetries
 from services.scheduler.domain.resources import DEFAULT_RESOURCES, Resources
 
 NAME_CHARACTERS_MAX: Final = 128
@@ -24,6 +25,8 @@ OUTPUTS_MAX: Final = 32
 LABELS_MAX: Final = 32
 LABEL_VALUE_CHARACTERS_MAX: Final = 256
 PRIORITY_MAX: Final = 100
+QUEUE_TIMEOUT_MAX: Final = timedelta(days=30)
+START_TIMEOUT_MAX: Final = timedelta(days=1)
 RUN_TIMEOUT_MAX: Final = timedelta(days=7)
 STOP_GRACE_MAX: Final = timedelta(minutes=10)
 
@@ -56,6 +59,10 @@ class JobOutput:
 class JobTimeouts:
     """Bounds on a job's phases."""
 
+    queue: timedelta | None = None
+    """In line, a retry's pause not counted; None: however long."""
+    start: timedelta | None = None
+    """From its admission to its first instruction; None: as long as the runner tries."""
     run: timedelta = timedelta(hours=24)
     """From its start to its end."""
     stop_grace: timedelta = timedelta(seconds=10)
@@ -75,6 +82,7 @@ class JobSpec:
     outputs: tuple[JobOutput, ...] = ()
     resources: Resources = DEFAULT_RESOURCES
     timeouts: JobTimeouts = field(default_factory=JobTimeouts)
+    retries: JobRetries = field(default_factory=JobRetries)
     priority: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -92,6 +100,7 @@ class JobSpec:
         self._check_inputs()
         self._check_outputs()
         self._check_timeouts()
+        self.retries.check(field="spec.retries")
         if not 0 <= self.priority <= PRIORITY_MAX:
             raise InvalidArgument("spec.priority", f"must be between 0 and {PRIORITY_MAX}")
         self._check_labels()
@@ -116,7 +125,10 @@ class JobSpec:
         _check_count("spec.env", len(self.env), most=ENV_COUNT_MAX)
         for name, value in self.env.items():
             if not _ENV_NAME.fullmatch(name):
-                raise InvalidArgument("spec.env", f"names must match {_ENV_NAME.pattern}")
+                raise InvalidArgument(
+                    f"spec.env.{name}" if name.isprintable() and name else "spec.env",
+                    "a variable's name has 1 to 128 letters, digits and '_', no digit first",
+                )
             if name.startswith(_OWN_ENV):
                 raise InvalidArgument(f"spec.env.{name}", "is set by the platform")
             if "\0" in value:
@@ -135,10 +147,16 @@ class JobSpec:
             check_relative_path(left.path, field=f"spec.outputs[{place}].path")
             if left.register_as and not _MODEL_NAME.fullmatch(left.register_as):
                 raise InvalidArgument(
-                    f"spec.outputs[{place}].register_as", f"must match {_MODEL_NAME.pattern}"
+                    f"spec.outputs[{place}].register_as",
+                    "must be 1 to 128 of letters, digits, '.', '_' and '-', such as digits",
                 )
 
     def _check_timeouts(self) -> None:
+        queue, start = self.timeouts.queue, self.timeouts.start
+        if queue is not None and not timedelta(seconds=1) <= queue <= QUEUE_TIMEOUT_MAX:
+            raise InvalidArgument("spec.timeouts.queue", "must be between 1 second and 30 days")
+        if start is not None and not timedelta(seconds=1) <= start <= START_TIMEOUT_MAX:
+            raise InvalidArgument("spec.timeouts.start", "must be between 1 second and 1 day")
         if not timedelta(seconds=1) <= self.timeouts.run <= RUN_TIMEOUT_MAX:
             raise InvalidArgument("spec.timeouts.run", "must be between 1 second and 7 days")
         if not timedelta() <= self.timeouts.stop_grace <= STOP_GRACE_MAX:
@@ -150,7 +168,11 @@ class JobSpec:
         _check_count("spec.labels", len(self.labels), most=LABELS_MAX)
         for name, value in self.labels.items():
             if not _LABEL_NAME.fullmatch(name):
-                raise InvalidArgument("spec.labels", f"names must match {_LABEL_NAME.pattern}")
+                raise InvalidArgument(
+                    "spec.labels",
+                    "a label's name has 1 to 63 of a-z, 0-9, '.', '_', '/' and '-', "
+                    "a letter or digit first, such as team",
+                )
             if len(value) > LABEL_VALUE_CHARACTERS_MAX or not value.isprintable():
                 raise InvalidArgument(
                     f"spec.labels.{name}",
@@ -161,7 +183,11 @@ class JobSpec:
 def check_image(image: str, *, field: str) -> None:
     """Raise InvalidArgument unless this can be an image's name."""
     if not _IMAGE.fullmatch(image):
-        raise InvalidArgument(field, f"must match {_IMAGE.pattern}")
+        raise InvalidArgument(
+            field,
+            "must be an image's name: 1 to 255 of letters, digits, '.', '_', '/', ':', '@' and '-',"
+            " such as modelyard/train-sklearn",
+        )
 
 
 def check_image_known(image: str, known: Collection[str], *, field: str) -> None:
@@ -180,6 +206,9 @@ def _check_names(field: str, names: list[str], *, most: int) -> None:
     _check_count(field, len(names), most=most)
     for place, name in enumerate(names):
         if not _PART_NAME.fullmatch(name):
-            raise InvalidArgument(f"{field}[{place}].name", f"must match {_PART_NAME.pattern}")
+            raise InvalidArgument(
+                f"{field}[{place}].name",
+                "must be 1 to 64 of letters, digits, '.', '_' and '-', a letter or digit first",
+            )
     if len(set(names)) < len(names):
         raise InvalidArgument(field, "names must be unique")

@@ -3,7 +3,7 @@
 Owns: that a lower version never replaces a higher one, and what counts while nothing is known: a
 tenant whose event has not come yet is active and has no limits of its own, since its callers come
 through the gateway, which knows it (ADR-0017). But while the picture may lack some, what waits of
-an unknown tenant is not admitted (ADR-0021).
+an unknown tenant is not admitted, and says so (ADR-0021).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +14,7 @@ from typing import Final
 from services.chassis.errors import InvalidArgument, TenantSuspended
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.deployments.replica import Replica, ReplicaState
+from services.scheduler.domain.fleet.reach import FleetDoors
 from services.scheduler.domain.jobs.job import Job, JobState
 from services.scheduler.domain.resources import Resources
 
@@ -32,14 +33,24 @@ class Plan:
 
     def check_resources(self, resources: Resources, *, field: str) -> None:
         """Raise InvalidArgument naming `field` for what could never run in this plan."""
-        if self.running_max is not None and not resources.fits_in(self.running_max):
-            raise InvalidArgument(field, "more than this tenant's plan lets run together")
+        if self.running_max is None:
+            return
+        most_of = self.running_max.amounts()
+        for name, amount in resources.amounts().items():
+            if amount > most_of[name]:
+                raise InvalidArgument(
+                    f"{field}.{name}",
+                    f"{amount} asked for, and this tenant's plan lets at most {most_of[name]}"
+                    " run together",
+                )
 
     def check_priority(self, priority: int, *, field: str) -> None:
         """Raise InvalidArgument naming `field` for a priority above the plan's."""
         if self.priority_max is not None and priority > self.priority_max:
             raise InvalidArgument(
-                field, f"must be at most {self.priority_max} in this tenant's plan"
+                field,
+                f"must be at most {self.priority_max} in this tenant's plan;"
+                f" {priority} was asked for",
             )
 
 
@@ -55,11 +66,17 @@ class Tenant:
     reason: str = ""
     changed_at: datetime = _NEVER
     plan: Plan = field(default_factory=Plan)
+    is_known: bool = True
+    """Whether no event of it can have been missed; else nothing of it is admitted."""
 
     @property
     def why_waiting(self) -> str:
-        """Say why nothing of a suspended tenant runs."""
-        return f"the tenant is suspended: {self.reason}"
+        """Say why nothing of it is admitted; nothing when something may be."""
+        if self.is_suspended:
+            return f"the tenant is suspended: {self.reason}"
+        if not self.is_known:
+            return "the scheduler does not know yet whether the tenant is suspended"
+        return ""
 
     def check_active(self) -> None:
         """Raise TenantSuspended unless it may start something."""
@@ -72,28 +89,31 @@ class Tenant:
             return Resources()
         return None if self.plan.running_max is None else self.plan.running_max.less(booked)
 
-    def job_shown(self, job: Job, *, booked: Resources) -> Job:
+    def job_shown(self, job: Job, *, booked: Resources, doors: FleetDoors) -> Job:
         """Return a job as its tenant sees it: one in line knows what it waits for."""
         if job.state is not JobState.QUEUED:
             return job
-        if self.is_suspended:
+        if self.why_waiting:
             return replace(job, reason=self.why_waiting)
         left = self.left(booked)
         if left is not None and not job.spec.resources.fits_in(left):
             return replace(job, reason="what runs takes all that the tenant's plan lets it take")
-        return job
+        return replace(job, reason=doors.why_waiting or job.reason)
 
-    def replica_shown(self, replica: Replica) -> Replica:
+    def replica_shown(self, replica: Replica, *, doors: FleetDoors) -> Replica:
         """Return a replica as its tenant sees it: one in line knows what it waits for."""
-        if self.is_suspended and replica.state is ReplicaState.QUEUED:
-            return replace(replica, reason=self.why_waiting)
-        return replica
+        if replica.state is not ReplicaState.QUEUED:
+            return replica
+        why = self.why_waiting or doors.why_waiting
+        return replace(replica, reason=why or replica.reason)
 
 
 @dataclass(slots=True)
 class TenantTable:
     """All tenants that were told of."""
 
+    is_caught_up: bool = True
+    """Whether all that the topic told at the start is here; before that nothing is admitted."""
     is_whole: bool = True
     """Whether a tenant that is not here is a new one, and not one that was missed."""
     _tenants: dict[TenantId, Tenant] = field(default_factory=dict)
@@ -107,7 +127,14 @@ class TenantTable:
 
     def get(self, tenant: TenantId) -> Tenant:
         """Return a tenant; one that nobody has told of yet is active."""
-        return self._tenants.get(tenant) or Tenant(tenant)
+        found = self._tenants.get(tenant)
+        if found is None:
+            return Tenant(tenant, is_known=self.is_caught_up and self.is_whole)
+        return found if self.is_caught_up else replace(found, is_known=False)
+
+    def catch_up(self) -> None:
+        """Know from now on that all the topic's entries are here."""
+        self.is_caught_up = True
 
     def complete(self) -> None:
         """Know from now on that none was missed: the owner's list has been read."""

@@ -87,7 +87,9 @@ class DeploymentRpcs(DeploymentServiceServicer):
     ) -> pb.DeleteDeploymentResponse:
         """Stop serving."""
         shown = await self.delete_deployment(
-            principal().tenant, name_from_pb(request.deployment, kind="deployment")
+            principal().tenant,
+            name_from_pb(request.deployment, kind="deployment"),
+            if_version=request.if_version or None,
         )
         return pb.DeleteDeploymentResponse(deployment=deployment_to_pb(shown))
 

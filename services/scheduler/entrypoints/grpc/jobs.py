@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from modelyard.scheduler.v1 import job_pb2
 from modelyard.scheduler.v1 import job_service_pb2 as pb
@@ -11,8 +12,10 @@ from typing_extensions import override
 from services.chassis.errors import InvalidArgument
 from services.chassis.rpc.context import Context, principal
 from services.chassis.telemetry.tracing import current_traceparent, trace_id_of
+from services.chassis.tenancy import TenantId
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import Job, JobProgress, JobState
+from services.scheduler.domain.jobs.retries import JobRetries, retry_reasons
 from services.scheduler.domain.jobs.spec import JobInput, JobOutput, JobSpec, JobTimeouts
 from services.scheduler.entrypoints.grpc.messages import (
     duration_from_pb,
@@ -29,14 +32,24 @@ from services.scheduler.telemetry import JOBS_SUBMITTED
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
 from services.scheduler.use_cases.jobs.get_job import GetJob
 from services.scheduler.use_cases.jobs.list_jobs import ListJobs
-from services.scheduler.use_cases.jobs.submit_job import SubmitJob
+from services.scheduler.use_cases.ports import RequestKey
+
+
+class SubmitOne(Protocol):
+    """Takes one job in."""
+
+    async def __call__(
+        self, tenant: TenantId, spec: JobSpec, *, key: RequestKey | None, traceparent: str | None
+    ) -> Job:
+        """Return the queued job, or for a repeated request the job that the first one made."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class JobRpcs(JobServiceServicer):
     """Answers `modelyard.scheduler.v1.JobService` for the caller's tenant."""
 
-    submit_job: SubmitJob
+    submit_job: SubmitOne
     get_job: GetJob
     list_jobs: ListJobs
     cancel_job: CancelJob
@@ -98,6 +111,7 @@ def spec_from_pb(spec: job_pb2.JobSpec) -> JobSpec:
         outputs=tuple(JobOutput(left.name, left.path, left.register_as) for left in spec.outputs),
         resources=resources_from_pb(spec.resources if spec.HasField("resources") else None),
         timeouts=timeouts_from_pb(spec.timeouts),
+        retries=retries_from_pb(spec.retries),
         priority=spec.priority,
         labels=dict(spec.labels),
     )
@@ -105,13 +119,21 @@ def spec_from_pb(spec: job_pb2.JobSpec) -> JobSpec:
 
 def timeouts_from_pb(timeouts: job_pb2.JobTimeouts) -> JobTimeouts:
     """Return the time-outs that are given, and the service's for those that are absent."""
-    default = JobTimeouts()
-    run, stop_grace = default.run, default.stop_grace
-    if timeouts.HasField("run"):
-        run = duration_from_pb(timeouts.run, field="spec.timeouts.run")
-    if timeouts.HasField("stop_grace"):
-        stop_grace = duration_from_pb(timeouts.stop_grace, field="spec.timeouts.stop_grace")
-    return JobTimeouts(run, stop_grace)
+    given = {
+        name: duration_from_pb(getattr(timeouts, name), field=f"spec.timeouts.{name}")
+        for name in ("queue", "start", "run", "stop_grace")
+        if timeouts.HasField(name)
+    }
+    return JobTimeouts(**given)
+
+
+def retries_from_pb(retries: job_pb2.JobRetries) -> JobRetries:
+    """Return when to try again; an absent count is the service's."""
+    return JobRetries(
+        retries.count_max if retries.HasField("count_max") else JobRetries().count_max,
+        reasons=retry_reasons(retries.reasons, field="spec.retries.reasons"),
+        exit_codes=tuple(retries.exit_codes),
+    )
 
 
 def states_from_pb(states: Iterable[int]) -> list[JobState]:
@@ -142,6 +164,8 @@ def job_to_pb(job: Job) -> job_pb2.Job:
         started_at=timestamp_to_pb(job.started_at),
         ended_at=timestamp_to_pb(job.ended_at),
         trace_id=trace_id_of(job.traceparent),
+        retry_count=job.retry_count,
+        retry_at=timestamp_to_pb(job.retry_at),
     )
 
 
@@ -160,8 +184,15 @@ def spec_to_pb(spec: JobSpec) -> job_pb2.JobSpec:
         ],
         resources=resources_to_pb(spec.resources),
         timeouts=job_pb2.JobTimeouts(
+            queue=duration_to_pb(spec.timeouts.queue),
+            start=duration_to_pb(spec.timeouts.start),
             run=duration_to_pb(spec.timeouts.run),
             stop_grace=duration_to_pb(spec.timeouts.stop_grace),
+        ),
+        retries=job_pb2.JobRetries(
+            count_max=spec.retries.count_max,
+            reasons=spec.retries.reasons,
+            exit_codes=spec.retries.exit_codes,
         ),
         priority=spec.priority,
         labels=spec.labels,

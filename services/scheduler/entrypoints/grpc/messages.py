@@ -19,7 +19,7 @@ from services.chassis.rpc.context import Context, idempotency_key
 from services.scheduler.domain.deployments.deployment import RoutingEntry
 from services.scheduler.domain.deployments.model import ModelPin
 from services.scheduler.domain.files import FileEntry
-from services.scheduler.domain.jobs.job import JobFailure
+from services.scheduler.domain.jobs.failure import JobFailure
 from services.scheduler.domain.resources import (
     DEFAULT_RESOURCES,
     Resources,
@@ -88,8 +88,10 @@ def timestamp_to_pb(at: datetime | None) -> Timestamp | None:
     return timestamp
 
 
-def duration_to_pb(length: timedelta) -> Duration:
+def duration_to_pb(length: timedelta | None) -> Duration | None:
     """Return a length of time as a message."""
+    if length is None:
+        return None
     duration = Duration()
     duration.FromTimedelta(length)
     return duration

@@ -1,44 +1,28 @@
-"""The leader's loops for deployments: reconciling, and telling the routing table again.
+"""The leader's pass over deployments: reconciling, and telling the routing table again.
 
-Owns: when they run. The lease is the scheduling loop's: one leader does both.
+Leaves to `leading` when it runs: at each commit, and each second.
 """
 
-import asyncio
 from dataclasses import dataclass
 
-from loguru import logger
-
-from services.chassis.db.lease import LeaseKeeper, Recurrence
-from services.chassis.errors import ModelyardError
-from services.chassis.waking import Waking
+from services.chassis.db.lease import HeldLease, Recurrence
 from services.scheduler.use_cases.deployments.reconcile_deployments import ReconcileDeployments
 from services.scheduler.use_cases.deployments.republish_routes import RepublishRoutes
 
 
 @dataclass(frozen=True, slots=True)
-class DeploymentsLoop:
-    """Reconciles at each commit and each second; publishes all routes when it begins to lead."""
+class TendDeployments:
+    """Reconciles; publishes all routes when it begins to lead, and now and then."""
 
     reconcile: ReconcileDeployments
     republish_routes: RepublishRoutes
     republication: Recurrence
-    lease: LeaseKeeper
-    waking: Waking
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Work while this process leads, until `stopping` is set."""
-        await self.waking.repeat(self.turn, stopping)
-
-    async def turn(self) -> None:
-        """Do what is due, if this process leads."""
-        held = self.lease.held
-        if held is None:
-            return
-        try:
-            await self.reconcile(held)
-            if self.republication.is_due(held):
-                count = await self.republish_routes(held)
-                logger.info("routes published again", routes_count=count)
-                self.republication.done(held)
-        except ModelyardError as error:
-            logger.warning("reconciling deployments failed", error=error.message)
+    async def __call__(self, held: HeldLease) -> int:
+        """Return how many routes were published again; raises ModelyardError."""
+        await self.reconcile(held)
+        if not self.republication.is_due(held):
+            return 0
+        count = await self.republish_routes(held)
+        self.republication.done(held)
+        return count

@@ -9,6 +9,9 @@ end and the containers stay: the next holder finds them.
 
 While the container runtime is away no step is taken: every one needs it, and none of an attempt's
 patience is spent on waiting for it. When it is back all go on at once, as if they had just begun.
+
+A node that was given up for lost takes work again after the first whole clean-up by whoever holds
+its lease: then nothing of the attempts that were ended meanwhile is left.
 """
 
 import asyncio
@@ -97,15 +100,18 @@ class RunnerLoop:
 
     async def _run_node(self, held: HeldLease, stopping: asyncio.Event) -> None:
         await self.watch.look()
-        register = partial(self.node.register, held, is_runtime_up=self.watch.is_up)
-        if not await _done("node not registered", register):
+        try:
+            is_lost = await self.node.register(held, is_runtime_up=self.watch.is_up)
+        except Exception as error:  # noqa: BLE001 whatever it is, the next turn tries again
+            _tell("node not registered", error)
             return
-        logger.info("node taken over", node_id=self.node.node_id, epoch=held.epoch)
+        logger.info("node taken over", node_id=self.node.node_id, epoch=held.epoch, is_lost=is_lost)
+        await _done("node not tidied", self.watch.runtime.tidy)
         attended: dict[AttemptId, _Attended] = {}
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._repeat_heartbeat(held, attended))
-                tasks.create_task(self._repeat_clean_up())
+                tasks.create_task(self._repeat_clean_up(held, is_lost=is_lost))
                 look = partial(self._look, attended, tasks)
                 # What is found at first may have a container; what is placed later has none yet.
                 is_taken_over = await _done("attempts not read", partial(look, are_new=False))
@@ -171,6 +177,8 @@ class RunnerLoop:
     async def _watch_exit(self, attended: _Attended, work: AttemptWork) -> None:
         name = work.attempt.container_name
         if await _done("exit not awaited", lambda: self.watch.runtime.wait_exit(name)):
+            # It runs no more; while no step is taken, nobody would find that out by waiting again.
+            attended.memory.is_running = False
             attended.news.set()
 
     async def _repeat_heartbeat(
@@ -184,10 +192,13 @@ class RunnerLoop:
             await _done("heartbeat failed", heartbeat)
             await asyncio.sleep(self.intervals.heartbeat.total_seconds())
 
-    async def _repeat_clean_up(self) -> None:
+    async def _repeat_clean_up(self, held: HeldLease, *, is_lost: bool) -> None:
         while True:
-            if self.watch.is_up:
-                await _done("containers not cleaned up", self.clean_up)
+            is_clean = self.watch.is_up and await _done("containers not cleaned up", self.clean_up)
+            if is_lost and is_clean:
+                # Nothing is left of what was ended meanwhile, and nobody else ends more of it.
+                come_back = partial(self.node.come_back, held)
+                is_lost = not await _done("lost node not back", come_back)
             await asyncio.sleep(self.intervals.clean_up.total_seconds())
 
 

@@ -1,5 +1,6 @@
 """Drive one attempt from created to a recorded end, a step at a time."""
 
+import asyncio
 import signal
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -7,8 +8,8 @@ from typing import Final, assert_never
 
 from services.chassis.clock import Clock
 from services.chassis.errors import ModelyardError, Unavailable
-from services.scheduler.domain.attempts.next_step import Step, next_step
-from services.scheduler.domain.attempts.progress import ProgressTail
+from services.scheduler.domain.attempts.next_step import Step, next_step, start_due_at
+from services.scheduler.domain.attempts.progress import ProgressTail, Said
 from services.scheduler.domain.attempts.runtime import (
     ContainerExit,
     ContainerPhase,
@@ -16,12 +17,12 @@ from services.scheduler.domain.attempts.runtime import (
     EndCause,
 )
 from services.scheduler.domain.attempts.work import AttemptWork, JobWork, ReplicaWork
-from services.scheduler.domain.jobs.job import (
+from services.scheduler.domain.jobs.failure import (
     LAST_LINES_CHARACTERS_MAX,
     FailureReason,
     JobFailure,
-    JobProgress,
 )
+from services.scheduler.domain.jobs.job import JobProgress
 from services.scheduler.use_cases.attempts.ports import (
     ContainerRuntime,
     NodeLease,
@@ -35,10 +36,13 @@ from services.scheduler.use_cases.attempts.prepare_container import (
     PrepareContainer,
 )
 from services.scheduler.use_cases.attempts.record_attempt import (
+    NOTHING_KEPT,
+    Kept,
     Outcome,
     RecordAttempt,
     Succeeded,
 )
+from services.scheduler.use_cases.attempts.store_checkpoint import StoreCheckpoint
 from services.scheduler.use_cases.attempts.store_outputs import StoreOutputs
 from services.scheduler.use_cases.ports import Lease
 
@@ -69,6 +73,8 @@ class AttemptMemory:
     """What makes driving cheaper and its messages better; losing it in a restart is no harm."""
 
     progress: ProgressTail = field(default_factory=ProgressTail)
+    recorded: Said | None = None
+    """What of the progress is recorded."""
     probe_failure_count: int = 0
     start_failure: JobFailure | None = None
     hindered_since: datetime | None = None
@@ -99,6 +105,7 @@ class DriveAttempt:
     runtime: ContainerRuntime
     prepare: PrepareContainer
     store_outputs: StoreOutputs
+    store_checkpoint: StoreCheckpoint
     record: RecordAttempt
     probe: ServerProbe
     traces: RunTraces
@@ -124,6 +131,8 @@ class DriveAttempt:
                 return await self._prepare(work, memory)
             case Step.START:
                 return await self._start(work, memory)
+            case Step.GIVE_UP_START:
+                return await self._out_of_start_time(work, memory)
             case Step.RECORD_START:
                 return await self._record_start(work, container, memory)
             case Step.WATCH if isinstance(work.owner, ReplicaWork):
@@ -138,7 +147,7 @@ class DriveAttempt:
             case Step.FINISH:
                 return await self._finish(work, container, memory)
             case Step.RECORD_LOSS:
-                return await self._record_loss(work, container)
+                return await self._record_loss(work, container, memory)
             case Step.CLOSE:
                 return await self._close(work, memory)
         assert_never(step)
@@ -149,10 +158,16 @@ class DriveAttempt:
         # intent, the attempt with its node and its container's name, was committed on admission.
         if self.prepare.fetches_files(work) or memory.hindered_since is not None:
             await self.record.starting(lease, work, hindered_by=memory.hindered_by)
+        start_time = asyncio.timeout(self._start_time_left_s(work))
         try:
-            await self.prepare(work)
+            async with start_time:
+                await self.prepare(work)
         except ModelyardError as error:
             return await self._give_up_start(work, memory, error)
+        except TimeoutError:
+            if not start_time.expired():
+                raise
+            return await self._out_of_start_time(work, memory)
         memory.left = ContainerStatus(work.attempt.container_name, ContainerPhase.CREATED)
         return AGAIN
 
@@ -173,8 +188,23 @@ class DriveAttempt:
         memory.hindered_by = error.message
         if self._is_worth_waiting(error, memory, wait_max=self.limits.start_wait_max):
             raise error
-        memory.start_failure = JobFailure(FailureReason.START, error.message)
+        reason = FailureReason.RUNTIME_ERROR if error.retryable else FailureReason.START
+        memory.start_failure = JobFailure(reason, error.message)
         return await self._close(work, memory)
+
+    async def _out_of_start_time(
+        self, work: AttemptWork, memory: AttemptMemory
+    ) -> timedelta | None:
+        assert isinstance(work.owner, JobWork), "only jobs bound their start"
+        told = f"did not start within {work.owner.spec.timeouts.start}"
+        if memory.hindered_by is not None:
+            told = f"{told}: {memory.hindered_by}"
+        memory.start_failure = JobFailure(FailureReason.START_TIMEOUT, told)
+        return await self._close(work, memory)
+
+    def _start_time_left_s(self, work: AttemptWork) -> float | None:
+        due_at = start_due_at(work)
+        return None if due_at is None else (due_at - self.clock.now()).total_seconds()
 
     async def _close(self, work: AttemptWork, memory: AttemptMemory) -> timedelta | None:
         lease = self._lease()
@@ -198,6 +228,7 @@ class DriveAttempt:
         progress = await self._new_progress(work, memory)
         if progress is not None:
             await self.record.progressed(self._lease(), work, progress)
+            memory.recorded = memory.progress.said
         assert isinstance(work.owner, JobWork), "replicas are watched in another way"
         assert work.attempt.started_at is not None, "what is watched has started"
         time_left = work.attempt.started_at + work.owner.spec.timeouts.run - self.clock.now()
@@ -207,12 +238,9 @@ class DriveAttempt:
         read = await self.runtime.read_progress(
             work.attempt.container_name, offset=memory.progress.offset
         )
-        before, memory.progress = (
-            memory.progress,
-            memory.progress.fed(read.data, next_offset=read.next_offset),
-        )
+        memory.progress = memory.progress.fed(read.data, next_offset=read.next_offset)
         said = memory.progress.said
-        return said.at(self.clock.now()) if said is not None and said != before.said else None
+        return said.at(self.clock.now()) if said is not None and said != memory.recorded else None
 
     async def _watch_replica(
         self,
@@ -269,8 +297,11 @@ class DriveAttempt:
         progress = await self._new_progress(work, memory) if is_job else None
         # 2. What it left goes to the registry, before anybody is told that it succeeded.
         outcome = await self._outcome(work, end, memory)
+        kept = await self._kept(work, outcome, memory)
         # 3. End, capacity and owner in one commit; then its span.
-        if await self.record.exited(self._lease(), work, end, outcome, progress=progress):
+        if await self.record.exited(
+            self._lease(), work, end, outcome, progress=progress, kept=kept
+        ):
             self._trace(work, end)
         return None
 
@@ -286,6 +317,10 @@ class DriveAttempt:
                 if self._is_worth_waiting(error, memory, wait_max=self.limits.upload_wait_max):
                     raise
                 return await self._failure(work, end, FailureReason.OUTPUTS, error.message)
+        if end.cause is EndCause.STOP and _nobody_asked(work):
+            # Whatever its exit code: nobody let it come to its end.
+            told = "its node was cut off, so it was stopped"
+            return await self._failure(work, end, FailureReason.LOST, told)
         reason, message = _why(end, memory_bytes=work.attempt.resources.memory_bytes)
         if end.cause is EndCause.STOP:
             message = memory.stopped_because or message
@@ -302,16 +337,30 @@ class DriveAttempt:
             work.attempt.container_name, bytes_max=LAST_LINES_CHARACTERS_MAX
         )
 
-    async def _record_loss(self, work: AttemptWork, container: ContainerStatus) -> timedelta | None:
-        lease = self._lease()
+    async def _record_loss(
+        self, work: AttemptWork, container: ContainerStatus, memory: AttemptMemory
+    ) -> timedelta | None:
+        self._lease()
         await self.runtime.wait_exit(work.attempt.container_name)  # nothing of it is left
         message, last_lines = "its container is gone, and how it ended is not known", ""
         if container.phase is ContainerPhase.LOST:
             message = "nobody saw it end, and how it ended is not known"
             last_lines = await self._last_lines(work)
         failure = JobFailure(FailureReason.LOST, message, last_lines=last_lines)
-        await self.record.lost(lease, work, failure)
+        kept = await self._kept(work, failure, memory)
+        await self.record.lost(self._lease(), work, failure, kept=kept)
         return None
+
+    async def _kept(self, work: AttemptWork, outcome: Outcome, memory: AttemptMemory) -> Kept:
+        """Store what the next attempt is to find, if there may be one."""
+        if not _may_come_back(work, outcome):
+            return NOTHING_KEPT
+        try:
+            return Kept(await self.store_checkpoint(work))
+        except ModelyardError as error:
+            if self._is_worth_waiting(error, memory, wait_max=self.limits.upload_wait_max):
+                raise
+            return Kept(problem=error.message)
 
     def _is_worth_waiting(
         self, error: ModelyardError, memory: AttemptMemory, *, wait_max: timedelta
@@ -340,6 +389,23 @@ class DriveAttempt:
         self.traces.record(RunSpan(work.traceparent, end.started_at, end.ended_at, attributes))
 
 
+def _may_come_back(work: AttemptWork, outcome: Outcome) -> bool:
+    """Tell whether the job may go back in line; how often it has is not known here."""
+    if not isinstance(work.owner, JobWork) or not work.is_current:
+        return False
+    retries = work.owner.spec.retries
+    if work.stop is not None:
+        return work.stop.allows_return(retries, retry_count=0)
+    return isinstance(outcome, JobFailure) and retries.allow(
+        outcome.reason, outcome.exit_code, retry_count=0
+    )
+
+
+def _nobody_asked(work: AttemptWork) -> bool:
+    """Tell whether a job is to go on; then only the loss of its node lets its runner stop it."""
+    return isinstance(work.owner, JobWork) and work.is_current and work.stop is None
+
+
 def _address(container: ContainerStatus) -> str:
     return f"{container.host}:{container.labels[LABEL_PORT]}"
 
@@ -350,7 +416,7 @@ def _why(end: ContainerExit, *, memory_bytes: int) -> tuple[FailureReason, str]:
         case EndCause.TIME_LIMIT:
             return FailureReason.RUN_TIMEOUT, "ran longer than its limit"
         case EndCause.MEMORY_LIMIT:
-            return FailureReason.KILLED, f"used more memory than its {memory_bytes} bytes"
+            return FailureReason.OUT_OF_MEMORY, f"used more memory than its {memory_bytes} bytes"
         case EndCause.STOP if end.signal is not None:
             return FailureReason.KILLED, "was stopped"
     if end.signal == signal.SIGKILL:  # a runtime may miss a want of memory right at the start

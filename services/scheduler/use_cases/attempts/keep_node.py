@@ -18,12 +18,19 @@ class KeepNode:
     capacity: Resources
     runtime: str
 
-    async def register(self, lease: Lease, *, is_runtime_up: bool) -> None:
-        """Put the node into the fleet with what it has."""
+    async def register(self, lease: Lease, *, is_runtime_up: bool) -> bool:
+        """Put the node into the fleet with what it has; tell whether it counts as lost."""
         async with self.unit_of_work.system(because="nodes are no tenant's") as tx:
             await tx.hold(lease)
-            await tx.nodes.register(self.node_id, self.capacity, runtime=self.runtime)
+            is_lost = await tx.nodes.register(self.node_id, self.capacity, runtime=self.runtime)
             await tx.nodes.heartbeat(self.node_id, is_runtime_up=is_runtime_up)
+        return is_lost
+
+    async def come_back(self, lease: Lease) -> None:
+        """Say that nothing of ended attempts is left, so that it takes work again."""
+        async with self.unit_of_work.system(because="nodes are no tenant's") as tx:
+            await tx.hold(lease)
+            await tx.nodes.save((await tx.nodes.get(self.node_id)).returned())
 
     async def heartbeat(self, lease: Lease, *, is_runtime_up: bool) -> None:
         """Say that it is alive, and whether anything can be run on it."""

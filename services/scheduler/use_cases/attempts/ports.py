@@ -41,6 +41,10 @@ class ContainerRuntime(Protocol):
         """Raise Unavailable, within seconds, unless the engine answers."""
         ...
 
+    async def tidy(self) -> None:
+        """Delete what whoever had this node before was making or deleting when it lost it."""
+        ...
+
     async def follow(self, stopping: asyncio.Event) -> None:
         """Keep what it knows of its engine up to date until told to stop."""
         ...
@@ -98,8 +102,17 @@ class ContainerRuntime(Protocol):
         """
         ...
 
+    async def list_checkpoint(
+        self, name: str, *, files_max: int, bytes_max: int
+    ) -> Sequence[LeftFile]:
+        """Return the files that it left in $MODELYARD_CHECKPOINT, none if it is gone.
+
+        Raises InvalidArgument for what is no file, PayloadTooLarge.
+        """
+        ...
+
     async def last_lines(self, name: str, *, bytes_max: int) -> str:
-        """Return the end of its standard error."""
+        """Return the end of its standard error, of its output where it wrote nothing there."""
         ...
 
     async def log_location(self, name: str) -> LogLocation:
@@ -130,6 +143,17 @@ class ArtifactStore(Protocol):
 
     async def put(self, tenant: TenantId, file: PurePath, *, attempt_id: AttemptId) -> StoredFile:
         """Store a file's bytes in the name of the attempt that left it; repeatable."""
+        ...
+
+
+class NodeFiles(Protocol):
+    """What a node keeps of tenants' bytes, so that it need not fetch them again."""
+
+    async def purge(self, tenants: Sequence[TenantId], *, limit: int) -> int:
+        """Delete files of these tenants that no attempt is using; return how many.
+
+        Raises Unavailable.
+        """
         ...
 
 

@@ -38,7 +38,8 @@ class PrepareContainer:
     def fetches_files(self, work: AttemptWork) -> bool:
         """Return whether it needs files from the registry, which may take a while."""
         if isinstance(work.owner, JobWork):
-            return bool(work.owner.spec.inputs or work.owner.spec.source_digest)
+            spec = work.owner.spec
+            return bool(spec.inputs or spec.source_digest or work.owner.checkpoint)
         return True
 
     async def __call__(self, work: AttemptWork) -> None:
@@ -54,6 +55,8 @@ class PrepareContainer:
         digests = [given.digest for given in spec.inputs]
         if spec.source_digest:
             digests.append(spec.source_digest)
+        kept = job.checkpoint.files if job.checkpoint is not None else ()
+        digests += [each.digest for each in kept]
         async with self._held(work, digests) as files:
             inputs = [PlacedFile(given.name, files[given.digest]) for given in spec.inputs]
             await self.runtime.create(
@@ -70,6 +73,7 @@ class PrepareContainer:
                     labels=_labels(work),
                     source=files[spec.source_digest] if spec.source_digest else None,
                     inputs=tuple(inputs),
+                    checkpoint=tuple(PlacedFile(each.path, files[each.digest]) for each in kept),
                     memory_bytes=work.attempt.resources.memory_bytes,
                     cpu_millicores=work.attempt.resources.cpu_millicores,
                     run_time_max=spec.timeouts.run + _RUNTIME_MARGIN,

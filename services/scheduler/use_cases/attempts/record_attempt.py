@@ -1,9 +1,10 @@
 """What happened to an attempt, recorded with what it means for its owner."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Final
 
 from services.scheduler.domain.attempts.attempt import (
@@ -15,10 +16,10 @@ from services.scheduler.domain.attempts.attempt import (
 from services.scheduler.domain.attempts.runtime import ContainerExit
 from services.scheduler.domain.attempts.work import AttemptWork, JobWork, ReplicaWork
 from services.scheduler.domain.deployments.replica import ReplicaState
+from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
 from services.scheduler.domain.jobs.job import (
-    FailureReason,
+    Checkpoint,
     Job,
-    JobFailure,
     JobProgress,
     JobState,
     JobTransitioned,
@@ -26,9 +27,21 @@ from services.scheduler.domain.jobs.job import (
     StopCause,
 )
 from services.scheduler.use_cases.deployments.change_replica import change_replica
+from services.scheduler.use_cases.jobs.ask_to_stop import ask_to_stop
 from services.scheduler.use_cases.ports import Lease, SystemTransaction, UnitOfWork
 
 _TIMEOUT: Final = FailureReason.RUN_TIMEOUT
+_RETRIES_COUNTED: Final = timedelta(hours=1)
+TOGETHER_MAX: Final = 8
+"""Records under way at once; the others stand in line.
+
+A runner that takes a node over has one for each attempt: all at once they would wait for the
+database's connections until that is an error, and keep them from callers meanwhile.
+"""
+
+
+def _turns() -> asyncio.Semaphore:
+    return asyncio.Semaphore(TOGETHER_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +51,47 @@ class Succeeded:
     outputs: tuple[OutputManifest, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What an attempt leaves for the next one, if there is one."""
+
+    checkpoint: Checkpoint | None = None
+    """None: what is there from before stays."""
+    problem: str = ""
+    """Why what it left could not be kept."""
+
+    @property
+    def told(self) -> str:
+        """Return what the job's reason says of it besides."""
+        return f"; its checkpoint was not kept: {self.problem}" if self.problem else ""
+
+
 Outcome = Succeeded | JobFailure
 """What an end means for its owner, unless that was asked to stop."""
+
+
+NOTHING_KEPT: Final = Kept()
 
 
 @dataclass(frozen=True, slots=True)
 class RecordAttempt:
     """Write down, each in one transaction, what the runtime has confirmed.
 
-    Who could act late: a runner whose node was given to another one. `hold` refuses it, and the
-    state tables refuse what was recorded before, so each act may be repeated. An owner that has
-    moved on to another attempt is left alone; the attempt still ends and frees its capacity.
+    Who could act late: a runner whose node was given to another one, or given up. `hold` refuses
+    it, and the state tables refuse what was recorded before, so each act may be repeated. An owner
+    that has moved on to another attempt is left alone; the attempt still ends and frees its
+    capacity.
     """
 
     unit_of_work: UnitOfWork
+    retried_jobs_max: int
+    """Jobs of one tenant that are tried again within an hour; what fails beyond that has failed.
+
+    A brake: ends that are recorded at the same time may pass it together.
+    """
+    chance: Callable[[], float]
+    """Returns 0..1; a retry's pause is longer by it."""
+    turns: asyncio.Semaphore = field(default_factory=_turns)
 
     async def starting(self, lease: Lease, work: AttemptWork, *, hindered_by: str | None) -> None:
         """Its files are being fetched; if that failed before, its owner is told why."""
@@ -96,20 +136,15 @@ class RecordAttempt:
             job = await _current_job(tx, work)
             if job is None or job.state is not JobState.RUNNING:
                 return
-            asked = job.asked_to_stop(
-                reason=f"ran longer than {job.spec.timeouts.run}",
-                at=tx.now,
-                cause=StopCause.RUN_TIMEOUT,
-            )
-            if asked is not None:
-                await _save_job(tx, asked)
+            reason = f"ran longer than {job.spec.timeouts.run}"
+            await ask_to_stop(tx, job, reason=reason, cause=StopCause.RUN_TIMEOUT)
 
     async def answers(self, lease: Lease, work: AttemptWork, *, address: str) -> None:
         """Its server can be asked."""
         async with self._transaction(lease) as tx:
             assert isinstance(work.owner, ReplicaWork), "only replicas are asked"
             replica = await tx.replicas.get(work.owner.replica_id)
-            if replica.attempt_id == work.attempt.id and replica.state is ReplicaState.WARMING:
+            if replica.attempt_id == work.attempt.id and replica.is_warming:
                 await change_replica(tx, replica.ready(address, at=tx.now))
 
     async def answers_no_more(self, lease: Lease, work: AttemptWork) -> None:
@@ -128,6 +163,7 @@ class RecordAttempt:
         outcome: Outcome,
         *,
         progress: JobProgress | None,
+        kept: Kept = NOTHING_KEPT,
     ) -> bool:
         """Its program ended, and no process of it is left; False if that was recorded before."""
         async with self._transaction(lease) as tx:
@@ -136,17 +172,19 @@ class RecordAttempt:
                 return False
             exited = attempt.exited(end.code, at=end.ended_at, is_end_seen=end.is_end_seen)
             await _save_attempt(tx, exited)
-            await _end_owner(tx, work, outcome, progress=progress)
+            await self._end_owner(tx, work, outcome, progress=progress, kept=kept)
             await tx.nodes.release(attempt.node_id, attempt.resources)
         return True
 
-    async def lost(self, lease: Lease, work: AttemptWork, failure: JobFailure) -> None:
-        """It was started and is gone, and nobody knows how it ended."""
+    async def lost(
+        self, lease: Lease, work: AttemptWork, failure: JobFailure, *, kept: Kept = NOTHING_KEPT
+    ) -> None:
+        """It is gone, or its node is, and nobody knows how it ended."""
         async with self._transaction(lease) as tx:
             attempt = await tx.attempts.get(work.attempt.id)
-            if attempt.state is AttemptState.STARTED:
+            if not attempt.is_terminal:
                 await _save_attempt(tx, attempt.lost(at=tx.now))
-                await _end_owner(tx, work, failure)
+                await self._end_owner(tx, work, failure, kept=kept)
                 await tx.nodes.release(attempt.node_id, attempt.resources)
 
     async def closed(self, lease: Lease, work: AttemptWork, failure: JobFailure) -> None:
@@ -155,12 +193,56 @@ class RecordAttempt:
             attempt = await tx.attempts.get(work.attempt.id)
             if attempt.state is AttemptState.CREATED:
                 await _save_attempt(tx, attempt.closed(at=tx.now))
-                await _end_owner(tx, work, failure)
+                await self._end_owner(tx, work, failure)
                 await tx.nodes.release(attempt.node_id, attempt.resources)
+
+    async def _end_owner(
+        self,
+        tx: SystemTransaction,
+        work: AttemptWork,
+        outcome: Outcome,
+        *,
+        progress: JobProgress | None = None,
+        kept: Kept = NOTHING_KEPT,
+    ) -> None:
+        if isinstance(work.owner, ReplicaWork):
+            await _end_replica(tx, work, work.owner, outcome)
+            return
+        job = await _current_job(tx, work)
+        if job is None or job.is_terminal:
+            return
+        if progress is not None:
+            job = job.progressed(progress)
+        job, fact = await self._ended(tx, job, _meant(job, outcome), kept)
+        await _save_job(tx, (job if job.is_terminal else job.kept(kept.checkpoint), fact))
+
+    async def _ended(
+        self, tx: SystemTransaction, job: Job, outcome: Outcome, kept: Kept
+    ) -> tuple[Job, JobTransitioned]:
+        """Return how the job ends, or that it is tried again."""
+        if job.stop is not None and job.stop.is_for_now:
+            # Even with exit code 0: what a program leaves when it is told to stop is no result.
+            return job.requeued(reason=job.stop.reason + kept.told, at=tx.now)
+        if job.stop is not None and job.stop.cause is StopCause.CANCELLED:
+            return job.cancelled(reason=job.stop.reason, at=tx.now)
+        if isinstance(outcome, Succeeded):
+            return job.succeeded(outcome.outputs, at=tx.now)
+        if not job.retries(outcome):
+            return job.failed(outcome, at=tx.now)
+        since = tx.now - _RETRIES_COUNTED
+        if await tx.jobs.retried_count(job.tenant, since=since) >= self.retried_jobs_max:
+            spent = f"{self.retried_jobs_max} jobs of its tenant were tried again within an hour"
+            told = f"not tried again, since {spent}: {outcome.message}"
+            return job.failed(replace(outcome, message=told), at=tx.now)
+        outcome = replace(outcome, message=outcome.message + kept.told)
+        return job.retried(outcome, at=tx.now, chance=self.chance())
 
     @asynccontextmanager
     async def _transaction(self, lease: Lease) -> AsyncIterator[SystemTransaction]:
-        async with self.unit_of_work.system(because="a node runs any tenant's attempts") as tx:
+        async with (
+            self.turns,
+            self.unit_of_work.system(because="a node runs any tenant's attempts") as tx,
+        ):
             await tx.hold(lease)
             yield tx
 
@@ -173,45 +255,23 @@ async def _current_job(tx: SystemTransaction, work: AttemptWork) -> Job | None:
     return job if job.attempt_id == work.attempt.id else None
 
 
-async def _end_owner(
-    tx: SystemTransaction,
-    work: AttemptWork,
-    outcome: Outcome,
-    *,
-    progress: JobProgress | None = None,
+async def _end_replica(
+    tx: SystemTransaction, work: AttemptWork, owner: ReplicaWork, outcome: Outcome
 ) -> None:
-    if isinstance(work.owner, ReplicaWork):
-        replica = await tx.replicas.get(work.owner.replica_id)
-        if replica.attempt_id == work.attempt.id and not replica.is_ended:
-            assert isinstance(outcome, JobFailure), "a server that ends did not succeed"
-            deployment = await tx.deployments.get(replica.deployment_id)
-            ended = replica.ended(
-                reason=outcome.message, at=tx.now, comes_back=deployment.is_wanted
-            )
-            await change_replica(tx, ended)
-        return
-    job = await _current_job(tx, work)
-    if job is None or job.is_terminal:
-        return
-    if progress is not None:
-        job = job.progressed(progress)
-    await _save_job(tx, _ended(job, outcome, at=tx.now))
+    replica = await tx.replicas.get(owner.replica_id)
+    if replica.attempt_id == work.attempt.id and not replica.is_ended:
+        assert isinstance(outcome, JobFailure), "a server that ends did not succeed"
+        deployment = await tx.deployments.get(replica.deployment_id)
+        ended = replica.ended(reason=outcome.message, at=tx.now, comes_back=deployment.is_wanted)
+        await change_replica(tx, ended)
 
 
-def _ended(job: Job, outcome: Outcome, *, at: datetime) -> tuple[Job, JobTransitioned]:
-    """Return how the job ends: as it was asked to, or else as its container did."""
-    if job.stop is not None and job.stop.cause is StopCause.SUSPENDED:
-        # Even with exit code 0: what a program leaves when it is told to stop is no result.
-        return job.requeued(reason=job.stop.reason, at=at)
-    if job.stop is not None and job.stop.cause is StopCause.CANCELLED:
-        return job.cancelled(reason=job.stop.reason, at=at)
-    if job.stop is not None:
-        failure = outcome if isinstance(outcome, JobFailure) else JobFailure(_TIMEOUT, "")
-        timed_out = replace(failure, reason=_TIMEOUT, message=job.stop.reason)
-        return job.failed(timed_out, at=at)
-    if isinstance(outcome, Succeeded):
-        return job.succeeded(outcome.outputs, at=at)
-    return job.failed(outcome, at=at)
+def _meant(job: Job, outcome: Outcome) -> Outcome:
+    """Return what an end means for a job that ran too long: that, whatever its container says."""
+    if job.stop is None or job.stop.cause is not StopCause.RUN_TIMEOUT:
+        return outcome
+    failure = outcome if isinstance(outcome, JobFailure) else JobFailure(_TIMEOUT, "")
+    return replace(failure, reason=_TIMEOUT, message=job.stop.reason)
 
 
 async def _save_job(tx: SystemTransaction, moved: tuple[Job, JobTransitioned]) -> Job:

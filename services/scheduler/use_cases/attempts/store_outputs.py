@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from services.chassis.errors import InvalidArgument
 from services.scheduler.domain.attempts.runtime import LeftFile
 from services.scheduler.domain.attempts.work import AttemptWork, JobWork
-from services.scheduler.domain.files import FileEntry, check_relative_path
+from services.scheduler.domain.files import check_relative_path
 from services.scheduler.domain.jobs.job import OutputManifest
 from services.scheduler.domain.jobs.spec import JobOutput
 from services.scheduler.use_cases.attempts.ports import ArtifactStore, ContainerRuntime
+from services.scheduler.use_cases.attempts.store_files import store_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +44,14 @@ class StoreOutputs:
             files_max=self.files_max,
             bytes_max=self.bytes_max,
         )
+        if not left:
+            raise InvalidArgument("outputs", f"{output.path!r} is an empty folder")
         for each in left:
-            check_relative_path(each.path, field=f"outputs.{output.name}")
+            check_relative_path(each.path, field=f"file {each.path!r} of output {output.path!r}")
         return left
 
     async def _store(
         self, work: AttemptWork, output: JobOutput, left: Sequence[LeftFile]
     ) -> OutputManifest:
-        files: list[FileEntry] = []
-        for each in left:
-            stored = await self.artifacts.put(
-                work.attempt.tenant, each.file, attempt_id=work.attempt.id
-            )
-            files.append(FileEntry(each.path, stored.size_bytes, stored.digest))
-        return OutputManifest(output.name, output.register_as, tuple(files))
+        files = await store_files(self.artifacts, work.attempt, left)
+        return OutputManifest(output.name, output.register_as, files)

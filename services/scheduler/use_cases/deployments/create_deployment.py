@@ -67,10 +67,22 @@ class CreateDeployment:
             limit = self.replicas_max if limit is None else limit
             used = await tx.deployments.wanted_replica_count()
             if used + spec.replica_count > limit:
-                raise QuotaExceeded("replicas", limit=limit, used=used)
+                raise QuotaExceeded(
+                    "replicas",
+                    limit=limit,
+                    used=used,
+                    asked=spec.replica_count,
+                    field="spec.replica_count",
+                )
             # 5. The deployment, its replicas in line, and its empty routing entry.
             deployment, created = Deployment.created(
-                deployment_id, tenant, spec, model, at=tx.now, traceparent=traceparent
+                deployment_id,
+                tenant,
+                spec,
+                model,
+                at=tx.now,
+                traceparent=traceparent,
+                earlier_version=await tx.deployments.version_of_name(spec.name),
             )
             replicas_in_line = [
                 Replica.queued(

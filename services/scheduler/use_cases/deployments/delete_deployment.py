@@ -13,12 +13,17 @@ class DeleteDeployment:
 
     unit_of_work: UnitOfWork
 
-    async def __call__(self, tenant: TenantId, id_or_name: str) -> ShownDeployment:
-        """Return the deployment after the request; asking again changes nothing."""
+    async def __call__(
+        self, tenant: TenantId, id_or_name: str, *, if_version: int | None = None
+    ) -> ShownDeployment:
+        """Return the deployment after the request; asking again changes nothing.
+
+        Raises NotFound, VersionMismatch.
+        """
         async with self.unit_of_work(tenant) as tx:
             deployment = await tx.deployments.find_for_update(id_or_name)
             replicas = (await tx.deployments.replicas([deployment.id]))[deployment.id]
-            asked = deployment.asked_to_delete(at=tx.now)
+            asked = deployment.asked_to_delete(at=tx.now, if_version=if_version)
             if asked is not None:
                 deployment, fact = asked
                 deployment = deployment.rerouted()

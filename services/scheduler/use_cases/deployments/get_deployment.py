@@ -1,9 +1,10 @@
 """Show one deployment."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from services.chassis.tenancy import TenantId
-from services.scheduler.use_cases.deployments.shown import ShownDeployment
+from services.scheduler.use_cases.deployments.shown import ShownDeployment, shown
 from services.scheduler.use_cases.ports import Tenants, UnitOfWork
 
 
@@ -13,12 +14,14 @@ class GetDeployment:
 
     unit_of_work: UnitOfWork
     tenants: Tenants
+    node_silence_max: timedelta
 
     async def __call__(self, tenant: TenantId, id_or_name: str) -> ShownDeployment:
         """Return the deployment; a deleted one is found by its id only."""
+        known = self.tenants.get(tenant)
         async with self.unit_of_work(tenant) as tx:
             deployment = await tx.deployments.find(id_or_name)
-            replicas = await tx.deployments.replicas([deployment.id])
-        known = self.tenants.get(tenant)
-        shown = [known.replica_shown(replica) for replica in replicas[deployment.id]]
-        return ShownDeployment(deployment, shown)
+            [found] = await shown(
+                tx, [deployment], of=known, node_silence_max=self.node_silence_max
+            )
+        return found

@@ -1,10 +1,11 @@
 """Show a tenant's deployments."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.identities import DeploymentId
-from services.scheduler.use_cases.deployments.shown import ShownDeployment
+from services.scheduler.use_cases.deployments.shown import ShownDeployment, shown
 from services.scheduler.use_cases.paging import Page, PageRequest
 from services.scheduler.use_cases.ports import Tenants, UnitOfWork
 
@@ -15,17 +16,14 @@ class ListDeployments:
 
     unit_of_work: UnitOfWork
     tenants: Tenants
+    node_silence_max: timedelta
 
     async def __call__(self, tenant: TenantId, page: PageRequest) -> Page[ShownDeployment]:
         """Return a page."""
+        known = self.tenants.get(tenant)
         async with self.unit_of_work(tenant) as tx:
-            found = await tx.deployments.newest(
+            deployments = await tx.deployments.newest(
                 before=DeploymentId(page.after) if page.after else None, limit=page.size + 1
             )
-            replicas = await tx.deployments.replicas([each.id for each in found])
-        known = self.tenants.get(tenant)
-        shown = [
-            ShownDeployment(each, [known.replica_shown(replica) for replica in replicas[each.id]])
-            for each in found
-        ]
-        return Page.of(shown, page.size, lambda each: each.deployment.id)
+            found = await shown(tx, deployments, of=known, node_silence_max=self.node_silence_max)
+        return Page.of(found, page.size, lambda each: each.deployment.id)

@@ -14,17 +14,18 @@ from services.scheduler.use_cases.ports import Lease, Tenants, UnitOfWork
 
 @dataclass(frozen=True, slots=True)
 class ReconcileDeployments:
-    """Put ended replicas back in line when their delay is over; carry out deletions, suspensions.
+    """Put ended replicas back in line when their delay is over; carry out what makes others end.
 
-    Who could act late: a replica that was placed before the suspension was heard of; it is found
-    at the next pass, since this looks at what is.
+    That are deletions, suspensions and drains of nodes. Who could act late: a replica that was
+    placed before the suspension was heard of; it is found at the next pass, since this looks at
+    what is.
     """
 
     unit_of_work: UnitOfWork
     tenants: Tenants
     deployments_per_pass_max: int
     routes_settle: timedelta
-    """From a deployment's leaving the routing table to the stop of its replicas."""
+    """From a deployment's or replica's leaving the routing table to the stop of what left."""
 
     async def __call__(self, lease: Lease) -> int:
         """Run one pass; returns how many deployments were looked at."""
@@ -49,6 +50,7 @@ class ReconcileDeployments:
                 deployment,
                 replicas,
                 tenant=self.tenants.get(deployment.tenant),
+                draining=await tx.nodes.draining(),
                 at=tx.now,
                 routes_settle=self.routes_settle,
             )

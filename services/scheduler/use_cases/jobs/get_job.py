@@ -1,11 +1,12 @@
 """Show one job."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import Job
-from services.scheduler.domain.resources import Resources
+from services.scheduler.use_cases.jobs.shown import shown
 from services.scheduler.use_cases.ports import Tenants, UnitOfWork
 
 
@@ -15,11 +16,12 @@ class GetJob:
 
     unit_of_work: UnitOfWork
     tenants: Tenants
+    node_silence_max: timedelta
 
     async def __call__(self, tenant: TenantId, job_id: JobId) -> Job:
         """Return the job."""
         known = self.tenants.get(tenant)
         async with self.unit_of_work(tenant) as tx:
             job = await tx.jobs.get(job_id)
-            booked = await tx.jobs.booked() if known.plan.running_max else Resources()
-        return known.job_shown(job, booked=booked)
+            [found] = await shown(tx, [job], of=known, node_silence_max=self.node_silence_max)
+        return found

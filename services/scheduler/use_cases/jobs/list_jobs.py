@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import Job, JobState
-from services.scheduler.domain.resources import Resources
+from services.scheduler.use_cases.jobs.shown import shown
 from services.scheduler.use_cases.paging import Page, PageRequest
 from services.scheduler.use_cases.ports import Tenants, UnitOfWork
 
@@ -17,6 +18,7 @@ class ListJobs:
 
     unit_of_work: UnitOfWork
     tenants: Tenants
+    node_silence_max: timedelta
 
     async def __call__(
         self, tenant: TenantId, page: PageRequest, *, states: Sequence[JobState] = ()
@@ -29,6 +31,5 @@ class ListJobs:
                 states=states,
                 limit=page.size + 1,
             )
-            booked = await tx.jobs.booked() if known.plan.running_max else Resources()
-        shown = [known.job_shown(job, booked=booked) for job in jobs]
-        return Page.of(shown, page.size, lambda job: job.id)
+            found = await shown(tx, jobs, of=known, node_silence_max=self.node_silence_max)
+        return Page.of(found, page.size, lambda job: job.id)

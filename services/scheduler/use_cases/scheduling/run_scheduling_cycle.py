@@ -90,7 +90,9 @@ class RunSchedulingCycle:
         alive_since = tx.now - self.node_silence_max
         nodes = await tx.nodes.at_work(alive_since=alive_since)
         left = await self._left(tx)
-        heads = await tx.line.heads(limit=self.heads_max, alive_since=alive_since, left=left)
+        heads = await tx.line.heads(
+            at=tx.now, alive_since=alive_since, left=left, limit=self.heads_max
+        )
         return heads, nodes, left
 
     async def _left(self, tx: SystemTransaction) -> Mapping[TenantId, Resources]:

@@ -1,10 +1,11 @@
 """Delete what purged tenants have here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from loguru import logger
 
 from services.chassis.errors import ModelyardError
+from services.chassis.purges import Round
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.identities import DeploymentId
 from services.scheduler.use_cases.deployments.delete_deployment import DeleteDeployment
@@ -27,6 +28,8 @@ class PurgeTenants:
     tenants: Tenants
     delete_deployment: DeleteDeployment
     owners_per_pass_max: int
+    round: Round = field(default_factory=Round)
+    """Of deployments, each of which is asked to end by itself."""
 
     async def __call__(self, lease: Lease) -> int:
         """Run one pass; return how much it did, 0 when nothing was left to do for now."""
@@ -36,15 +39,16 @@ class PurgeTenants:
             return 0
         # 2. Deployments end as if their tenant had asked: gateways hear of it, replicas stop.
         async with self.unit_of_work.system(because="a purge ends any tenant's deployments") as tx:
-            living = await tx.leavings.living_deployments(purged, limit=limit)
-        count = 0
-        for tenant, deployment_id in living:
-            count += await self._is_ending(tenant, deployment_id)
+            living = await tx.leavings.living_deployments(
+                purged, offset=self.round.passed_over, limit=limit
+            )
+        are_ending = [await self._is_ending(*each) for each in living]
+        self.round.passed(found=len(living), failed=are_ending.count(False), limit=limit)
         # 3. What has ended goes, in one transaction.
         async with self.unit_of_work.system(because="a purge deletes any tenant's rows") as tx:
             await tx.hold(lease)
             return (
-                count
+                sum(are_ending)
                 + await tx.leavings.delete_jobs(purged, limit=limit)
                 + await tx.leavings.delete_deployments(purged, limit=limit)
                 + await tx.leavings.delete_answers(purged, limit=limit)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import StopCause
+from services.scheduler.use_cases.jobs.ask_to_stop import ask_to_stop
 from services.scheduler.use_cases.ports import Lease, Tenants, UnitOfWork
 
 
@@ -41,10 +42,4 @@ class StopSuspendedJobs:
             tenant = self.tenants.get(job.tenant)
             if not tenant.is_suspended or not job.is_placed:
                 return
-            asked = job.asked_to_stop(
-                reason=tenant.why_waiting, at=tx.now, cause=StopCause.SUSPENDED
-            )
-            if asked is not None:
-                job, fact = asked
-                await tx.jobs.save(job)
-                tx.emit(fact)
+            await ask_to_stop(tx, job, reason=tenant.why_waiting, cause=StopCause.SUSPENDED)

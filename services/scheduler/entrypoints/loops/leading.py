@@ -1,0 +1,60 @@
+"""What only the leader does, now and again.
+
+Owns: who acts, and when a loop looks: when woken, and each `interval_max`, since an admission may
+have been under way. The lease is the scheduling loop's: whoever admits is who ends and stops.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from loguru import logger
+from prometheus_client import Counter
+
+from services.chassis.db.lease import HeldLease, LeaseKeeper
+from services.chassis.errors import ModelyardError
+from services.chassis.waking import Waking
+
+
+@dataclass(frozen=True, slots=True)
+class WhileLeading:
+    """Runs a pass if this process leads; another one's leader does it else."""
+
+    look: Callable[[HeldLease], Awaitable[int]]
+    """Runs one pass and tells how many things it found; may raise ModelyardError."""
+    lease: LeaseKeeper
+
+    async def __call__(self) -> int:
+        """Return how many things were found."""
+        held = self.lease.held
+        return 0 if held is None else await self.look(held)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderLoop:
+    """Runs a pass whenever it is woken, if this process leads."""
+
+    look: WhileLeading
+    waking: Waking
+    done: str
+    """What the log says of a pass that found some."""
+    failed: str
+    """What the log says of a pass that failed; the next one tries again."""
+    found: Counter | None = None
+    """Grows by what the passes found."""
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Look while this process leads, until `stopping` is set."""
+        await self.waking.repeat(self.turn, stopping)
+
+    async def turn(self) -> None:
+        """Look once, if this process leads."""
+        try:
+            count = await self.look()
+        except ModelyardError as error:
+            logger.warning(self.failed, error=error.message)
+            return
+        if count:
+            logger.info(self.done, count=count)
+            if self.found is not None:
+                self.found.inc(count)

@@ -1,0 +1,26 @@
+"""Jobs as their tenant sees them: those in line know what they wait for."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from services.scheduler.domain.fleet.reach import FleetDoors
+from services.scheduler.domain.jobs.job import Job, JobState
+from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.tenants.tenant import Tenant
+from services.scheduler.use_cases.ports import Transaction
+
+_UNASKED = FleetDoors(node_count=0)
+
+
+async def shown(
+    tx: Transaction, jobs: Sequence[Job], *, of: Tenant, node_silence_max: timedelta
+) -> Sequence[Job]:
+    """Return jobs that this transaction has read with what they wait for: a question a size."""
+    booked = await tx.jobs.booked() if of.plan.running_max else Resources()
+    alive_since = tx.now - node_silence_max
+    sizes = {job.spec.resources for job in jobs if job.state is JobState.QUEUED}
+    doors = {size: await tx.fleet.doors_for(size, alive_since=alive_since) for size in sizes}
+    return [
+        of.job_shown(job, booked=booked, doors=doors.get(job.spec.resources, _UNASKED))
+        for job in jobs
+    ]

@@ -1,0 +1,157 @@
+"""Take jobs in, many in one commit."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Final
+
+from services.chassis.errors import ModelyardError, NotFound, QueueFull
+from services.chassis.ids import Ids
+from services.chassis.tenancy import TenantId
+from services.scheduler.domain.identities import JobId
+from services.scheduler.domain.jobs.job import Job
+from services.scheduler.domain.jobs.spec import JobSpec, check_image_known
+from services.scheduler.use_cases.ports import (
+    Repeatable,
+    RequestKey,
+    SystemTransaction,
+    Tenants,
+    UnitOfWork,
+)
+
+METHOD: Final = "SubmitJob"
+
+Answer = Job | ModelyardError
+"""The queued job, or for a repeated request the one that the first made; or why there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What one caller asks for."""
+
+    tenant: TenantId
+    spec: JobSpec
+    key: RequestKey | None
+    traceparent: str | None
+
+
+@dataclass(slots=True)
+class _Case:
+    """A submission on its way to an answer."""
+
+    asked: Submission
+    job_id: JobId
+    answer: Answer | None = None
+
+    @property
+    def repeatable(self) -> Repeatable | None:
+        key = self.asked.key
+        return None if key is None else Repeatable(self.asked.tenant, key, makes=self.job_id)
+
+    def refuse_by(self, check: Callable[[], None]) -> None:
+        try:
+            check()
+        except ModelyardError as refusal:
+            self.answer = refusal
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitJobs:
+    """Queue jobs: rows, events and idempotency rows in one commit, before the answers.
+
+    The named exception to one request, one transaction (ADR-0023). Each submission is answered for
+    itself; what is raised concerns all of them, and then none is queued. No two of one call have
+    the same tenant and key.
+    """
+
+    unit_of_work: UnitOfWork
+    tenants: Tenants
+    ids: Ids
+    queued_jobs_max: int
+    """How many of a tenant's jobs may stand in line, where its plan does not say."""
+    retry_after: timedelta
+    images: Collection[str]
+    """Those that the nodes' runtime knows."""
+
+    async def __call__(self, asked: Sequence[Submission]) -> Sequence[Answer]:
+        """Return an answer for each, in their order."""
+        cases = [_Case(each, JobId(self.ids.new("job"))) for each in asked]
+        # 1. Each description is within its bounds.
+        for case in cases:
+            case.refuse_by(case.asked.spec.check)
+        if _open(cases):
+            async with self.unit_of_work.system(because="submissions share a commit") as tx:
+                await self._take_in(tx, _open(cases))
+        return [case.answer for case in cases if case.answer is not None]
+
+    async def _take_in(self, tx: SystemTransaction, cases: Sequence[_Case]) -> None:
+        # 2. A repeated request is answered as before, however full the line is by now.
+        await self._answer_repeated(tx, cases)
+        fresh = _open(cases)
+        # 3. Its tenant may start it; there are an image and a machine for it, and a place in line.
+        for case in fresh:
+            case.refuse_by(partial(self._check_allowed, case.asked))
+        await self._refuse_too_large(tx, _open(fresh))
+        await self._refuse_without_place(tx, _open(fresh))
+        # 4. Last in line.
+        jobs = []
+        for case in _open(fresh):
+            job, queued = Job.queued(
+                case.job_id,
+                case.asked.tenant,
+                case.asked.spec,
+                at=tx.now,
+                traceparent=case.asked.traceparent,
+            )
+            jobs.append(job)
+            case.answer = job
+            tx.emit(queued)
+        await tx.jobs.add(jobs)
+        # 5. What was refused may be asked again with its key.
+        refused = [case for case in fresh if isinstance(case.answer, ModelyardError)]
+        await tx.answers.forget(METHOD, _repeatable(refused))
+
+    async def _answer_repeated(self, tx: SystemTransaction, cases: Sequence[_Case]) -> None:
+        keyed = [case for case in cases if case.repeatable is not None]
+        found = await tx.answers.remember(METHOD, _repeatable(keyed))
+        made = [JobId(answer) for answer in found if isinstance(answer, str)]
+        jobs = {job.id: job for job in await tx.jobs.some(made)}
+        for case, answer in zip(keyed, found, strict=True):
+            if isinstance(answer, str):
+                case.answer = jobs.get(JobId(answer)) or NotFound("job", answer)
+            else:
+                case.answer = answer
+
+    def _check_allowed(self, asked: Submission) -> None:
+        known = self.tenants.get(asked.tenant)
+        known.check_active()
+        known.plan.check_priority(asked.spec.priority, field="spec.priority")
+        known.plan.check_resources(asked.spec.resources, field="spec.resources")
+        check_image_known(asked.spec.image, self.images, field="spec.image")
+
+    async def _refuse_too_large(self, tx: SystemTransaction, cases: Sequence[_Case]) -> None:
+        for resources in {case.asked.spec.resources for case in cases}:
+            reach = await tx.nodes.reach_for(resources)
+            for case in cases:
+                if case.asked.spec.resources == resources:
+                    case.refuse_by(partial(reach.check, resources, field="spec.resources"))
+
+    async def _refuse_without_place(self, tx: SystemTransaction, cases: Sequence[_Case]) -> None:
+        tenants = sorted({case.asked.tenant for case in cases})
+        in_line = Counter(await tx.line.queued_counts(tenants))
+        for case in cases:
+            limit = self.tenants.get(case.asked.tenant).plan.queued_jobs_max
+            limit = self.queued_jobs_max if limit is None else limit
+            if in_line[case.asked.tenant] >= limit:
+                case.answer = QueueFull("jobs in line", limit=limit, retry_after=self.retry_after)
+            in_line[case.asked.tenant] += 1
+
+
+def _open(cases: Sequence[_Case]) -> list[_Case]:
+    return [case for case in cases if case.answer is None]
+
+
+def _repeatable(cases: Sequence[_Case]) -> list[Repeatable]:
+    return [each for case in cases if (each := case.repeatable) is not None]
