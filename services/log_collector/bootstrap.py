@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.chassis.clock import Clock, SystemClock
 from services.chassis.db.engine import open_engine
 from services.chassis.db.janitor import Janitor
+from services.chassis.db.lease import PostgresLeases
+from services.chassis.db.outbox import PostgresOutbox
 from services.chassis.db.relay import Relay
 from services.chassis.db.unit_of_work import PostgresUnitOfWork
 from services.chassis.events.consumer import EventConsumer, Handler
@@ -24,6 +26,7 @@ from services.chassis.ids import Ids, TimeOrderedIds
 from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_until_stopped
 from services.chassis.purges import TOPIC as TENANTS
 from services.chassis.purges import ApplyPurges, PurgesLoop
+from services.chassis.rpc.callers import Callers, Grant
 from services.chassis.rpc.identity import TokenVerifier
 from services.chassis.rpc.server import RpcLoop
 from services.chassis.telemetry.logging import set_up_logging
@@ -65,6 +68,9 @@ SERVICE: Final = "log-collector"
 SOURCE: Final = f"/{SERVICE}"
 DEAD_LETTERS: Final = f"modelyard.{SERVICE}.dead-letter.v1"
 REQUIRED_SCOPES: Final[Mapping[str, str]] = SCOPES
+CALLERS: Final[Callers] = {
+    "api-gateway": [Grant(frozenset({"key", "user"}), frozenset({"logs:read"}))],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +220,7 @@ async def production_ports(settings: Settings) -> AsyncIterator[tuple[Ports, Inf
             publisher=KafkaBlockPublisher(producer, source=SOURCE, clock=clock),
             purged_tenants=purged_tenants,
         )
-        verifier = TokenVerifier.load(settings.identity, clock)
+        verifier = TokenVerifier.load(SERVICE, settings.identity, clock)
         yield ports, Infrastructure(ids, engine, database, producer, subscription, verifier)
 
 
@@ -226,8 +232,8 @@ async def serve(settings: Settings) -> int:
             ports, infrastructure = await stack.enter_async_context(production_ports(settings))
             app = wire(ports, settings)
             relay = Relay(
-                infrastructure.engine,
-                chassis,
+                PostgresOutbox(infrastructure.engine, chassis),
+                PostgresLeases(infrastructure.engine, chassis),
                 infrastructure.producer,
                 holder=infrastructure.ids.new("proc"),
                 clock=ports.clock,
@@ -248,6 +254,7 @@ async def serve(settings: Settings) -> int:
                 services=(LOG_SERVICE,),
                 verifier=infrastructure.verifier,
                 required_scopes=REQUIRED_SCOPES,
+                callers=CALLERS,
                 drain_max=settings.shutdown.stage_timeout / 2,
                 on_drain=app.live.drain,
             )

@@ -13,6 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.chassis.clock import Clock, SystemClock
 from services.chassis.db.engine import autocommitting, open_engine
 from services.chassis.db.janitor import Janitor
+from services.chassis.db.lease import PostgresLeases
+from services.chassis.db.outbox import PostgresOutbox
 from services.chassis.db.relay import Relay
 from services.chassis.db.unit_of_work import PostgresUnitOfWork, database_breaker
 from services.chassis.events.consumer import EventConsumer, Handler
@@ -25,6 +27,7 @@ from services.chassis.ids import Ids, TimeOrderedIds
 from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_until_stopped
 from services.chassis.purges import TOPIC as TENANTS
 from services.chassis.purges import ApplyPurges, PurgesLoop
+from services.chassis.rpc.callers import Callers, Grant
 from services.chassis.rpc.identity import TokenVerifier
 from services.chassis.rpc.server import RpcLoop
 from services.chassis.telemetry.logging import set_up_logging
@@ -59,6 +62,15 @@ from services.model_registry.use_cases.stat_artifact import StatArtifact
 SERVICE: Final = "model-registry"
 RPC_SERVICES: Final = (models.SERVICE, artifacts.SERVICE)
 REQUIRED_SCOPES: Final[Mapping[str, str]] = {**models.SCOPES, **artifacts.SCOPES}
+CALLERS: Final[Callers] = {
+    "api-gateway": [Grant(frozenset({"key", "user"}), frozenset(REQUIRED_SCOPES.values()))],
+    # A node runs the tenants' code. What is taken from it must not serve to store in the name of a
+    # tenant at large, nor what stores be good for anything beside.
+    "scheduler": [
+        Grant(frozenset({"scheduler"}), frozenset({"models:read", "artifacts:read"})),
+        Grant(frozenset({"attempt"}), frozenset({"artifacts:write"})),
+    ],
+}
 DEAD_LETTERS: Final = f"modelyard.{SERVICE}.dead-letter.v1"
 
 
@@ -160,7 +172,7 @@ async def production_ports(settings: Settings) -> AsyncIterator[tuple[Ports, Inf
                 database,
                 producer,
                 subscription,
-                TokenVerifier.load(settings.identity, clock),
+                TokenVerifier.load(SERVICE, settings.identity, clock),
                 purged_tenants,
             ),
         )
@@ -193,6 +205,7 @@ async def serve(settings: Settings) -> int:
                 services=RPC_SERVICES,
                 verifier=infrastructure.verifier,
                 required_scopes=REQUIRED_SCOPES,
+                callers=CALLERS,
                 drain_max=settings.shutdown.stage_timeout / 2,
             )
             readiness = Readiness()
@@ -230,8 +243,8 @@ def _supervisor(
         rows_per_pass_max=settings.purge.rows_per_pass_max,
     )
     relay = Relay(
-        infrastructure.engine,
-        chassis,
+        PostgresOutbox(infrastructure.engine, chassis),
+        PostgresLeases(infrastructure.engine, chassis),
         infrastructure.producer,
         holder=ports.ids.new("proc"),
         clock=ports.clock,

@@ -24,7 +24,7 @@ _PATH_CHARACTERS_MAX: Final = 1024
 def checked_id(text: str, *, field: str) -> str:
     """Return an id that may name a folder. Raises InvalidArgument naming `field`."""
     if not _ID.fullmatch(text):
-        raise InvalidArgument(field, "must match [A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+        raise InvalidArgument(field, "must be 1 to 100 of letters, digits, '_' and '-'")
     return text
 
 

@@ -19,20 +19,27 @@ from services.log_collector.use_cases.ports import UnitOfWork
 
 _LOOK_INTERVAL: Final = timedelta(seconds=1)
 """Fallback only: this process's own changes wake a follower at once, another process's don't."""
+_QUIET_INTERVAL: Final = timedelta(seconds=10)
+"""Who follows hears so often that there is nothing new, and can look why."""
 _RECORDS_PER_PAGE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """The next records with the attempt of each; `is_complete` with the last, and only then."""
+    """The next records with the attempt of each; `is_complete` with the last, and only then.
+
+    Nothing of both: there was no output for a while.
+    """
 
     records: Sequence[tuple[LogStream, LogRecord]] = ()
     is_complete: bool = False
+    last_attempt_number: int = 0
+    """With `is_complete`: whether another attempt follows its owner knows."""
 
 
 @dataclass(slots=True)
 class FollowLogs:
-    """Follow an owner's output from a point on, through its attempts, until the last is complete.
+    """Follow an owner's output from a point on, through its attempts, until all are complete.
 
     A job's attempts follow each other; the replicas of a deployment print at the same time. May
     begin before the first attempt exists. Ends without `is_complete` when the process is to stop:
@@ -86,7 +93,7 @@ class _Follow:
         live, clock = self.use_case.live, self.use_case.clock
         signal = live.signal_of(self.owner_id)
         streams: Sequence[LogStream] = ()
-        version, looked_at = -1, 0.0
+        version, looked_at, told_at = -1, 0.0, clock.monotonic()
         while not live.is_draining:
             changed = signal.next()
             idle_s = clock.monotonic() - looked_at
@@ -101,16 +108,19 @@ class _Follow:
                     if is_first:
                         raise
             has_news = False
-            for stream in streams:
-                async for page in self._news(stream):
-                    has_news = True
-                    yield page
-                if stream.owner_kind is OwnerKind.JOB and stream.attempt_id not in self._ended:
-                    break  # the next attempt's output comes after all of this one's
+            async for page in self._all_news(streams):
+                has_news = True
+                yield page
             if streams and all(stream.attempt_id in self._ended for stream in streams):
-                yield Followed(is_complete=True)
+                yield Followed(is_complete=True, last_attempt_number=streams[-1].attempt_number)
                 return
-            if not has_news:
+            if has_news:
+                told_at = clock.monotonic()
+                continue
+            if clock.monotonic() - told_at >= _QUIET_INTERVAL.total_seconds():
+                yield Followed()
+                told_at = clock.monotonic()
+            else:
                 await is_set_within(changed, _LOOK_INTERVAL.total_seconds())
 
     def _followed(self, streams: Sequence[LogStream]) -> Sequence[LogStream]:
@@ -120,6 +130,13 @@ class _Follow:
             if self.after.sequence_in(stream.attempt_number) is not None
             and self.wanted.matches_attempt(stream.attempt_number)
         ]
+
+    async def _all_news(self, streams: Sequence[LogStream]) -> AsyncGenerator[Followed, None]:
+        for stream in streams:
+            async for page in self._news(stream):
+                yield page
+            if stream.owner_kind is OwnerKind.JOB and stream.attempt_id not in self._ended:
+                break  # the next attempt's output comes after all of this one's
 
     async def _news(self, stream: LogStream) -> AsyncGenerator[Followed, None]:
         """Yield what a stream has got since; notes its end when nothing will follow."""

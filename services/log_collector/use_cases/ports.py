@@ -9,7 +9,12 @@ from typing import Protocol
 from services.chassis.tenancy import TenantId
 from services.log_collector.domain.assembly import Item
 from services.log_collector.domain.checkpoint import Block, Checkpoint, FilePosition
-from services.log_collector.domain.log_stream import LogLocation, LogStream, StreamTransitioned
+from services.log_collector.domain.log_stream import (
+    LogLocation,
+    LogStream,
+    StreamState,
+    StreamTransitioned,
+)
 from services.log_collector.domain.records import Batch, LogFilter
 
 
@@ -28,14 +33,23 @@ class LogStreams(Protocol):
         """Return the streams whose files are to be read on a node (None: on any), oldest first."""
         ...
 
-    async def not_collected(
-        self, tenants: Sequence[TenantId], node_id: str | None, *, limit: int
+    async def in_state(
+        self,
+        state: StreamState,
+        tenants: Sequence[TenantId],
+        node_id: str | None,
+        *,
+        offset: int,
+        limit: int,
     ) -> Sequence[str]:
-        """Return attempts of tenants on a node (None: on any) whose files are not to be read."""
+        """Return attempts of tenants on a node (None: on any) whose streams are in this state.
+
+        In a fixed order, but for the first `offset`.
+        """
         ...
 
-    async def delete(self, attempt_ids: Sequence[str]) -> int:
-        """Delete those of the streams that are not collected; return how many."""
+    async def delete(self, attempt_ids: Sequence[str], state: StreamState) -> int:
+        """Delete those of the streams that are in this state still; return how many."""
         ...
 
     async def next_number(self, owner_id: str) -> int:

@@ -17,9 +17,10 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Final, TypeVar
@@ -50,6 +51,21 @@ async def open_blob_store(
             await loop.run_in_executor(threads, incoming.close)
 
 
+@dataclass(frozen=True, slots=True)
+class ReceivedBlob:
+    """Bytes that have arrived whole and have no name yet, or have one beside it."""
+
+    artifact: Artifact
+    _keep: Callable[[], Awaitable[None]]
+
+    async def keep(self) -> None:
+        """Have them under their digest, durably; again: no change while they are there.
+
+        Raises Unavailable.
+        """
+        await self._keep()
+
+
 class FileBlobStore:
     """Blobs below one folder; made by `open_blob_store`."""
 
@@ -61,14 +77,15 @@ class FileBlobStore:
         self._threads = threads
         self._blob_bytes_max = blob_bytes_max
 
-    async def put(
+    @asynccontextmanager
+    async def received(
         self,
         chunks: AsyncIterator[bytes],
         *,
         digest: Digest | None,
         size_bytes: int | None,
-    ) -> Artifact:
-        """Store a stream, all of it or nothing; the same bytes again change nothing.
+    ) -> AsyncIterator["ReceivedBlob"]:
+        """Give all of a stream, to be kept while the block lasts, or nothing.
 
         Raises InvalidArgument when it isn't what digest and size say, PayloadTooLarge as soon as
         that is certain, Unavailable when the disk is full or fails.
@@ -81,7 +98,8 @@ class FileBlobStore:
             artifact = Artifact(upload.digest, upload.size_bytes)
             if digest is not None and artifact.digest != digest:
                 raise InvalidArgument("digest", f"the bytes have {artifact.digest}")
-            await self._in_thread(upload.keep, self._path(artifact.digest))
+            path = self._path(artifact.digest)
+            yield ReceivedBlob(artifact, lambda: self._in_thread(upload.keep, path))
             telemetry.BYTES_STORED.inc(artifact.size_bytes)
         except BaseException:
             telemetry.UPLOADS_ABANDONED.inc()
@@ -89,7 +107,6 @@ class FileBlobStore:
         finally:
             # Shielded: a caller that goes away twice must not leave its bytes here until a restart.
             await asyncio.shield(self._in_thread(upload.discard))
-        return artifact
 
     async def read(self, artifact: Artifact) -> AsyncGenerator[bytes, None]:
         """Stream a file in chunks of at most `CHUNK_BYTES`."""
@@ -100,10 +117,6 @@ class FileBlobStore:
                 yield chunk
         finally:
             await asyncio.shield(self._in_thread(download.close))
-
-    async def has(self, digest: Digest) -> bool:
-        """Tell whether there is a file of this digest."""
-        return await self._in_thread(self._path(digest).exists)
 
     async def delete(self, digest: Digest) -> None:
         """Delete a file; who is reading it reads on."""
@@ -179,8 +192,10 @@ class _Upload:
     def __init__(self, path: Path) -> None:
         self.size_bytes = 0
         self._path = path
+        self._twin = path.with_suffix(".twin")
         self._hash = hashlib.sha256()
         self._descriptor: int | None = None
+        self._is_kept = False
         self._is_over = False
         self._lock = Lock()
 
@@ -205,27 +220,30 @@ class _Upload:
             self.size_bytes += len(data)
 
     def keep(self, path: Path) -> None:
-        """Make it durable under its final name; an equal file of that name is replaced.
+        """Make it durable under its final name, too; an equal file of that name is replaced.
 
-        Raises Unavailable.
+        Again: only if that name is gone. Raises Unavailable.
         """
         with self._lock, _disk_errors():
-            if self._is_over:
+            if self._is_over or (self._is_kept and path.exists()):
                 return
             assert self._descriptor is not None, "an upload is written before it is kept"
             os.fsync(self._descriptor)
             path.parent.mkdir(exist_ok=True)
-            self._path.replace(path)
+            self._twin.hardlink_to(self._path)
+            self._twin.replace(path)
             _sync_folder(path.parent)
             _sync_folder(path.parent.parent)
+            self._is_kept = True
 
     def discard(self) -> None:
-        """Close it, and forget it unless it was kept."""
+        """Close it, and forget it but for the name under which it was kept."""
         with self._lock:
             self._is_over = True
             if self._descriptor is not None:
                 os.close(self._descriptor)
                 self._path.unlink(missing_ok=True)
+                self._twin.unlink(missing_ok=True)
 
 
 class _Download:

@@ -3,7 +3,8 @@
 Owns: what happens to a model, and the fact that each published change leaves. Every change that is
 published takes the next revision, so that readers can tell a gap or a repetition.
 Always holds: revisions and version numbers are 1..n, each given once; an alias points at a version
-that was READY when it was moved there.
+that was READY when it was moved there, and its revision is the model's at that move. So no revision
+of an alias comes again, be it removed and set anew (ADR-0028).
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from services.chassis.errors import FailedPrecondition, NotFound
+from services.chassis.errors import FailedPrecondition, NotFound, check_version
 from services.model_registry.domain.naming import (
     checked_alias,
     checked_description,
@@ -62,6 +63,7 @@ class Model:
     created_at: datetime
     tags: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, int] = field(default_factory=dict)
+    alias_revisions: Mapping[str, int] = field(default_factory=dict)
     newest_version: int = 0
     revision: int = 1
 
@@ -107,15 +109,17 @@ class Model:
         return model, version, ModelChanged(change, model, at, version=version)
 
     def move_alias(
-        self, alias: str, *, to: ModelVersion, at: datetime
+        self, alias: str, *, to: ModelVersion, at: datetime, if_revision: int | None = None
     ) -> tuple["Model", ModelChanged | None]:
         """Point an alias at a version; no fact when it points there already.
 
-        Raises InvalidArgument, FailedPrecondition when the version isn't READY or aliases are many.
+        Raises InvalidArgument, FailedPrecondition when the version isn't READY or aliases are many,
+        VersionMismatch when the alias isn't at the revision that the move is for.
         """
         assert to.model_id == self.id, f"version of {to.model_id} given to {self.id}"
         if self.aliases.get(checked_alias(alias)) == to.number:
             return self, None
+        self._check_revision(alias, if_revision)
         if to.state is not VersionState.READY:
             raise FailedPrecondition(
                 f"version {to.number} is {to.state}", detail={"state": to.state}
@@ -124,10 +128,13 @@ class Model:
             raise FailedPrecondition(f"{self.name} has {ALIASES_MAX} aliases already")
         return self._with_aliases({**self.aliases, alias: to.number}, Alias(alias, to.number), at)
 
-    def drop_alias(self, alias: str, *, at: datetime) -> tuple["Model", ModelChanged | None]:
-        """Remove an alias; no fact when there is none of that name."""
+    def drop_alias(
+        self, alias: str, *, at: datetime, if_revision: int | None = None
+    ) -> tuple["Model", ModelChanged | None]:
+        """Remove an alias; no fact when there is none of that name. Raises VersionMismatch."""
         if alias not in self.aliases:
             return self, None
+        self._check_revision(alias, if_revision)
         others = {name: number for name, number in self.aliases.items() if name != alias}
         return self._with_aliases(others, Alias(alias, 0), at)
 
@@ -149,8 +156,24 @@ class Model:
         """
         return replace(self, tags=checked_tags(tags))
 
+    def _check_revision(self, alias: str, if_revision: int | None) -> None:
+        check_version(
+            "alias",
+            f"{self.name}@{alias}",
+            current=self.alias_revisions.get(alias),
+            if_version=if_revision,
+            counted_as="revision",
+        )
+
     def _with_aliases(
         self, aliases: Mapping[str, int], moved: Alias, at: datetime
     ) -> tuple["Model", ModelChanged]:
-        model = replace(self, aliases=aliases, revision=self.revision + 1)
+        revision = self.revision + 1
+        revisions = {**self.alias_revisions, moved.name: revision}
+        model = replace(
+            self,
+            aliases=aliases,
+            alias_revisions={name: revisions[name] for name in aliases},
+            revision=revision,
+        )
         return model, ModelChanged(Change.ALIAS_MOVED, model, at, alias=moved)

@@ -1,8 +1,9 @@
 """Names, aliases and tags: what they may look like.
 
 Owns: the patterns and bounds. Aliases and tags follow MLflow's rules, so that its clients can say
-here all they can say there; model names are narrower, so that one fits a URL's path segment and an
-object key as it is.
+here all they can say there; but a number alone is no alias, which MLflow takes: everywhere it reads
+as a version. Model names are narrower, so that one fits a URL's path segment and an object key as
+it is.
 Always holds: what passed these checks can be stored as JSON in PostgreSQL (no NUL anywhere).
 
 Source: reference/interfaces.md A, "Rules to copy".
@@ -24,7 +25,7 @@ TAGS_BYTES_MAX: Final = 128 * 1024
 
 _MODEL_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _ALIAS: Final = re.compile(rf"[\w-]{{1,{ALIAS_CHARACTERS_MAX}}}")
-_RESERVED_ALIAS: Final = re.compile(r"latest|v\d+", re.IGNORECASE)
+_RESERVED_ALIAS: Final = re.compile(r"latest|v?\d+", re.IGNORECASE)
 
 
 def checked_model_name(text: str, *, field: str = "name") -> str:

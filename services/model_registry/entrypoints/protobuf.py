@@ -51,7 +51,7 @@ def model_to_pb(model: Model) -> model_pb2.Model:
         description=model.description,
         tags=model.tags,
         aliases=[
-            model_pb2.Alias(name=name, version=number)
+            model_pb2.Alias(name=name, version=number, revision=model.alias_revisions[name])
             for name, number in sorted(model.aliases.items())
         ],
         newest_version=model.newest_version,
@@ -100,7 +100,9 @@ def event_of(tenant: TenantId, fact: ModelChanged) -> NewEvent:
         alias=(
             None
             if fact.alias is None
-            else model_pb2.Alias(name=fact.alias.name, version=fact.alias.version)
+            else model_pb2.Alias(
+                name=fact.alias.name, version=fact.alias.version, revision=model.revision
+            )
         ),
     )
     return NewEvent(

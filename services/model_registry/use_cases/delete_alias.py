@@ -15,10 +15,13 @@ class DeleteAlias:
     unit_of_work: UnitOfWork
     clock: Clock
 
-    async def __call__(self, tenant: TenantId, *, model_name: str, alias: str) -> Model:
-        """Return the model. Raises NotFound when there is no such model."""
+    async def __call__(
+        self, tenant: TenantId, *, model_name: str, alias: str, if_revision: int | None
+    ) -> Model:
+        """Return the model. Raises NotFound when there is no such model, VersionMismatch."""
         async with self.unit_of_work(tenant) as tx:
-            model, moved = (await tx.models.lock(model_name)).drop_alias(alias, at=self.clock.now())
+            model = await tx.models.lock(model_name)
+            model, moved = model.drop_alias(alias, at=self.clock.now(), if_revision=if_revision)
             if moved is not None:
                 await tx.models.save(model)
                 tx.emit(moved)

@@ -84,7 +84,7 @@ class Artifacts(Protocol):
     async def add(self, artifact: Artifact) -> None:
         """Remember that the tenant stored it; nothing happens when it did so before.
 
-        Until the commit nobody deletes the bytes; whether they are there has to be seen after this.
+        Who deletes these bytes has done so, or waits for the commit and then sees the row.
         """
         ...
 
@@ -128,7 +128,10 @@ class Transaction(Protocol):
 
 
 class Leavings(Protocol):
-    """What tenants have here, for the end of all of it; each call takes so many at most."""
+    """What tenants have here, for the end of all of it; each call takes so many at most.
+
+    In a fixed order.
+    """
 
     async def delete_versions(self, tenants: Sequence[TenantId], *, limit: int) -> int:
         """Delete versions; return how many."""
@@ -142,8 +145,10 @@ class Leavings(Protocol):
         """Delete answers to repeatable requests; return how many."""
         ...
 
-    async def digests(self, tenants: Sequence[TenantId], *, limit: int) -> Sequence[Digest]:
-        """Return digests of which one of them has an artifact."""
+    async def digests(
+        self, tenants: Sequence[TenantId], *, offset: int, limit: int
+    ) -> Sequence[Digest]:
+        """Return the digest of each artifact of theirs, but for the first `offset`."""
         ...
 
     async def delete_artifacts(self, tenants: Sequence[TenantId], digest: Digest) -> bool:
@@ -177,24 +182,31 @@ class UnitOfWork(Protocol):
         ...
 
 
+class ReceivedBlob(Protocol):
+    """Bytes that have arrived whole."""
+
+    @property
+    def artifact(self) -> Artifact: ...  # noqa: D102
+
+    async def keep(self) -> None:
+        """Store them; again: no change while they are stored. Raises Unavailable."""
+        ...
+
+
 class Blobs(Protocol):
     """Bytes by digest, of all tenants."""
 
-    async def put(
+    def received(
         self,
         chunks: AsyncIterator[bytes],
         *,
         digest: Digest | None,
         size_bytes: int | None,
-    ) -> Artifact:
-        """Store a stream, all of it or nothing.
+    ) -> AbstractAsyncContextManager[ReceivedBlob]:
+        """Give all of a stream, to be kept while the block lasts, or nothing.
 
         Raises InvalidArgument when it isn't what digest and size say, PayloadTooLarge, Unavailable.
         """
-        ...
-
-    async def has(self, digest: Digest) -> bool:
-        """Tell whether bytes are stored."""
         ...
 
     async def delete(self, digest: Digest) -> None:

@@ -1,11 +1,12 @@
 """Delete what purged tenants have stored."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from loguru import logger
 
 from services.chassis.errors import ModelyardError
+from services.chassis.purges import Round
 from services.chassis.tenancy import PurgedTenants, TenantId
 from services.model_registry.domain.artifact import Digest
 from services.model_registry.use_cases.ports import Blobs, UnitOfWork
@@ -17,14 +18,16 @@ class PurgeTenants:
 
     Bytes go when nobody else has stored them. Who could act late: an upload or a job's outputs that
     were under way; another tenant's upload of the same bytes. What refuses it: this looks at what
-    is, again and again; who stores and who deletes a digest take turns (`Artifacts.add`), and
-    who comes second sees whether the bytes are there.
+    is, again and again; who stores and who deletes a digest take turns (`Artifacts.add`), so this
+    sees the row, or the upload stores its bytes again.
     """
 
     unit_of_work: UnitOfWork
     blobs: Blobs
     purged: PurgedTenants
     rows_per_pass_max: int
+    round: Round = field(default_factory=Round)
+    """Of artifacts, each of which is deleted by itself."""
 
     async def __call__(self) -> int:
         """Run one pass; return how many things were deleted. Raises Unavailable."""
@@ -37,12 +40,14 @@ class PurgeTenants:
             count = await tx.leavings.delete_versions(purged, limit=limit)
             count += await tx.leavings.delete_models(purged, limit=limit)
             count += await tx.leavings.delete_answers(purged, limit=limit)
-            digests = await tx.leavings.digests(purged, limit=limit)
+            found = await tx.leavings.digests(purged, offset=self.round.passed_over, limit=limit)
         # 3. Artifacts, one at a time: whoever stores the same bytes waits for it. What can't be
         # deleted holds up none of the others.
-        for digest in digests:
-            count += await self._is_deleted(purged, digest)
-        return count
+        digests = dict.fromkeys(found)
+        kept = {digest for digest in digests if not await self._is_deleted(purged, digest)}
+        failed = sum(digest in kept for digest in found)
+        self.round.passed(found=len(found), failed=failed, limit=limit)
+        return count + len(digests) - len(kept)
 
     async def _is_deleted(self, purged: Sequence[TenantId], digest: Digest) -> bool:
         try:

@@ -16,13 +16,24 @@ class SetAlias:
     clock: Clock
 
     async def __call__(
-        self, tenant: TenantId, *, model_name: str, alias: str, version: int
+        self,
+        tenant: TenantId,
+        *,
+        model_name: str,
+        alias: str,
+        version: int,
+        if_revision: int | None,
     ) -> Model:
-        """Return the model. Raises InvalidArgument, NotFound, FailedPrecondition."""
+        """Return the model.
+
+        Raises InvalidArgument, NotFound, FailedPrecondition, VersionMismatch.
+        """
         async with self.unit_of_work(tenant) as tx:
             model = await tx.models.lock(model_name)
             target = await tx.versions.get(model, version)
-            model, moved = model.move_alias(alias, to=target, at=self.clock.now())
+            model, moved = model.move_alias(
+                alias, to=target, at=self.clock.now(), if_revision=if_revision
+            )
             if moved is not None:
                 await tx.models.save(model)
                 tx.emit(moved)

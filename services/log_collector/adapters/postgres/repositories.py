@@ -60,24 +60,29 @@ class PostgresLogStreams:
         rows = await self._tx.connection.execute(query.order_by(_STREAM.expected_at).limit(limit))
         return [_to_stream(row) for row in rows]
 
-    async def not_collected(
-        self, tenants: Sequence[TenantId], node_id: str | None, *, limit: int
+    async def in_state(
+        self,
+        state: StreamState,
+        tenants: Sequence[TenantId],
+        node_id: str | None,
+        *,
+        offset: int,
+        limit: int,
     ) -> Sequence[str]:
-        """Read keys of rows whose state says that there is nothing to read."""
-        query = sa.select(_STREAM.attempt_id).where(
-            is_one_of(_STREAM.tenant, tenants),
-            _STREAM.state.not_in(_COLLECTED),
+        """Read keys of rows, in the order of the index that finds them."""
+        query = (
+            sa.select(_STREAM.attempt_id)
+            .where(is_one_of(_STREAM.tenant, tenants), _STREAM.state == state)
+            .order_by(_STREAM.tenant, _STREAM.owner_id, _STREAM.attempt_number)
         )
         if node_id is not None:
             query = query.where(_STREAM.node_id == node_id)
-        return (await self._tx.connection.scalars(query.limit(limit))).all()
+        return (await self._tx.connection.scalars(query.offset(offset).limit(limit))).all()
 
-    async def delete(self, attempt_ids: Sequence[str]) -> int:
+    async def delete(self, attempt_ids: Sequence[str], state: StreamState) -> int:
         """Delete rows, unless they have moved on meanwhile."""
         deleted = await self._tx.connection.execute(
-            sa.delete(log_stream).where(
-                _STREAM.attempt_id.in_(attempt_ids), _STREAM.state.not_in(_COLLECTED)
-            )
+            sa.delete(log_stream).where(_STREAM.attempt_id.in_(attempt_ids), _STREAM.state == state)
         )
         return deleted.rowcount
 

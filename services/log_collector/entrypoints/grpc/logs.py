@@ -67,4 +67,5 @@ class LogServicer(LogServiceServicer):
                 yield pb.FollowLogsResponse(
                     records=[record_to_pb(stream, record) for stream, record in page.records],
                     complete=page.is_complete,
+                    last_attempt_number=page.last_attempt_number,
                 )

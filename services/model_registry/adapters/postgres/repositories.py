@@ -89,7 +89,7 @@ class PostgresModels:
             sa.select(tables.model)
             .where(_MODEL.tenant == self._tx.tenant, _MODEL.name > name)
             .order_by(_MODEL.name),
-            large=(_MODEL.description, _MODEL.tags, _MODEL.aliases),
+            large=(_MODEL.description, _MODEL.tags, _MODEL.aliases, _MODEL.alias_revisions),
             size=size,
             to_item=_to_model,
         )
@@ -235,6 +235,7 @@ def _changing(model: Model) -> dict[str, Any]:
     return {
         "tags": model.tags,
         "aliases": model.aliases,
+        "alias_revisions": model.alias_revisions,
         "newest_version": model.newest_version,
         "revision": model.revision,
     }
@@ -248,6 +249,8 @@ def _to_model(row: sa.Row[Any]) -> Model:
         created_at=row.created_at,
         tags=row.tags,
         aliases=row.aliases,
+        # No move was the first revision, so that it stands for one that nobody kept.
+        alias_revisions={name: row.alias_revisions.get(name, 1) for name in row.aliases},
         newest_version=row.newest_version,
         revision=row.revision,
     )

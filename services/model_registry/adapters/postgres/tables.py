@@ -33,6 +33,13 @@ model = Table(
     Column("description", Text, nullable=False),
     Column("tags", JSONB, nullable=False),
     Column("aliases", JSONB, nullable=False, comment="alias -> version number"),
+    Column(
+        "alias_revisions",
+        JSONB,
+        nullable=False,
+        server_default="{}",
+        comment="alias -> the revision of its last move",
+    ),
     Column("newest_version", BigInteger, nullable=False, comment="last number given"),
     Column("revision", BigInteger, nullable=False, comment="number of the last published fact"),
     utc("created_at"),

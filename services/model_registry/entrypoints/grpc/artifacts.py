@@ -9,8 +9,8 @@ from modelyard.registry.v1 import artifact_service_pb2 as pb
 from modelyard.registry.v1.artifact_service_pb2_grpc import ArtifactServiceServicer
 from typing_extensions import override
 
-from services.chassis.errors import InvalidArgument, PayloadTooLarge, PermissionDenied
-from services.chassis.rpc.context import Context, calling_service, principal
+from services.chassis.errors import InvalidArgument, PayloadTooLarge
+from services.chassis.rpc.context import Context, principal
 from services.model_registry.domain.artifact import checked_digest
 from services.model_registry.use_cases.get_artifact import GetArtifact
 from services.model_registry.use_cases.put_artifact import PutArtifact
@@ -18,17 +18,12 @@ from services.model_registry.use_cases.stat_artifact import StatArtifact
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["ArtifactService"].full_name
 
-_WRITE: Final = "artifacts:write"
-
 SCOPES: Final = {
-    f"/{SERVICE}/PutArtifact": _WRITE,
+    f"/{SERVICE}/PutArtifact": "artifacts:write",
     f"/{SERVICE}/GetArtifact": "artifacts:read",
     f"/{SERVICE}/StatArtifact": "artifacts:read",
 }
 
-_NODES: Final = "scheduler"
-"""The service whose nodes run jobs."""
-_ATTEMPT: Final = "attempt:"
 CHUNK_BYTES_MAX: Final = 256 * 1024
 _SIZE_UNKNOWN: Final = -1
 
@@ -46,7 +41,6 @@ class ArtifactServicer(ArtifactServiceServicer):
         self, request_iterator: AsyncIterator[pb.PutArtifactRequest], context: Context
     ) -> pb.PutArtifactResponse:
         """Store a stream's bytes."""
-        _check_who_stores()
         header = await _header(request_iterator)
         artifact = await self.put_artifact(
             principal().tenant,
@@ -73,18 +67,6 @@ class ArtifactServicer(ArtifactServiceServicer):
         """Tell whether a digest is stored, and its size."""
         artifact = await self.stat_artifact(principal().tenant, checked_digest(request.digest))
         return pb.StatArtifactResponse(digest=artifact.digest, size_bytes=artifact.size_bytes)
-
-
-def _check_who_stores() -> None:
-    """Raise PermissionDenied unless a node stores as an attempt, with a token for nothing else.
-
-    A node runs the tenants' code. What is taken from it must not serve to store in the name of a
-    tenant at large, nor what stores be good for anything beside (ADR-0010).
-    """
-    who = principal()
-    is_attempt = who.subject.startswith(_ATTEMPT)
-    if is_attempt != (calling_service() == _NODES) or (is_attempt and who.scopes != {_WRITE}):
-        raise PermissionDenied(_WRITE)
 
 
 async def _header(requests: AsyncIterator[pb.PutArtifactRequest]) -> pb.ArtifactHeader:

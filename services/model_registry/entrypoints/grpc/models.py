@@ -118,7 +118,10 @@ class ModelServicer(ModelServiceServicer):
         model, version = await self.get_version(
             principal().tenant, model_name=request.model_name, selector=_selector(request)
         )
-        return pb.GetVersionResponse(version=version_to_pb(model, version))
+        return pb.GetVersionResponse(
+            version=version_to_pb(model, version),
+            alias_revision=model.alias_revisions.get(request.alias, 0),
+        )
 
     @override
     async def ListVersions(
@@ -144,6 +147,7 @@ class ModelServicer(ModelServiceServicer):
             model_name=request.model_name,
             alias=request.alias,
             version=request.version,
+            if_revision=request.if_revision or None,
         )
         return pb.SetAliasResponse(model=model_to_pb(model))
 
@@ -153,7 +157,10 @@ class ModelServicer(ModelServiceServicer):
     ) -> pb.DeleteAliasResponse:
         """Remove an alias."""
         model = await self.delete_alias(
-            principal().tenant, model_name=request.model_name, alias=request.alias
+            principal().tenant,
+            model_name=request.model_name,
+            alias=request.alias,
+            if_revision=request.if_revision or None,
         )
         return pb.DeleteAliasResponse(model=model_to_pb(model))
 
