@@ -15,19 +15,16 @@ from modelyard.registry.v1.model_service_pb2_grpc import ModelServiceStub
 from modelyard.scheduler.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from modelyard.scheduler.v1.job_service_pb2_grpc import JobServiceStub
 from modelyard.scheduler.v1.node_service_pb2_grpc import NodeServiceStub
-from opentelemetry.trace import TracerProvider
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.api_gateway.adapters.burst_limiter import burst_limiter
+from services.api_gateway.adapters.burst_limiter import BurstLimiter
 from services.api_gateway.adapters.logs_client import GrpcLogs
 from services.api_gateway.adapters.oidc import IssuerPolicy, open_oidc_issuer
-from services.api_gateway.adapters.postgres.keys import KeyUnitOfWork, PostgresDirectory
-from services.api_gateway.adapters.postgres.members import (
-    MemberUnitOfWork,
-    PostgresMemberDirectory,
-)
-from services.api_gateway.adapters.postgres.tables import chassis
+from services.api_gateway.adapters.postgres.keys import PostgresDirectory
+from services.api_gateway.adapters.postgres.members import PostgresMemberDirectory
+from services.api_gateway.adapters.postgres.tables import api_key_table, chassis, key_ended_at
 from services.api_gateway.adapters.postgres.tenants import PostgresTenants
+from services.api_gateway.adapters.postgres.unit_of_work import OneTenantUnitOfWork
 from services.api_gateway.adapters.rate_limiter import (
     memory_rate_limiter,
     redis_client,
@@ -50,12 +47,14 @@ from services.api_gateway.entrypoints.loops.tenants import TenantsLoop
 from services.api_gateway.entrypoints.rest.app import build_app
 from services.api_gateway.entrypoints.rest.dependencies import EdgePolicies, Gateway
 from services.api_gateway.entrypoints.rest.server import HttpServer
+from services.api_gateway.entrypoints.rest.tracing import Tracing
 from services.api_gateway.settings import LimitSettings, OidcSettings, Settings
 from services.api_gateway.use_cases.authenticate import Authenticate
 from services.api_gateway.use_cases.authenticate_token import AuthenticateToken
 from services.api_gateway.use_cases.create_tenant import CreateTenant, IssueTenantKey
 from services.api_gateway.use_cases.infer import Infer
 from services.api_gateway.use_cases.key_uses import WriteKeyUses
+from services.api_gateway.use_cases.makers import Makers
 from services.api_gateway.use_cases.manage_keys import (
     IssueKey,
     ListKeys,
@@ -71,8 +70,9 @@ from services.api_gateway.use_cases.purge_tenants import PurgeTenants
 from services.api_gateway.use_cases.tenant_standing import TenantStanding
 from services.chassis.clock import Clock, SystemClock
 from services.chassis.db.engine import open_engine
-from services.chassis.db.janitor import Janitor
-from services.chassis.db.lease import LeaseKeeper, Recurrence
+from services.chassis.db.janitor import Janitor, Kept
+from services.chassis.db.lease import LeaseKeeper, PostgresLeases, Recurrence
+from services.chassis.db.outbox import PostgresOutbox
 from services.chassis.db.relay import Relay
 from services.chassis.db.unit_of_work import PostgresUnitOfWork
 from services.chassis.errors import AlreadyExists, Unavailable
@@ -80,16 +80,25 @@ from services.chassis.events.kafka_producer import KafkaProducer, open_producer
 from services.chassis.events.projection import CompactedProjection
 from services.chassis.ids import TimeOrderedIds
 from services.chassis.lifecycle import Readiness, Stage, Supervisor, run_until_stopped
+from services.chassis.rpc.callers import Callers, Grant
 from services.chassis.rpc.client import Edge, open_channel
 from services.chassis.rpc.identity import TokenSigner, TokenVerifier
 from services.chassis.rpc.server import RpcLoop
 from services.chassis.telemetry.logging import set_up_logging
-from services.chassis.telemetry.tracing import open_tracing, tracer
+from services.chassis.telemetry.tracing import is_drawn, open_tracing, tracer
 from services.chassis.tenancy import TenantId
 
 SERVICE = "api-gateway"
 REQUIRED_SCOPES: Final[Mapping[str, str]] = SCOPES
+CALLERS: Final[Callers] = {
+    service: [
+        Grant(frozenset({service}), frozenset({"tenants:follow"}), is_for_tenants=False),
+    ]
+    for service in ("log-collector", "model-registry", "scheduler")
+}
 _TENANTS_LEASE_TTL = timedelta(seconds=10)
+_OUTBOX_POLL = timedelta(seconds=1)
+"""For what other gateways commit: the rest of the 2 s in which a suspension acts is for reading."""
 
 
 async def serve(settings: Settings) -> int:
@@ -104,7 +113,7 @@ async def serve(settings: Settings) -> int:
                 open_producer(settings.kafka, client_id=SERVICE)
             )
             base = _unit_of_work(engine)
-            edge, routes = await _wire(stack, settings, provider, base)
+            edge, routes = await _wire(stack, settings, base)
             projection = CompactedProjection(
                 settings.kafka, TOPIC, ApplyReplicaEndpoints(routes), client_id=SERVICE
             )
@@ -114,9 +123,14 @@ async def serve(settings: Settings) -> int:
                     raise Unavailable("routing table")
 
             edge.readiness.add("routes", caught_up)
+            edge.readiness.advise("kafka", producer.ping)
             supervisor = Supervisor()
             server = HttpServer(
-                app=build_app(edge, ids=TimeOrderedIds(edge.clock)),
+                app=Tracing(
+                    build_app(edge, ids=TimeOrderedIds(edge.clock)),
+                    tracer(__name__),
+                    draw=partial(is_drawn, provider),
+                ),
                 host=settings.http.host,
                 port=settings.http.port,
                 connections_max=settings.http.connections_max,
@@ -155,17 +169,23 @@ async def create_tenant(
 async def _wire(
     stack: AsyncExitStack,
     settings: Settings,
-    provider: TracerProvider,
     base: PostgresUnitOfWork,
 ) -> tuple[Gateway, RoutingTable]:
     clock = SystemClock()
     ids = TimeOrderedIds(clock)
-    keys, members = KeyUnitOfWork(base), MemberUnitOfWork(base)
+    unit_of_work = OneTenantUnitOfWork(base)
     new_keys = NewKeys(clock, ids, _new_secret)
+    makers = makers_of(settings.oidc)
     signer = TokenSigner.load(SERVICE, settings.identity, clock)
-    scheduler = await stack.enter_async_context(open_channel(settings.scheduler, signer=signer))
-    registry = await stack.enter_async_context(open_channel(settings.registry, signer=signer))
-    logs = await stack.enter_async_context(open_channel(settings.logs, signer=signer))
+    scheduler = await stack.enter_async_context(
+        open_channel(settings.scheduler, callee="scheduler", signer=signer)
+    )
+    registry = await stack.enter_async_context(
+        open_channel(settings.registry, callee="model-registry", signer=signer)
+    )
+    logs = await stack.enter_async_context(
+        open_channel(settings.logs, callee="log-collector", signer=signer)
+    )
     scheduler_edge, registry_edge = Edge.to("scheduler"), Edge.to("model-registry")
     replicas = await stack.enter_async_context(
         open_replicas(
@@ -188,13 +208,13 @@ async def _wire(
         create_tenant=CreateTenant(tenants, new_keys),
         issue_tenant_key=IssueTenantKey(tenants, new_keys),
         change_tenant=ChangeTenant(tenants, standing),
-        issue_key=IssueKey(keys, new_keys),
-        list_keys=ListKeys(keys),
-        rotate_key=RotateKey(keys, new_keys, clock),
-        revoke_key=RevokeKey(keys, clock),
-        put_member=PutMember(members, clock),
-        list_members=ListMembers(tenants, members),
-        remove_member=RemoveMember(members),
+        issue_key=IssueKey(unit_of_work, new_keys, makers, settings.keys.in_force_max),
+        list_keys=ListKeys(unit_of_work),
+        rotate_key=RotateKey(unit_of_work, new_keys, makers, settings.keys.in_force_max),
+        revoke_key=RevokeKey(unit_of_work),
+        put_member=PutMember(unit_of_work, clock, makers),
+        list_members=ListMembers(tenants, unit_of_work),
+        remove_member=RemoveMember(unit_of_work, makers),
         issuer=None if settings.oidc is None else settings.oidc.issuer,
         infer=Infer(routes, replicas, clock),
         jobs=GrpcJobs(JobServiceStub(scheduler), scheduler_edge, settings.scheduler.deadline),
@@ -216,11 +236,10 @@ async def _wire(
             settings.follow_timeout,
         ),
         limiter=await _limiter(stack, settings),
-        burst_limiter=burst_limiter(),
+        burst_limiter=BurstLimiter(),
         policies=policies_of(settings.limits),
         readiness=Readiness(),
         clock=clock,
-        tracer_provider=provider,
     )
 
     edge.readiness.add("database", base.ping)
@@ -236,8 +255,9 @@ def _answer_services(supervisor: Supervisor, settings: Settings, edge: Gateway) 
         settings.grpc,
         register=partial(add_TenantServiceServicer_to_server, TenantRpcs(edge.tenants)),
         services=(TENANT_SERVICE,),
-        verifier=TokenVerifier.load(settings.identity, edge.clock),
+        verifier=TokenVerifier.load(SERVICE, settings.identity, edge.clock),
         required_scopes=REQUIRED_SCOPES,
+        callers=CALLERS,
         drain_max=settings.shutdown.stage_timeout / 2,
     )
     edge.readiness.add("grpc", rpcs.ping)
@@ -254,21 +274,33 @@ def _publish(
     """Send what is committed, and all tenants again now and then; leases go last."""
     clock = SystemClock()
     ids = TimeOrderedIds(clock)
-    relay = Relay(engine, chassis, producer, holder=ids.new("proc"), clock=clock, idle=base.idle)
+    leases = PostgresLeases(engine, chassis)
+    relay = Relay(
+        PostgresOutbox(engine, chassis),
+        leases,
+        producer,
+        holder=ids.new("proc"),
+        clock=clock,
+        idle=base.idle,
+        poll_interval=_OUTBOX_POLL,
+    )
     base.add_listener(relay.wake)
     lease = LeaseKeeper(
-        engine, chassis, "tenants", holder=ids.new("proc"), ttl=_TENANTS_LEASE_TTL, clock=clock
+        leases, "tenants", holder=ids.new("proc"), ttl=_TENANTS_LEASE_TTL, clock=clock
     )
     store = PostgresTenants(base, event_of)
+    interval = settings.tenants.republish_interval
     tenants = TenantsLoop(
         PurgeTenants(store, settings.tenants.purge_batch_max),
         RepublishTenants(store, settings.tenants.republish_batch_max),
-        Recurrence(settings.tenants.republish_interval, clock),
-        lease,
+        purging=Recurrence(interval, clock),
+        republication=Recurrence(interval, clock),
+        lease=lease,
     )
     supervisor.add("tenants", tenants.run, Stage.WORK)
     supervisor.add("relay", relay.run, Stage.RELAY)
-    supervisor.add("janitor", Janitor(engine, chassis).run, Stage.RELAY)
+    ended_keys = Kept(api_key_table, since=key_ended_at, kept=settings.keys.ended_kept)
+    supervisor.add("janitor", Janitor(engine, chassis, others=[ended_keys]).run, Stage.RELAY)
     supervisor.add("tenants-lease", lease.run, Stage.LAST)
 
 
@@ -312,6 +344,13 @@ def claim_rules_of(oidc: OidcSettings) -> ClaimRules:
         second_factor_methods=oidc.second_factor_methods,
         second_factor_levels=oidc.second_factor_levels,
     )
+
+
+def makers_of(oidc: OidcSettings | None) -> Makers:
+    """Return who may be behind keys, as the settings say."""
+    if oidc is None:
+        return Makers()
+    return Makers(oidc.issuer, are_members=oidc.roles_from == "members")
 
 
 async def _limiter(stack: AsyncExitStack, settings: Settings) -> RateLimiter:

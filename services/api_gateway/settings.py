@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.api_gateway.domain.api_key import IN_FORCE_MAX, KEYS_LISTED_MAX
 from services.api_gateway.domain.issuer import TOKEN_ALGORITHMS, check_issuer_url
 from services.chassis.errors import InvalidArgument
 from services.chassis.settings import (
@@ -60,6 +61,15 @@ class TenantSettings(BaseModel):
     """Tenants per transaction of a republication."""
     purge_batch_max: int = Field(default=200, gt=0)
     """Tenants, keys or members that one transaction of a purge takes; the rest follow."""
+
+
+class KeySettings(BaseModel):
+    """How many API keys a tenant may have, and how long it sees those that have ended."""
+
+    in_force_max: int = Field(default=IN_FORCE_MAX, gt=0, le=KEYS_LISTED_MAX)
+    """Of one tenant; a further one is refused. A smaller bound ends none that is there."""
+    ended_kept: timedelta = Field(default=timedelta(days=30), ge=timedelta(0))
+    """Expired and revoked keys are listed so long, then they are deleted."""
 
 
 class OidcSettings(BaseModel):
@@ -141,6 +151,7 @@ class Settings(BaseSettings):
     """Without it keys alone let anybody in."""
     limits: LimitSettings = Field(default_factory=LimitSettings)
     tenants: TenantSettings = Field(default_factory=TenantSettings)
+    keys: KeySettings = Field(default_factory=KeySettings)
     telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
     shutdown: ShutdownSettings = Field(default_factory=ShutdownSettings)
     inference_timeout: timedelta = timedelta(seconds=60)

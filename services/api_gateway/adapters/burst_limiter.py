@@ -1,19 +1,22 @@
 """Caps bursts of one tenant on one route in this process, by slowapi.
 
-Owns: what slowapi does for each request that it need not. Its usual storage, of `limits`, starts a
-thread whenever it is used and none has run for 10 ms, to look for counts that are over: at 800
-requests a second 45 us of each. And it inspects the signature of the function that names the
-caller: 15 us, unless that is said.
+Owns: what slowapi does for each request that it need not. It would look for limits of other kinds
+than a route declares, at the signature of the function that names the caller, and into the
+request's state: 50 us of each; declared limits go to its counting at once instead. And its usual
+storage, of `limits`, starts a thread whenever it is used and none has run for 10 ms, to look for
+counts that are over: at 800 requests a second another 45 us.
 """
 
-import inspect
+import functools
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from fastapi import Request
 from limits.storage import Storage
 from slowapi import Limiter
+from slowapi.errors import RateLimitExceeded
 from typing_extensions import override
 
 from services.chassis.clock import Clock, SystemClock
@@ -21,6 +24,8 @@ from services.chassis.tenancy import Principal
 
 _SCHEME: Final = "modelyard-memory"
 _COUNTS_MAX: Final = 100_000
+
+Route = Callable[..., Any]
 
 
 @dataclass(slots=True)
@@ -97,19 +102,36 @@ class BurstCounts(Storage):
         return count if count is not None and self._clock.monotonic() < count.ends_at_s else None
 
 
-class _TenantOf:
-    """Tells slowapi whose a request is."""
+class BurstLimiter(Limiter):
+    """Its decorator `limit` counts a tenant's requests to a route, whatever the ids in its path."""
 
     def __init__(self) -> None:
-        self.__signature__ = inspect.signature(self.__call__)
+        super().__init__(key_func=_tenant_of, storage_uri=f"{_SCHEME}://")
 
-    def __call__(self, request: Request) -> str:
-        """Return the tenant that `admission` found."""
-        principal = request.scope["modelyard.principal"]
-        assert isinstance(principal, Principal)
-        return principal.tenant
+    @override
+    def limit(self, *args: Any, **options: Any) -> Callable[[Route], Route]:
+        declare = super().limit(*args, **options)
+
+        def decorator(route: Route) -> Route:
+            declare(route)
+            name = f"{route.__module__}.{route.__name__}"
+            declared = self._route_limits[name]
+
+            @functools.wraps(route)
+            async def counted(*args: Any, request: Request, **given: Any) -> Any:
+                tenant = _tenant_of(request)
+                for each in declared:
+                    if not self.limiter.hit(each.limit, tenant, name):
+                        raise RateLimitExceeded(each)
+                return await route(*args, request=request, **given)
+
+            return counted
+
+        return decorator
 
 
-def burst_limiter() -> Limiter:
-    """Return a limiter whose decorator counts a tenant's requests to a route, whatever the ids."""
-    return Limiter(key_func=_TenantOf(), storage_uri=f"{_SCHEME}://", key_style="endpoint")
+def _tenant_of(request: Request) -> str:
+    """Return the tenant that `admission` found."""
+    principal = request.scope["modelyard.principal"]
+    assert isinstance(principal, Principal)
+    return principal.tenant

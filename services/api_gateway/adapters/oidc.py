@@ -110,9 +110,11 @@ class OidcIssuer:
             raise Unauthenticated from error
         algorithm, key_id = header.get("alg"), header.get("kid", "")
         # Before a key is looked for: what can't be accepted makes nobody fetch anything.
+        if not isinstance(algorithm, str) or not isinstance(key_id, str):
+            raise Unauthenticated
         if algorithm not in self._policy.algorithms or "crit" in header:
             raise Unauthenticated
-        if not isinstance(key_id, str) or self._claims_another_issuer(token):
+        if self._claims_another_issuer(token):
             raise Unauthenticated
         key = await self._key(key_id)
         try:
@@ -196,7 +198,7 @@ class OidcIssuer:
             return
         known.asked_at_s = self._clock.monotonic()
         try:
-            async with self._breaker.calling():
+            with self._breaker.calling():
                 known.keys = await self._fetch()
         except ModelyardError as error:
             logger.warning("issuer's keys can't be fetched", cause=error.message)

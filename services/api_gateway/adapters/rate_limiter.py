@@ -136,7 +136,7 @@ class RedisRateLimiter:
         # Not told again when this fails: Redis may have counted them all the same.
         untold = allowance.told(at_s=now_s, window=policy.window) if allowance else 0
         try:
-            async with self.breaker.calling():
+            with self.breaker.calling():
                 allowed, remaining, wait_ms = await self.script(
                     keys=[f"modelyard:rate:1:{name}"],
                     args=[policy.requests_max, int(policy.window.total_seconds() * 1000), untold],

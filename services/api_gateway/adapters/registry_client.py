@@ -98,12 +98,9 @@ class GrpcModels:
     async def delete_alias(
         self, request: models_pb.DeleteAliasRequest
     ) -> models_pb.DeleteAliasResponse:
-        """Remove an alias; not repeated, since the second answer would be "not found"."""
+        """Remove an alias; removing again changes nothing."""
         return await self.edge.call(
-            self.stub.DeleteAlias,
-            request,
-            timeout=self.timeout,
-            idempotent=False,
+            self.stub.DeleteAlias, request, timeout=self.timeout, idempotent=True
         )
 
     async def set_tags(

@@ -52,7 +52,7 @@ class HttpReplicas:
             propagate.inject(headers)
             is_admitted = False
             try:
-                async with self._breaker(address).calling():
+                with self._breaker(address).calling():
                     is_admitted = True
                     response = await self._send(address, request, headers)
             except (NotSent, Unavailable, DeadlineExceeded) as error:

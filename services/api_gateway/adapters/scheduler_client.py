@@ -119,3 +119,23 @@ class GrpcNodes:
         return await self.edge.call(
             self.stub.ListNodes, nodes_pb.ListNodesRequest(), timeout=self.timeout, idempotent=True
         )
+
+    async def cordon(self, request: nodes_pb.CordonNodeRequest) -> nodes_pb.CordonNodeResponse:
+        """Place nothing new on a node; asking again changes nothing."""
+        return await self.edge.call(
+            self.stub.CordonNode, request, timeout=self.timeout, idempotent=True
+        )
+
+    async def drain(self, request: nodes_pb.DrainNodeRequest) -> nodes_pb.DrainNodeResponse:
+        """Move off what runs on a node; asking again changes nothing."""
+        return await self.edge.call(
+            self.stub.DrainNode, request, timeout=self.timeout, idempotent=True
+        )
+
+    async def uncordon(
+        self, request: nodes_pb.UncordonNodeRequest
+    ) -> nodes_pb.UncordonNodeResponse:
+        """Open a node again; asking again changes nothing."""
+        return await self.edge.call(
+            self.stub.UncordonNode, request, timeout=self.timeout, idempotent=True
+        )

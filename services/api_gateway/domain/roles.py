@@ -33,8 +33,8 @@ _OPERATOR: Final = _DEVELOPER | {"deployments:write", "nodes:read", "trace"}
 """Decides what is served, and looks at the machines."""
 _ADMIN: Final = _OPERATOR | {"keys:write", "members:write"}
 """Decides who may do what in its tenant."""
-_PLATFORM_ADMIN: Final = _ADMIN | {"tenants:read", "tenants:write"}
-"""Decides which tenants there are."""
+_PLATFORM_ADMIN: Final = _ADMIN | {"tenants:read", "tenants:write", "nodes:write"}
+"""Decides which tenants there are, and which machines take work."""
 
 SCOPES_BY_ROLE: Final[Mapping[Role, frozenset[str]]] = {
     Role.VIEWER: _VIEWER,
@@ -44,6 +44,11 @@ SCOPES_BY_ROLE: Final[Mapping[Role, frozenset[str]]] = {
     Role.PLATFORM_ADMIN: _PLATFORM_ADMIN,
 }
 
+ADMINISTRATORS: Final = frozenset(
+    role for role, scopes in SCOPES_BY_ROLE.items() if "members:write" in scopes
+)
+"""Roles that decide who may do what in their tenant."""
+
 
 def role_of(text: str, *, field: str = "role") -> Role:
     """Return the role of this name; raises InvalidArgument naming `field`."""
@@ -51,6 +56,11 @@ def role_of(text: str, *, field: str = "role") -> Role:
         return Role(text)
     except ValueError:
         raise InvalidArgument(field, f"{text!r} is no role; there are {', '.join(Role)}") from None
+
+
+def stored_role(text: str | None) -> Role | None:
+    """Return the role of a stored name; one of a newer release gives nothing here."""
+    return next((role for role in Role if role.value == text), None)
 
 
 def roles_of(role: Role | None, scopes: frozenset[str]) -> frozenset[Role]:

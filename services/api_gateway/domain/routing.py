@@ -20,6 +20,13 @@ from services.chassis.tenancy import TenantId
 EJECTED_FOR: Final = timedelta(seconds=2)
 
 
+class NoReplica(Unavailable):
+    """No replica of a deployment takes a request; trying again helps once one does."""
+
+    def __init__(self, name: str, *, because: str = "") -> None:
+        super().__init__(f"deployment {name}", because=because)
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """One replica's address, "host:port"."""
@@ -80,11 +87,11 @@ class RoutingTable:
     def choose(self, tenant: TenantId, name: str, *, tried: frozenset[str], at: float) -> Endpoint:
         """Return the replica to ask next, not one that was tried.
 
-        `at` is monotonic seconds. Raises NotFound, or Unavailable when no replica is left.
+        `at` is monotonic seconds. Raises NotFound, or NoReplica when none is left.
         """
         candidates = [e for e in self.route(tenant, name).endpoints if e.replica_id not in tried]
         if not candidates:
-            raise Unavailable(f"deployment {name}")
+            raise NoReplica(name)
         healthy = [e for e in candidates if self._ejected_until.get(e.replica_id, at) <= at]
         pool = healthy or candidates
         self._turn += 1

@@ -25,6 +25,7 @@ SCOPES: Final = frozenset(
         "inference",
         "logs:read",
         "nodes:read",
+        "nodes:write",
         "keys:write",
         "members:write",
         "trace",

@@ -24,7 +24,7 @@ BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "priority_max": (0, 100),
     "requests_max": (1, 1_000_000),  # none at all is what suspending is for
     "running_cpu_millicores_max": (0, 1_000_000_000),
-    "running_memory_bytes_max": (0, 1 << 60),
+    "running_memory_bytes_max": (0, 2**53 - 1),  # exact for every reader of JSON
     "running_gpu_count_max": (0, 1_000_000),
 }
 """Least and most of each of a plan's limits."""
@@ -39,6 +39,13 @@ class TenantState(StrEnum):
     """As SUSPENDED until `purge_at`; until then it can be resumed."""
     PURGED = "PURGED"
     """Only its name is left, so that nobody gets it again; all owners delete what was its own."""
+    UNKNOWN = "UNKNOWN"
+    """Never stored: a newer release's state. As SUSPENDED, and nothing of it changes here."""
+
+    @classmethod
+    def stored(cls, text: str) -> "TenantState":
+        """Return the state that was stored under this name."""
+        return next((state for state in cls if state.value == text), cls.UNKNOWN)
 
 
 TRANSITIONS: Final[Mapping[TenantState, frozenset[TenantState]]] = {
@@ -46,6 +53,7 @@ TRANSITIONS: Final[Mapping[TenantState, frozenset[TenantState]]] = {
     TenantState.SUSPENDED: frozenset({TenantState.ACTIVE, TenantState.DELETING}),
     TenantState.DELETING: frozenset({TenantState.ACTIVE, TenantState.PURGED}),
     TenantState.PURGED: frozenset(),
+    TenantState.UNKNOWN: frozenset(),
 }
 
 
@@ -107,9 +115,18 @@ class Tenant:
         return self.state is TenantState.ACTIVE
 
     @property
+    def is_known(self) -> bool:
+        """Tell whether this release knows what its state means."""
+        return self.state is not TenantState.UNKNOWN
+
+    @property
     def is_purged(self) -> bool:
         """Tell whether nothing is left of it but its name."""
         return self.state is TenantState.PURGED
+
+    def is_gone(self, *, at: datetime) -> bool:
+        """Tell whether its grace is over, be it PURGED already or not."""
+        return self.is_purged or (self.purge_at is not None and self.purge_at <= at)
 
     def check_kept(self) -> None:
         """Raise FailedPrecondition when nothing is left of it but its name."""
@@ -169,7 +186,8 @@ class Tenant:
         self, to: TenantState, *, reason: str, at: datetime, purge_at: datetime | None = None
     ) -> "Tenant":
         """Move by the table, and by nothing else; raises FailedPrecondition."""
-        if to not in TRANSITIONS[self.state]:
+        is_too_late = to is not TenantState.PURGED and self.is_gone(at=at)
+        if to not in TRANSITIONS[self.state] or is_too_late:
             raise FailedPrecondition(
                 f"tenant {self.id} is {self.state}; it can't become {to}",
                 detail={"kind": "tenant", "id": self.id, "state": self.state, "to": to},
@@ -178,4 +196,9 @@ class Tenant:
         return self._changed(at, state=to, reason=reason, purge_at=purge_at)
 
     def _changed(self, at: datetime, **changes: Any) -> "Tenant":
+        if not self.is_known:
+            raise FailedPrecondition(
+                f"tenant {self.id} is in a state that this release does not know",
+                detail={"kind": "tenant", "id": self.id, "state": self.state},
+            )
         return replace(self, version=self.version + 1, changed_at=at, **changes)

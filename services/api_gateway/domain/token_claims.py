@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from services.api_gateway.domain.member import Member, is_subject
+from services.api_gateway.domain.member import PERSON, Member, is_subject
 from services.api_gateway.domain.roles import Role, effective_scopes
 from services.chassis.errors import InvalidArgument
 from services.chassis.tenancy import Principal, TenantId, tenant_id
@@ -76,8 +76,7 @@ class ClaimRules:
             raise UnusableClaims("second factor")
         return Principal(
             tenant=tenant,
-            # A user may choose a name at the issuer, but none that a key or an attempt has here.
-            subject=f"user:{subject}",
+            subject=f"{PERSON}{subject}",
             scopes=effective_scopes(roles),
             roles=frozenset(role.value for role in roles),
         )

@@ -5,7 +5,7 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 from modelyard.gateway.v1 import tenant_events_pb2 as pb
 
-from services.api_gateway.domain.tenant import Plan, Tenant
+from services.api_gateway.domain.tenant import Plan, Tenant, TenantState
 from services.chassis.events.envelope import NewEvent
 
 TENANTS: Final = "modelyard.tenant.v1"
@@ -26,12 +26,13 @@ def event_of(tenant: Tenant) -> NewEvent:
 
 
 def tenant_to_pb(tenant: Tenant) -> pb.Tenant:
-    """Return the protobuf form."""
+    """Return the protobuf form; a state of a newer release counts as suspended."""
+    state = tenant.state if tenant.is_known else TenantState.SUSPENDED
     changed_at = Timestamp()
     changed_at.FromDatetime(tenant.changed_at)
     return pb.Tenant(
         id=tenant.id,
-        state=pb.TenantState.Value(f"TENANT_STATE_{tenant.state}"),
+        state=pb.TenantState.Value(f"TENANT_STATE_{state}"),
         version=tenant.version,
         reason=tenant.reason,
         plan=_plan_to_pb(tenant.plan),

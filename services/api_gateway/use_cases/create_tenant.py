@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from services.api_gateway.domain.api_key import PLATFORM
 from services.api_gateway.domain.roles import Role
 from services.api_gateway.domain.tenant import Plan, Tenant
 from services.api_gateway.use_cases.manage_keys import NewKeys
@@ -22,7 +23,7 @@ class CreateTenant:
     ) -> tuple[Tenant, str]:
         """Return the tenant and the key's text; raises AlreadyExists, InvalidArgument."""
         role = Role.PLATFORM_ADMIN if administers_platform else Role.ADMIN
-        key, text = self.new_keys.make(tenant, name="first", role=role)
+        key, text = self.new_keys.make(tenant, name="first", created_by=PLATFORM, role=role)
         async with self.store.changing() as tx:
             created = Tenant.created(tenant, plan or Plan(), at=tx.now)
             if not await tx.add(created, key):
@@ -50,7 +51,9 @@ class IssueTenantKey:
                 "keys of one's own tenant are made as its member",
                 detail={"kind": "tenant", "id": tenant},
             )
-        key, text = self.new_keys.make(tenant, name="issued by the platform", role=Role.ADMIN)
+        key, text = self.new_keys.make(
+            tenant, name="issued by the platform", created_by=PLATFORM, role=Role.ADMIN
+        )
         async with self.store.changing() as tx:
             (await tx.get(tenant)).check_kept()
             await tx.add_key(key)

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.api_gateway.domain.routing import RoutingTable
+from services.api_gateway.domain.routing import NoReplica, RoutingTable
 from services.chassis.clock import Clock
-from services.chassis.errors import ModelyardError, Unavailable
 from services.chassis.tenancy import TenantId
 
 
@@ -60,15 +59,15 @@ class Infer:
     ) -> InferenceResponse:
         """Return the replica's answer.
 
-        Raises NotFound for a deployment that the tenant has not, Unavailable when none of its
+        Raises NotFound for a deployment that the tenant has not, NoReplica when none of its
         replicas takes the request.
         """
         tried: frozenset[str] = frozenset()
-        failure: ModelyardError = Unavailable(f"deployment {name}")
+        failure = NoReplica(name)
         for _ in range(self.tries_max):
             try:
                 endpoint = self.routes.choose(tenant, name, tried=tried, at=self.clock.monotonic())
-            except Unavailable as error:
+            except NoReplica as error:
                 failure = error
                 break
             tried |= {endpoint.replica_id}

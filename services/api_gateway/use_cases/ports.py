@@ -17,7 +17,7 @@ from modelyard.scheduler.v1 import deployment_service_pb2 as deployments_pb
 from modelyard.scheduler.v1 import job_service_pb2 as jobs_pb
 from modelyard.scheduler.v1 import node_service_pb2 as nodes_pb
 
-from services.api_gateway.domain.api_key import ApiKey
+from services.api_gateway.domain.api_key import ApiKey, KeyPlace
 from services.api_gateway.domain.member import Member, Person
 from services.api_gateway.domain.rate_limit import RateDecision, RatePolicy
 from services.api_gateway.domain.tenant import Tenant
@@ -39,29 +39,28 @@ class KeyRepository(Protocol):
         """Store a locked key's end and successor."""
         ...
 
-    async def list(self, *, limit: int) -> Sequence[ApiKey]:
-        """Return the newest keys."""
+    async def find(self, key_id: str) -> ApiKey | None:
+        """Return a key, or None."""
+        ...
+
+    async def count_in_force(self, *, at: datetime) -> int:
+        """Return how many are neither revoked nor expired."""
+        ...
+
+    async def list(self, *, after: KeyPlace | None, at: datetime, limit: int) -> Sequence[ApiKey]:
+        """Return keys after a place, those in force first, and of each the newest."""
         ...
 
     async def revoke(self, key_id: str, *, at: datetime) -> None:
         """Put a key out of force; raises NotFound. Again: no change."""
         ...
 
-
-class KeyTransaction(Protocol):
-    """One transaction for one tenant."""
-
-    @property
-    def keys(self) -> KeyRepository:
-        """The tenant's keys."""
+    async def in_force_of(self, person: Person, *, at: datetime) -> Sequence[ApiKey]:
+        """Return the keys in force that somebody is behind, locked."""
         ...
 
-
-class UnitOfWork(Protocol):
-    """Opens transactions."""
-
-    def __call__(self, tenant: TenantId) -> AbstractAsyncContextManager[KeyTransaction]:
-        """One transaction; commits on a clean exit."""
+    async def revoke_all(self, key_ids: Sequence[str], *, at: datetime) -> None:
+        """Put keys out of force that this transaction has locked."""
         ...
 
 
@@ -77,7 +76,7 @@ class MemberRepository(Protocol):
     """A tenant's members."""
 
     async def locked_tenant(self) -> Tenant:
-        """Return the tenant, whose members nobody else adds meanwhile; raises NotFound."""
+        """Return the tenant, whose members nobody else changes meanwhile; raises NotFound."""
         ...
 
     async def find(self, person: Person) -> Member | None:
@@ -88,6 +87,10 @@ class MemberRepository(Protocol):
         """Return how many there are."""
         ...
 
+    async def has_administrator_beside(self, person: Person) -> bool:
+        """Tell whether somebody else administers the tenant, whoever their issuer is."""
+        ...
+
     async def add(self, member: Member) -> None:
         """Store a new member."""
         ...
@@ -96,8 +99,12 @@ class MemberRepository(Protocol):
         """Store a member that this transaction has found, with other roles."""
         ...
 
-    async def remove(self, person: Person) -> bool:
-        """Delete somebody's membership; False when there is none."""
+    async def remove(self, person: Person) -> None:
+        """Delete the membership of somebody whom this transaction has found."""
+        ...
+
+    async def removed_version_max(self) -> int:
+        """Return the greatest version of a member who was removed, 0 when nobody was."""
         ...
 
     async def page(self, *, after: Person | None, limit: int) -> Sequence[Member]:
@@ -105,8 +112,18 @@ class MemberRepository(Protocol):
         ...
 
 
-class MemberTransaction(Protocol):
+class Transaction(Protocol):
     """One transaction for one tenant."""
+
+    @property
+    def now(self) -> datetime:
+        """Return the one instant that this transaction stamps."""
+        ...
+
+    @property
+    def keys(self) -> KeyRepository:
+        """The tenant's keys."""
+        ...
 
     @property
     def members(self) -> MemberRepository:
@@ -114,10 +131,10 @@ class MemberTransaction(Protocol):
         ...
 
 
-class MemberUnitOfWork(Protocol):
-    """Opens transactions over members."""
+class UnitOfWork(Protocol):
+    """Opens transactions."""
 
-    def __call__(self, tenant: TenantId) -> AbstractAsyncContextManager[MemberTransaction]:
+    def __call__(self, tenant: TenantId) -> AbstractAsyncContextManager[Transaction]:
         """One transaction; commits on a clean exit."""
         ...
 
@@ -180,7 +197,7 @@ class TenantTransaction(Protocol):
         ...
 
     async def save(self, before: Tenant, after: Tenant) -> None:
-        """Store and publish a tenant that this transaction has read, if it has changed."""
+        """Store and publish a tenant that this transaction has read and changed."""
         ...
 
     async def locked_page(self, *, after: str, limit: int) -> Sequence[Tenant]:
@@ -267,6 +284,20 @@ class NodesClient(Protocol):
 
     async def list(self) -> nodes_pb.ListNodesResponse:
         """Show the nodes."""
+        ...
+
+    async def cordon(self, request: nodes_pb.CordonNodeRequest) -> nodes_pb.CordonNodeResponse:
+        """Place nothing new on a node."""
+        ...
+
+    async def drain(self, request: nodes_pb.DrainNodeRequest) -> nodes_pb.DrainNodeResponse:
+        """Move off what runs on a node."""
+        ...
+
+    async def uncordon(
+        self, request: nodes_pb.UncordonNodeRequest
+    ) -> nodes_pb.UncordonNodeResponse:
+        """Open a node again."""
         ...
 
 

@@ -31,7 +31,7 @@ class TenantStanding:
     async def __call__(self, tenant: TenantId) -> Tenant:
         """Return the tenant; raises Unauthenticated for one that is none, or none any more."""
         found = await self.tenants(tenant)
-        if found is None or found.is_purged:
+        if found is None or found.is_gone(at=self.clock.now()):
             raise Unauthenticated
         return found
 

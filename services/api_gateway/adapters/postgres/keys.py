@@ -1,12 +1,12 @@
 """Keys as rows; every query of a `Keys` is its tenant's."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import (
+    ColumnElement,
     DateTime,
     Interval,
     RowMapping,
@@ -14,16 +14,19 @@ from sqlalchemy import (
     bindparam,
     func,
     insert,
+    literal,
     select,
     text,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.api_gateway.adapters.postgres.tables import api_key_table
-from services.api_gateway.domain.api_key import ApiKey
-from services.api_gateway.domain.roles import Role
+from services.api_gateway.domain.api_key import ApiKey, KeyPlace
+from services.api_gateway.domain.member import Person
+from services.api_gateway.domain.roles import stored_role
 from services.chassis.db.unit_of_work import PostgresUnitOfWork
 from services.chassis.errors import NotFound
 from services.chassis.tenancy import TenantId
@@ -81,14 +84,37 @@ class Keys:
             .values(expires_at=key.expires_at, replaced_by=key.replaced_by)
         )
 
-    async def list(self, *, limit: int) -> Sequence[ApiKey]:
-        """Return the newest keys."""
+    async def find(self, key_id: str) -> ApiKey | None:
+        """Return a key, or None."""
         found = await self.connection.execute(
+            select(api_key_table).where(
+                api_key_table.c.tenant == self.tenant, api_key_table.c.id == key_id
+            )
+        )
+        row = found.mappings().one_or_none()
+        return None if row is None else from_row(row)
+
+    async def count_in_force(self, *, at: datetime) -> int:
+        """Count the rows."""
+        query = select(func.count()).select_from(api_key_table)
+        found = await self.connection.execute(
+            query.where(api_key_table.c.tenant == self.tenant, _is_in_force(at))
+        )
+        return int(found.scalar_one())
+
+    async def list(self, *, after: KeyPlace | None, at: datetime, limit: int) -> Sequence[ApiKey]:
+        """Return keys by their places, which are rows of two columns here."""
+        is_in_force, key_id = _is_in_force(at), api_key_table.c.id
+        query = (
             select(api_key_table)
             .where(api_key_table.c.tenant == self.tenant)
-            .order_by(api_key_table.c.id.desc())
+            .order_by(is_in_force.desc(), key_id.desc())
             .limit(limit)
         )
+        if after is not None:
+            place = tuple_(literal(after.is_in_force), literal(after.key_id))
+            query = query.where(tuple_(is_in_force, key_id) < place)
+        found = await self.connection.execute(query)
         return [from_row(row) for row in found.mappings()]
 
     async def revoke(self, key_id: str, *, at: datetime) -> None:
@@ -101,25 +127,28 @@ class Keys:
         if changed.rowcount == 0:
             raise NotFound("api key", key_id)
 
+    async def in_force_of(self, person: Person, *, at: datetime) -> Sequence[ApiKey]:
+        """Lock the rows in the order of their ids, as `write_uses` does."""
+        found = await self.connection.execute(
+            select(api_key_table)
+            .where(
+                api_key_table.c.tenant == self.tenant,
+                api_key_table.c.person_issuer == person.issuer,
+                api_key_table.c.person_subject == person.subject,
+                _is_in_force(at),
+            )
+            .order_by(api_key_table.c.id)
+            .with_for_update()
+        )
+        return [from_row(row) for row in found.mappings()]
 
-@dataclass(frozen=True, slots=True)
-class KeyTransaction:
-    """One tenant's transaction."""
-
-    keys: Keys
-
-
-@dataclass(frozen=True, slots=True)
-class KeyUnitOfWork:
-    """Opens a tenant's transactions."""
-
-    base: PostgresUnitOfWork
-
-    @asynccontextmanager
-    async def __call__(self, tenant: TenantId) -> AsyncIterator[KeyTransaction]:
-        """One transaction; commits on a clean exit."""
-        async with self.base(tenant) as tx:
-            yield KeyTransaction(Keys(tx.connection, tenant))
+    async def revoke_all(self, key_ids: Sequence[str], *, at: datetime) -> None:
+        """Set `revoked_at` of rows that `in_force_of` has locked."""
+        await self.connection.execute(
+            update(api_key_table)
+            .where(api_key_table.c.tenant == self.tenant, api_key_table.c.id.in_(key_ids))
+            .values(revoked_at=at)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +177,12 @@ class PostgresDirectory:
             )
 
 
+def _is_in_force(at: datetime) -> ColumnElement[bool]:
+    """Say `ApiKey.is_in_force` in SQL; never NULL, so that keys are ordered by it."""
+    columns = api_key_table.c
+    return columns.revoked_at.is_(None) & (columns.expires_at.is_(None) | (columns.expires_at > at))
+
+
 def to_row(key: ApiKey) -> dict[str, Any]:
     """Return the row of a key."""
     return {
@@ -162,11 +197,15 @@ def to_row(key: ApiKey) -> dict[str, Any]:
         "role": key.role,
         "last_used_at": key.last_used_at,
         "replaced_by": key.replaced_by,
+        "created_by": key.created_by,
+        "person_issuer": None if key.person is None else key.person.issuer,
+        "person_subject": None if key.person is None else key.person.subject,
     }
 
 
 def from_row(row: RowMapping) -> ApiKey:
     """Return the key of a row."""
+    issuer, subject = row["person_issuer"], row["person_subject"]
     return ApiKey(
         id=row["id"],
         tenant=TenantId(row["tenant"]),
@@ -176,7 +215,9 @@ def from_row(row: RowMapping) -> ApiKey:
         created_at=row["created_at"],
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
-        role=None if row["role"] is None else Role(row["role"]),
+        role=stored_role(row["role"]),
         last_used_at=row["last_used_at"],
         replaced_by=row["replaced_by"],
+        created_by=row["created_by"],
+        person=None if issuer is None else Person(issuer, subject),
     )

@@ -1,7 +1,6 @@
 """Members as rows; every query of a `Members` is its tenant's."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.api_gateway.adapters.postgres.tables import member_table, tenant_table
 from services.api_gateway.adapters.postgres.tenants import from_row as tenant_from_row
 from services.api_gateway.domain.member import Member, Person
-from services.api_gateway.domain.roles import Role
+from services.api_gateway.domain.roles import ADMINISTRATORS, Role
 from services.api_gateway.domain.tenant import Tenant
 from services.chassis.db.unit_of_work import PostgresUnitOfWork
 from services.chassis.errors import NotFound
@@ -49,6 +48,16 @@ class Members:
         found = await self.connection.execute(query.where(_COLUMNS.tenant == self.tenant))
         return int(found.scalar_one())
 
+    async def has_administrator_beside(self, person: Person) -> bool:
+        """Look for a row of somebody else with such a role."""
+        beside = select(member_table).where(
+            _COLUMNS.tenant == self.tenant,
+            _COLUMNS.roles.overlap(sorted(ADMINISTRATORS)),
+            tuple_(_COLUMNS.issuer, _COLUMNS.subject) != (person.issuer, person.subject),
+        )
+        found = await self.connection.execute(select(beside.exists()))
+        return bool(found.scalar_one())
+
     async def add(self, member: Member) -> None:
         """Insert a member."""
         assert member.tenant == self.tenant
@@ -61,10 +70,26 @@ class Members:
             update(member_table).where(*self._is(member.person)).values(**to_row(member))
         )
 
-    async def remove(self, person: Person) -> bool:
-        """Delete somebody's row; False when there is none."""
-        deleted = await self.connection.execute(delete(member_table).where(*self._is(person)))
-        return deleted.rowcount > 0
+    async def remove(self, person: Person) -> None:
+        """Delete somebody's row, and keep its version in the tenant's."""
+        deleted = await self.connection.execute(
+            delete(member_table).where(*self._is(person)).returning(_COLUMNS.version)
+        )
+        kept = tenant_table.c.removed_member_version_max
+        await self.connection.execute(
+            update(tenant_table)
+            .where(tenant_table.c.id == self.tenant)
+            .values({kept: func.greatest(kept, deleted.scalar_one())})
+        )
+
+    async def removed_version_max(self) -> int:
+        """Read it from the tenant's row."""
+        found = await self.connection.execute(
+            select(tenant_table.c.removed_member_version_max).where(
+                tenant_table.c.id == self.tenant
+            )
+        )
+        return int(found.scalar_one())
 
     async def page(self, *, after: Person | None, limit: int) -> Sequence[Member]:
         """Return members by issuer and subject, after this one."""
@@ -81,26 +106,6 @@ class Members:
             _COLUMNS.issuer == person.issuer,
             _COLUMNS.subject == person.subject,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class MemberTransaction:
-    """One tenant's transaction."""
-
-    members: Members
-
-
-@dataclass(frozen=True, slots=True)
-class MemberUnitOfWork:
-    """Opens a tenant's transactions."""
-
-    base: PostgresUnitOfWork
-
-    @asynccontextmanager
-    async def __call__(self, tenant: TenantId) -> AsyncIterator[MemberTransaction]:
-        """One transaction; commits on a clean exit."""
-        async with self.base(tenant) as tx:
-            yield MemberTransaction(Members(tx.connection, tenant))
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ tenant_table = Table(
     Column("plan", JSONB, nullable=False, server_default="{}"),
     Column("changed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("purge_at", DateTime(timezone=True)),
+    Column("removed_member_version_max", BigInteger, nullable=False, server_default="0"),
     Index("ix_tenant_purge_at", "purge_at", postgresql_where=text("state = 'DELETING'")),
 )
 
@@ -62,5 +63,11 @@ api_key_table = Table(
     Column("role", Text),
     Column("last_used_at", DateTime(timezone=True)),
     Column("replaced_by", Text),
+    Column("created_by", Text),
+    Column("person_issuer", Text),
+    Column("person_subject", Text),
     Index("ix_api_key_tenant_id", "tenant", "id"),
 )
+key_ended_at = func.least(api_key_table.c.revoked_at, api_key_table.c.expires_at)
+"""From when on a key is not in force; NULL: it is for ever."""
+Index("ix_api_key_ended_at", key_ended_at, api_key_table.c.id)

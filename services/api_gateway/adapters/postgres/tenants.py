@@ -62,9 +62,7 @@ class TenantChanges:
         return from_row(row)
 
     async def save(self, before: Tenant, after: Tenant) -> None:
-        """Store and publish a tenant that this transaction has locked, if it has changed."""
-        if after == before:
-            return
+        """Store and publish a tenant that this transaction has locked."""
         assert after.version == before.version + 1, "a change has a version of its own"
         await self.inner.connection.execute(
             update(tenant_table).where(tenant_table.c.id == after.id).values(**to_row(after))
@@ -77,13 +75,16 @@ class TenantChanges:
         return [from_row(row) for row in (await self.inner.connection.execute(query)).mappings()]
 
     async def due(self, *, at: datetime, limit: int) -> Sequence[Tenant]:
-        """Return tenants whose grace is over by then, locked, the longest since first."""
+        """Return tenants whose grace is over by then, locked, the longest since first.
+
+        Those that somebody has locked are passed over, here and below: they hold up no others.
+        """
         query = (
             select(tenant_table)
             .where(tenant_table.c.state == TenantState.DELETING, tenant_table.c.purge_at <= at)
-            .order_by(tenant_table.c.purge_at)
+            .order_by(tenant_table.c.purge_at, tenant_table.c.id)
             .limit(limit)
-            .with_for_update()
+            .with_for_update(skip_locked=True)
         )
         return [from_row(row) for row in (await self.inner.connection.execute(query)).mappings()]
 
@@ -93,7 +94,9 @@ class TenantChanges:
             select(api_key_table.c.id)
             .join(tenant_table, tenant_table.c.id == api_key_table.c.tenant)
             .where(tenant_table.c.state == TenantState.PURGED)
+            .order_by(api_key_table.c.tenant, api_key_table.c.id)
             .limit(limit)
+            .with_for_update(of=api_key_table, skip_locked=True)
         )
         deleted = await self.inner.connection.execute(
             delete(api_key_table).where(api_key_table.c.id.in_(some))
@@ -107,7 +110,9 @@ class TenantChanges:
             select(*names)
             .join(tenant_table, tenant_table.c.id == member_table.c.tenant)
             .where(tenant_table.c.state == TenantState.PURGED)
+            .order_by(*names)
             .limit(limit)
+            .with_for_update(of=member_table, skip_locked=True)
         )
         deleted = await self.inner.connection.execute(
             delete(member_table).where(tuple_(*names).in_(some))
@@ -120,6 +125,7 @@ class TenantChanges:
 
     def emit(self, tenant: Tenant) -> None:
         """Publish the tenant as it is if and only if this transaction commits."""
+        assert tenant.is_known, "it is told by a release that knows its state"
         self.inner.emit(self.event_of(tenant))
 
 
@@ -177,7 +183,7 @@ def from_row(row: RowMapping) -> Tenant:
     """Return the tenant of a row; what a newer release put in the plan is passed over."""
     return Tenant(
         id=TenantId(row["id"]),
-        state=TenantState(row["state"]),
+        state=TenantState.stored(row["state"]),
         version=row["version"],
         reason=row["reason"],
         created_at=row["created_at"],

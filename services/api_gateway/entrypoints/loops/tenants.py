@@ -1,8 +1,8 @@
 """Ending tenants whose grace is over, and telling all tenants again.
 
 Owns: when that happens. All are told when this process begins to hold the lease `tenants`, and
-every interval; keys and members of purged tenants are looked for then, too, and after each end. A
-failed turn is told and tried again at the next look.
+every interval; keys and members of purged tenants are looked for as often, and after each end. What
+failed is told and tried again at the next look; neither makes the other happen again.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from services.chassis.db.lease import HeldLease, LeaseKeeper, Recurrence
 from services.chassis.errors import ModelyardError
 from services.chassis.waiting import is_set_within
 
-_LOOK_S: Final = 1.0
+_LOOK_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,9 @@ class TenantsLoop:
 
     purge: PurgeTenants
     republish: RepublishTenants
-    recurrence: Recurrence
+    purging: Recurrence
+    """Of looking for what purged tenants have left."""
+    republication: Recurrence
     lease: LeaseKeeper
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -40,28 +42,26 @@ class TenantsLoop:
         held = self.lease.held
         if held is None:
             return
-        is_due = self.recurrence.is_due(held)
-        is_purged = True
         try:
-            if await self._purge(held) or is_due:
-                await self.purge.delete_rest(held)
+            await self._purge(held)
         except ModelyardError as error:
-            is_purged = False
             logger.warning("tenants not purged", error=error.message)
-        if is_due and await self._publish(held) and is_purged:
-            self.recurrence.done(held)
+        try:
+            await self._publish(held)
+        except ModelyardError as error:
+            logger.warning("tenants not published again", error=error.message)
 
-    async def _purge(self, held: HeldLease) -> int:
+    async def _purge(self, held: HeldLease) -> None:
         count = await self.purge(held)
         if count:
             logger.info("tenants purged", tenants_count=count)
-        return count
+            self.purging.bring_forward()
+        if self.purging.is_due(held):
+            await self.purge.delete_rest(held)
+            self.purging.done(held)
 
-    async def _publish(self, held: HeldLease) -> bool:
-        try:
+    async def _publish(self, held: HeldLease) -> None:
+        if self.republication.is_due(held):
             count = await self.republish(held)
-        except ModelyardError as error:
-            logger.warning("tenants not published again", error=error.message)
-            return False
-        logger.info("tenants published again", tenants_count=count)
-        return True
+            logger.info("tenants published again", tenants_count=count)
+            self.republication.done(held)

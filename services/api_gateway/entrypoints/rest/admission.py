@@ -1,17 +1,16 @@
 """Who may enter, and how often: one ASGI middleware before every route.
 
 Steps: public paths pass; the credential, and the tenant that the request names, become a principal;
-the tenant's rate is counted, by its
-plan if that says how much; a suspended tenant may only read; the rest of the application runs as
-that principal, so that calls inward carry its token. A refused credential counts against its
-network address, and the key that it names, instead. Decided on headers alone, before the body is
-read.
+the tenant's rate is counted, by its plan if that says how much; a suspended tenant may only read;
+the rest of the application runs as that principal, so that calls inward carry its token. Who is
+refused before it is known for which tenant they come counts against their network address, and the
+key that they name, instead. Decided on headers alone, before the body is read.
 """
 
 from dataclasses import dataclass, replace
 from typing import Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.api_gateway.domain.member import TENANT_HEADER
@@ -21,7 +20,8 @@ from services.api_gateway.entrypoints.rest.access import PUBLIC
 from services.api_gateway.entrypoints.rest.dependencies import Gateway
 from services.api_gateway.entrypoints.rest.problems import problem_response
 from services.api_gateway.entrypoints.rest.refusals import Refusals, refuse_excess, source_of
-from services.chassis.errors import ModelyardError, Unauthenticated
+from services.api_gateway.entrypoints.rest.tracing import caller_is_known
+from services.chassis.errors import InvalidArgument, ModelyardError, Unauthenticated
 from services.chassis.rpc.context import acting_as
 from services.chassis.tenancy import Principal, TenantId, tenant_id
 
@@ -53,12 +53,13 @@ class Admission:
 
     async def _admit(self, scope: Scope, headers: Headers) -> tuple[Principal, RateDecision]:
         authenticate, source = self.gateway.authenticate, source_of(scope)
-        authorization, named = headers.get("authorization"), _tenant_named(headers)
+        authorization = headers.get("authorization")
         self.refusals.check(source, is_known=lambda: authenticate.remembers(authorization))
         try:
-            principal = await authenticate(authorization, tenant=named)
+            principal = await authenticate(authorization, tenant=_tenant_named(headers))
+            caller_is_known(scope, principal)
             tenant = await self.gateway.standing(principal.tenant)
-        except Unauthenticated:
+        except (Unauthenticated, InvalidArgument):
             await self.refusals.count(source, authorization)
             raise
         policy = _policy_of(tenant, default=self.gateway.policies.tenant)
@@ -70,8 +71,10 @@ class Admission:
 
 
 def _tenant_named(headers: Headers) -> TenantId | None:
-    text = headers.get(TENANT_HEADER)
-    return None if text is None else tenant_id(text, field=TENANT_HEADER)
+    named = headers.getlist(TENANT_HEADER)
+    if len(named) > 1:
+        raise InvalidArgument(TENANT_HEADER, "must be sent once")
+    return tenant_id(named[0], field=TENANT_HEADER) if named else None
 
 
 def _policy_of(tenant: Tenant, *, default: RatePolicy) -> RatePolicy:
@@ -82,9 +85,11 @@ def _policy_of(tenant: Tenant, *, default: RatePolicy) -> RatePolicy:
 def _with_rate_headers(send: Send, decision: RateDecision) -> Send:
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            headers["RateLimit-Policy"] = decision.policy.header
-            headers["RateLimit"] = decision.header
+            message["headers"] = [
+                *message["headers"],
+                (b"ratelimit-policy", decision.policy.header.encode()),
+                (b"ratelimit", decision.header.encode()),
+            ]
         await send(message)
 
     return send_with_headers

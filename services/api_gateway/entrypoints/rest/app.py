@@ -9,7 +9,7 @@ from services.api_gateway.entrypoints.rest.artifacts import artifacts_router
 from services.api_gateway.entrypoints.rest.body_limit import BodyLimit
 from services.api_gateway.entrypoints.rest.dependencies import Gateway
 from services.api_gateway.entrypoints.rest.deployments import deployments_router
-from services.api_gateway.entrypoints.rest.description import PROBLEMS, complete_description
+from services.api_gateway.entrypoints.rest.description import complete_description
 from services.api_gateway.entrypoints.rest.inference import inference_router
 from services.api_gateway.entrypoints.rest.jobs import jobs_router
 from services.api_gateway.entrypoints.rest.logs import logs_router
@@ -34,18 +34,10 @@ def build_app(edge: Gateway, *, ids: Ids) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
         # A redirect to add or drop a slash would go to whatever host the caller named.
         redirect_slashes=False,
-        responses=dict(PROBLEMS),
-        telemetry={
-            "tracer_provider": edge.tracer_provider,
-            "operation_spans": False,
-            "metrics": False,
-            # Bodies and stack traces stay out of telemetry: they may hold a tenant's data.
-            "logs": False,
-            "exclude": lambda scope: scope["path"] in {"/livez", "/readyz", "/healthz", "/metrics"},
-        },
+        # Spans are `tracing`'s, and the rest is not looked for either.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.gateway = edge
-    app.state.limiter = edge.burst_limiter
     for router in (
         jobs_router(edge),
         logs_router(edge),
@@ -60,7 +52,8 @@ def build_app(edge: Gateway, *, ids: Ids) -> FastAPI:
         whoami_router(edge),
         operations_router(),
     ):
-        app.include_router(router)
+        # As they are: `include_router` would look for the route of each request twice.
+        app.router.routes.extend(router.routes)
     check_declared(app.routes)
     complete_description(app)
     add_problem_handlers(app, ids=ids)

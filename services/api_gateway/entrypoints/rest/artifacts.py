@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from services.api_gateway.entrypoints.rest.access import needs
+from services.api_gateway.entrypoints.rest.access import needs, noun_router
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.chassis.errors import InvalidArgument, PayloadTooLarge
 
@@ -23,7 +23,7 @@ class Artifact(BaseModel):
 
 def artifacts_router(edge: Gateway) -> APIRouter:
     """Return the routes on artifacts."""
-    router = APIRouter(prefix="/v1/artifacts", tags=["artifacts"])
+    router = noun_router("/v1/artifacts", tag="artifacts")
     burst = edge.burst_limiter.limit(edge.policies.burst)
 
     @router.post(

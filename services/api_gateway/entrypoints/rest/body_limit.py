@@ -7,7 +7,6 @@ counted. Uploads of artifacts are bounded by their route, which streams them.
 from dataclasses import dataclass
 from typing import Final
 
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,8 +30,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         bytes_max = self.policies.bytes_max_of(scope["path"])
-        announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > bytes_max:
+        if _announced(scope) > bytes_max:
             too_large = PayloadTooLarge("body", bytes_max=bytes_max)
             await problem_response(too_large, path=scope["path"])(scope, receive, send)
             return
@@ -48,3 +46,11 @@ class BodyLimit:
             return message
 
         await self.app(scope, receive_bounded, send)
+
+
+def _announced(scope: Scope) -> int:
+    """Return the length that the headers tell, 0 where they tell none."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from fastapi import Request
-from opentelemetry.trace import TracerProvider
 from slowapi import Limiter
 
 from services.api_gateway.domain.rate_limit import RatePolicy
@@ -82,7 +81,6 @@ class Gateway:
     policies: EdgePolicies
     readiness: Readiness
     clock: Clock
-    tracer_provider: TracerProvider
 
 
 def gateway(request: Request) -> Gateway:

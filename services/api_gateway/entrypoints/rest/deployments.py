@@ -8,10 +8,11 @@ from modelyard.scheduler.v1 import deployment_pb2 as pb
 from modelyard.scheduler.v1 import deployment_service_pb2 as service_pb
 from pydantic import BaseModel, Field
 
-from services.api_gateway.entrypoints.rest.access import needs
+from services.api_gateway.entrypoints.rest.access import needs, noun_router
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.entrypoints.rest.fields import Body, IdempotencyKey, Resources, instant
 from services.api_gateway.entrypoints.rest.paging import PageSize, PageToken, page_request
+from services.api_gateway.entrypoints.rest.versions import TAGGED, IfVersion, tag
 
 DeploymentRef = Annotated[str, Path(pattern=r"^[a-z0-9_-]{1,64}$", description="Id or name.")]
 DeploymentState = Literal["PREPARING", "SERVING", "DELETING", "DELETED"]
@@ -117,11 +118,15 @@ class DeploymentPage(BaseModel):
 
 def deployments_router(edge: Gateway) -> APIRouter:
     """Return the routes on deployments."""
-    router = APIRouter(prefix="/v1/deployments", tags=["deployments"])
+    router = noun_router("/v1/deployments", tag="deployments")
     burst = edge.burst_limiter.limit(edge.policies.burst)
 
     @router.post(
-        "", status_code=202, response_model=Deployment, dependencies=[needs("deployments:write")]
+        "",
+        status_code=202,
+        response_model=Deployment,
+        dependencies=[needs("deployments:write")],
+        responses={202: {**TAGGED}},
     )
     @burst
     async def create_deployment(
@@ -135,7 +140,7 @@ def deployments_router(edge: Gateway) -> APIRouter:
             service_pb.CreateDeploymentRequest(spec=body.to_pb()), key=idempotency_key
         )
         response.headers["Location"] = f"/v1/deployments/{answer.deployment.spec.name}"
-        return Deployment.from_pb(answer.deployment)
+        return _shown(answer.deployment, response)
 
     @router.get("", response_model=DeploymentPage, dependencies=[needs("deployments:read")])
     @burst
@@ -152,28 +157,45 @@ def deployments_router(edge: Gateway) -> APIRouter:
         )
 
     @router.get(
-        "/{deployment}", response_model=Deployment, dependencies=[needs("deployments:read")]
+        "/{deployment}",
+        response_model=Deployment,
+        dependencies=[needs("deployments:read")],
+        responses={200: {**TAGGED}},
     )
     @burst
-    async def get_deployment(request: Request, deployment: DeploymentRef) -> Deployment:
+    async def get_deployment(
+        request: Request, response: Response, deployment: DeploymentRef
+    ) -> Deployment:
         """Show one deployment."""
         answer = await gateway(request).deployments.get(
             service_pb.GetDeploymentRequest(deployment=deployment)
         )
-        return Deployment.from_pb(answer.deployment)
+        return _shown(answer.deployment, response)
 
     @router.delete(
         "/{deployment}",
         status_code=202,
         response_model=Deployment,
         dependencies=[needs("deployments:write")],
+        responses={202: {**TAGGED}},
     )
     @burst
-    async def delete_deployment(request: Request, deployment: DeploymentRef) -> Deployment:
-        """Take a deployment out of routing, then stop its replicas."""
+    async def delete_deployment(
+        request: Request, response: Response, deployment: DeploymentRef, if_version: IfVersion
+    ) -> Deployment:
+        """Take a deployment out of routing, then stop its replicas.
+
+        Its `version` grows with its state, too: whoever read it before a replica answered has an
+        older one.
+        """
         answer = await gateway(request).deployments.delete(
-            service_pb.DeleteDeploymentRequest(deployment=deployment)
+            service_pb.DeleteDeploymentRequest(deployment=deployment, if_version=if_version or 0)
         )
-        return Deployment.from_pb(answer.deployment)
+        return _shown(answer.deployment, response)
 
     return router
+
+
+def _shown(deployment: pb.Deployment, response: Response) -> Deployment:
+    tag(response, deployment.version)
+    return Deployment.from_pb(deployment)

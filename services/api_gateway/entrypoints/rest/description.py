@@ -32,6 +32,10 @@ _PROBLEM: Final[Mapping[str, Any]] = {
                 "properties": {"field": {"type": "string"}, "problem": {"type": "string"}},
             },
         },
+        "current_version": {
+            "type": "integer",
+            "description": "With `VERSION_MISMATCH`: the version that there is, if any.",
+        },
         "retry_after": {"type": "integer", "description": "Seconds."},
         "error": {"type": "string", "description": "On /v2: the detail again."},
     },

@@ -1,7 +1,7 @@
 """Field types that several nouns share, each with its bound."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, get_args
+from typing import Annotated, Final, get_args
 
 from fastapi import Header, Path
 from google.protobuf.duration_pb2 import Duration
@@ -11,9 +11,18 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 Id = Annotated[str, Path(pattern=r"^[a-z0-9_-]{1,64}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+STORABLE: Final = r"^[^\x00]*$"
+"""Text that a database takes: without NUL."""
 Labels = Annotated[
-    dict[Annotated[str, Field(min_length=1, max_length=63)], Annotated[str, Field(max_length=256)]],
-    Field(max_length=64),
+    dict[
+        Annotated[str, Field(min_length=1, max_length=63, pattern=STORABLE)],
+        Annotated[str, Field(max_length=256, pattern=STORABLE)],
+    ],
+    Field(
+        max_length=64,
+        # Pydantic writes a key's pattern as one that keys may have, not as one that they must have.
+        json_schema_extra={"propertyNames": {"minLength": 1, "maxLength": 63, "pattern": STORABLE}},
+    ),
 ]
 IdempotencyKey = Annotated[
     str | None,
@@ -36,7 +45,8 @@ def _iso_8601(value: object) -> object:
 
 IsoDuration = Annotated[timedelta, BeforeValidator(_iso_8601)]
 """A duration in a query."""
-PROTO_INT64_MAX = 2**63 - 1
+INTEGER_MAX = 2**53 - 1
+"""The largest that every reader of JSON takes exactly (RFC 8259, section 6)."""
 MEMORY_BYTES_MIN = 6 << 20
 """Docker's engine needs it for a container; the scheduler has the same for every runtime."""
 
@@ -103,7 +113,7 @@ class StoredFile(Body):
     """One file of an artifact: a relative path and its content by digest."""
 
     path: str = Field(min_length=1, max_length=1024)
-    size_bytes: int = Field(ge=0, le=PROTO_INT64_MAX)
+    size_bytes: int = Field(ge=0, le=INTEGER_MAX)
     digest: Digest
 
     def to_pb(self) -> files_pb2.FileEntry:

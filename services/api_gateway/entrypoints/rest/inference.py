@@ -1,17 +1,23 @@
 """`/v2`: the Open Inference Protocol over REST; the deployment's name is the model's name.
 
-Bodies pass through as bytes, binary tensors too. Source:
-https://github.com/kserve/open-inference-protocol (inference_rest.md).
+Bodies pass through as bytes, binary tensors too; those of failures are read (`replica_answers`).
+Source: https://github.com/kserve/open-inference-protocol (inference_rest.md).
 """
 
+import asyncio
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, Response
+from modelyard.scheduler.v1 import deployment_service_pb2 as pb
+from modelyard.scheduler.v1.deployment_pb2 import REPLICA_STATE_READY, ReplicaState
 
-from services.api_gateway.entrypoints.rest.access import needs
+from services.api_gateway.domain.routing import NoReplica
+from services.api_gateway.entrypoints.rest.access import needs, noun_router
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
+from services.api_gateway.entrypoints.rest.replica_answers import response_of
 from services.api_gateway.use_cases.infer import InferenceRequest
+from services.chassis.errors import ModelyardError
 from services.chassis.tenancy import Principal
 
 _PASSED_ON: Final = frozenset(
@@ -23,6 +29,9 @@ _PASSED_ON: Final = frozenset(
         "inference-header-content-length",
     }
 )
+_WHY_WAIT_MAX_S: Final = 1.0
+"""The refusal is not held up for longer by the question for its reason."""
+_REASONS_MAX: Final = 3
 Caller = Annotated[Principal, needs("inference")]
 ModelName = Annotated[str, Path(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Version = Annotated[str, Path(pattern=r"^[0-9]{1,18}$")]
@@ -30,7 +39,7 @@ Version = Annotated[str, Path(pattern=r"^[0-9]{1,18}$")]
 
 def inference_router(edge: Gateway) -> APIRouter:
     """Return the protocol's routes."""
-    router = APIRouter(prefix="/v2", tags=["inference"])
+    router = noun_router("/v2", tag="inference")
 
     @router.get("/health/live")
     async def server_live() -> dict[str, bool]:
@@ -81,14 +90,33 @@ def inference_router(edge: Gateway) -> APIRouter:
 
 
 async def _pass(request: Request, principal: Principal, path: str, model: str) -> Response:
-    answer = await gateway(request).infer(
-        principal.tenant,
-        model,
-        InferenceRequest(
-            method=request.method,
-            path=path,
-            headers={k: v for k, v in request.headers.items() if k in _PASSED_ON},
-            body=await request.body(),
-        ),
-    )
-    return Response(answer.body, status_code=answer.status, headers=dict(answer.headers))
+    edge = gateway(request)
+    try:
+        answer = await edge.infer(
+            principal.tenant,
+            model,
+            InferenceRequest(
+                method=request.method,
+                path=path,
+                headers={k: v for k, v in request.headers.items() if k in _PASSED_ON},
+                body=await request.body(),
+            ),
+        )
+    except NoReplica as error:
+        raise NoReplica(model, because=await _why_none(edge, model)) from error
+    return response_of(answer, deployment=model, path=path)
+
+
+async def _why_none(edge: Gateway, model: str) -> str:
+    """Return what a deployment's replicas wait for, where its owner soon tells this caller."""
+    try:
+        async with asyncio.timeout(_WHY_WAIT_MAX_S):
+            found = await edge.deployments.get(pb.GetDeploymentRequest(deployment=model))
+    except (ModelyardError, TimeoutError):
+        return ""
+    waiting = {
+        f"{ReplicaState.Name(each.state).removeprefix('REPLICA_STATE_')}: {each.reason}"
+        for each in found.deployment.replicas
+        if each.state != REPLICA_STATE_READY
+    }
+    return "; ".join(sorted(waiting)[:_REASONS_MAX])

@@ -1,14 +1,14 @@
 """`/v1/jobs`: submit, show, list, cancel."""
 
 from datetime import datetime, timedelta
-from typing import Annotated, Literal, cast
+from typing import Annotated, Final, Literal, cast
 
 from fastapi import APIRouter, Query, Request, Response
 from modelyard.scheduler.v1 import job_pb2 as pb
 from modelyard.scheduler.v1 import job_service_pb2 as service_pb
 from pydantic import BaseModel, Field
 
-from services.api_gateway.entrypoints.rest.access import needs
+from services.api_gateway.entrypoints.rest.access import needs, noun_router
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.entrypoints.rest.fields import (
     Body,
@@ -34,7 +34,9 @@ JobState = Literal[
     "CANCELLED",
 ]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
+RetryReason = Literal["killed", "out_of_memory", "outputs", "run_timeout"]
 _STATE_PREFIX = "JOB_STATE_"
+_TIMEOUTS: Final = ("queue", "start", "run", "stop_grace")
 
 
 class JobInput(Body):
@@ -57,24 +59,64 @@ class JobOutput(Body):
 class JobTimeouts(Body):
     """Bounds on a job's phases, as ISO 8601 durations."""
 
+    queue: timedelta | None = Field(
+        default=None,
+        gt=timedelta(0),
+        le=timedelta(days=30),
+        description="In line, the pause before a retry not counted; absent: however long.",
+    )
+    start: timedelta | None = Field(
+        default=None,
+        gt=timedelta(0),
+        le=timedelta(days=1),
+        description="From its admission to its first instruction; absent: as long as its node "
+        "tries.",
+    )
     run: timedelta | None = Field(default=None, gt=timedelta(0), le=timedelta(days=30))
     stop_grace: timedelta | None = Field(default=None, ge=timedelta(0), le=timedelta(hours=1))
 
     def to_pb(self) -> pb.JobTimeouts:
         """Return the protobuf form; what is absent stays absent."""
-        return pb.JobTimeouts(
-            run=None if self.run is None else duration_pb(self.run),
-            stop_grace=None if self.stop_grace is None else duration_pb(self.stop_grace),
-        )
+        given = {name: length for name in _TIMEOUTS if (length := getattr(self, name)) is not None}
+        return pb.JobTimeouts(**{name: duration_pb(length) for name, length in given.items()})
 
     @staticmethod
     def from_pb(timeouts: pb.JobTimeouts) -> "JobTimeouts":
         """Return the JSON form."""
         return JobTimeouts.model_construct(
-            run=timeouts.run.ToTimedelta() if timeouts.HasField("run") else None,
-            stop_grace=(
-                timeouts.stop_grace.ToTimedelta() if timeouts.HasField("stop_grace") else None
-            ),
+            **{
+                name: getattr(timeouts, name).ToTimedelta() if timeouts.HasField(name) else None
+                for name in _TIMEOUTS
+            }
+        )
+
+
+class JobRetries(Body):
+    """When a job is tried again: after the platform's own failures always, else as said here."""
+
+    count_max: int = Field(default=3, ge=0, le=10, description="After its first attempt; 0: never.")
+    reasons: list[RetryReason] = Field(
+        default_factory=list, max_length=4, description="Further failures worth another try."
+    )
+    exit_codes: list[Annotated[int, Field(ge=1, le=255)]] = Field(
+        default_factory=list,
+        max_length=32,
+        description="The program's own that mean that another try may succeed.",
+    )
+
+    def to_pb(self) -> pb.JobRetries:
+        """Return the protobuf form."""
+        return pb.JobRetries(
+            count_max=self.count_max, reasons=self.reasons, exit_codes=self.exit_codes
+        )
+
+    @staticmethod
+    def from_pb(retries: pb.JobRetries) -> "JobRetries":
+        """Return the JSON form."""
+        return JobRetries.model_construct(
+            count_max=retries.count_max,
+            reasons=cast("list[RetryReason]", list(retries.reasons)),
+            exit_codes=list(retries.exit_codes),
         )
 
 
@@ -88,11 +130,12 @@ class JobSpec(Body):
         Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)],
         Annotated[str, Field(max_length=32_768)],
     ] = Field(default_factory=dict, max_length=256)
-    source_digest: Digest | Literal[""] = ""
+    source_digest: str = Field(default="", pattern=r"^(sha256:[0-9a-f]{64})?$")
     inputs: list[JobInput] = Field(default_factory=list, max_length=64)
     outputs: list[JobOutput] = Field(default_factory=list, max_length=64)
     resources: Resources = Field(default_factory=Resources)
     timeouts: JobTimeouts = Field(default_factory=JobTimeouts)
+    retries: JobRetries = Field(default_factory=JobRetries)
     priority: int = Field(default=50, ge=0, le=100)
     labels: Labels = Field(default_factory=dict)
 
@@ -111,6 +154,7 @@ class JobSpec(Body):
             ],
             resources=self.resources.to_pb(),
             timeouts=self.timeouts.to_pb(),
+            retries=self.retries.to_pb(),
             priority=self.priority,
             labels=self.labels,
         )
@@ -131,6 +175,7 @@ class JobSpec(Body):
             ],
             resources=Resources.from_pb(spec.resources),
             timeouts=JobTimeouts.from_pb(spec.timeouts),
+            retries=JobRetries.from_pb(spec.retries),
             priority=spec.priority,
             labels=dict(spec.labels),
         )
@@ -152,6 +197,7 @@ class JobFailure(BaseModel):
     message: str
     exit_code: int | None
     last_lines: str
+    """Of its standard error, of its output where it wrote nothing there; 4 KiB at most."""
 
 
 class Job(BaseModel):
@@ -171,6 +217,10 @@ class Job(BaseModel):
     started_at: datetime | None
     ended_at: datetime | None
     trace_id: str
+    retry_count: int = Field(description="How many of its attempts were retries.")
+    retry_at: datetime | None = Field(
+        description="When its last retry could begin; while QUEUED before that it waits for that."
+    )
 
     @staticmethod
     def from_pb(job: pb.Job) -> "Job":
@@ -190,6 +240,8 @@ class Job(BaseModel):
             started_at=instant_if_set(job.started_at),
             ended_at=instant_if_set(job.ended_at),
             trace_id=job.trace_id,
+            retry_count=job.retry_count,
+            retry_at=instant_if_set(job.retry_at),
         )
 
 
@@ -208,7 +260,7 @@ class Cancellation(Body):
 
 def jobs_router(edge: Gateway) -> APIRouter:
     """Return the routes on jobs."""
-    router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+    router = noun_router("/v1/jobs", tag="jobs")
     burst = edge.burst_limiter.limit(edge.policies.burst)
 
     @router.post("", status_code=202, response_model=Job, dependencies=[needs("jobs:write")])

@@ -2,23 +2,32 @@
 
 The position `<attempt>.<sequence>` is the id of each event, so that a client that lost its
 connection goes on from `Last-Event-ID` without gap or repeat.
+
+An event `quiet` says that there was no output for a while: who follows may look why.
+
+The log collector knows the attempts that there are, the scheduler whether another one follows: the
+output of a job that is to be tried again is not complete.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal
+from enum import Enum
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from modelyard.logs.v1 import log_record_pb2 as pb
 from modelyard.logs.v1 import log_service_pb2 as service_pb
 from modelyard.scheduler.v1 import deployment_service_pb2 as deployments_pb
+from modelyard.scheduler.v1 import job_pb2 as job_pb
 from modelyard.scheduler.v1 import job_service_pb2 as jobs_pb
 from pydantic import BaseModel, Field
 
-from services.api_gateway.entrypoints.rest.access import needs
+from services.api_gateway.entrypoints.rest.access import needs, noun_router
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.entrypoints.rest.fields import Body, Id, instant
 from services.chassis.errors import ModelyardError
@@ -28,11 +37,42 @@ Stream = Literal["stdout", "stderr"]
 EVENT_STREAM = "text/event-stream"
 
 
+_TERMINAL: Final = frozenset(
+    {job_pb.JOB_STATE_SUCCEEDED, job_pb.JOB_STATE_FAILED, job_pb.JOB_STATE_CANCELLED}
+)
+_PAUSE_MIN_S: Final = 0.05
+_PAUSE_MAX_S: Final = 1.0
+_LOOKS_MAX: Final = 15
+"""At a job that waits for another attempt, in about 11 s; then the client is to come again."""
+
+_Answers = AsyncGenerator[service_pb.FollowLogsResponse, None]
+
+
+class _Next(Enum):
+    """What comes after the output of the attempts that there were."""
+
+    ATTEMPT = 1
+    NOTHING = 2
+    UNDECIDED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """Whose output is read."""
+
+    id: str
+    may_print_more: bool
+    """Though all of its attempts may have ended."""
+    follow: Callable[[Gateway, service_pb.FollowLogsRequest], _Answers]
+
+
 class LogQuery(Body):
     """Which output."""
 
     after: str = Field(
-        default="", pattern=r"^(\d{1,9}\.\d{1,18})?$", description="Position: attempt.sequence."
+        default="",
+        pattern=r"^([0-9]{1,9}\.[0-9]{1,18})?$",
+        description="Position: attempt.sequence.",
     )
     follow: bool = Field(default=False, description="Live, as server-sent events.")
     contains: str = Field(default="", max_length=500)
@@ -82,26 +122,30 @@ class LogPage(BaseModel):
 
 def logs_router(edge: Gateway) -> APIRouter:
     """Return the routes on output."""
-    router = APIRouter(prefix="/v1", tags=["logs"])
+    router = noun_router("/v1", tag="logs")
     burst = edge.burst_limiter.limit(edge.policies.burst)
 
-    async def job_exists(edge: Gateway, job_id: str) -> str:
-        return (await edge.jobs.get(jobs_pb.GetJobRequest(job_id=job_id))).job.id
+    async def job_of(edge: Gateway, job_id: str) -> _Owner:
+        job = (await edge.jobs.get(jobs_pb.GetJobRequest(job_id=job_id))).job
+        has_ended = job.state in _TERMINAL
+        # The log collector would wait for the first attempt of a job that ended in line.
+        follow = _nothing if has_ended and job.attempt_number == 0 else _follow_job
+        return _Owner(job.id, may_print_more=not has_ended, follow=follow)
 
-    async def deployment_exists(edge: Gateway, name: str) -> str:
+    async def deployment_of(edge: Gateway, name: str) -> _Owner:
         answer = await edge.deployments.get(deployments_pb.GetDeploymentRequest(deployment=name))
-        return answer.deployment.id
+        return _Owner(answer.deployment.id, may_print_more=False, follow=_follow)
 
     def add(
-        path: str, owner: Callable[[Gateway, str], Awaitable[str]], name: str, owner_scope: str
+        path: str, owner: Callable[[Gateway, str], Awaitable[_Owner]], name: str, owner_scope: str
     ) -> None:
         async def read(
             request: Request,
             owner_id: Id,
             query: Annotated[LogQuery, Query()],
             last_event_id: Annotated[
-                str | None, Header(pattern=r"^\d{1,9}\.\d{1,18}$", max_length=40)
-            ] = None,
+                str, Header(pattern=r"^([0-9]{1,9}\.[0-9]{1,18})?$", max_length=40)
+            ] = "",
         ) -> Response:
             """Read output; with `follow`, live as server-sent events until it is complete."""
             found = await owner(gateway(request), owner_id)
@@ -112,8 +156,12 @@ def logs_router(edge: Gateway) -> APIRouter:
                 attempt_number=query.attempt,
             )
             if query.follow:
-                records = gateway(request).logs.follow(
-                    service_pb.FollowLogsRequest(owner_id=found, after=position, filter=narrowed)
+                follow = _follow if query.attempt else found.follow
+                records = follow(
+                    gateway(request),
+                    service_pb.FollowLogsRequest(
+                        owner_id=found.id, after=position, filter=narrowed
+                    ),
                 )
                 return StreamingResponse(
                     _events(records),
@@ -122,13 +170,17 @@ def logs_router(edge: Gateway) -> APIRouter:
                 )
             page = await gateway(request).logs.read(
                 service_pb.ReadLogsRequest(
-                    owner_id=found, after=position, record_count_max=query.limit, filter=narrowed
+                    owner_id=found.id,
+                    after=position,
+                    record_count_max=query.limit,
+                    filter=narrowed,
                 )
             )
+            may_print_more = found.may_print_more and not query.attempt
             body = LogPage(
                 records=[LogRecord.from_pb(record) for record in page.records],
                 next=f"{page.next.attempt_number}.{page.next.sequence}",
-                is_complete=page.complete,
+                is_complete=page.complete and not may_print_more,
             )
             return Response(body.model_dump_json(), media_type="application/json")
 
@@ -145,20 +197,72 @@ def logs_router(edge: Gateway) -> APIRouter:
             responses={200: {"content": {EVENT_STREAM: {}}}},
         )
 
-    add("/jobs/{owner_id}/logs", job_exists, "read_job_logs", "jobs:read")
+    add("/jobs/{owner_id}/logs", job_of, "read_job_logs", "jobs:read")
     add(
         "/deployments/{owner_id}/logs",
-        deployment_exists,
+        deployment_of,
         "read_deployment_logs",
         "deployments:read",
     )
     return router
 
 
+def _follow(edge: Gateway, request: service_pb.FollowLogsRequest) -> _Answers:
+    return edge.logs.follow(request)
+
+
+async def _nothing(_edge: Gateway, _request: service_pb.FollowLogsRequest) -> _Answers:
+    yield service_pb.FollowLogsResponse(complete=True)
+
+
+async def _follow_job(edge: Gateway, request: service_pb.FollowLogsRequest) -> _Answers:
+    """Follow a job through attempts that are made while it is followed, until it has ended.
+
+    Ends without `complete` when no attempt was made for a while: the client comes again.
+    """
+    while True:
+        last_attempt_number = None
+        async with aclosing(edge.logs.follow(request)) as answers:
+            async for answer in answers:
+                if answer.complete and answer.last_attempt_number:
+                    last_attempt_number = answer.last_attempt_number
+                    answer.complete = False
+                    if not answer.records:
+                        break
+                yield answer
+        if last_attempt_number is None:
+            return
+        match await _what_follows(edge, request.owner_id, last_attempt_number):
+            case _Next.NOTHING:
+                yield service_pb.FollowLogsResponse(complete=True)
+                return
+            case _Next.UNDECIDED:
+                yield service_pb.FollowLogsResponse()
+                return
+        request.after.attempt_number, request.after.sequence = last_attempt_number + 1, 0
+
+
+async def _what_follows(edge: Gateway, job_id: str, last_attempt_number: int) -> _Next:
+    """Wait until a job has a later attempt, or has ended, within a bound."""
+    pause_s = _PAUSE_MIN_S
+    for _ in range(_LOOKS_MAX):
+        job = (await edge.jobs.get(jobs_pb.GetJobRequest(job_id=job_id))).job
+        if job.attempt_number > last_attempt_number:
+            return _Next.ATTEMPT
+        if job.state in _TERMINAL:
+            return _Next.NOTHING
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _PAUSE_MAX_S)
+    return _Next.UNDECIDED
+
+
 async def _events(
     answers: AsyncGenerator[service_pb.FollowLogsResponse, None],
 ) -> AsyncIterator[str]:
-    """Render answers as events `log`, then `complete`, or `problem` after which to resume."""
+    """Render answers as events `log`, then `complete`, or `problem` after which to resume.
+
+    An answer of nothing is an event `quiet`.
+    """
     # At once, so that the client knows that it is connected before the first line.
     yield ": following\n\n"
     try:
@@ -170,6 +274,8 @@ async def _events(
                 if answer.complete:
                     yield "event: complete\ndata: {}\n\n"
                     return
+                if not answer.records:
+                    yield "event: quiet\ndata: {}\n\n"
     except ModelyardError as error:
         yield f"event: problem\ndata: {json.dumps(problem_of(error).body)}\n\n"
 

@@ -8,17 +8,18 @@ import base64
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from services.api_gateway.domain import member as domain
 from services.api_gateway.domain.issuer import ISSUER_CHARACTERS_MAX
 from services.api_gateway.domain.roles import Role
-from services.api_gateway.entrypoints.rest.access import needs
+from services.api_gateway.entrypoints.rest.access import needs, noun_router
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.entrypoints.rest.fields import Body
 from services.api_gateway.entrypoints.rest.paging import PageSize
 from services.api_gateway.entrypoints.rest.tenants import TenantName
+from services.api_gateway.entrypoints.rest.versions import TAGGED, IfVersion, tag
 from services.chassis.errors import InvalidArgument
 from services.chassis.tenancy import Principal, TenantId
 
@@ -95,7 +96,7 @@ class MemberList(BaseModel):
 
 def members_router(edge: Gateway) -> APIRouter:
     """Return the routes on members."""
-    router = APIRouter(prefix="/v1/tenants/{tenant_id}/members", tags=["members"])
+    router = noun_router("/v1/tenants/{tenant_id}/members", tag="members")
     burst = edge.burst_limiter.limit(edge.policies.burst)
 
     @router.get("", response_model=MemberList)
@@ -123,27 +124,49 @@ def members_router(edge: Gateway) -> APIRouter:
             next_page_token=_to_token(shown[-1].person) if len(found) > page_size else "",
         )
 
-    @router.put("", response_model=Member)
+    @router.put("", response_model=Member, responses={200: {**TAGGED}})
     @burst
     async def put_member(
-        request: Request, manager: Manager, tenant_id: TenantName, person: Person, body: Membership
+        request: Request,
+        response: Response,
+        manager: Manager,
+        tenant_id: TenantName,
+        *,
+        person: Person,
+        body: Membership,
+        if_version: IfVersion,
     ) -> Member:
         """Let somebody be a member with these roles and no others; acts within 2 seconds.
 
-        A role may do no more than whoever gives it.
+        Keys that they made and that may do more than these roles are revoked. A role may do no
+        more than whoever gives it. The tenant's last administrator stays one, but for the
+        platform's administrators.
         """
         member = await gateway(request).put_member(
-            manager, TenantId(tenant_id), person, frozenset(body.roles)
+            manager, TenantId(tenant_id), person, frozenset(body.roles), if_version=if_version
         )
+        tag(response, member.version)
         return Member.of(member)
 
     @router.delete("", status_code=204)
     @burst
     async def remove_member(
-        request: Request, manager: Manager, tenant_id: TenantName, person: Person
+        request: Request,
+        manager: Manager,
+        tenant_id: TenantName,
+        *,
+        person: Person,
+        if_version: IfVersion,
     ) -> None:
-        """Let somebody be a member no longer, everywhere within 2 seconds."""
-        await gateway(request).remove_member(manager, TenantId(tenant_id), person)
+        """Let somebody be a member no longer, everywhere within 2 seconds; again: no change.
+
+        The keys that they made are revoked.
+
+        The tenant's last administrator stays, but for the platform's administrators.
+        """
+        await gateway(request).remove_member(
+            manager, TenantId(tenant_id), person, if_version=if_version
+        )
 
     return router
 

@@ -3,15 +3,16 @@
 from datetime import datetime
 from typing import Annotated, Literal, cast
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Request, Response
 from modelyard.registry.v1 import model_pb2 as pb
 from modelyard.registry.v1 import model_service_pb2 as service_pb
 from pydantic import BaseModel, Field
 
-from services.api_gateway.entrypoints.rest.access import needs
+from services.api_gateway.entrypoints.rest.access import needs, noun_router
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.entrypoints.rest.fields import (
-    PROTO_INT64_MAX,
+    INTEGER_MAX,
+    STORABLE,
     Body,
     IdempotencyKey,
     Labels,
@@ -19,10 +20,19 @@ from services.api_gateway.entrypoints.rest.fields import (
     instant,
 )
 from services.api_gateway.entrypoints.rest.paging import PageSize, PageToken, page_request
+from services.api_gateway.entrypoints.rest.versions import TAGGED, IfVersion, tag
 
 ModelName = Annotated[str, Path(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
 AliasName = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,255}$")]
-VersionNumber = Annotated[int, Path(ge=1, le=PROTO_INT64_MAX)]
+NewAliasName = Annotated[
+    str,
+    # Described narrower than it is checked here: the registry says better what is wrong.
+    Path(
+        pattern=r"^[A-Za-z0-9_-]{1,255}$",
+        json_schema_extra={"pattern": r"^[0-9]*[A-Za-z_-][A-Za-z0-9_-]*$", "maxLength": 255},
+    ),
+]
+VersionNumber = Annotated[int, Path(ge=1, le=INTEGER_MAX)]
 VersionState = Literal["PREPARING", "READY", "FAILED", "DELETED"]
 
 
@@ -30,7 +40,7 @@ class NewModel(Body):
     """A model without versions."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")
-    description: str = Field(default="", max_length=4096)
+    description: str = Field(default="", max_length=4096, pattern=STORABLE)
     tags: Labels = Field(default_factory=dict)
 
 
@@ -44,7 +54,7 @@ class NewVersion(Body):
 class AliasTarget(Body):
     """The version that an alias points at."""
 
-    version: int = Field(ge=1, le=PROTO_INT64_MAX)
+    version: int = Field(ge=1, le=INTEGER_MAX)
 
 
 class Tags(Body):
@@ -61,6 +71,9 @@ class Model(BaseModel):
     description: str
     tags: dict[str, str]
     aliases: dict[str, int]
+    alias_revisions: dict[str, int] = Field(
+        description="Of each alias: larger with each move, and never there again."
+    )
     newest_version: int
     created_at: datetime
 
@@ -73,6 +86,7 @@ class Model(BaseModel):
             description=model.description,
             tags=dict(model.tags),
             aliases={alias.name: alias.version for alias in model.aliases},
+            alias_revisions={alias.name: alias.revision for alias in model.aliases},
             newest_version=model.newest_version,
             created_at=instant(model.created_at),
         )
@@ -130,7 +144,7 @@ class VersionPage(BaseModel):
 
 def models_router(edge: Gateway) -> APIRouter:  # noqa: C901 one closure a route
     """Return the routes on models."""
-    router = APIRouter(prefix="/v1/models", tags=["models"])
+    router = noun_router("/v1/models", tag="models")
     burst = edge.burst_limiter.limit(edge.policies.burst)
 
     @router.post("", status_code=201, response_model=Model, dependencies=[needs("models:write")])
@@ -228,37 +242,60 @@ def models_router(edge: Gateway) -> APIRouter:  # noqa: C901 one closure a route
         return ModelVersion.from_pb(answer.version)
 
     @router.get(
-        "/{name}/aliases/{alias}", response_model=ModelVersion, dependencies=[needs("models:read")]
+        "/{name}/aliases/{alias}",
+        response_model=ModelVersion,
+        dependencies=[needs("models:read")],
+        responses={200: {**TAGGED}},
     )
     @burst
-    async def resolve_alias(request: Request, name: ModelName, alias: AliasName) -> ModelVersion:
+    async def resolve_alias(
+        request: Request, response: Response, name: ModelName, alias: AliasName
+    ) -> ModelVersion:
         """Show the version that an alias points at."""
         answer = await gateway(request).models.get_version(
             service_pb.GetVersionRequest(model_name=name, alias=alias)
         )
+        tag(response, answer.alias_revision)
         return ModelVersion.from_pb(answer.version)
 
     @router.put(
-        "/{name}/aliases/{alias}", response_model=Model, dependencies=[needs("models:write")]
+        "/{name}/aliases/{alias}",
+        response_model=Model,
+        dependencies=[needs("models:write")],
+        responses={200: {**TAGGED}},
     )
     @burst
     async def set_alias(
-        request: Request, name: ModelName, alias: AliasName, body: AliasTarget
+        request: Request,
+        response: Response,
+        name: ModelName,
+        alias: NewAliasName,
+        *,
+        body: AliasTarget,
+        if_revision: IfVersion,
     ) -> Model:
         """Point an alias at a version."""
         answer = await gateway(request).models.set_alias(
-            service_pb.SetAliasRequest(model_name=name, alias=alias, version=body.version)
+            service_pb.SetAliasRequest(
+                model_name=name, alias=alias, version=body.version, if_revision=if_revision or 0
+            )
         )
-        return Model.from_pb(answer.model)
+        shown = Model.from_pb(answer.model)
+        tag(response, shown.alias_revisions[alias])
+        return shown
 
     @router.delete(
         "/{name}/aliases/{alias}", response_model=Model, dependencies=[needs("models:write")]
     )
     @burst
-    async def delete_alias(request: Request, name: ModelName, alias: AliasName) -> Model:
+    async def delete_alias(
+        request: Request, name: ModelName, alias: AliasName, if_revision: IfVersion
+    ) -> Model:
         """Remove an alias."""
         answer = await gateway(request).models.delete_alias(
-            service_pb.DeleteAliasRequest(model_name=name, alias=alias)
+            service_pb.DeleteAliasRequest(
+                model_name=name, alias=alias, if_revision=if_revision or 0
+            )
         )
         return Model.from_pb(answer.model)
 

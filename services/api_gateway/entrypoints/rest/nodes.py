@@ -1,15 +1,19 @@
 """`/v1/nodes`: the machines that jobs and replicas run on."""
 
 from datetime import datetime
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from modelyard.common.v1 import resources_pb2
 from modelyard.scheduler.v1 import node_pb2 as pb
+from modelyard.scheduler.v1 import node_service_pb2 as service_pb
 from pydantic import BaseModel
 
-from services.api_gateway.entrypoints.rest.access import needs
+from services.api_gateway.entrypoints.rest.access import needs, noun_router
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.entrypoints.rest.fields import instant, instant_if_set
+
+NodeId = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
 class Capacity(BaseModel):
@@ -37,6 +41,9 @@ class Node(BaseModel):
     heartbeat_at: datetime
     runtime: str
     runtime_down_since: datetime | None
+    cordoned_at: datetime | None
+    draining_since: datetime | None
+    lost_at: datetime | None
     capacity: Capacity
     used: Capacity
 
@@ -49,6 +56,9 @@ class Node(BaseModel):
             heartbeat_at=instant(node.heartbeat_at),
             runtime=node.runtime,
             runtime_down_since=instant_if_set(node.runtime_down_since),
+            cordoned_at=instant_if_set(node.cordoned_at),
+            draining_since=instant_if_set(node.draining_since),
+            lost_at=instant_if_set(node.lost_at),
             capacity=Capacity.from_pb(node.capacity),
             used=Capacity.from_pb(node.used),
         )
@@ -63,7 +73,7 @@ class NodeList(BaseModel):
 
 def nodes_router(edge: Gateway) -> APIRouter:
     """Return the routes on nodes."""
-    router = APIRouter(prefix="/v1/nodes", tags=["nodes"])
+    router = noun_router("/v1/nodes", tag="nodes")
     burst = edge.burst_limiter.limit(edge.policies.burst)
 
     @router.get("", response_model=NodeList, dependencies=[needs("nodes:read")])
@@ -74,5 +84,30 @@ def nodes_router(edge: Gateway) -> APIRouter:
         return NodeList(
             nodes=[Node.from_pb(node) for node in answer.nodes], node_count=answer.node_count
         )
+
+    @router.post("/{node_id}/cordon", response_model=Node, dependencies=[needs("nodes:write")])
+    @burst
+    async def cordon_node(request: Request, node_id: NodeId) -> Node:
+        """Place nothing new on a node; what runs there goes on."""
+        wanted = service_pb.CordonNodeRequest(node_id=node_id)
+        return Node.from_pb((await gateway(request).nodes.cordon(wanted)).node)
+
+    @router.post("/{node_id}/drain", response_model=Node, dependencies=[needs("nodes:write")])
+    @burst
+    async def drain_node(request: Request, node_id: NodeId) -> Node:
+        """Cordon a node and move off what runs there; it is empty once nothing of it is used.
+
+        Jobs stop with their grace and go back in line. Replicas leave the routing table first, one
+        of a deployment at a time.
+        """
+        wanted = service_pb.DrainNodeRequest(node_id=node_id)
+        return Node.from_pb((await gateway(request).nodes.drain(wanted)).node)
+
+    @router.post("/{node_id}/uncordon", response_model=Node, dependencies=[needs("nodes:write")])
+    @burst
+    async def uncordon_node(request: Request, node_id: NodeId) -> Node:
+        """Open a node again and end its drain; what was asked to leave it goes on leaving."""
+        wanted = service_pb.UncordonNodeRequest(node_id=node_id)
+        return Node.from_pb((await gateway(request).nodes.uncordon(wanted)).node)
 
     return router

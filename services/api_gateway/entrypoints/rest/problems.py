@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
+from services.api_gateway.entrypoints.rest.words import field_in_words, problem_in_words
 from services.chassis.errors import (
     FailedPrecondition,
     Internal,
@@ -31,7 +32,7 @@ from services.chassis.ids import Ids
 from services.chassis.web.problem import MEDIA_TYPE, problem_of
 
 # A body may hold a wrong field every few bytes.
-_ERRORS_SHOWN_MAX: Final = 20
+ERRORS_SHOWN_MAX: Final = 20
 
 
 def problem_response(
@@ -69,8 +70,11 @@ def add_problem_handlers(app: FastAPI, *, ids: Ids) -> None:
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         errors = [
-            {"field": _field(found["type"], found["loc"]), "problem": str(found["msg"])}
-            for found in error.errors()[:_ERRORS_SHOWN_MAX]
+            {
+                "field": field_in_words(found["type"], found["loc"]),
+                "problem": problem_in_words(found),
+            }
+            for found in error.errors()[:ERRORS_SHOWN_MAX]
         ]
         first = InvalidArgument(errors[0]["field"], errors[0]["problem"])
         return problem_response(first, path=request.url.path, errors=errors)
@@ -127,13 +131,3 @@ def _allowed(request: Request) -> dict[str, str]:
         if route.matches({**request.scope, "method": method})[0] is Match.FULL
     ]
     return {"Allow": ", ".join(offered)}
-
-
-def _field(kind: str, location: tuple[int | str, ...]) -> str:
-    """Return `resources.cpu_millicores` for ("body", "resources", "cpu_millicores").
-
-    Of what is no JSON the location is a position in the text, which is no field: it is `body`.
-    """
-    if kind == "json_invalid":
-        return "body"
-    return ".".join(str(part) for part in location[1:]) or str(location[0])

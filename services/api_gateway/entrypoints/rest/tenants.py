@@ -8,10 +8,11 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from services.api_gateway.domain import tenant as domain
-from services.api_gateway.entrypoints.rest.access import needs
+from services.api_gateway.entrypoints.rest.access import needs, noun_router
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.entrypoints.rest.fields import Body, IsoDuration
 from services.api_gateway.entrypoints.rest.paging import PageSize
+from services.api_gateway.entrypoints.rest.versions import TAGGED, IfVersion, tag
 from services.chassis.errors import NotFound
 from services.chassis.tenancy import TENANT_PATTERN, Principal, TenantId
 
@@ -21,9 +22,9 @@ TenantName = Annotated[str, Path(pattern=_NAME)]
 Administrator = Annotated[Principal, needs("tenants:write")]
 
 
-def _limit(name: str) -> Any:
+def _limit(name: str, description: str | None = None) -> Any:
     least, most = domain.BOUNDS[name]
-    return Field(default=None, ge=least, le=most)
+    return Field(default=None, ge=least, le=most, description=description)
 
 
 class Plan(Body):
@@ -32,7 +33,11 @@ class Plan(Body):
     queued_jobs_max: int | None = _limit("queued_jobs_max")
     replicas_max: int | None = _limit("replicas_max")
     priority_max: int | None = _limit("priority_max")
-    requests_max: int | None = _limit("requests_max")
+    requests_max: int | None = _limit(
+        "requests_max",
+        "The plan's rate, as a number: requests of the tenant in a window of the gateway's"
+        " (60 s unless set otherwise), over all gateways. There are no named classes of rates.",
+    )
     running_cpu_millicores_max: int | None = _limit("running_cpu_millicores_max")
     running_memory_bytes_max: int | None = _limit("running_memory_bytes_max")
     running_gpu_count_max: int | None = _limit("running_gpu_count_max")
@@ -106,11 +111,15 @@ class TenantList(BaseModel):
 
 def tenants_router(edge: Gateway) -> APIRouter:
     """Return the routes on tenants."""
-    router = APIRouter(prefix="/v1/tenants", tags=["tenants"])
+    router = noun_router("/v1/tenants", tag="tenants")
     burst = edge.burst_limiter.limit(edge.policies.burst)
 
     @router.post(
-        "", status_code=201, response_model=CreatedTenant, dependencies=[needs("tenants:write")]
+        "",
+        status_code=201,
+        response_model=CreatedTenant,
+        dependencies=[needs("tenants:write")],
+        responses={201: {**TAGGED}},
     )
     @burst
     async def create_tenant(request: Request, response: Response, body: NewTenant) -> CreatedTenant:
@@ -119,7 +128,7 @@ def tenants_router(edge: Gateway) -> APIRouter:
             TenantId(body.id), plan=body.plan.to_domain()
         )
         response.headers["Location"] = f"/v1/tenants/{tenant.id}"
-        return CreatedTenant(tenant=Tenant.of(tenant), key=key)
+        return CreatedTenant(tenant=_shown(tenant, response), key=key)
 
     @router.get("", response_model=TenantList, dependencies=[needs("tenants:read")])
     @burst
@@ -141,14 +150,19 @@ def tenants_router(edge: Gateway) -> APIRouter:
             tenants=shown, next_page_token=shown[-1].id if len(found) > page_size else ""
         )
 
-    @router.get("/{tenant_id}", response_model=Tenant, dependencies=[needs("tenants:read")])
+    @router.get(
+        "/{tenant_id}",
+        response_model=Tenant,
+        dependencies=[needs("tenants:read")],
+        responses={200: {**TAGGED}},
+    )
     @burst
-    async def get_tenant(request: Request, tenant_id: TenantName) -> Tenant:
+    async def get_tenant(request: Request, response: Response, tenant_id: TenantName) -> Tenant:
         """Show a tenant."""
         found = await gateway(request).tenants.find(TenantId(tenant_id))
         if found is None:
             raise NotFound("tenant", tenant_id)
-        return Tenant.of(found)
+        return _shown(found, response)
 
     @router.post("/{tenant_id}/keys", status_code=201, response_model=TenantKey)
     @burst
@@ -159,31 +173,50 @@ def tenants_router(edge: Gateway) -> APIRouter:
         text = await gateway(request).issue_tenant_key(administrator, TenantId(tenant_id))
         return TenantKey(key=text)
 
-    @router.post("/{tenant_id}/suspend", response_model=Tenant)
+    @router.post("/{tenant_id}/suspend", response_model=Tenant, responses={200: {**TAGGED}})
     @burst
     async def suspend_tenant(
-        request: Request, administrator: Administrator, tenant_id: TenantName, body: Suspension
+        request: Request,
+        response: Response,
+        administrator: Administrator,
+        tenant_id: TenantName,
+        *,
+        body: Suspension,
+        if_version: IfVersion,
     ) -> Tenant:
         """Take away all but reading: at once here, everywhere within 2 seconds."""
         changed = await gateway(request).change_tenant.suspend(
-            administrator, TenantId(tenant_id), reason=body.reason
+            administrator, TenantId(tenant_id), reason=body.reason, if_version=if_version
         )
-        return Tenant.of(changed)
+        return _shown(changed, response)
 
-    @router.post(
-        "/{tenant_id}/resume", response_model=Tenant, dependencies=[needs("tenants:write")]
-    )
+    @router.post("/{tenant_id}/resume", response_model=Tenant, responses={200: {**TAGGED}})
     @burst
-    async def resume_tenant(request: Request, tenant_id: TenantName) -> Tenant:
+    async def resume_tenant(
+        request: Request,
+        response: Response,
+        administrator: Administrator,
+        tenant_id: TenantName,
+        *,
+        if_version: IfVersion,
+    ) -> Tenant:
         """Give back what the tenant may; what waited goes on."""
-        return Tenant.of(await gateway(request).change_tenant.resume(TenantId(tenant_id)))
+        changed = await gateway(request).change_tenant.resume(
+            administrator, TenantId(tenant_id), if_version=if_version
+        )
+        return _shown(changed, response)
 
-    @router.delete("/{tenant_id}", status_code=202, response_model=Tenant)
+    @router.delete(
+        "/{tenant_id}", status_code=202, response_model=Tenant, responses={202: {**TAGGED}}
+    )
     @burst
     async def delete_tenant(
         request: Request,
+        response: Response,
         administrator: Administrator,
         tenant_id: TenantName,
+        *,
+        if_version: IfVersion,
         grace: Annotated[
             IsoDuration,
             Query(
@@ -195,15 +228,30 @@ def tenants_router(edge: Gateway) -> APIRouter:
     ) -> Tenant:
         """Suspend a tenant; after the grace delete all it has. The name is not given again."""
         changed = await gateway(request).change_tenant.delete(
-            administrator, TenantId(tenant_id), grace=grace
+            administrator, TenantId(tenant_id), grace=grace, if_version=if_version
         )
-        return Tenant.of(changed)
+        return _shown(changed, response)
 
-    @router.put("/{tenant_id}/plan", response_model=Tenant, dependencies=[needs("tenants:write")])
+    @router.put("/{tenant_id}/plan", response_model=Tenant, responses={200: {**TAGGED}})
     @burst
-    async def plan_tenant(request: Request, tenant_id: TenantName, body: Plan) -> Tenant:
+    async def plan_tenant(
+        request: Request,
+        response: Response,
+        administrator: Administrator,
+        tenant_id: TenantName,
+        *,
+        body: Plan,
+        if_version: IfVersion,
+    ) -> Tenant:
         """Set how much the tenant may have, whole: what is left out is the platform's setting."""
-        changed = await gateway(request).change_tenant.plan(TenantId(tenant_id), body.to_domain())
-        return Tenant.of(changed)
+        changed = await gateway(request).change_tenant.plan(
+            administrator, TenantId(tenant_id), body.to_domain(), if_version=if_version
+        )
+        return _shown(changed, response)
 
     return router
+
+
+def _shown(tenant: domain.Tenant, response: Response) -> Tenant:
+    tag(response, tenant.version)
+    return Tenant.of(tenant)

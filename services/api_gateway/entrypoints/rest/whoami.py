@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from services.api_gateway.entrypoints.rest.access import needs
+from services.api_gateway.entrypoints.rest.access import needs, noun_router
 from services.api_gateway.entrypoints.rest.dependencies import Gateway
 from services.chassis.tenancy import Principal
 
@@ -21,7 +21,7 @@ class Identity(BaseModel):
 
 def whoami_router(edge: Gateway) -> APIRouter:
     """Return the route."""
-    router = APIRouter(prefix="/v1", tags=["identity"])
+    router = noun_router("/v1", tag="identity")
     burst = edge.burst_limiter.limit(edge.policies.burst)
 
     @router.get("/whoami", response_model=Identity)

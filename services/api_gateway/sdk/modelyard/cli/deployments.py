@@ -4,9 +4,10 @@ import json
 from typing import Any
 
 import click
-from modelyard.cli.output import show_fields, show_json, show_table
-from modelyard.cli.session import Session, age, bytes_of, pass_session
-from modelyard.client import Deployment, DeploymentSpec, Resources
+from modelyard.cli.output import show_fields, show_json, show_record, show_table
+from modelyard.cli.session import Session, age, if_version_option, memory_of, pass_session
+from modelyard.cli.told_options import told_by_options
+from modelyard.client import ApiError, Deployment, DeploymentSpec, Resources
 
 
 @click.group("deploy")
@@ -19,9 +20,15 @@ def deploy_group() -> None:
 @click.argument("model")
 @click.option("--replicas", type=click.IntRange(1, 100), default=1, show_default=True)
 @click.option("--image", default="modelyard/serve-sklearn", show_default=True)
-@click.option("--cpu", default=1000, show_default=True, help="Thousandths of a core a replica.")
 @click.option(
-    "--memory", default="1G", show_default=True, callback=bytes_of, help="6M at least, a replica."
+    "--cpu",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Thousandths of a core a replica.",
+)
+@click.option(
+    "--memory", default="1G", show_default=True, callback=memory_of, help="6M at least, a replica."
 )
 @click.option("--idempotency-key", help="Makes the creation repeatable.")
 @pass_session
@@ -36,19 +43,18 @@ def deploy_create(  # noqa: PLR0917
     idempotency_key: str | None,
 ) -> None:
     """Serve MODEL (models:/name@alias or models:/name/version) as NAME."""
-    _show_deployment(
-        session,
-        session.client.create_deployment(
-            DeploymentSpec(
-                name=name,
-                model=model,
-                image=image,
-                replica_count=replicas,
-                resources=Resources(cpu_millicores=cpu, memory_bytes=memory),
-            ),
-            idempotency_key=idempotency_key,
-        ),
+    spec = DeploymentSpec(
+        name=name,
+        model=model,
+        image=image,
+        replica_count=replicas,
+        resources=Resources(cpu_millicores=cpu, memory_bytes=memory),
     )
+    try:
+        created = session.client.create_deployment(spec, idempotency_key=idempotency_key)
+    except ApiError as error:
+        raise told_by_options(error, spec) from error
+    _show_deployment(session, created)
 
 
 @deploy_group.command("show")
@@ -84,10 +90,24 @@ def deploy_list(session: Session) -> None:
 
 @deploy_group.command("delete")
 @click.argument("name")
+@if_version_option
 @pass_session
-def deploy_delete(session: Session, name: str) -> None:
+def deploy_delete(session: Session, name: str, if_version: int | None) -> None:
     """Stop serving."""
-    _show_deployment(session, session.client.delete_deployment(name))
+    _show_deployment(session, session.client.delete_deployment(name, if_version=if_version))
+
+
+@deploy_group.command("logs")
+@click.argument("name")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the output of each is complete.")
+@click.option("--after", default="", help="Position to go on after, attempt.sequence.")
+@pass_session
+def deploy_logs(session: Session, name: str, follow: bool, after: str) -> None:
+    """Print the output of a deployment's replicas."""
+    client = session.client
+    read = client.follow_deployment_logs if follow else client.deployment_logs
+    for record in read(name, after=after):
+        show_record(record, is_json=session.is_json)
 
 
 @click.command()
@@ -116,6 +136,7 @@ def _show_deployment(session: Session, deployment: Deployment) -> None:
         [
             ("deployment", deployment.spec.name),
             ("id", deployment.id),
+            ("version", deployment.version),
             ("state", deployment.state),
             ("reason", deployment.reason),
             ("model", f"{deployment.model_name}/{deployment.model_version}"),

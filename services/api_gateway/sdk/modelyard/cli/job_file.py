@@ -1,5 +1,6 @@
 """The file that `job submit` reads: one job as JSON, with the fields of `POST /v1/jobs`."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import click
@@ -19,12 +20,28 @@ SAMPLE: Final = """\
   "inputs": [],
   "outputs": [{"name": "greeting", "path": "hi", "register_as": ""}],
   "resources": {"cpu_millicores": 500, "memory_bytes": 268435456, "gpu_count": 0},
-  "timeouts": {"run": "PT5M", "stop_grace": "PT10S"},
+  "timeouts": {"queue": "P1D", "start": "PT30M", "run": "PT5M", "stop_grace": "PT10S"},
+  "retries": {"count_max": 3, "reasons": ["out_of_memory"], "exit_codes": [75]},
   "priority": 50,
   "labels": {"purpose": "sample"}
 }
 """
 """A whole file; it succeeds on every platform that has the image."""
+_DURATION: Final = "must be an ISO 8601 duration, such as PT5M"
+_IN_WORDS: Final[Mapping[str, str]] = {
+    "extra_forbidden": "is no field of a job",
+    "missing": "is missing",
+    "string_type": "must be text",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "time_delta_type": _DURATION,
+    "time_delta_parsing": _DURATION,
+}
+"""Pydantic's own words are for those who wrote the model."""
 HELP: Final = (
     "\b\nA whole file, of which only name, image and command must be there:\n"
     f"{SAMPLE}\n"
@@ -46,5 +63,5 @@ def read_job_file(name: str, content: bytes) -> JobSpec:
 
 def _problem(kind: str, location: tuple[int | str, ...], message: str) -> str:
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    said = "is no field of a job" if kind == "extra_forbidden" else message
+    said = _IN_WORDS.get(kind, message)
     return f"{field.removeprefix('.')}: {said}" if field else said

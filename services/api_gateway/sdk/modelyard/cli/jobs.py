@@ -9,34 +9,34 @@ from typing import Any, Final
 
 import click
 from modelyard.cli.bundle import BundleTooLarge, pack
+from modelyard.cli.following import ended, followed
 from modelyard.cli.job_file import HELP, read_job_file
-from modelyard.cli.output import show_fields, show_json, show_table
+from modelyard.cli.output import show_fields, show_json, show_record, show_table
 from modelyard.cli.session import (
     EXIT_FAILED,
     Command,
     Session,
     age,
-    bytes_of,
     duration,
+    memory_of,
     pass_session,
 )
 from modelyard.cli.told_options import told_by_options
 from modelyard.client import (
+    JOB_STATES,
     ApiError,
-    Client,
     Job,
     JobOutput,
+    JobRetries,
     JobSpec,
     JobTimeouts,
-    LogRecord,
     Resources,
 )
 
 _NAME_CHARACTERS_MAX: Final = 64
-_END_POLLS_MAX: Final = 300
-_END_POLL_S: Final = 0.1
-_QUEUE_POLLS: Final = 20
-_QUEUE_POLL_S: Final = 0.25
+_RUN_S_MAX: Final = 7 * 86_400
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MODEL: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 def _pairs_of(
@@ -45,8 +45,12 @@ def _pairs_of(
     pairs = {}
     for value in values:
         name, equals, text = value.partition("=")
-        if not equals:
+        if not name or not equals:
             raise click.BadParameter(f"{value!r} is not NAME=VALUE")
+        if _VARIABLE.fullmatch(name) is None:
+            raise click.BadParameter(
+                f"{name!r} is no variable's name: letters, digits and '_', no digit first"
+            )
         pairs[name] = text
     return pairs
 
@@ -55,9 +59,15 @@ def outputs_of(values: tuple[str, ...]) -> list[JobOutput]:
     """Read options such as `model.joblib:digits`; raises BadParameter."""
     outputs = []
     for value in values:
-        path, _, model = value.partition(":")
-        if not path:
+        path, colon, model = value.partition(":")
+        if not path or (colon and not model):
             raise click.BadParameter(f"{value!r} is not PATH or PATH:MODEL")
+        if any(part in {"", ".", ".."} for part in path.split("/")):
+            raise click.BadParameter(f"{path!r} is no path below $MODELYARD_OUTPUTS, such as m.bin")
+        if model and _MODEL.fullmatch(model) is None:
+            raise click.BadParameter(
+                f"{model!r} is no model's name: 1 to 128 of letters, digits, '.', '_' and '-'"
+            )
         outputs.append(JobOutput(name=model or _part_name(path), path=path, register_as=model))
     return outputs
 
@@ -71,11 +81,42 @@ def _job_options(command: Command) -> Command:
     options = [
         click.option("--name", help="Name for people; the folder's by default."),
         click.option("--image", default="modelyard/train-sklearn", show_default=True),
-        click.option("--cpu", default=1000, show_default=True, help="Thousandths of a core."),
         click.option(
-            "--memory", default="1G", show_default=True, callback=bytes_of, help="6M at least."
+            "--cpu",
+            type=click.IntRange(min=1),
+            default=1000,
+            show_default=True,
+            help="Thousandths of a core.",
         ),
-        click.option("--time-out", type=int, help="Longest run, in seconds."),
+        click.option(
+            "--memory", default="1G", show_default=True, callback=memory_of, help="6M at least."
+        ),
+        click.option(
+            "--time-out",
+            type=click.IntRange(1, _RUN_S_MAX),
+            help="Longest run, in seconds; 7 days at most.",
+        ),
+        click.option(
+            "--retries",
+            type=click.IntRange(0, 10),
+            default=3,
+            show_default=True,
+            help="After failures of the platform, and those that --retry-on and "
+            "--retry-exit-code name.",
+        ),
+        click.option(
+            "--retry-on",
+            multiple=True,
+            type=click.Choice(["killed", "out_of_memory", "outputs", "run_timeout"]),
+            help="A failure that is worth another try.",
+        ),
+        click.option(
+            "--retry-exit-code",
+            "retry_exit_codes",
+            multiple=True,
+            type=click.IntRange(1, 255),
+            help="COMMAND's own that means that another try may succeed.",
+        ),
         click.option("--priority", type=click.IntRange(0, 100), default=50, show_default=True),
         click.option("--env", multiple=True, metavar="NAME=VALUE", callback=_pairs_of),
         click.option(
@@ -109,6 +150,9 @@ def run(  # noqa: PLR0917
     cpu: int,
     memory: int,
     time_out: int | None,
+    retries: int,
+    retry_on: tuple[str, ...],
+    retry_exit_codes: tuple[int, ...],
     priority: int,
     env: dict[str, str],
     outputs: list[JobOutput],
@@ -132,6 +176,9 @@ def run(  # noqa: PLR0917
         outputs=outputs,
         resources=Resources(cpu_millicores=cpu, memory_bytes=memory),
         timeouts=JobTimeouts(run=None if time_out is None else timedelta(seconds=time_out)),
+        retries=JobRetries(
+            count_max=retries, reasons=list(retry_on), exit_codes=list(retry_exit_codes)
+        ),
         priority=priority,
     )
     try:
@@ -143,10 +190,9 @@ def run(  # noqa: PLR0917
         _show_job(session, job)
         return 0
     try:
-        _tell_if_it_waits(session.client, job)
-        for record in session.client.follow_logs(job.id):
-            _show_record(session, record)
-        job = _ended(session.client, job.id)
+        for record in followed(session.client, job):
+            show_record(record, is_json=session.is_json)
+        job = ended(session.client, job.id)
     except KeyboardInterrupt:
         click.echo(f"\nthe job goes on; to end it: modelyard job cancel {job.id}", err=True)
         raise
@@ -178,12 +224,18 @@ def job_show(session: Session, job_id: str) -> None:
 
 
 @job_group.command("list")
-@click.option("--state", "states", multiple=True)
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(JOB_STATES, case_sensitive=False),
+    help="May be given several times; all states by default.",
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @pass_session
 def job_list(session: Session, states: tuple[str, ...], limit: int) -> None:
     """Show the newest jobs."""
-    jobs = session.client.jobs(states=tuple(state.upper() for state in states), limit=limit)
+    jobs = session.client.jobs(states=states, limit=limit)
     if session.is_json:
         show_json(jobs)
         return
@@ -211,7 +263,7 @@ def job_logs(session: Session, job_id: str, follow: bool, after: str) -> None:
     """Print a job's output."""
     read = session.client.follow_logs if follow else session.client.logs
     for record in read(job_id, after=after):
-        _show_record(session, record)
+        show_record(record, is_json=session.is_json)
 
 
 def _show_job(session: Session, job: Job) -> None:
@@ -224,6 +276,7 @@ def _show_job(session: Session, job: Job) -> None:
         ("state", job.state),
         ("reason", job.reason),
         ("attempt", job.attempt_number),
+        ("retries", f"{job.retry_count} of {job.spec.retries.count_max}"),
         ("age", age(job.created_at)),
         ("trace", job.trace_id),
         *_asked(job.spec),
@@ -239,7 +292,10 @@ def _show_job(session: Session, job: Job) -> None:
 def _asked(spec: JobSpec) -> list[tuple[str, object]]:
     """Return what the job was to be."""
     asked = spec.resources
-    run, grace = duration(spec.timeouts.run), duration(spec.timeouts.stop_grace)
+    bounds = spec.timeouts
+    queue, start, run, grace = (
+        duration(each) for each in (bounds.queue, bounds.start, bounds.run, bounds.stop_grace)
+    )
     return [
         ("image", spec.image),
         ("command", _one_line(shlex.join(spec.command))),
@@ -249,42 +305,22 @@ def _asked(spec: JobSpec) -> list[tuple[str, object]]:
             f"gpus {asked.gpu_count}",
         ),
         ("priority", spec.priority),
-        ("time-outs", f"run {run}, stop grace {grace}"),
+        ("time-outs", f"queue {queue}, start {start}, run {run}, stop grace {grace}"),
+        ("retried after", ", ".join(_retried_after(spec))),
     ]
+
+
+def _retried_after(spec: JobSpec) -> list[str]:
+    """Return which failures are worth another try."""
+    if spec.retries.count_max == 0:
+        return ["nothing"]
+    codes = [f"exit code {code}" for code in spec.retries.exit_codes]
+    return ["failures of the platform", *spec.retries.reasons, *codes]
 
 
 def _one_line(text: str) -> str:
     """Return a text with what would leave its line, or move the cursor, spelt out."""
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
-
-
-def _show_record(session: Session, record: LogRecord) -> None:
-    if session.is_json:
-        click.echo(record.model_dump_json())
-    else:
-        click.echo(record.text, err=record.stream == "stderr")
-
-
-def _tell_if_it_waits(client: Client, job: Job) -> None:
-    """Tell why there is no output yet; what a job prints meanwhile is kept, and followed next."""
-    for _ in range(_QUEUE_POLLS):
-        if job.state != "QUEUED":
-            return
-        client.sleep(_QUEUE_POLL_S)
-        job = client.job(job.id)
-    if job.state == "QUEUED":
-        click.echo(f"job {job.id} QUEUED: it starts when a node has room for it", err=True)
-
-
-def _ended(client: Client, job_id: str) -> Job:
-    """Return the job once it is terminal: its output may be complete a moment before that."""
-    job = client.job(job_id)
-    for _ in range(_END_POLLS_MAX):
-        if job.is_terminal:
-            break
-        client.sleep(_END_POLL_S)
-        job = client.job(job_id)
-    return job
 
 
 def _exit_code(job: Job) -> int:

@@ -28,7 +28,7 @@ def key_create(
 ) -> None:
     """Make a key that may do no more than yours; its text is printed this once."""
     if (role is None) == (not scopes):
-        raise click.UsageError("either --role or --scope is needed")
+        raise click.UsageError("name either --role or --scope, not both")
     key, text = session.client.issue_key(name, scopes, role=role, lifetime=lifetime)
     _show_new(session, key, text)
 
@@ -36,18 +36,19 @@ def key_create(
 @key_group.command("list")
 @pass_session
 def key_list(session: Session) -> None:
-    """Show the tenant's keys."""
+    """Show the tenant's keys: those in force, and those that have ended lately."""
     keys = session.client.keys()
     if session.is_json:
         show_json(keys)
         return
     show_table(
-        ("KEY", "NAME", "MAY", "AGE", "USED", "STATE"),
+        ("KEY", "NAME", "MAY", "BY", "AGE", "USED", "STATE"),
         [
             (
                 key.id,
                 key.name,
                 _rights(key),
+                _maker(key),
                 age(key.created_at),
                 "-" if key.last_used_at is None else f"{age(key.last_used_at)} ago",
                 _state(key),
@@ -114,6 +115,14 @@ def _show_new(session: Session, key: ApiKey, text: str, *, replaced: ApiKey | No
 
 def _rights(key: ApiKey) -> str:
     return " ".join([*([key.role] if key.role else []), *key.scopes])
+
+
+def _maker(key: ApiKey) -> str:
+    """Return who made a key and, where that was another key, the person behind it."""
+    maker = key.created_by or "-"
+    if key.person is None or maker == f"user:{key.person.subject}":
+        return maker
+    return f"{maker} of user:{key.person.subject}"
 
 
 def _state(key: ApiKey) -> str:

@@ -15,6 +15,7 @@ from modelyard.cli.jobs import job_group, run
 from modelyard.cli.keys import key_group
 from modelyard.cli.members import member_group
 from modelyard.cli.models import model_group
+from modelyard.cli.nodes import node_group
 from modelyard.cli.platform import status, trace_group
 from modelyard.cli.session import (
     EXIT_BROKEN_PIPE,
@@ -26,7 +27,7 @@ from modelyard.cli.session import (
 from modelyard.cli.settings import CliSettings, local_file
 from modelyard.cli.tenants import tenant_group
 from modelyard.cli.tracing import root_span
-from modelyard.client import ApiError, Client, ConnectionFailed
+from modelyard.client import ApiError, Client, ConnectionFailed, InvalidId
 from pydantic import ValidationError
 
 
@@ -47,6 +48,10 @@ def main() -> NoReturn:
             code = EXIT_INTERRUPTED
         except SystemExit:
             code = EXIT_BROKEN_PIPE  # click's way to say so, the only one that it has here
+        except InvalidId as error:
+            usage = click.UsageError(str(error))
+            usage.show()
+            code = usage.exit_code
         except ApiError as error:
             click.echo(f"refused ({error.code}): {error}", err=True)
             code = EXIT_REFUSED
@@ -68,11 +73,12 @@ def main() -> NoReturn:
 def cli(context: click.Context, is_json: bool) -> None:
     """Run, register and serve machine-learning work."""
     settings = context.find_object(CliSettings) or CliSettings.of_environment()
-    client = context.with_resource(
-        Client(
-            settings.url, settings.api_key.get_secret_value(), for_tenant=settings.tenant or None
-        )
-    )
+    key = settings.api_key.get_secret_value()
+    try:
+        client = Client(settings.url, key, for_tenant=settings.tenant or None)
+    except ValueError as error:
+        raise click.UsageError(f"MODELYARD_API_KEY: {error}") from error
+    client = context.with_resource(client)
     context.obj = Session(settings=settings, client=client, is_json=is_json)
 
 
@@ -87,5 +93,6 @@ for _command in (
     key_group,
     tenant_group,
     member_group,
+    node_group,
 ):
     cli.add_command(_command)

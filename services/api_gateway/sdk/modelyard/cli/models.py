@@ -3,6 +3,13 @@
 import click
 from modelyard.cli.output import show_fields, show_json, show_table
 from modelyard.cli.session import Session, age, pass_session
+from modelyard.client import Model
+
+_if_revision_option = click.option(
+    "--if-revision",
+    type=click.IntRange(min=1),
+    help="Change nothing if the alias is at another revision than this by now.",
+)
 
 
 @click.group("model")
@@ -42,7 +49,7 @@ def model_show(session: Session, name: str) -> None:
             }
         )
         return
-    show_fields([("model", model.name), ("aliases", _aliases(model.aliases))])
+    _show_model(model)
     show_table(
         ("VERSION", "STATE", "FILES", "BYTES", "JOB", "METRICS"),
         [
@@ -63,15 +70,42 @@ def model_show(session: Session, name: str) -> None:
 @click.argument("name")
 @click.argument("alias")
 @click.argument("version", type=int)
+@_if_revision_option
 @pass_session
-def model_alias(session: Session, name: str, alias: str, version: int) -> None:
+def model_alias(
+    session: Session, name: str, alias: str, *, version: int, if_revision: int | None
+) -> None:
     """Point ALIAS of model NAME at VERSION."""
-    model = session.client.set_alias(name, alias, version)
+    model = session.client.set_alias(name, alias, version, if_revision=if_revision)
+    _show_changed(session, model)
+
+
+@model_group.command("unalias")
+@click.argument("name")
+@click.argument("alias")
+@_if_revision_option
+@pass_session
+def model_unalias(session: Session, name: str, alias: str, if_revision: int | None) -> None:
+    """Let ALIAS of model NAME point nowhere."""
+    _show_changed(session, session.client.remove_alias(name, alias, if_revision=if_revision))
+
+
+def _show_changed(session: Session, model: Model) -> None:
     if session.is_json:
         show_json(model)
     else:
-        show_fields([("model", model.name), ("aliases", _aliases(model.aliases))])
+        _show_model(model)
 
 
-def _aliases(aliases: dict[str, int]) -> str:
-    return " ".join(f"{name}={version}" for name, version in sorted(aliases.items())) or "-"
+def _show_model(model: Model) -> None:
+    show_fields(
+        [
+            ("model", model.name),
+            ("aliases", _aliases(model.aliases)),
+            ("revisions", _aliases(model.alias_revisions)),
+        ]
+    )
+
+
+def _aliases(numbers: dict[str, int]) -> str:
+    return " ".join(f"{name}={number}" for name, number in sorted(numbers.items())) or "-"

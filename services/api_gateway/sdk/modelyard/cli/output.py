@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+from modelyard.client import LogRecord
 from pydantic import BaseModel
 
 
@@ -35,3 +36,11 @@ def show_fields(fields: Sequence[tuple[str, object]]) -> None:
     width = max(len(name) for name, _ in fields)
     for name, value in fields:
         click.echo(f"{name.ljust(width)}  {value}")
+
+
+def show_record(record: LogRecord, *, is_json: bool) -> None:
+    """Print one line of output where the program printed it."""
+    if is_json:
+        click.echo(record.model_dump_json())
+    else:
+        click.echo(record.text, err=record.stream == "stderr")

@@ -7,12 +7,16 @@ from typing import Any, Final
 
 import click
 from modelyard.cli.neighbours import Unknown, addresses_of, ask
+from modelyard.cli.nodes import show_nodes
 from modelyard.cli.output import show_fields, show_json, show_table
-from modelyard.cli.session import EXIT_REFUSED, EXIT_UNREACHABLE, Session, age, pass_session
+from modelyard.cli.session import EXIT_REFUSED, EXIT_UNREACHABLE, Session, pass_session
 from modelyard.cli.trace_view import fetch_trace
 from modelyard.client import ApiError, ConnectionFailed, Node
 
 _CALLS: Final = {"open": "open: calls are refused", "half-open": "half-open: one call is tried"}
+
+_AWAY: Final = frozenset({"UNREACHABLE", "UNREADABLE", "UNAVAILABLE", "DEADLINE_EXCEEDED"})
+"""Codes of what can't be told since whoever could tell does not answer."""
 
 
 @click.group("trace")
@@ -60,7 +64,8 @@ def trace_show(session: Session, trace_id: str) -> int:
 def status(session: Session) -> int:
     """Tell whether the platform is ready, check by check, and what each node is up to.
 
-    Of services behind the gateway, it tells where MODELYARD_OPERATIONS names them.
+    Of services behind the gateway, it tells where MODELYARD_OPERATIONS names them. Ends with an
+    error where the gateway is not ready or one of the services is away.
     """
     addresses = addresses_of(session.settings.operations)
     report = session.client.readiness()
@@ -72,14 +77,20 @@ def status(session: Session) -> int:
     if session.is_json:
         _show_json(report, nodes, neighbours)
     else:
-        rows = sorted((report.get("checks", {}) | report.get("advisories", {})).items())
-        show_fields([("gateway", session.settings.url), ("ready", report["ready"]), *rows])
+        rows = sorted(_checks(report).items())
+        ready = "yes" if report["ready"] else "no"
+        show_fields([("gateway", session.settings.url), ("gateway ready", ready), *rows])
+        _show_what_ails(neighbours)
         _show_breakers({"api_gateway": report, **neighbours})
         if isinstance(nodes, Unknown):
             click.echo(f"nodes unknown ({nodes.code}): {nodes.detail}")
         else:
-            _show_nodes(nodes)
-    return 0 if report["ready"] else EXIT_UNREACHABLE
+            click.echo()
+            show_nodes(nodes)
+    is_away = any(
+        isinstance(part, Unknown) and part.code in _AWAY for part in (nodes, *neighbours.values())
+    )
+    return 0 if report["ready"] and not is_away else EXIT_UNREACHABLE
 
 
 def _show_json(
@@ -94,6 +105,24 @@ def _show_json(
         name: None if isinstance(told, Unknown) else dict(told) for name, told in neighbours.items()
     }
     show_json({**report, "nodes": known_nodes, "services": services, "errors": errors})
+
+
+def _checks(report: Mapping[str, Any]) -> dict[str, str]:
+    return {**report.get("checks", {}), **report.get("advisories", {})}
+
+
+def _show_what_ails(neighbours: Mapping[str, Mapping[str, Any] | Unknown]) -> None:
+    """Show of each service behind the gateway which of its checks fail; nothing where none does."""
+    rows = [
+        (service, check, answer)
+        for service, report in neighbours.items()
+        if not isinstance(report, Unknown)
+        for check, answer in sorted(_checks(report).items())
+        if answer != "ok"
+    ]
+    if rows:
+        click.echo()
+        show_table(("SERVICE", "CHECK", "ANSWER"), rows)
 
 
 def _show_breakers(told: Mapping[str, Mapping[str, Any] | Unknown]) -> None:
@@ -120,27 +149,3 @@ def _nodes(session: Session) -> list[Node] | Unknown:
         return Unknown(error.code, str(error))
     except ConnectionFailed as error:
         return Unknown("UNREACHABLE", str(error))
-
-
-def _show_nodes(nodes: list[Node]) -> None:
-    click.echo()
-    rows = [
-        (
-            node.id,
-            node.runtime,
-            _state(node),
-            f"{node.used.cpu_millicores / 1000:g}/{node.capacity.cpu_millicores / 1000:g}",
-            f"{node.used.memory_bytes >> 20}/{node.capacity.memory_bytes >> 20} MiB",
-            f"{node.used.gpu_count}/{node.capacity.gpu_count}",
-        )
-        for node in nodes
-    ]
-    show_table(("NODE", "RUNTIME", "STATE", "CORES", "MEMORY", "GPUS"), rows)
-
-
-def _state(node: Node) -> str:
-    if not node.alive:
-        return f"silent for {age(node.heartbeat_at)}"
-    if node.runtime_down_since is not None:
-        return f"runtime down for {age(node.runtime_down_since)}"
-    return "ready"

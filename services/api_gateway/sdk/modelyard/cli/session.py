@@ -16,6 +16,7 @@ EXIT_UNREACHABLE: Final = 4
 EXIT_INTERRUPTED: Final = 128 + 2
 EXIT_BROKEN_PIPE: Final = 128 + 13
 _BYTES: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_MEMORY_BYTES_MIN: Final = 6 << 20
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -31,6 +32,12 @@ class Session:
 
 
 pass_session = click.make_pass_decorator(Session)
+
+if_version_option: Final = click.option(
+    "--if-version",
+    type=click.IntRange(min=1),
+    help="Change nothing if it is at another version than this by now.",
+)
 
 
 def age(at: datetime) -> str:
@@ -73,3 +80,11 @@ def bytes_of(context: click.Context, parameter: click.Parameter, text: str | Non
     if found is None:
         raise click.BadParameter("must be a number of bytes, such as 512M")
     return int(found[1]) * _BYTES[found[2]]
+
+
+def memory_of(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    """Read how much memory something gets; no container starts with less than 6 MiB."""
+    memory_bytes = bytes_of(context, parameter, text)
+    if memory_bytes is not None and memory_bytes < _MEMORY_BYTES_MIN:
+        raise click.BadParameter("must be at least 6M: no container starts with less")
+    return memory_bytes

@@ -4,8 +4,16 @@ from datetime import timedelta
 
 import click
 from modelyard.cli.output import show_fields, show_json, show_table
-from modelyard.cli.session import Session, age, bytes_of, duration_of, pass_session
-from modelyard.client import Plan, Tenant
+from modelyard.cli.session import (
+    Session,
+    age,
+    bytes_of,
+    duration_of,
+    if_version_option,
+    pass_session,
+)
+from modelyard.cli.told_options import told_by_options
+from modelyard.client import ApiError, Plan, Tenant
 
 _UNLIMITED = "-"
 
@@ -64,18 +72,20 @@ def tenant_key(session: Session, name: str) -> None:
 @tenant_group.command("suspend")
 @click.argument("name")
 @click.option("--reason", required=True, help="What its callers are told.")
+@if_version_option
 @pass_session
-def tenant_suspend(session: Session, name: str, reason: str) -> None:
+def tenant_suspend(session: Session, name: str, reason: str, if_version: int | None) -> None:
     """Let a tenant only read: what runs stops with its grace, what waits stays in line."""
-    _show(session, session.client.suspend_tenant(name, reason=reason))
+    _show(session, session.client.suspend_tenant(name, reason=reason, if_version=if_version))
 
 
 @tenant_group.command("resume")
 @click.argument("name")
+@if_version_option
 @pass_session
-def tenant_resume(session: Session, name: str) -> None:
+def tenant_resume(session: Session, name: str, if_version: int | None) -> None:
     """Give back what a tenant may; what was stopped goes on."""
-    _show(session, session.client.resume_tenant(name))
+    _show(session, session.client.resume_tenant(name, if_version=if_version))
 
 
 @tenant_group.command("delete")
@@ -88,14 +98,17 @@ def tenant_resume(session: Session, name: str) -> None:
     help="Until then `tenant resume` brings it back; 90d at the most.",
 )
 @click.option("--yes", "is_sure", is_flag=True, help="Say that you mean it.")
+@if_version_option
 @pass_session
-def tenant_delete(session: Session, name: str, grace: timedelta, *, is_sure: bool) -> None:
+def tenant_delete(
+    session: Session, name: str, grace: timedelta, if_version: int | None, *, is_sure: bool
+) -> None:
     """Stop a tenant as `suspend` does, and delete all it has after the grace, for good."""
     if not is_sure:
         raise click.UsageError(
             f"all that {name} has will be deleted, and the name is not given again: say --yes"
         )
-    _show(session, session.client.delete_tenant(name, grace=grace))
+    _show(session, session.client.delete_tenant(name, grace=grace, if_version=if_version))
 
 
 @tenant_group.command("plan")
@@ -103,7 +116,11 @@ def tenant_delete(session: Session, name: str, grace: timedelta, *, is_sure: boo
 @click.option("--queued-jobs-max", type=click.IntRange(min=0), help="Jobs in line.")
 @click.option("--replicas-max", type=click.IntRange(min=0), help="Of all deployments together.")
 @click.option("--priority-max", type=click.IntRange(0, 100), help="Largest priority of a job.")
-@click.option("--requests-max", type=click.IntRange(min=1), help="Requests in a window.")
+@click.option(
+    "--requests-max",
+    type=click.IntRange(min=1),
+    help="Requests in a window of the gateway's (60 s).",
+)
 @click.option(
     "--running-cpu-max",
     "running_cpu_millicores_max",
@@ -123,14 +140,26 @@ def tenant_delete(session: Session, name: str, grace: timedelta, *, is_sure: boo
     help="Of all that runs together.",
 )
 @click.option("--unlimited", "is_unlimited", is_flag=True, help="Take all limits away.")
+@if_version_option
 @pass_session
 def tenant_plan(
-    session: Session, /, name: str, *, is_unlimited: bool, **limits: int | None
+    session: Session,
+    /,
+    name: str,
+    *,
+    is_unlimited: bool,
+    if_version: int | None,
+    **limits: int | None,
 ) -> None:
     """Set how much a tenant may have; what is left out is the platform's own setting."""
     if is_unlimited == any(limit is not None for limit in limits.values()):
-        raise click.UsageError("name limits, or --unlimited; `tenant show` tells the plan")
-    _show(session, session.client.plan_tenant(name, Plan(**limits)))
+        raise click.UsageError("name either limits or --unlimited; `tenant show` tells the plan")
+    plan = Plan(**limits)
+    try:
+        changed = session.client.plan_tenant(name, plan, if_version=if_version)
+    except ApiError as error:
+        raise told_by_options(error, plan) from error
+    _show(session, changed)
 
 
 def _show(session: Session, tenant: Tenant) -> None:

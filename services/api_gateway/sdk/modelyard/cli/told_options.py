@@ -2,25 +2,50 @@
 
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeAlias, assert_never
 
-from modelyard.client import ApiError, JobSpec
+from modelyard.client import ApiError, DeploymentSpec, JobSpec, Plan
 
-_OPTIONS: Final[Mapping[str, str]] = {
-    "name": "--name",
+_OF_BOTH: Final[Mapping[str, str]] = {
     "image": "--image",
+    "resources.cpu_millicores": "--cpu",
+    "resources.memory_bytes": "--memory",
+}
+_OF_JOBS: Final[Mapping[str, str]] = {
+    **_OF_BOTH,
+    "name": "--name",
     "command": "COMMAND",
     "env": "--env",
     "outputs": "--output",
-    "resources.cpu_millicores": "--cpu",
-    "resources.memory_bytes": "--memory",
     "timeouts.run": "--time-out",
+    "retries.count_max": "--retries",
+    "retries.reasons": "--retry-on",
+    "retries.exit_codes": "--retry-exit-code",
     "priority": "--priority",
+}
+_OF_DEPLOYMENTS: Final[Mapping[str, str]] = {
+    **_OF_BOTH,
+    "name": "NAME",
+    "model": "MODEL",
+    "replica_count": "--replicas",
 }
 
 
-def told_by_options(error: ApiError, spec: JobSpec) -> ApiError:
-    """Return the refusal of a job that came from options; one without fields as it is."""
+_OF_PLANS: Final[Mapping[str, str]] = {
+    "queued_jobs_max": "--queued-jobs-max",
+    "replicas_max": "--replicas-max",
+    "priority_max": "--priority-max",
+    "requests_max": "--requests-max",
+    "running_cpu_millicores_max": "--running-cpu-max",
+    "running_memory_bytes_max": "--running-memory-max",
+    "running_gpu_count_max": "--running-gpus-max",
+}
+Asked: TypeAlias = JobSpec | DeploymentSpec | Plan
+"""What was made of options."""
+
+
+def told_by_options(error: ApiError, spec: Asked) -> ApiError:
+    """Return the refusal of what came from options; one without fields as it is."""
     errors = error.problem.get("errors")
     if not errors:
         return error
@@ -28,17 +53,34 @@ def told_by_options(error: ApiError, spec: JobSpec) -> ApiError:
     return ApiError(error.status, {**error.problem, "detail": told})
 
 
-def _option(field: str, spec: JobSpec) -> str:
+def _option(field: str, spec: Asked) -> str:
     """Return the option behind `spec.outputs[0].path`, as the scheduler writes it, or `outputs.0`.
 
     A field that no option sets is told as it is.
     """
     parts = re.findall(r"[^.\[\]]+", field.removeprefix("spec."))
-    option = _OPTIONS.get(".".join(parts[:2])) or _OPTIONS.get(parts[0] if parts else "")
-    match parts:
-        case ["outputs", place, *_] if place.isdigit() and int(place) < len(spec.outputs):
-            output = spec.outputs[int(place)]
+    options = _options_of(spec)
+    option = options.get(".".join(parts[:2])) or options.get(parts[0] if parts else "")
+    match spec, parts:
+        case JobSpec(outputs=those), ["outputs", place, *_] if _is_index(place, len(those)):
+            output = those[int(place)]
             return f"{option} {':'.join(filter(None, (output.path, output.register_as)))}"
-        case ["env", name, *_]:
+        case JobSpec(), ["env", name, *_]:
             return f"{option} {name}"
     return option or field
+
+
+def _options_of(spec: Asked) -> Mapping[str, str]:
+    match spec:
+        case JobSpec():
+            return _OF_JOBS
+        case DeploymentSpec():
+            return _OF_DEPLOYMENTS
+        case Plan():
+            return _OF_PLANS
+        case _:
+            assert_never(spec)
+
+
+def _is_index(text: str, length: int) -> bool:
+    return text.isdigit() and int(text) < length

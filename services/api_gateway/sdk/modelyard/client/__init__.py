@@ -1,8 +1,9 @@
 """Typed client of Modelyard's REST API."""
 
 from modelyard.client.api import Client
-from modelyard.client.errors import ApiError, ConnectionFailed
+from modelyard.client.errors import ApiError, ConnectionFailed, InvalidId
 from modelyard.client.values import (
+    JOB_STATES,
     ApiKey,
     Deployment,
     DeploymentSpec,
@@ -10,6 +11,7 @@ from modelyard.client.values import (
     Job,
     JobInput,
     JobOutput,
+    JobRetries,
     JobSpec,
     JobTimeouts,
     LogRecord,
@@ -17,12 +19,14 @@ from modelyard.client.values import (
     Model,
     ModelVersion,
     Node,
+    Person,
     Plan,
     Resources,
     Tenant,
 )
 
 __all__ = [
+    "JOB_STATES",
     "ApiError",
     "ApiKey",
     "Client",
@@ -30,9 +34,11 @@ __all__ = [
     "Deployment",
     "DeploymentSpec",
     "Identity",
+    "InvalidId",
     "Job",
     "JobInput",
     "JobOutput",
+    "JobRetries",
     "JobSpec",
     "JobTimeouts",
     "LogRecord",
@@ -40,6 +46,7 @@ __all__ = [
     "Model",
     "ModelVersion",
     "Node",
+    "Person",
     "Plan",
     "Resources",
     "Tenant",

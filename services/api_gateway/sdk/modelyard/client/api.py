@@ -4,6 +4,8 @@ Repeats what may be repeated: reads, and submissions, which carry an idempotency
 503, 504, whatever comes with Retry-After (such as 409 IN_PROGRESS) and lost connections, with full
 jitter, at most `tries_max` times, honouring Retry-After. Following logs goes on after a lost
 connection from the last position that was seen.
+
+What can be no name or id is not asked for: InvalidId.
 """
 
 import json
@@ -20,7 +22,7 @@ from urllib.parse import quote
 
 import httpx
 import httpx_sse
-from modelyard.client.errors import ApiError, ConnectionFailed
+from modelyard.client.errors import ApiError, ConnectionFailed, InvalidId
 from modelyard.client.values import (
     ApiKey,
     Deployment,
@@ -41,6 +43,8 @@ from opentelemetry import propagate
 
 _RETRIED: Final = frozenset({429, 502, 503, 504})
 _BACKOFF_S_MAX: Final = 5.0
+_FOLLOW_TRIES_MAX: Final = 40
+"""In a row, of what has been followed already: about two minutes, in which a gateway comes back."""
 _PAGE_SIZE_MAX: Final = 200
 _SAID_MAX: Final = 500
 
@@ -50,7 +54,7 @@ class Client:
     """One connection pool to one gateway, as one caller. Use it as a context manager."""
 
     url: str
-    api_key: str
+    api_key: str = field(repr=False)
     """Or a token of the issuer that the platform believes."""
     timeout_s: float = 30.0
     tries_max: int = 6
@@ -61,11 +65,15 @@ class Client:
     _http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
-        """Open the pool."""
+        """Open the pool; raises ValueError for what can't be a key."""
+        if not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise ValueError("an API key has printable ASCII characters only")
         named = {"Modelyard-Tenant": self.for_tenant} if self.for_tenant else {}
+        if self.api_key:
+            named["Authorization"] = f"Bearer {self.api_key}"
         self._http = httpx.Client(
             base_url=self.url,
-            headers={"Authorization": f"Bearer {self.api_key}", **named},
+            headers=named,
             timeout=self.timeout_s,
             transport=self.transport,
         )
@@ -113,11 +121,32 @@ class Client:
         return Job.model_validate(answer)
 
     def logs(self, job_id: str, *, after: str = "") -> Iterator[LogRecord]:
-        """Yield the output that is stored now, page by page."""
+        """Yield a job's output that is stored now, page by page."""
+        return self._stored(_path("jobs", job_id, "logs"), after)
+
+    def follow_logs(
+        self, job_id: str, *, after: str = "", on_quiet: Callable[[], bool] | None = None
+    ) -> Iterator[LogRecord]:
+        """Yield a job's output as it comes, until it is complete; over lost connections.
+
+        Where none comes for a while, `on_quiet` is called each 10 s or so; the end is there, too,
+        when it says False.
+        """
+        return self._followed(_path("jobs", job_id, "logs"), after, on_quiet)
+
+    def deployment_logs(self, name: str, *, after: str = "") -> Iterator[LogRecord]:
+        """Yield the output of a deployment's replicas that is stored now, page by page."""
+        return self._stored(_path("deployments", name, "logs"), after)
+
+    def follow_deployment_logs(self, name: str, *, after: str = "") -> Iterator[LogRecord]:
+        """Yield output of a deployment's replicas as it comes, until that of each is complete."""
+        return self._followed(_path("deployments", name, "logs"), after, None)
+
+    def _stored(self, path: str, after: str) -> Iterator[LogRecord]:
         while True:
             page = self._call(
                 "GET",
-                _path("jobs", job_id, "logs"),
+                path,
                 params={"after": after, "limit": 1000},
                 is_repeatable=True,
             )
@@ -128,21 +157,26 @@ class Client:
                 return
             after = page["next"]
 
-    def follow_logs(self, job_id: str, *, after: str = "") -> Iterator[LogRecord]:
-        """Yield output as it comes, until it is complete; goes on after a lost connection."""
-        failures = 0
+    def _followed(
+        self, path: str, after: str, on_quiet: Callable[[], bool] | None
+    ) -> Iterator[LogRecord]:
+        failures, tries_max = 0, self.tries_max
         while True:
             try:
-                for record in self._stream(_path("jobs", job_id, "logs"), after):
-                    failures, after = 0, record.position
-                    yield record
+                for record in self._stream(path, after):
+                    failures, tries_max = 0, max(self.tries_max, _FOLLOW_TRIES_MAX)
+                    if record is not None:
+                        after = record.position
+                        yield record
+                    elif on_quiet is not None and not on_quiet():
+                        return
                 return
             except _StreamTooOld:
                 failures = 0
             except (ApiError, ConnectionFailed) as error:
                 is_passing = not isinstance(error, ApiError) or error.status in _RETRIED
                 failures += 1
-                if not is_passing or failures >= self.tries_max:
+                if not is_passing or failures >= tries_max:
                     raise
             self.sleep(_backoff_s(failures))
 
@@ -177,12 +211,29 @@ class Client:
         found = self._pages(_path("models", name, "versions"), "versions")
         return [ModelVersion.model_validate(version) for version in found]
 
-    def set_alias(self, name: str, alias: str, version: int) -> Model:
-        """Point an alias at a version."""
+    def set_alias(
+        self, name: str, alias: str, version: int, *, if_revision: int | None = None
+    ) -> Model:
+        """Point an alias at a version.
+
+        With `if_revision` only if the alias is at that one of the model's `alias_revisions`, here
+        and below: else ApiError VERSION_MISMATCH, whose problem names the `current_version`.
+        """
         answer = self._call(
             "PUT",
             _path("models", name, "aliases", alias),
             json={"version": version},
+            headers=_if_match(if_revision),
+            is_repeatable=True,
+        )
+        return Model.model_validate(answer)
+
+    def remove_alias(self, name: str, alias: str, *, if_revision: int | None = None) -> Model:
+        """Let an alias point nowhere."""
+        answer = self._call(
+            "DELETE",
+            _path("models", name, "aliases", alias),
+            headers=_if_match(if_revision),
             is_repeatable=True,
         )
         return Model.model_validate(answer)
@@ -212,16 +263,25 @@ class Client:
         found = self._pages("/v1/deployments", "deployments")
         return [Deployment.model_validate(deployment) for deployment in found]
 
-    def delete_deployment(self, name: str) -> Deployment:
-        """Take a deployment out of routing and stop its replicas."""
-        answer = self._call("DELETE", _path("deployments", name), is_repeatable=True)
+    def delete_deployment(self, name: str, *, if_version: int | None = None) -> Deployment:
+        """Take a deployment out of routing and stop its replicas.
+
+        With `if_version` only if it is at that version (`suspend_tenant`), which its state moves,
+        too.
+        """
+        answer = self._call(
+            "DELETE",
+            _path("deployments", name),
+            headers=_if_match(if_version),
+            is_repeatable=True,
+        )
         return Deployment.model_validate(answer)
 
     def infer(self, deployment: str, request: dict[str, Any]) -> InferenceAnswer:
         """Ask a deployed model; `request` is an Open Inference Protocol v2 body."""
         answer = self._call(
             "POST",
-            f"/v2/models/{quote(deployment, safe='')}/infer",
+            _path("models", deployment, "infer", root="/v2"),
             json=request,
             is_repeatable=False,
         )
@@ -263,9 +323,10 @@ class Client:
         return new, str(answer["text"]), old
 
     def keys(self) -> list[ApiKey]:
-        """Show the tenant's keys."""
-        answer = self._call("GET", "/v1/api-keys", is_repeatable=True)
-        return [ApiKey.model_validate(key) for key in answer["keys"]]
+        """Show the tenant's keys: all in force, and those that have ended lately."""
+        # One that ends between two pages is on both: as it is by now.
+        found = {key["id"]: key for key in self._pages("/v1/api-keys", "keys")}
+        return [ApiKey.model_validate(key) for key in found.values()]
 
     def revoke_key(self, key_id: str) -> None:
         """Put a key out of force."""
@@ -290,30 +351,45 @@ class Client:
         answer = self._call("POST", _path("tenants", name, "keys"), is_repeatable=False)
         return str(answer["key"])
 
-    def suspend_tenant(self, name: str, *, reason: str) -> Tenant:
-        """Let a tenant only read; its callers are told the reason."""
-        return self._change_tenant("POST", name, "suspend", {"reason": reason})
+    def suspend_tenant(self, name: str, *, reason: str, if_version: int | None = None) -> Tenant:
+        """Let a tenant only read; its callers are told the reason.
 
-    def resume_tenant(self, name: str) -> Tenant:
+        With `if_version` only the tenant of that version is changed, here and below: else ApiError
+        VERSION_MISMATCH, whose problem names the `current_version`.
+        """
+        return self._change_tenant("POST", name, "suspend", if_version, {"reason": reason})
+
+    def resume_tenant(self, name: str, *, if_version: int | None = None) -> Tenant:
         """Give back what a tenant may."""
-        return self._change_tenant("POST", name, "resume", None)
+        return self._change_tenant("POST", name, "resume", if_version, None)
 
-    def delete_tenant(self, name: str, *, grace: timedelta) -> Tenant:
+    def delete_tenant(
+        self, name: str, *, grace: timedelta, if_version: int | None = None
+    ) -> Tenant:
         """Suspend a tenant, and delete all it has after the grace; until then it can be resumed."""
         answer = self._call(
             "DELETE",
             _path("tenants", name),
             params={"grace": f"PT{grace.total_seconds():.0f}S"},
+            headers=_if_match(if_version),
             is_repeatable=True,
         )
         return Tenant.model_validate(answer)
 
-    def plan_tenant(self, name: str, plan: Plan) -> Tenant:
+    def plan_tenant(self, name: str, plan: Plan, *, if_version: int | None = None) -> Tenant:
         """Set how much a tenant may have, whole."""
-        return self._change_tenant("PUT", name, "plan", plan.model_dump())
+        return self._change_tenant("PUT", name, "plan", if_version, plan.model_dump())
 
-    def _change_tenant(self, method: str, name: str, what: str, body: Any) -> Tenant:
-        answer = self._call(method, _path("tenants", name, what), json=body, is_repeatable=True)
+    def _change_tenant(
+        self, method: str, name: str, what: str, if_version: int | None, body: Any
+    ) -> Tenant:
+        answer = self._call(
+            method,
+            _path("tenants", name, what),
+            json=body,
+            headers=_if_match(if_version),
+            is_repeatable=True,
+        )
         return Tenant.model_validate(answer)
 
     def members(self, tenant: str) -> list[Member]:
@@ -322,27 +398,46 @@ class Client:
         return [Member.model_validate(member) for member in found]
 
     def put_member(
-        self, tenant: str, subject: str, roles: Sequence[str], *, issuer: str | None = None
+        self,
+        tenant: str,
+        subject: str,
+        roles: Sequence[str],
+        *,
+        issuer: str | None = None,
+        if_version: int | None = None,
     ) -> Member:
         """Let somebody be a member with these roles and no others.
 
-        Without an issuer the subject is known to the one whose tokens the platform takes.
+        Without an issuer the subject is known to the one whose tokens the platform takes. With
+        `if_version` only the member of that version is changed (`suspend_tenant`).
         """
         answer = self._call(
             "PUT",
             _path("tenants", tenant, "members"),
             params=_person(subject, issuer),
             json={"roles": list(roles)},
+            headers=_if_match(if_version),
             is_repeatable=True,
         )
         return Member.model_validate(answer)
 
-    def remove_member(self, tenant: str, subject: str, *, issuer: str | None = None) -> None:
-        """Let somebody be a member no longer."""
+    def remove_member(
+        self,
+        tenant: str,
+        subject: str,
+        *,
+        issuer: str | None = None,
+        if_version: int | None = None,
+    ) -> None:
+        """Let somebody be a member no longer; the keys that they made are revoked.
+
+        With `if_version` only if the member is at that version.
+        """
         self._call(
             "DELETE",
             _path("tenants", tenant, "members"),
             params=_person(subject, issuer),
+            headers=_if_match(if_version),
             is_repeatable=True,
         )
 
@@ -353,6 +448,22 @@ class Client:
         """
         answer = self._call("GET", "/v1/nodes", is_repeatable=False)
         return [Node.model_validate(node) for node in answer["nodes"]]
+
+    def cordon_node(self, node_id: str) -> Node:
+        """Place nothing new on a node; what runs there goes on."""
+        return self._change_node(node_id, "cordon")
+
+    def drain_node(self, node_id: str) -> Node:
+        """Cordon a node and move off what runs there; it is empty once nothing of it is used."""
+        return self._change_node(node_id, "drain")
+
+    def uncordon_node(self, node_id: str) -> Node:
+        """Open a node again and end its drain; what was asked to leave it goes on leaving."""
+        return self._change_node(node_id, "uncordon")
+
+    def _change_node(self, node_id: str, how: str) -> Node:
+        answer = self._call("POST", _path("nodes", node_id, how), is_repeatable=True)
+        return Node.model_validate(answer)
 
     def readiness(self) -> dict[str, Any]:
         """Tell what the gateway can reach; never raises for a platform that is not ready."""
@@ -413,12 +524,17 @@ class Client:
         except ValueError as error:
             raise ConnectionFailed(f"{self.url}: what answers there is no Modelyard") from error
 
-    def _stream(self, path: str, after: str) -> Iterator[LogRecord]:
-        """Yield records until the output is complete; raises ApiError or ConnectionFailed."""
+    def _stream(self, path: str, after: str) -> Iterator[LogRecord | None]:
+        """Yield records until the output is complete; raises ApiError or ConnectionFailed.
+
+        None stands for a while without any.
+        """
         try:
             for event in self._events(path, after):
                 if event.event == "log":
                     yield LogRecord.model_validate_json(event.data)
+                if event.event == "quiet":
+                    yield None
                 if event.event == "problem":
                     problem = json.loads(event.data)
                     # One stream lasts so long at most, however quiet the job is.
@@ -450,12 +566,23 @@ class _StreamTooOld(Exception):
     """The gateway has ended a stream at its longest time: come again."""
 
 
-def _path(*parts: str) -> str:
-    return "/".join(["/v1", *(quote(part, safe="") for part in parts)])
+def _path(*parts: str, root: str = "/v1") -> str:
+    """Return a thing's path; raises InvalidId for a part that would lead to another one.
+
+    Quoting does not keep it from that: servers take `%2F` for a slash, and dots are resolved.
+    """
+    for part in parts:
+        if "/" in part or not part.strip("."):
+            raise InvalidId(f"{part!r} is no name or id")
+    return "/".join([root, *(quote(part, safe="") for part in parts)])
 
 
 def _person(subject: str, issuer: str | None) -> dict[str, str]:
     return {"subject": subject, **({"issuer": issuer} if issuer else {})}
+
+
+def _if_match(version: int | None) -> dict[str, str]:
+    return {} if version is None else {"If-Match": f'"{version}"'}
 
 
 def _traced(headers: dict[str, str]) -> dict[str, str]:
@@ -471,8 +598,8 @@ def _error(answer: httpx.Response) -> ApiError:
         found = None
     problem = found if isinstance(found, dict) else {}
     if not isinstance(problem.get("detail"), str) and "title" not in problem:
-        # What a model server says comes through as it is: {"error": …}, or no JSON at all.
-        said = problem.get("error") or answer.text[:_SAID_MAX]
+        # Not the platform's: something in between answers.
+        said = answer.text[:_SAID_MAX]
         problem = {**problem, "detail": f"HTTP {answer.status_code}: {said}"}
     return ApiError(answer.status_code, problem)
 

@@ -14,5 +14,9 @@ class ApiError(Exception):
         super().__init__(str(problem.get("detail") or problem.get("title") or f"HTTP {status}"))
 
 
+class InvalidId(ValueError):
+    """No thing of the platform can be called so; it was not asked."""
+
+
 class ConnectionFailed(Exception):
     """The platform could not be reached, or went away while it answered."""

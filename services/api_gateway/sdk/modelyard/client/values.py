@@ -5,6 +5,11 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+JOB_STATES: Final = (
+    *("QUEUED", "ADMITTED", "STARTING", "RUNNING", "STOPPING"),
+    *("SUCCEEDED", "FAILED", "CANCELLED"),
+)
+"""In the order of a job's life."""
 TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 
 
@@ -37,10 +42,23 @@ class JobOutput(_Value):
 
 
 class JobTimeouts(_Value):
-    """Bounds on a job's phases."""
+    """Bounds on a job's phases; None: the platform's, which for queue and start is none."""
 
+    queue: timedelta | None = None
+    start: timedelta | None = None
     run: timedelta | None = None
     stop_grace: timedelta | None = None
+
+
+class JobRetries(_Value):
+    """When a job is tried again: after the platform's own failures always, else as said here."""
+
+    count_max: int = 3
+    """After its first attempt; 0: never."""
+    reasons: list[str] = Field(default_factory=list)
+    """Of killed, out_of_memory, outputs, run_timeout."""
+    exit_codes: list[int] = Field(default_factory=list)
+    """The program's own that mean that another try may succeed."""
 
 
 class JobSpec(_Value):
@@ -55,6 +73,7 @@ class JobSpec(_Value):
     outputs: list[JobOutput] = Field(default_factory=list)
     resources: Resources = Field(default_factory=Resources)
     timeouts: JobTimeouts = Field(default_factory=JobTimeouts)
+    retries: JobRetries = Field(default_factory=JobRetries)
     priority: int = 50
     labels: dict[str, str] = Field(default_factory=dict)
 
@@ -93,6 +112,8 @@ class Job(_Value):
     started_at: datetime | None
     ended_at: datetime | None
     trace_id: str
+    retry_count: int = 0
+    retry_at: datetime | None = None
 
     @property
     def is_terminal(self) -> bool:
@@ -130,6 +151,7 @@ class Model(_Value):
     description: str
     tags: dict[str, str]
     aliases: dict[str, int]
+    alias_revisions: dict[str, int] = Field(default_factory=dict)
     newest_version: int
     created_at: datetime
 
@@ -193,8 +215,18 @@ class Node(_Value):
     heartbeat_at: datetime
     runtime: str
     runtime_down_since: datetime | None
+    cordoned_at: datetime | None = None
+    draining_since: datetime | None = None
+    lost_at: datetime | None = None
     capacity: Resources
     used: Resources
+
+
+class Person(_Value):
+    """Somebody of an OpenID Connect issuer."""
+
+    issuer: str
+    subject: str
 
 
 class ApiKey(_Value):
@@ -209,6 +241,10 @@ class ApiKey(_Value):
     revoked_at: datetime | None
     last_used_at: datetime | None = None
     replaced_by: str | None = None
+    created_by: str | None = None
+    """The subject of whoever made it, or "platform"; None: that was not recorded yet."""
+    person: Person | None = None
+    """Who made it, or is behind the key that made it: it ends with their membership."""
 
 
 class Identity(_Value):

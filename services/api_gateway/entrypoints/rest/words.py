@@ -1,0 +1,118 @@
+"""What is wrong with a field of a request, in words for people.
+
+Pydantic's own words are for those who wrote the model: patterns, `constrained-str`, Python's types.
+Owns: the words for each kind of error, and for each pattern that a field may have; a test finds
+patterns without words. Where a validator of ours has said it, its words are the answer.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+_DURATION: Final = "must be an ISO 8601 duration, such as PT5M"
+_INTEGER: Final = "must be a whole number, such as 3"
+_SHOWN_MAX: Final = 40
+"""Characters of what was sent that an answer repeats."""
+
+PATTERNS: Final[Mapping[str, str]] = {
+    '^"[1-9][0-9]{0,14}"$': 'must be one version in quotes, such as "3"',
+    r"^([0-9]{1,9}\.[0-9]{1,18})?$": "must be attempt.sequence, such as 1.42",
+    r"^((in-force|ended)\.key_[0-9a-z]{26})?$": "must be the previous page's next_page_token",
+    r"^([a-z][a-z0-9-]{0,39})?$": "must be the previous page's next_page_token",
+    r"^(sha256:[0-9a-f]{64})?$": "must be sha256: and 64 of 0-9 and a-f, as of a stored artifact",
+    r"^[0-9]{1,18}$": "must be a version's number, such as 3",
+    r"^[A-Za-z0-9._-]{1,128}$": "must be 1 to 128 of letters, digits, '.', '_' and '-', "
+    "such as digits",
+    r"^[A-Za-z0-9_-]{1,255}$": "must be 1 to 255 of letters, digits, '_' and '-', such as champion",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "must be a variable's name: letters, digits and '_', no digit "
+    "first, such as LEARNING_RATE",
+    r"^[\x21-\x7e]+$": "must be printable ASCII characters without spaces, such as a UUID",
+    r"^[^\x00]*$": "must not contain NUL",
+    r"^[a-z0-9][a-z0-9-]{0,62}$": "must be a node's name: 1 to 63 of a-z, 0-9 and '-', "
+    "such as machine-7",
+    r"^[a-z0-9_-]{1,64}$": "must be an id or a name: 1 to 64 of a-z, 0-9, '_' and '-', "
+    "such as digits",
+    r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$": "must be 1 to 63 of a-z, 0-9 and '-', a letter first "
+    "and no '-' last, such as digits",
+    r"^[a-z][a-z0-9-]{0,39}$": "must be 1 to 40 of a-z, 0-9 and '-', a letter first, such as acme",
+    r"^models:/[A-Za-z0-9._-]{1,128}(@[A-Za-z0-9_-]{1,255}|/[1-9][0-9]{0,17})$": "must be "
+    "models:/name@alias or models:/name/version, such as models:/digits@champion",
+    r"^sha256:[0-9a-f]{64}$": "must be sha256: and 64 of 0-9 and a-f, as of a stored artifact",
+}
+_ANY_PATTERN: Final = "has characters that can't be there"
+
+_PLAIN: Final[Mapping[str, str]] = {
+    "missing": "is missing",
+    "extra_forbidden": "is no field of this request",
+    "string_type": "must be text",
+    "list_type": "must be a list",
+    "dict_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "model_type": "must be an object",
+    "int_type": _INTEGER,
+    "int_parsing": _INTEGER,
+    "int_from_float": _INTEGER,
+    "int_parsing_size": "must be a smaller number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "time_delta_type": _DURATION,
+    "time_delta_parsing": _DURATION,
+    "json_invalid": "must be JSON",
+}
+_WITH_FIGURES: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
+    "greater_than": lambda c: f"must be more than {c['gt']}",
+    "greater_than_equal": lambda c: f"must be at least {c['ge']}",
+    "less_than": lambda c: f"must be less than {c['lt']}",
+    "less_than_equal": lambda c: f"must be at most {c['le']}",
+    "string_too_short": lambda c: f"must have at least {_count(c['min_length'], 'character')}",
+    "string_too_long": lambda c: f"must have at most {_count(c['max_length'], 'character')}",
+    "too_short": lambda c: f"must have at least {_count(c['min_length'], 'entry')}",
+    "too_long": lambda c: f"must have at most {_count(c['max_length'], 'entry')}",
+    "literal_error": lambda c: f"must be {c['expected'].replace(chr(39), '')}",
+    "enum": lambda c: f"must be {c['expected'].replace(chr(39), '')}",
+    "string_pattern_mismatch": lambda c: PATTERNS.get(c["pattern"], _ANY_PATTERN),
+}
+_BOUNDS: Final = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
+
+
+def problem_in_words(found: Mapping[str, Any]) -> str:
+    """Return what is wrong with a field: what is allowed, and where a bound is passed, the figure.
+
+    `found` is one of pydantic's errors.
+    """
+    kind, context = found["type"], found.get("ctx", {})
+    if kind == "value_error":  # its `msg` puts "Value error, " before them
+        return str(context["error"])
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    if kind not in _WITH_FIGURES:
+        return str(found["msg"])
+    words = _WITH_FIGURES[kind](context)
+    asked = _amount(found.get("input"))[:_SHOWN_MAX]
+    return f"{words}; {asked} was asked for" if kind in _BOUNDS else words
+
+
+def field_in_words(kind: str, location: tuple[int | str, ...]) -> str:
+    """Return `resources.cpu_millicores` for ("body", "resources", "cpu_millicores").
+
+    Of what is no JSON the location is a position in the text, which is no field: it is `body`.
+    Of a wrong key of an object it is the object's entry.
+    """
+    if kind == "json_invalid":
+        return "body"
+    parts = [str(part) for part in location[1:] if part != "[key]"]
+    return ".".join(parts) or str(location[0])
+
+
+def _amount(asked: object) -> str:
+    """Return what was sent, a duration in the words of its bounds."""
+    if not isinstance(asked, timedelta):
+        return str(asked)
+    if asked and not asked % timedelta(days=1):
+        return f"{asked.days} days"
+    return f"{asked.total_seconds():g} seconds"
+
+
+def _count(count: int, what: str) -> str:
+    many = "entries" if what == "entry" else f"{what}s"
+    return f"{count} {what if count == 1 else many}"

@@ -1,0 +1,106 @@
+"""Following a job to its end: its output, and meanwhile what that waits for.
+
+Always holds: once a job has ended, its output is waited for through `_LOOKS_AFTER_END_MAX` quiet
+whiles; then who follows is told that it is not complete.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, repeat
+from typing import Final
+
+import click
+from modelyard.client import ApiError, Client, ConnectionFailed, Job, LogRecord
+
+_END_POLLS_MAX: Final = 300
+_END_POLL_S: Final = 0.1
+_SUBMITTED: Final = "submitted"
+"""The reason of a job that nothing but its place in line keeps from starting."""
+_BEFORE_RUNNING: Final = frozenset({"QUEUED", "ADMITTED", "STARTING"})
+_QUIET_POLLS: Final = 20
+_QUIET_POLL_S: Final = 0.25
+_WAIT_POLL_S: Final = 2.0
+_LOOKS_AFTER_END_MAX: Final = 4
+"""At a job that has ended, one each 10 s, before the rest of its output is given up."""
+
+
+def followed(client: Client, job: Job) -> Iterator[LogRecord]:
+    """Yield a job's output as it comes, until it is complete, or can't be expected any more."""
+    _tell_what_it_waits_for(client, job)
+    yield from client.follow_logs(job.id, on_quiet=_Quiet(client, job.id).is_worth_waiting)
+
+
+def ended(client: Client, job_id: str) -> Job:
+    """Return the job once it is terminal: its output may be complete a moment before that."""
+    job = client.job(job_id)
+    for _ in range(_END_POLLS_MAX):
+        if job.is_terminal:
+            break
+        client.sleep(_END_POLL_S)
+        job = client.job(job_id)
+    return job
+
+
+def _tell_what_it_waits_for(client: Client, job: Job) -> None:
+    """Tell why there is no output yet, and again when that changes; nothing where it comes soon.
+
+    What a job prints meanwhile is kept, and followed next: as soon as its first attempt has begun,
+    also where that is over by then and the job waits for another one.
+    """
+    told = ""
+    for pause_s in chain(repeat(_QUIET_POLL_S, _QUIET_POLLS), repeat(_WAIT_POLL_S)):
+        attempts_over = job.attempt_number - (job.state != "QUEUED")
+        if job.state not in _BEFORE_RUNNING or attempts_over > 0:
+            return
+        if pause_s == _WAIT_POLL_S and (why := _why_it_waits(job)) != told:
+            click.echo(f"job {job.id} {why}", err=True)
+            told = why
+        client.sleep(pause_s)
+        job = client.job(job.id)
+
+
+def _why_it_waits(job: Job) -> str:
+    is_in_line = (job.state, job.reason) == ("QUEUED", _SUBMITTED)
+    return f"{job.state}: {'it starts when a node has room for it' if is_in_line else job.reason}"
+
+
+@dataclass(slots=True)
+class _Quiet:
+    """Looks at a job that prints nothing, and tells what it finds, once a change."""
+
+    client: Client
+    job_id: str
+    _told: str = ""
+    _looks_after_end: int = 0
+
+    def is_worth_waiting(self) -> bool:
+        """Tell what the job is at; return whether more of its output is to be expected."""
+        try:
+            job = self.client.job(self.job_id)
+        except (ApiError, ConnectionFailed) as error:
+            self._tell(f"no output, and what the job is at can't be told: {error}")
+            return True
+        self._looks_after_end += job.is_terminal
+        if self._looks_after_end >= _LOOKS_AFTER_END_MAX:
+            self._tell(
+                "its output is not complete, and no more comes; "
+                f"what comes later: modelyard job logs {job.id}"
+            )
+            return False
+        since = "has ended, its output is not complete" if job.is_terminal else "prints nothing"
+        self._tell(f"{since} ({_why_it_waits(job)})")
+        return True
+
+    def _tell(self, what: str) -> None:
+        if what != self._told:
+            click.echo(f"job {self.job_id} {what}{self._what_ails()}", err=True)
+            self._told = what
+
+    def _what_ails(self) -> str:
+        """Return what the platform says that it can't reach, such as Kafka."""
+        try:
+            report = self.client.readiness()
+        except ConnectionFailed as error:
+            return f"; {error}"
+        answers = report.get("checks", {}) | report.get("advisories", {})
+        return "".join(f"; {name}: {say}" for name, say in sorted(answers.items()) if say != "ok")
