@@ -10,11 +10,16 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_VERSION := 0.13.9
 
 T ?=
+SEED ?= 1
+STEPS ?=
+TELL ?=
 BIN := .venv/bin
 STACK := $(BIN)/python -m deploy.local
 PYTEST := $(BIN)/pytest
 CODE := services deploy tests
 WORKERS := 2
+# Who shares an engine or a stack runs in one worker: `_group_of` in tests/conftest.py.
+SPREAD := $(PYTEST) -n $(WORKERS) --dist loadgroup
 
 ##@ Use
 .PHONY: demo up down status clean
@@ -45,21 +50,24 @@ fmt:  ## format Python and protos
 	@$(BIN)/buf format -w
 
 ##@ Check
-.PHONY: test check lint types arch protos-check lock-check unit contract integration e2e
+.PHONY: test parts engine check lint types arch protos-check lock-check unit contract integration simulate e2e
 test: setup  ## everything: set up, check, then every test on real parts
-	@$(MAKE) check
-	@$(STACK) prepare
-	@$(BIN)/python -m tests.support.docker_engine $(WORKERS)
-	@$(PYTEST) -n $(WORKERS) --dist loadgroup $(or $(T),tests --ignore=tests/e2e)
+	@$(MAKE) -j 3 parts engine check
+	@$(SPREAD) $(or $(T),tests --ignore=tests/e2e)
 	@[ -n "$(T)" ] || [ ! -d tests/e2e ] || $(PYTEST) tests/e2e
+parts:
+	@$(STACK) prepare
+engine:
+	@$(BIN)/python -m tests.support.docker_engine
 check: lint types arch protos-check lock-check  ## format, lint, types, layers, protos, lock
 lint:  ## formatting and lint
 	@$(BIN)/ruff format --check --quiet $(or $(T),$(CODE)) || { echo "run: make fmt"; exit 1; }
 	@$(BIN)/ruff check --quiet $(or $(T),$(CODE))
 types:  ## mypy --strict
 	@$(BIN)/mypy $(or $(T),services deploy tests)
-arch:  ## layers, and who may import whom
+arch:  ## layers, who may import whom, and that each transition is a step to die at
 	@$(BIN)/lint-imports
+	@$(PYTEST) -q tests/architecture/test_steps.py
 protos-check:  ## protos: lint, format, nothing released is broken, generated code is theirs
 	@$(BIN)/buf lint && $(BIN)/buf format -d --exit-code
 	@$(BIN)/buf breaking --against protos/released.binpb
@@ -71,17 +79,19 @@ unit:  ## tests without I/O
 contract:  ## one suite over every implementation of a port
 	@$(PYTEST) $(or $(T),tests/contract)
 integration:  ## tests on real PostgreSQL, Kafka and Redis
-	@$(PYTEST) -n $(WORKERS) --dist loadgroup $(or $(T),tests/integration)
-e2e:  ## all services as processes
+	@$(SPREAD) $(or $(T),tests/integration)
+simulate:  ## replay a seed on virtual time, faults and all: SEED=7 STEPS=5000 TELL=1
+	@$(BIN)/python -m tests.simulation $(SEED) $(STEPS) $(if $(TELL),--tell)
+e2e:  ## all services as processes; one after another, for each breaks what it runs on
 	@$(PYTEST) $(or $(T),tests/e2e)
 
 ##@ Measure
 .PHONY: soak
-soak: setup  ## stop and freeze each part for 40 s under load, on both runtimes; prints a table
+soak: setup  ## long outages on both runtimes, a death at every step, a long history; prints tables
 	@$(STACK) prepare
-	@MODELYARD_SOAK=1 $(PYTEST) $(or $(T),tests/e2e/faults)
+	@MODELYARD_SOAK=1 $(PYTEST) $(or $(T),tests/e2e/faults tests/e2e/crash tests/e2e/history)
 .PHONY: bench
-bench: setup  ## how fast it is, beside a bare floor: T=start, T=gateway
+bench: setup  ## how fast it is, beside a bare floor: T=start, T=relay, …
 	@$(BIN)/python -m tests.bench $(T)
 
 ##@ Help

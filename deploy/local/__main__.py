@@ -3,11 +3,13 @@
 import argparse
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from deploy.local import environments, identity, images, runtimes, services, stack
 from deploy.local.errors import StackError
+from deploy.local.own_settings import own_settings
 from deploy.local.runtimes import Wish
 from deploy.local.state import CHECKOUT, State
 
@@ -38,7 +40,10 @@ def main() -> int:
 
 
 def _up(state: State) -> int:
-    running = stack.up(state, Wish.of_environment())
+    wish = replace(Wish.of_environment(), settings=own_settings(state))
+    running = stack.up(state, wish)
+    for service, names in wish.settings.items():
+        print(f"{service} has settings of yours: {', '.join(sorted(names))}.")
     print(running.runtime.summary)
     print(f"Modelyard answers on http://{running.gateway}; this and the first key are in", end=" ")
     print(f"{_shown(state.root / 'cli.env')}, logs are in {_shown(state.root / 'logs')}.")

@@ -1,8 +1,9 @@
 """The fence: this machine's firewall keeps containers from it, from each other and from outside.
 
-Owns: two static rules on the bridges of tenants' networks, whose names begin alike. Containers of a
-network have no route out anyway (it is internal); what is left to close is their own bridge: this
-machine at one end, other containers beside them.
+Owns: three static rules on the bridges of tenants' networks, whose names begin alike. Containers of
+a network have no route out anyway (it is internal); what is left to close is their own bridge: this
+machine at one end, of which the platform's account alone may call them, other containers beside
+them.
 
 Always holds: the fence stands whole or not at all; a rule bears the name of who needs it and goes
 with it; nobody else's is touched.
@@ -23,6 +24,8 @@ INTERFACES: Final = "myd-+"
 
 _BRIDGED: Final = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _NEEDED_FOR: Final = "which keeps containers from this machine"
+_NOT_OURS: Final = ("-m", "owner", "!", "--uid-owner", "0")
+"""Who puts the fence up is root, and so are the services of its stack."""
 _CALL_MAX_S: Final = 30.0
 _NO_SUCH_RULE: Final = 1
 
@@ -61,10 +64,12 @@ def take_down(owner: str) -> None:
 
 def _rules(owner: str) -> Sequence[Rule]:
     name = ("-m", "comment", "--comment", f"modelyard:{owner}")
+    new = ("-m", "conntrack", "--ctstate", "NEW")
     return (
         # What this machine asked a container comes back; no container asks first.
-        ("INPUT", "-i", INTERFACES, "-m", "conntrack", "--ctstate", "NEW", *name, "-j", "REJECT"),
+        ("INPUT", "-i", INTERFACES, *new, *name, "-j", "REJECT"),
         ("FORWARD", "-i", INTERFACES, *name, "-j", "DROP"),
+        ("OUTPUT", "-o", INTERFACES, *new, *_NOT_OURS, *name, "-j", "REJECT"),
     )
 
 

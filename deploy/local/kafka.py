@@ -64,13 +64,18 @@ class Topic:
     config: Mapping[str, str] = field(default_factory=dict)
 
 
-def start(state: State) -> str:
-    """Start or adopt the broker and return its bootstrap address once it answers metadata."""
+def start(state: State, *, advertised: str | None = None) -> str:
+    """Start or adopt the broker and return its bootstrap address once it answers metadata.
+
+    Clients that have found it go on at `advertised`, where something else stands before it.
+    """
     if (record := running(state, PART)) is None:
         java, lib = find_java(state), fetch_jars(state)
         home = state.folder(PART)
         port, controller = port_of(state, PART), port_of(state, f"{PART}-controller")
-        config = _write_config(home, port=port, controller=controller)
+        config = _write_config(
+            home, port=port, controller=controller, advertised=advertised or f"{LOOPBACK}:{port}"
+        )
         _format(state, java, lib, home, config)
         record = launch(
             state,
@@ -269,13 +274,13 @@ def _java(java: Path, lib: Path, *, heap_mb: int) -> list[str]:
     ]
 
 
-def _write_config(home: Path, *, port: int, controller: int) -> Path:
+def _write_config(home: Path, *, port: int, controller: int, advertised: str) -> Path:
     config = home / "server.properties"
     config.write_text(
         (_DEFINITIONS / "server.properties").read_text()
         + "\n# Of this machine\n"
         + f"listeners=PLAINTEXT://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller}\n"
-        + f"advertised.listeners=PLAINTEXT://{LOOPBACK}:{port}\n"
+        + f"advertised.listeners=PLAINTEXT://{advertised}\n"
         + f"controller.quorum.voters=1@{LOOPBACK}:{controller}\n"
         + f"log.dirs={home / 'data'}\n"
     )

@@ -153,7 +153,10 @@ class OwnEngine:
         command = Path("/proc") / pid_file.read_text().strip() / "cmdline"
 
         def is_gone() -> bool:  # as a zombie it has no command line any more
-            return not command.exists() or str(folder).encode() not in command.read_bytes()
+            try:
+                return str(folder).encode() not in command.read_bytes()
+            except OSError:  # it ends as it is looked at
+                return True
 
         if not is_gone():
             with contextlib.suppress(ProcessLookupError):

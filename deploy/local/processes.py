@@ -151,8 +151,9 @@ def _ended(descriptor: int, *, within_s: float) -> bool:
 
 def _reap() -> None:
     """Forget the children that have ended, also those that somebody else killed."""
-    for pid in [pid for pid, child in _children.items() if child.poll() is not None]:
-        del _children[pid]
+    for pid, child in list(_children.items()):  # parts are started side by side
+        if child.poll() is not None:
+            _children.pop(pid, None)
 
 
 def end_marked(name: str, state: State, *, grace_s: float) -> int:

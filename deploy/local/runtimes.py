@@ -45,8 +45,13 @@ class Wish:
     """None: Docker where it can be had."""
     engine: Engine | None = None
     """None: one that runs on this machine, else one of our own."""
-    images: Mapping[str, str] = field(default_factory=dict)
-    """Own images, name → what the engine knows it by; allowed beside the platform's."""
+    images: Mapping[str, str] | None = None
+    """Own images, name → what the engine knows it by; allowed beside the platform's, or instead.
+
+    None: those that were last told.
+    """
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By service, without their prefix: what it is told beside what the stack tells it."""
 
     @staticmethod
     def of_environment() -> "Wish":
@@ -54,8 +59,9 @@ class Wish:
         asked = os.environ.get(_RUNTIME_VARIABLE) or _AUTO
         if asked not in {_AUTO, *Kind}:
             raise StackError(f"{_RUNTIME_VARIABLE}={asked}: say auto, docker or process.")
-        entries = os.environ.get(_IMAGES_VARIABLE, "").split()
-        return Wish(kind=None if asked == _AUTO else Kind(asked), images=dict(map(_image, entries)))
+        told = os.environ.get(_IMAGES_VARIABLE)
+        own = None if told is None else dict(map(_image, told.split()))
+        return Wish(kind=None if asked == _AUTO else Kind(asked), images=own)
 
 
 def _image(entry: str) -> tuple[str, str]:
@@ -141,14 +147,20 @@ def _docker(state: State, wish: Wish, *, is_asked_for: bool) -> Runtime:
     except StackError:
         release(state)
         raise
-    for name, reference in wish.images.items():
-        if engine.image_labels(reference) is None:
+    own_images = _own_images(state, wish)
+    for name, reference in own_images.items():
+        if name in images.NAMES:
             print(
-                f"The engine holds no image {reference}: it is pulled when the scheduler starts, "
-                f"and jobs with the image {name} wait for it.",
+                f"{_IMAGES_VARIABLE}: {name} is {reference} here, instead of the platform's own.",
                 flush=True,
             )
-    allowed = {name: images.reference(name) for name in images.NAMES} | dict(wish.images)
+        if engine.image_labels(reference) is None:
+            print(
+                f"The engine holds no image {reference}: it is pulled when the scheduler starts. "
+                f"Jobs with the image {name} wait for that, or fail if there is none.",
+                flush=True,
+            )
+    allowed = {name: images.reference(name) for name in images.NAMES} | dict(own_images)
     return Runtime(
         settings={
             "RUNTIME__KIND": Kind.DOCKER,
@@ -161,6 +173,19 @@ def _docker(state: State, wish: Wish, *, is_asked_for: bool) -> Runtime:
         logs_root=engine.root_dir() / "containers",
         summary=f"Jobs run in containers of {whose} Docker engine, {engine.url}.",
     )
+
+
+def _own_images(state: State, wish: Wish) -> Mapping[str, str]:
+    """Return the operator's images, and keep them for the next start."""
+    if wish.images is None:
+        kept = state.read().images
+        if kept:
+            told = " ".join(f"{name}={reference}" for name, reference in kept.items())
+            print(f"{_IMAGES_VARIABLE} is as it was last told: {told}.", flush=True)
+        return kept
+    with state.changing() as record:
+        record.images = dict(wish.images)
+    return wish.images
 
 
 def _found(state: State, wish: Wish) -> Engine | None:

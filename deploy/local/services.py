@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from deploy.local import identity, postgres
+from deploy.local.errors import StackError
 from deploy.local.jaeger import TraceBackend
 from deploy.local.ports import LOOPBACK, port_of
 from deploy.local.processes import (
@@ -38,9 +39,17 @@ from deploy.local.waiting import wait_until
 NAMES: Final = ("model_registry", "scheduler", "log_collector", "api_gateway")
 """In the order of their start: what is called comes before who calls."""
 
+NODE_ID: Final = "local"
+"""The one node of the stack."""
 _MIGRATE_MAX_S: Final = 120.0
 _READY_MAX_S: Final = 90.0
 _CORES_MIN: Final = 4
+_MAY_BE_CHANGED: Final = frozenset(
+    {"TELEMETRY__LOG_LEVEL", "RUNNER__CPU_MILLICORES", "RUNNER__MEMORY_BYTES"}
+)
+"""Of what the stack tells a service. The rest holds the parts together."""
+_NEVER_TOLD: Final = frozenset({"STATE_ROOT", "RUNTIME__KIND", "RUNTIME__URL"})
+"""The stack's own, also where it leaves them out."""
 _STOP_GRACE_S: Final = 45.0
 """Longer than a service's own bounds on its stages of shutdown."""
 
@@ -54,6 +63,8 @@ class Surroundings:
     redis: str
     traces: TraceBackend
     runtime: Runtime
+    more: Mapping[str, Mapping[str, str]]
+    """Settings by service that the operator wishes for, beside the stack's own."""
 
     def port(self, name: str) -> int:
         """Return a service's port; the one it listens on, when it runs."""
@@ -65,7 +76,10 @@ class Surroundings:
 
 
 def environment_table(around: Surroundings) -> Mapping[str, Mapping[str, str]]:
-    """Return each service's settings, without their prefix `MODELYARD_`."""
+    """Return each service's settings, without their prefix `MODELYARD_`.
+
+    Raises StackError where the operator wishes for another value of what is the stack's own.
+    """
     state = around.state
     ports = {name: str(around.port(name)) for service in NAMES for name in _port_names(service)}
     grpc = {name: f"{LOOPBACK}:{ports[f'{name}.grpc']}" for name in NAMES}
@@ -77,7 +91,7 @@ def environment_table(around: Surroundings) -> Mapping[str, Mapping[str, str]]:
             "REGISTRY__ADDRESS": grpc["model_registry"],
             **around.runtime.settings,
             "RUNNER__NODE_CACHE_ROOT": str(state.folder("scheduler", "node-cache")),
-            "RUNNER__NODE_ID": "local",
+            "RUNNER__NODE_ID": NODE_ID,
             "RUNNER__CPU_MILLICORES": str(cpu_millicores()),
             "RUNNER__MEMORY_BYTES": str(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
         },
@@ -117,7 +131,14 @@ def environment_table(around: Surroundings) -> Mapping[str, Mapping[str, str]]:
             "TELEMETRY__LOG_LEVEL": "INFO",
         }
 
-    return {service: {**shared(service), **own[service]} for service in NAMES}
+    table = {service: {**shared(service), **own[service]} for service in NAMES}
+    for service, wished in around.more.items():
+        stacks = (table[service].keys() | _NEVER_TOLD) - _MAY_BE_CHANGED
+        if taken := sorted(wished.keys() & stacks):
+            named = ", ".join(f"MODELYARD_{name}" for name in taken)
+            raise StackError(f"{named} of {service} is the local stack's own: leave it out.")
+        table[service] |= wished
+    return table
 
 
 def cpu_millicores() -> int:

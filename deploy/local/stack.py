@@ -16,6 +16,7 @@ from deploy.local import (
     jaeger,
     kafka,
     own_engine,
+    pause,
     postgres,
     redis,
     runtimes,
@@ -120,16 +121,25 @@ def up(state: State, wish: Wish) -> Running:
                 redis=infra.redis,
                 traces=infra.traces,
                 runtime=runtime,
+                more=wish.settings,
             )
         )
+        pause.reopen(state)
         return Running(gateway, runtime)
 
 
-def down(state: State, *, tenant_grace_s: float = _TENANT_GRACE_S) -> list[str]:
-    """Stop everything in reverse order; return the names of the parts that ran."""
+def down(
+    state: State, *, tenant_grace_s: float = _TENANT_GRACE_S, keeps_data: bool = True
+) -> list[str]:
+    """Stop everything in reverse order; return the names of the parts that ran.
+
+    What runs goes back in line before, unless its job goes with the data.
+    """
     if not state.root.exists():
         return []
     with state.command():
+        if keeps_data:
+            pause.drain(state)
         stopped = services.halt(state)
         # Tenants' work outlives its services by design; here nothing would look after it any more.
         if end_marked(STATE_MARK, state, grace_s=tenant_grace_s):
@@ -189,7 +199,7 @@ def _check(state: State, part: str) -> Callable[[str], bool]:
 
 def clean(state: State) -> None:
     """Stop everything and remove the stack's data, but not what was fetched or built."""
-    down(state)
+    down(state, keeps_data=False)
     if any(running(state, part) for part in state.read().processes):
         raise StackError("Parts still run: run `make down` again.")
     state.clean()

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,6 +56,10 @@ class StackRecord(msgspec.Struct):
     """Where containers run, from `up` to `down`; empty: not chosen."""
     engine: str = ""
     """The Docker engine that they run on, if they do."""
+    images: dict[str, str] = {}
+    """The operator's own, name → reference, as last told."""
+    is_node_closed: bool = False
+    """Whether `down` has closed the node, which `up` is to open again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,24 +136,32 @@ class State:
                 write_private(path, secrets.token_urlsafe(24).encode())
             return path.read_text()
 
+    @property
+    def settings_file(self) -> Path:
+        """Return the file in which the operator writes settings of the services; theirs to keep."""
+        return self.root / "settings.env"
+
     def _entries_to_remove(self) -> list[Path]:
         if not self.root.exists():
             return []
-        entries = [entry for entry in self.root.iterdir() if entry.name not in TOOL_FOLDERS]
+        kept = {self.settings_file.name, *(TOOL_FOLDERS if self.root == self.tools else ())}
+        entries = [entry for entry in self.root.iterdir() if entry.name not in kept]
         return [*entries, self.root / "kafka" / "data"]
 
     def clean(self) -> None:
-        """Remove all data of this stack, but not the tools; the stack must be down."""
+        """Remove all data of this stack, but not the tools and the operator's settings.
+
+        The stack must be down.
+        """
         for folder in self.read().folders.values():
             shutil.rmtree(folder, ignore_errors=True)
-        if self.root != self.tools:
-            shutil.rmtree(self.root, ignore_errors=True)
-            return
         for entry in self._entries_to_remove():
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
             else:
                 entry.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty, or never made
+            self.root.rmdir()
 
 
 TOOL_FOLDERS: Final = ("uv", "java", "kafka", "jaeger", "environments", "engine", "images")
