@@ -1,5 +1,6 @@
 """Fixtures and habits of all tests: real parts, marks and time limits by folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,8 +31,8 @@ __all__ = [
     "redis_url",
 ]
 
-_MARKED_FOLDERS: Final = ("integration", "contract", "e2e")
-_TIMEOUT_S: Final = {"integration": 300, "contract": 300, "e2e": 600}
+_MARKED_FOLDERS: Final = ("integration", "contract", "simulation", "e2e")
+_TIMEOUT_S: Final = {"integration": 300, "contract": 300, "simulation": 300, "e2e": 600}
 """The first user of a part waits for its start, on a machine that runs other tests too."""
 
 
@@ -51,8 +52,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         end_abandoned()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the folder that they lie in."""
+    """Mark tests by the folder that they lie in, and by what they must not break for others."""
     root = Path(__file__).parent
     for item in items:
         level = item.path.relative_to(root).parts[0] if item.path.is_relative_to(root) else ""
@@ -60,3 +62,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(level)
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(_TIMEOUT_S[level]))
+        group = _group_of(item, level)
+        if group is not None and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _group_of(item: pytest.Item, level: str) -> str | None:
+    """Return what a test breaks or fills: its worker has that for itself, others run meanwhile.
+
+    A parametrized fixture names its implementation, and asks for it only when it runs.
+    """
+    call = getattr(item, "callspec", None)
+    parameters = () if call is None else call.params.values()
+    fixtures: Sequence[str] = getattr(item, "fixturenames", ())
+    if "docker_engine" in fixtures or any(each == "docker" for each in parameters):
+        return "docker"
+    return "platform" if level == "e2e" else None

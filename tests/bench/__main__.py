@@ -5,11 +5,15 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from deploy.local.errors import StackError
-from tests.bench import gateway, start
+from tests.bench import gateway, recovery, relay, start, submit, takeover
 
 _BENCHES: Final[Mapping[str, Callable[[], None]]] = {
     "gateway": gateway.main,
+    "recovery": recovery.main,
+    "relay": relay.main,
     "start": start.main,
+    "submit": submit.main,
+    "takeover": takeover.main,
 }
 
 

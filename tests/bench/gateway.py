@@ -33,13 +33,10 @@ from deploy.local.processes import Program, base_environment, environment_of, la
 from deploy.local.runtimes import Kind
 from deploy.local.services import credentials_file, is_healthy
 from deploy.local.state import CHECKOUT, ProcessRecord, State
-from services.chassis.clock import SystemClock
-from services.chassis.rpc.client import open_channel
 from services.chassis.rpc.context import acting_as
-from services.chassis.rpc.identity import TokenSigner
-from services.chassis.settings import GrpcClientSettings, IdentitySettings
 from services.chassis.tenancy import Principal, tenant_id
 from tests.bench.figures import median, print_figures, print_table, say
+from tests.bench.scheduler_calls import open_scheduler
 from tests.bench.start import CLOCK, ended, platform, spec_of
 from tests.support.eventually import until
 
@@ -169,16 +166,9 @@ def _launch(state: State, part: str, port: str, *arguments: str) -> ProcessRecor
 
 async def _answer(gateway: Target) -> pb.GetJobResponse:
     """Ask the scheduler itself, as the gateway does."""
-    environment = environment_of(gateway.record.pid)
-    identity = IdentitySettings(
-        private_key_file=Path(environment["MODELYARD_IDENTITY__PRIVATE_KEY_FILE"]),
-        trusted_keys_folder=Path(environment["MODELYARD_IDENTITY__TRUSTED_KEYS_FOLDER"]),
-    )
-    scheduler = GrpcClientSettings(address=environment["MODELYARD_SCHEDULER__ADDRESS"])
-    signer = TokenSigner.load("api-gateway", identity, SystemClock())
-    caller = Principal(tenant_id("default"), "bench", frozenset({"jobs:read"}))
+    caller = Principal(tenant_id("default"), "key:bench", frozenset({"jobs:read"}))
     job_id = gateway.path.rpartition("/")[2]
-    async with open_channel(scheduler, signer=signer) as channel:
+    async with open_scheduler(environment_of(gateway.record.pid)) as channel:
         with acting_as(caller):
             return await JobServiceStub(channel).GetJob(pb.GetJobRequest(job_id=job_id), timeout=5)
 

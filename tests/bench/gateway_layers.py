@@ -20,7 +20,7 @@ from typing import Final
 INTERVAL_S: Final = 0.001
 LAYERS: Final[Sequence[tuple[str, Sequence[str]]]] = (
     ("Redis limiter", ("/redis/", "/adapters/rate_limiter.py")),
-    ("burst limiter", ("/slowapi/", "/limits/")),
+    ("burst limiter", ("/adapters/burst_limiter.py",)),
     ("breaker", ("/pybreaker/", "/chassis/breaker.py")),
     ("tracing", ("/opentelemetry/", "/fastapi/telemetry/", "/telemetry/tracing.py")),
     ("metrics", ("/prometheus_client/",)),

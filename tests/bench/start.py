@@ -144,12 +144,19 @@ def spawned() -> float:
 @contextmanager
 def platform(kind: Kind) -> Iterator[tuple[Client, State]]:
     """Run a stack of the bench's own."""
-    state = State(Path(tempfile.gettempdir()) / f"modelyard-bench-{secrets.token_hex(4)}")
-    try:
+    with own_state() as state:
         gateway = stack.up(state, Wish(kind)).gateway
         key = services.credentials_file(state).read_text().strip()
         with Client(f"http://{gateway}", key) as client:
             yield client, state
+
+
+@contextmanager
+def own_state() -> Iterator[State]:
+    """Give a state folder of the bench's own; whatever was started in it ends with the block."""
+    state = State(Path(tempfile.gettempdir()) / f"modelyard-bench-{secrets.token_hex(4)}")
+    try:
+        yield state
     finally:
         stack.clean(state)
 

@@ -44,6 +44,12 @@ class Bench:
         self._folder = folder
         self._job_ids: set[str] = set()
 
+    def beside(self, client: Client) -> "Bench":
+        """Return a bench with the same gate that submits by another client."""
+        other = Bench(client, self._folder)
+        other._job_ids = self._job_ids
+        return other
+
     def spec(
         self,
         program: str,

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,14 @@ from modelyard.client import Client
 from deploy.local import processes, services, stack
 from deploy.local.ports import port_of
 from deploy.local.state import State
+from tests.support import schedulers
 from tests.support.eventually import until
 from tests.support.platform import Platform as RunningPlatform
 
 LOCALHOST: Final = "127.0.0.1"
 CPU_MILLICORES: Final = services.cpu_millicores()
 """All that the one node has."""
+ANOTHER_SCHEDULER: Final = "another_scheduler"
 _COMMAND_S_MAX: Final = 120.0
 _END_S_MAX: Final = 60.0
 """More than all stages of a shutdown may take."""
@@ -154,8 +156,7 @@ class Platform:
                 part="another_gateway",
                 command=[sys.executable, "-m", "services.api_gateway"],
                 address=address,
-                environment=environment
-                | {f"MODELYARD_{name}": value for name, value in settings.items()},
+                environment=environment | _named(settings),
                 folder=self.state.folder("another_gateway"),
             ),
         )
@@ -165,9 +166,47 @@ class Platform:
         finally:
             processes.stop(self.state, "another_gateway")
 
+    @contextmanager
+    def scheduler_with(self, **settings: str) -> Iterator[None]:
+        """Let the scheduler run with other settings for the length of the block."""
+        environment = self.environment_of("scheduler") | _named(settings)
+        processes.stop(self.state, schedulers.FIRST)
+        schedulers.start(self.state, schedulers.FIRST, environment)
+        try:
+            yield
+        finally:
+            self.start_again()
+
+    def start_another_scheduler(self, node_id: str, **settings: str) -> None:
+        """Start a second scheduler, with a node of its own, or start it again."""
+        folder = self.state.folder(ANOTHER_SCHEDULER)
+        own = {
+            "GRPC__PORT": "0",
+            "OPERATIONS__PORT": str(port_of(self.state, f"{ANOTHER_SCHEDULER}.operations")),
+            "RUNNER__NODE_ID": node_id,
+            "RUNNER__NODE_CACHE_ROOT": str(folder / "node-cache"),
+            "RUNTIME__CONTAINERS_ROOT": str(folder / "containers"),
+        }
+        environment = self.environment_of("scheduler") | _named(own) | _named(settings)
+        schedulers.start(self.state, ANOTHER_SCHEDULER, environment)
+
+    def stop_another_scheduler(self) -> None:
+        """Stop it, if it runs."""
+        processes.stop(self.state, ANOTHER_SCHEDULER)
+
+    @contextmanager
+    def second_scheduler(self) -> Iterator[Mapping[str, str]]:
+        """Run a replica of the scheduler, a runner of the same node; give its environment."""
+        with schedulers.second_scheduler(self.state) as environment:
+            yield environment
+
     def down(self) -> None:
         """Stop everything, as `make down` does."""
         stack.down(self.state)
+
+
+def _named(settings: dict[str, str]) -> dict[str, str]:
+    return {f"MODELYARD_{name}": value for name, value in settings.items()}
 
 
 SERVICES: Final = services.NAMES

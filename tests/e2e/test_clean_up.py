@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from modelyard.client import Client, Job, JobSpec, Resources
 
+from deploy.local.runtimes import Kind
 from tests.e2e.platform import SERVICES, Platform
 from tests.support.docker_engine import DockerEngine
 from tests.support.eventually import until
@@ -85,13 +86,14 @@ class Node:
             yield
 
 
-@pytest.fixture(params=["platform", "docker_platform"])
+@pytest.fixture(params=Kind)
 def node(request: pytest.FixtureRequest) -> tuple[Platform, Node]:
     """Give the platform on each runtime."""
-    is_docker = request.param == "docker_platform"
-    engine = request.getfixturevalue("docker_engine") if is_docker else None
-    platform: Platform = request.getfixturevalue(request.param)
-    return platform, Node(platform, engine)
+    if request.param is Kind.PROCESS:
+        process_platform: Platform = request.getfixturevalue("platform")
+        return process_platform, Node(process_platform, None)
+    platform: Platform = request.getfixturevalue("docker_platform")
+    return platform, Node(platform, request.getfixturevalue("docker_engine"))
 
 
 def test_nothing_is_left_when_jobs_have_ended_though_everything_was_killed(

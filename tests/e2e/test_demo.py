@@ -90,7 +90,14 @@ class Demo:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Kind.DOCKER,
+        # Its stack is its own: whichever worker is free first.
+        pytest.param(Kind.PROCESS, marks=pytest.mark.xdist_group("demo")),
+    ],
+)
 def test_demo_does_what_it_says_and_leaves_nothing(
     request: pytest.FixtureRequest, kind: Kind
 ) -> None:
@@ -106,6 +113,8 @@ def test_demo_does_what_it_says_and_leaves_nothing(
             assert_model_is_trained_registered_and_deployed(demo, platform, client)
             assert_all_of_it_is_one_connected_trace(demo, platform, client)
             assert_killed_replica_is_replaced_and_answers_again(stack, client)
+            assert_output_of_replicas_is_printed(platform, client)
+            assert_inference_says_that_the_only_node_is_closed(client)
         assert_down_and_clean_leave_nothing(stack, platform)
 
 
@@ -176,6 +185,32 @@ def assert_killed_replica_is_replaced_and_answers_again(stack: Stack, client: Cl
 
     outputs = until(answered, what="inference works again", within_s=60)
     assert accuracy_of(outputs, held_out) >= ACCURACY_MIN
+
+
+def assert_output_of_replicas_is_printed(platform: Platform, client: Client) -> None:
+    told = platform.cli("deploy", "logs", DIGITS)
+
+    assert told.returncode == 0, told.stderr
+    printed = [*told.stdout.splitlines(), *told.stderr.splitlines()]
+    assert set(printed) <= {record.text for record in client.deployment_logs(DIGITS)}
+    assert printed
+
+
+def assert_inference_says_that_the_only_node_is_closed(client: Client) -> None:
+    [node] = client.nodes()
+    client.drain_node(node.id)
+
+    def refused() -> ApiError | None:
+        try:
+            client.infer(DIGITS, {"inputs": []})
+        except ApiError as error:
+            return error if "QUEUED" in str(error) else None
+        return None
+
+    refusal = until(refused, what="no replica answers")
+
+    assert refusal.status == 503
+    assert "no node that is large enough takes anything new: 1 cordoned" in str(refusal)
 
 
 def assert_down_and_clean_leave_nothing(stack: Stack, platform: Platform) -> None:

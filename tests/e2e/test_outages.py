@@ -3,9 +3,10 @@
 import hashlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -23,6 +24,7 @@ from tests.support.eventually import eventually, until
 JOB_LIFECYCLE = "modelyard.job.lifecycle.v1"
 _PAUSE_S = 0.25
 """From a caller's job to its next: neither the line nor the tenant's rate are to fill up."""
+BASE = ("--image", "modelyard/base")
 PART_BYTES = 256 << 10
 """Times the length of a service's name: more than the registry keeps in memory."""
 
@@ -35,16 +37,39 @@ async def test_events_of_an_outage_arrive_in_order_and_once(
     ended = [bench.ended(job) for job in jobs]  # work goes on without Kafka
     platform.start_again()
 
+    await assert_told_in_order(platform, ended)
+    assert {job.state for job in ended} == {"SUCCEEDED"}
+    # What was collected meanwhile is complete, too.
+    assert [bench.output_of(job) for job in jobs] == [[]] * len(jobs)
+
+
+async def assert_told_in_order(platform: Platform, ended: Sequence[Job]) -> None:
+    """Check that the events of jobs are on Kafka: each version once, in order."""
     versions = {job.id: job.version for job in ended}
     events = await events_of(platform, versions)
-
-    assert {job.state for job in ended} == {"SUCCEEDED"}
     for job_id, version in versions.items():
         facts = [JobTransitioned.FromString(event.data) for event in events[job_id].values()]
         assert [fact.version for fact in facts] == list(range(1, version + 1))
         assert all(fact.job_id == job_id for fact in facts)
-    # What was collected meanwhile is complete, too.
-    assert [bench.output_of(job) for job in jobs] == [[]] * len(jobs)
+
+
+def test_kafka_that_is_away_is_told_and_a_command_that_follows_ends_with_the_jobs_code(
+    platform: Platform, tmp_path: Path
+) -> None:
+    (tmp_path / "main.py").write_text("import sys\nprint('unseen')\nsys.exit(7)\n")
+    platform.end(kafka.PART)
+    try:
+        status = platform.cli("status")
+        done = platform.cli("run", str(tmp_path), *BASE, "--", "python", "main.py")
+    finally:
+        platform.start_again()
+
+    assert status.returncode == 0  # requests are answered
+    assert "kafka is not available" in status.stdout
+    assert done.returncode == 7
+    assert "its output is not complete, and no more comes" in done.stderr
+    assert "kafka is not available" in done.stderr
+    assert done.stdout == ""
 
 
 async def events_of(platform: Platform, versions: dict[str, int]) -> dict[str, dict[str, Event]]:

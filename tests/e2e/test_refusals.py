@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from modelyard.client import Client, DeploymentSpec
+from modelyard.client import ApiError, Client, DeploymentSpec
 
 from tests.e2e.bench import Bench
 from tests.e2e.platform import CPU_MILLICORES, Platform
@@ -164,6 +164,47 @@ def test_another_tenants_things_are_answered_as_unknown_ones(
 
 def names(client: Client) -> set[str]:
     return {model.name for model in client.models()} & {"private"}
+
+
+# 412
+
+
+def test_a_change_for_what_has_moved_on_is_refused_by_its_owner(
+    http: httpx.Client, bench: Bench
+) -> None:
+    client = bench.client
+    body = b"weights"
+    digest = http.post("/v1/artifacts", content=body).json()["digest"]
+    assert http.post("/v1/models", json={"name": "moving"}).status_code == 201
+    files = {"files": [{"path": "m", "size_bytes": len(body), "digest": digest}]}
+    for _ in range(2):
+        assert http.post("/v1/models/moving/versions", json=files).status_code == 201
+
+    seen = client.set_alias("moving", "champion", 1).alias_revisions["champion"]
+    assert http.get("/v1/models/moving/aliases/champion").headers["etag"] == f'"{seen}"'
+    moved = client.set_alias("moving", "champion", 2, if_revision=seen)
+    with pytest.raises(ApiError) as stale:
+        client.remove_alias("moving", "champion", if_revision=seen)
+    assert (stale.value.status, stale.value.code) == (412, "VERSION_MISMATCH")
+    assert stale.value.problem["current_version"] == moved.alias_revisions["champion"]
+    assert client.model("moving").aliases == {"champion": 2}
+
+    bench.process_of(bench.submit(bench.spec("wait()", cpu_millicores=CPU_MILLICORES)))
+    spec = DeploymentSpec(name="moving", model="models:/moving/1")  # whose replica waits in line
+    made = client.create_deployment(spec)
+    with pytest.raises(ApiError) as early:
+        client.delete_deployment("moving", if_version=made.version + 100)
+    assert (early.value.status, early.value.code) == (412, "VERSION_MISMATCH")
+    assert client.deployment("moving").state != "DELETING"
+    client.delete_deployment("moving", if_version=early.value.problem["current_version"])
+    until(
+        lambda: "moving" not in {each.spec.name for each in client.deployments()},
+        what="the deployment is gone",
+        within_s=60,
+    )
+    again = client.create_deployment(spec)
+    assert again.version > early.value.problem["current_version"]
+    client.delete_deployment("moving")
 
 
 # 429

@@ -1,9 +1,11 @@
 """A tenant's life, as its administrator and its callers meet it."""
 
 import asyncio
+import hashlib
 import json
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from confluent_kafka.admin import AdminClient
-from modelyard.client import ApiError, Job
+from modelyard.client import ApiError, Job, JobInput
 
 from deploy.local import kafka
 from tests.e2e.bench import Bench, is_running
@@ -160,7 +162,7 @@ async def test_nothing_is_left_of_a_deleted_tenant_and_all_of_another(
             }
         )
         files = files_of(platform, other)
-        assert len(files) == len(files_of(platform, tenant)) >= 2
+        assert len(files) == len(files_of(platform, tenant)) >= 4
 
         deleted = await asyncio.to_thread(
             platform.cli, "--json", "tenant", "delete", tenant, "--yes", "--grace", "0s"
@@ -190,16 +192,26 @@ def is_turned_away(bench: Bench) -> bool:
 
 
 def furnish(bench: Bench, name: str) -> None:
-    """Have a member, and a job that prints, leaves a model of its own, and has complete output."""
+    """Have a member, and a job that reads, prints, leaves a model, and has complete output."""
     bench.client.put_member(name, "auth0|12", ["viewer"], issuer="https://issuer.test")
     program = f"""
 print("of {name}")
 pathlib.Path(os.environ["MODELYARD_OUTPUTS"], "m").write_text("weights of {name}")
 """
-    job = bench.submit(bench.spec(program, outputs=[bench.output("m", model="leaves")]))
+    spec = bench.spec(program, outputs=[bench.output("m", model="leaves")])
+    job = bench.submit(spec.model_copy(update={"inputs": [an_input(bench, f"given to {name}")]}))
     assert bench.ended(job).state == "SUCCEEDED"
     assert [record.text for record in bench.output_of(job)] == [f"of {name}"]
     until(bench.client.models, what="the output is a model", within_s=60)
+
+
+def an_input(bench: Bench, text: str) -> JobInput:
+    """Store a text for a job to read, which its node keeps."""
+    digest = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "text"
+        file.write_text(text)
+        return JobInput(name="text", digest=bench.client.put_artifact(file, digest=digest))
 
 
 async def rows_of(platform: Platform, tenant: str) -> dict[str, int]:
@@ -222,13 +234,17 @@ async def rows_of(platform: Platform, tenant: str) -> dict[str, int]:
 
 
 def files_of(platform: Platform, tenant: str) -> list[Path]:
-    """Return stored files that say whose they are: streams, and what `furnish` left."""
+    """Return stored files that say whose they are: streams, what `furnish` left, a node's cache."""
     roots = (
         platform.environment_of("log_collector")["MODELYARD_STORE__ROOT"],
         platform.environment_of("model_registry")["MODELYARD_ARTIFACTS__ROOT"],
     )
     mark = re.compile(rf"{re.escape(tenant)}\b(?!-)".encode())
-    return sorted(path for root in roots for path in Path(root).rglob("*") if _says(mark, path))
+    cache = Path(platform.environment_of("scheduler")["MODELYARD_RUNNER__NODE_CACHE_ROOT"])
+    return sorted(
+        [path for root in roots for path in Path(root).rglob("*") if _says(mark, path)]
+        + list((cache / tenant).glob("*"))
+    )
 
 
 def _says(mark: re.Pattern[bytes], path: Path) -> bool:

@@ -1,8 +1,9 @@
 """A Docker engine for tests to use and to break, with the platform's images on it.
 
 Owns: whose engine is whose. Each test process takes a free one of the checkout's for itself, since
-its tests stop, kill and freeze it; the next one finds the images that are there. The kernel gives
-back the lock of a process that has crashed, and whoever takes its engine over ends what is left.
+its tests stop, kill and freeze it; the next one finds the images that are there. A run with several
+workers gives all these tests to one of them, so one engine does. The kernel gives back the lock of
+a process that has crashed, and whoever takes its engine over ends what is left.
 """
 
 import fcntl
@@ -129,16 +130,15 @@ def docker_engine() -> Iterator[DockerEngine]:
         own.stop()
 
 
-def prepare(engine_count: int) -> None:
-    """Install what an engine needs, and build the images for as many test processes."""
+def prepare() -> None:
+    """Install what an engine needs, and build the images on the first."""
     own_engine.install()
     _require_possible()
-    for number in range(1, engine_count + 1):
-        own = _engine(number)
-        with _taken(own) as is_ours:
-            if is_ours:
-                images.ensure(own.state, own.start())
-                own.stop()
+    own = _engine(1)
+    with _taken(own) as is_ours:
+        if is_ours:
+            images.ensure(own.state, own.start())
+            own.stop()
 
 
 def end_abandoned() -> None:
@@ -203,6 +203,6 @@ def _taken(own: OwnEngine) -> Iterator[bool]:
 if __name__ == "__main__":
     try:
         if _is_wanted():
-            prepare(int(sys.argv[1]))
+            prepare()
     except StackError as error:
         sys.exit(str(error) if _WITHOUT in str(error) else f"{error} {_WITHOUT}")

@@ -29,7 +29,7 @@ class Platform:
 
 @pytest.fixture(scope="session")
 def platform() -> Iterator[Platform]:
-    """Start everything once a run; e2e tests don't run in parallel, so nobody shares it."""
+    """Start everything once a run; all tests that use it run in one process, one by one."""
     with _started("platform", Wish(Kind.PROCESS)) as running:
         yield running
 

@@ -18,7 +18,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.sql import operators, visitors
-from sqlalchemy.sql.elements import BinaryExpression, BindParameter, BooleanClauseList
+from sqlalchemy.sql.elements import (
+    BinaryExpression,
+    BindParameter,
+    BooleanClauseList,
+    CollectionAggregate,
+)
 
 from services.chassis.db.unit_of_work import PostgresUnitOfWork, Transaction
 from services.chassis.tenancy import TenantId
@@ -112,12 +117,16 @@ def _asked(clause: Any, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
         if not isinstance(condition, BinaryExpression):
             continue
         left, right = condition.left, condition.right
+        is_any = isinstance(right, CollectionAggregate) and right.operator is operators.any_op
+        if is_any:
+            right = right.element.element
         if getattr(left, "name", None) != _COLUMN or not isinstance(right, BindParameter):
             continue
         values = [row.get(right.key, right.value) for row in rows]
-        if condition.operator is operators.eq:
+        is_equal = condition.operator is operators.eq
+        if is_equal and not is_any:
             named += values
-        elif condition.operator is operators.in_op:
+        elif is_equal or condition.operator is operators.in_op:
             named += [each for value in values for each in value]
     return named
 

@@ -28,7 +28,7 @@ from tests.contract.container_runtime.kit import (
 )
 from tests.support.docker_engine import DockerEngine
 
-CALL_TIMEOUT = timedelta(seconds=2)
+CALL_TIMEOUT = timedelta(seconds=10)
 WORK_TIMEOUT = timedelta(seconds=30)
 
 

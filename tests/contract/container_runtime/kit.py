@@ -33,6 +33,9 @@ TENANT = TenantId("default")
 NO_GRACE = timedelta(0)
 WAITS = "import time; print('up'); time.sleep(60)"
 """A program that says so and runs on."""
+NOT_AT_ONCE = "import time; time.sleep(1)"
+"""Before what uses up the memory: the engine does not see what ends a container before it has told
+of its start."""
 USERS = Users(first=200_000, count=50_000)
 HARDENING = Hardening(
     pids_max=64,
@@ -77,6 +80,11 @@ class Kit:
         """Return where a container's work, outputs and so on lie on this machine."""
         return self.root / name
 
+    def as_laid_out_before_a_boot(self, name: str) -> None:
+        """Let a container's files be of an earlier boot of this machine."""
+        config = self.root / name / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"boot_id": "earlier"}))
+
     def restart_runner(self) -> None:
         """Forget everything that is only in memory."""
         self.runtime = self.open_runtime()
@@ -115,11 +123,12 @@ class Kit:
         return [*older, log]
 
     async def records(self, name: str) -> list[dict[str, str]]:
-        """Return its output as written, record by record."""
+        """Return its output as written, record by record, but for one that is being written."""
         return [
             json.loads(line)
             for path in await self.log_files(name)
-            for line in path.read_text(encoding="utf-8").splitlines()
+            for line in path.read_bytes().splitlines(keepends=True)
+            if line.endswith(b"\n")
         ]
 
     async def output(self, name: str, stream: str = "stdout") -> str:
@@ -149,6 +158,10 @@ class DockerKit(Kit):
     @override
     def files(self, name: str) -> Path:
         return self.root / name / "files"
+
+    @override
+    def as_laid_out_before_a_boot(self, name: str) -> None:
+        (self.root / name / "boot").write_text("earlier")
 
     async def image_with_volume(self) -> str:
         """Build an image that declares a volume; return its name."""

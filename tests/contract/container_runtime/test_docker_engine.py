@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import pytest
@@ -11,7 +12,9 @@ import pytest
 from services.chassis.clock import SystemClock
 from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from services.chassis.tenancy import TenantId
-from services.scheduler.domain.attempts.runtime import ContainerPhase
+from services.scheduler.adapters.runtime_docker.engine import Engine, EngineFailed
+from services.scheduler.adapters.runtime_docker.runtime import DockerRuntime
+from services.scheduler.domain.attempts.runtime import ContainerPhase, ContainerStatus
 from tests.contract.container_runtime.kit import (
     ABSENT,
     IMAGE,
@@ -23,11 +26,15 @@ from tests.contract.container_runtime.kit import (
 )
 from tests.support.eventually import eventually
 
-COUNTS = """
-import time
-for number in range(200):
+COUNTS_UNTIL_TOLD = """
+import os, time
+number = 0
+while not os.path.exists('end'):
     print(number)
+    number += 1
     time.sleep(0.02)
+print('last of', number)
+raise SystemExit(7)
 """
 
 ENDS_WHEN_TOLD = """
@@ -44,7 +51,7 @@ raise SystemExit(5)
 async def test_container_outlives_its_engine_and_its_exit_is_read_afterwards(
     docker_kit: DockerKit, how: signal.Signals
 ) -> None:
-    name = await docker_kit.started(f"{COUNTS}\nraise SystemExit(7)")
+    name = await docker_kit.started(COUNTS_UNTIL_TOLD)
     await docker_kit.said(name, "5\n")
     waiting = asyncio.gather(docker_kit.runtime.wait_exit(name), return_exceptions=True)
 
@@ -53,15 +60,17 @@ async def test_container_outlives_its_engine_and_its_exit_is_read_afterwards(
         with pytest.raises(Unavailable):
             await docker_kit.runtime.inspect(name)
     await docker_kit.answers()
+    await docker_kit.tell_to_end(name)
     status = await docker_kit.runtime.wait_exit(name)
     await waiting
 
     assert status.exit is not None
     assert (status.exit.code, status.exit.cause, status.exit.is_end_seen) == (7, None, True)
-    lines = (await docker_kit.output(name)).split()
-    assert lines[-1] == "199"
+    *numbers, last = (await docker_kit.output(name)).splitlines()
+    assert last.startswith("last of")
     if how is signal.SIGTERM:  # killed, it takes along what it had read and not yet written
-        assert lines == [str(number) for number in range(200)]
+        assert last == f"last of {len(numbers)}"
+        assert numbers == [str(number) for number in range(len(numbers))]
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
@@ -138,8 +147,8 @@ async def test_end_is_seen_by_whoever_waited_when_the_engine_was_away_and_is_bac
     docker_kit: DockerKit,
 ) -> None:
     """No event tells of what happened while there was no engine: it is looked for."""
-    name = await docker_kit.started(COUNTS)
-    await docker_kit.said(name, "5\n")
+    name = await docker_kit.started(ENDS_WHEN_TOLD)
+    await docker_kit.said(name, "up")
 
     async def outlasting() -> object:
         while True:
@@ -150,7 +159,7 @@ async def test_end_is_seen_by_whoever_waited_when_the_engine_was_away_and_is_bac
 
     waiting = asyncio.gather(outlasting())
     with docker_kit.engine.stopped():
-        await eventually(docker_kit.has_no_process(name), what="the program has ended")
+        await docker_kit.tell_to_end(name)
     (status,) = await waiting
 
     assert status == await docker_kit.runtime.inspect(name)
@@ -169,16 +178,80 @@ async def test_frozen_engine_is_noticed_and_everything_goes_on_when_it_thaws(
     assert status.phase is ContainerPhase.EXITED
 
 
+def asked_to_start_long_ago(kit: DockerKit, name: str, container_id: str) -> None:
+    """Do as somebody who made his mark and was then paused."""
+    mark = kit.root / name / f"start-{container_id}"
+    mark.touch()
+    long_ago = mark.stat().st_mtime - 3600
+    os.utime(mark, (long_ago, long_ago))
+
+
+@pytest.mark.parametrize("act", [DockerRuntime.start, DockerRuntime.entomb])
+async def test_container_is_lost_when_it_ran_between_the_last_look_and_its_deletion(
+    docker_kit: DockerKit,
+    monkeypatch: pytest.MonkeyPatch,
+    act: Callable[[DockerRuntime, str], Awaitable[ContainerStatus]],
+) -> None:
+    spec = docker_kit.spec("pass")
+    await docker_kit.runtime.create(spec)
+    container_id = await docker_kit.container_id(spec.name)
+    asked_to_start_long_ago(docker_kit, spec.name, container_id)
+    docker_kit.restart_runner()
+    really_delete = Engine.delete
+
+    async def has_ended() -> bool:
+        container = await docker_kit.client.inspect(container_id)
+        return bool(container["State"]["Status"] == "exited")
+
+    async def too_late(engine: Engine, deleted_id: str) -> None:
+        await docker_kit.client.start(container_id)
+        await eventually(has_ended, what="it has run")
+        await really_delete(engine, deleted_id)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "delete", too_late)
+        assert (await act(docker_kit.runtime, spec.name)).phase is ContainerPhase.LOST
+
+    docker_kit.restart_runner()
+    assert (await docker_kit.runtime.inspect(spec.name)).phase is ContainerPhase.LOST
+    assert container_id in (await docker_kit.runtime.log_location(spec.name)).path
+    with pytest.raises(FailedPrecondition):
+        await docker_kit.runtime.create(spec)
+    await docker_kit.runtime.remove(spec.name)
+    assert (await docker_kit.runtime.inspect(spec.name)).phase is ContainerPhase.ABSENT
+
+
+async def test_what_became_of_a_container_is_found_out_by_the_next_one_who_looks(
+    docker_kit: DockerKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = docker_kit.spec("pass")
+    await docker_kit.runtime.create(spec)
+    container_id = await docker_kit.container_id(spec.name)
+    asked_to_start_long_ago(docker_kit, spec.name, container_id)
+    really_delete = Engine.delete
+
+    async def too_late(engine: Engine, deleted_id: str) -> None:
+        await docker_kit.client.start(container_id)
+        await docker_kit.runtime.wait_exit(spec.name)
+        await really_delete(engine, deleted_id)
+        raise EngineFailed("its answer was lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "delete", too_late)
+        with pytest.raises(EngineFailed):
+            await docker_kit.runtime.entomb(spec.name)
+
+    docker_kit.restart_runner()
+    assert (await docker_kit.runtime.inspect(spec.name)).phase is ContainerPhase.LOST
+
+
 async def test_container_is_made_anew_when_whoever_asked_for_its_start_died_before(
     docker_kit: DockerKit,
 ) -> None:
     spec = docker_kit.spec("print('ran')")
     await docker_kit.runtime.create(spec)
     first = await docker_kit.container_id(spec.name)
-    mark = docker_kit.root / spec.name / f"start-{first}"
-    mark.touch()
-    long_ago = mark.stat().st_mtime - 3600
-    os.utime(mark, (long_ago, long_ago))
+    asked_to_start_long_ago(docker_kit, spec.name, first)
 
     with pytest.raises(Unavailable):
         await docker_kit.runtime.start(spec.name)

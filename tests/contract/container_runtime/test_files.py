@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from services.chassis.errors import InvalidArgument, NotFound, PayloadTooLarge
+from services.chassis.errors import InvalidArgument, ModelyardError, NotFound, PayloadTooLarge
 from services.scheduler.domain.attempts.runtime import (
     ContainerPhase,
     PlacedFile,
@@ -81,7 +81,8 @@ async def test_outputs_are_listed_with_their_paths(kit: Kit) -> None:
     status = await kit.ran(
         "import os, pathlib; root = pathlib.Path(os.environ['MODELYARD_OUTPUTS'])\n"
         "(root / 'report.txt').write_text('r'); (root / 'model' / 'deep').mkdir(parents=True)\n"
-        "(root / 'model' / 'b').write_text('b'); (root / 'model' / 'deep' / 'a').write_text('a')"
+        "(root / 'empty').mkdir(); (root / 'model' / 'b').write_text('b')\n"
+        "(root / 'model' / 'deep' / 'a').write_text('a')"
     )
 
     async def left(path: str, **bounds: int) -> list[tuple[str, str]]:
@@ -91,6 +92,7 @@ async def test_outputs_are_listed_with_their_paths(kit: Kit) -> None:
 
     assert await left("report.txt") == [("report.txt", "r")]
     assert await left("model") == [("b", "b"), ("deep/a", "a")]
+    assert await left("empty") == []
     for path in ("missing", "model/missing", "report.txt/x"):
         with pytest.raises(NotFound):
             await left(path)
@@ -156,17 +158,64 @@ async def test_last_lines_are_the_end_of_standard_error(kit: Kit) -> None:
     assert await kit.runtime.last_lines("never-made", bytes_max=50) == ""
 
 
+async def test_last_lines_are_the_end_of_the_output_where_there_is_no_error(kit: Kit) -> None:
+    status = await kit.ran("print('x' * 99); print('last: ü'); print('line')")
+
+    assert await kit.runtime.last_lines(status.name, bytes_max=50) == "last: ü\nline\n"
+
+
 def _text(path: PurePath) -> str:
     return Path(path).read_text()
 
 
-async def test_checkpoint_folder_is_writable(kit: Kit) -> None:
+async def test_checkpoint_is_the_programs_own_and_is_collected(kit: Kit, tmp_path: Path) -> None:
+    (tmp_path / "epoch").write_text("1")
     status = await kit.ran(
-        "import os; open(os.path.join(os.environ['MODELYARD_CHECKPOINT'], 'c'), 'w').write('c')"
+        "import os, pathlib; folder = pathlib.Path(os.environ['MODELYARD_CHECKPOINT']);"
+        "epoch = folder / 'weights' / 'epoch'; before = epoch.read_text();"
+        "epoch.write_text(before + '2'); (folder / 'new').write_text('n')",
+        checkpoint=(PlacedFile("weights/epoch", tmp_path / "epoch"),),
     )
 
     assert status.exit is not None
     assert status.exit.code == 0
+    left = await kit.runtime.list_checkpoint(status.name, files_max=10, bytes_max=10)
+    found = [(each.path, _text(each.file)) for each in left]
+    assert found == [("new", "n"), ("weights/epoch", "12")]
+    assert (tmp_path / "epoch").read_text() == "1"  # the node's cache stays as it was
+
+
+async def test_checkpoint_may_be_empty_or_gone(kit: Kit) -> None:
+    status = await kit.ran("pass")
+    for name in (status.name, "never-made"):
+        assert await kit.runtime.list_checkpoint(name, files_max=10, bytes_max=10) == []
+
+
+async def test_a_checkpoint_with_too_long_a_path_is_refused(kit: Kit) -> None:
+    status = await kit.ran(
+        "import os; os.chdir(os.environ['MODELYARD_CHECKPOINT'])\n"
+        "for _ in range(20): os.mkdir('d' * 250); os.chdir('d' * 250)\n"
+        "open('f', 'w').close()"
+    )
+    with pytest.raises(InvalidArgument, match="can't be read"):
+        await kit.runtime.list_checkpoint(status.name, files_max=10, bytes_max=10)
+
+
+@pytest.mark.parametrize(
+    ("program", "refused"),
+    [
+        ("os.symlink('/etc/passwd', 'link')", InvalidArgument),
+        ("[open(f'{n}', 'w').close() for n in range(11)]", InvalidArgument),
+        ("open('large', 'w').write('x' * 11)", PayloadTooLarge),
+    ],
+    ids=["link", "too many", "too large"],
+)
+async def test_checkpoint_that_cannot_be_taken_is_refused(
+    kit: Kit, program: str, refused: type[ModelyardError]
+) -> None:
+    status = await kit.ran(f"import os; os.chdir(os.environ['MODELYARD_CHECKPOINT']); {program}")
+    with pytest.raises(refused, match="checkpoint"):
+        await kit.runtime.list_checkpoint(status.name, files_max=10, bytes_max=10)
 
 
 async def test_remove_deletes_what_the_program_made_unwritable(kit: Kit) -> None:

@@ -141,6 +141,44 @@ async def test_remove_is_refused_while_it_runs_and_frees_the_name_afterwards(kit
     assert await kit.runtime.list({}) == []
 
 
+async def test_no_folder_is_left_of_what_was_given_up_and_removed(kit: Kit) -> None:
+    never_made, made = kit.spec("pass"), kit.spec("pass")
+    await kit.runtime.create(made)
+    for spec in (never_made, made):
+        await kit.runtime.entomb(spec.name)
+        await kit.runtime.remove(spec.name)
+        await kit.runtime.remove(spec.name)
+
+    assert list(kit.root.iterdir()) == []
+
+
+async def test_what_was_not_started_before_a_boot_of_the_machine_is_lost(kit: Kit) -> None:
+    """Its files may be torn, and whether its start was asked for is forgotten."""
+    spec = kit.spec("print('ran')")
+    await kit.runtime.create(spec)
+    kit.as_laid_out_before_a_boot(spec.name)
+    kit.restart_runner()
+
+    assert (await kit.runtime.start(spec.name)).phase is ContainerPhase.LOST
+    assert (await kit.runtime.wait_exit(spec.name)).phase is ContainerPhase.LOST
+    assert (await kit.runtime.log_location(spec.name)).path
+    await kit.runtime.remove(spec.name)
+    assert list(kit.root.iterdir()) == []
+
+
+async def test_what_is_being_made_survives_another_runner_until_that_is_given_the_node(
+    kit: Kit,
+) -> None:
+    half_made = kit.root / ".half-made"
+    half_made.mkdir()
+
+    other = kit.open_runtime()
+    assert half_made.exists()
+    await other.tidy()
+
+    assert not half_made.exists()
+
+
 async def test_inspect_says_absent_when_it_was_removed_behind_our_back(kit: Kit) -> None:
     name = await kit.started("pass")
     await kit.runtime.wait_exit(name)

@@ -5,7 +5,7 @@ import signal
 from datetime import timedelta
 
 from services.scheduler.domain.attempts.runtime import Capability, EndCause
-from tests.contract.container_runtime.kit import NO_GRACE, Kit
+from tests.contract.container_runtime.kit import NO_GRACE, NOT_AT_ONCE, Kit
 
 OBEYS = """
 import signal, sys, time
@@ -101,7 +101,7 @@ async def test_time_limit_ends_the_program(kit: Kit) -> None:
 
 async def test_memory_limit_ends_the_program_and_says_so(kit: Kit) -> None:
     status = await kit.ran(
-        "import time; held = bytearray(96 << 20); held[::4096] = b'x' * len(held[::4096]);"
+        f"{NOT_AT_ONCE}; held = bytearray(96 << 20); held[::4096] = b'x' * len(held[::4096]);"
         "time.sleep(60)",
         memory_bytes=64 << 20,
     )
@@ -115,7 +115,7 @@ async def test_memory_limit_ends_the_program_and_says_so(kit: Kit) -> None:
 
 async def test_memory_limit_counts_the_whole_tree(kit: Kit) -> None:
     status = await kit.ran(
-        "import os, time\n"
+        f"import os; {NOT_AT_ONCE}\n"
         "for _ in range(3):\n"
         "    if os.fork() == 0: break\n"
         "held = bytearray(24 << 20); held[::4096] = b'x' * len(held[::4096])\n"

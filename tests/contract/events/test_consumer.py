@@ -2,9 +2,11 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
+
+from typing_extensions import override
 
 from services.chassis.errors import Conflict, FailedPrecondition
 from services.chassis.events.consumer import Backoff, EventConsumer, Handler
@@ -15,12 +17,31 @@ from tests.contract.events.brokers import Broker, an_event, given, polled, until
 SHORT = Backoff(first=timedelta(milliseconds=1), longest=timedelta(milliseconds=5))
 
 
+class NoticedStop(asyncio.Event):
+    """Tells when the consumer, which looks after each poll, has seen that it is to stop."""
+
+    def __init__(self, on_seen: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_seen = on_seen
+
+    @override
+    def is_set(self) -> bool:
+        if is_set := super().is_set():
+            self._on_seen()
+        return is_set
+
+
 @asynccontextmanager
 async def consuming(
-    broker: Broker, topic: str, dead: str, handlers: Mapping[str, Handler]
+    broker: Broker,
+    topic: str,
+    dead: str,
+    handlers: Mapping[str, Handler],
+    *,
+    on_stop_seen: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[None]:
     """Run a consumer of the group `readers` for the time of the block, and stop it in order."""
-    stopping = asyncio.Event()
+    stopping = NoticedStop(on_stop_seen)
     async with (
         broker.open_producer() as producer,
         broker.join("readers", topic) as subscription,
@@ -192,21 +213,12 @@ async def test_stopping_finishes_the_event_in_hand_and_leaves_the_rest(broker: B
         await go_on.wait()
         finished.append(event.id)
 
-    async with (
-        asyncio.TaskGroup() as tasks,
-        consuming(broker, topic, dead, {"a.known.v1": handle}),
-    ):
+    async with consuming(broker, topic, dead, {"a.known.v1": handle}, on_stop_seen=go_on.set):
         await begun.wait()
-        tasks.create_task(_set_soon(go_on))
+        assert finished == []
     assert finished == ["e0"]
     records = await remaining(broker, topic)
     assert records[0].offset == 1
-
-
-async def _set_soon(event: asyncio.Event) -> None:
-    """Set the event once the consumer, which looks after each poll, has seen that it is to stop."""
-    await asyncio.sleep(0.3)  # tidy: allow sleep because the consumer tells nobody that it saw
-    event.set()
 
 
 async def test_two_consumers_of_a_group_handle_every_event_once(broker: Broker) -> None:

@@ -1,7 +1,7 @@
 """`CompactedProjection` and the `TopicReader` port below it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -30,13 +30,17 @@ class LastIds:
 
 @asynccontextmanager
 async def projected(
-    broker: Broker, topic: str, picture: LastIds
+    broker: Broker,
+    topic: str,
+    picture: LastIds,
+    on_caught_up: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[CompactedProjection]:
     projection = CompactedProjection(
         broker.settings,
         topic,
         picture.apply,
         forget=picture.forget,
+        on_caught_up=on_caught_up,
         open_reader=broker.open_reader,
     )
     stopping = asyncio.Event()
@@ -70,6 +74,19 @@ async def test_a_projection_of_an_empty_topic_is_caught_up(broker: Broker) -> No
 
     async with projected(broker, topic, LastIds()) as projection:
         assert projection.is_caught_up
+
+
+async def test_a_projection_says_once_that_it_is_caught_up(broker: Broker) -> None:
+    topic = await broker.new_topic(partition_count=1, compacted=True)
+    await given(broker, [an_event(topic, 1, key="a")])
+    picture, seen = LastIds(), list[dict[str, str]]()
+
+    async with projected(broker, topic, picture, lambda: seen.append(dict(picture.by_key))):
+        assert seen == [{"a": "e1"}]
+        await broker.make_again(topic, partition_count=1)
+        await given(broker, [an_event(topic, 2, key="b")])
+        await until(lambda: picture.by_key == {"a": "e1", "b": "e2"})
+    assert len(seen) == 1
 
 
 async def test_a_projection_forgets_a_key_at_its_tombstone(broker: Broker) -> None:

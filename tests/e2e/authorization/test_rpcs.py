@@ -1,15 +1,16 @@
 """Every RPC of every service, with every role's scopes, on own, foreign and missing things.
 
 The methods come from the contracts, the scopes that they need from the services' own lists. The
-services are asked past the gateway, with tokens as the gateway signs them, and with such as nobody
-may sign. A foreign thing must read exactly as one that nobody has.
+services are asked past the gateway, with tokens as the gateway and the other services sign them,
+with such as are for another service, and with such as nobody may sign. A foreign thing must read
+exactly as one that nobody has.
 """
 
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +27,7 @@ from typing_extensions import override
 from services.api_gateway.domain.roles import SCOPES_BY_ROLE, Role
 from services.chassis.clock import SystemClock
 from services.chassis.rpc.identity import TokenSigner
-from services.chassis.tenancy import Principal, TenantId
+from services.chassis.tenancy import NO_TENANT, Principal, TenantId
 from tests.e2e.authorization.things import Findings, Things, fresh
 from tests.e2e.platform import Platform
 
@@ -38,8 +39,34 @@ SERVICES: Final = {
     "modelyard.scheduler.v1": ("scheduler", "MODELYARD_SCHEDULER__ADDRESS"),
 }
 """By package: the service, and the setting of those who call it that leads there."""
+AUDIENCES: Final = frozenset(service.replace("_", "-") for service, _ in SERVICES.values())
 SERVICES_OWN: Final = frozenset({"routes:read", "tenants:follow"})
 """Scopes of no role."""
+NOTHING: Final[Mapping[str, frozenset[str]]] = {}
+FOLLOWS_TENANTS: Final = {"modelyard.gateway.v1": frozenset({"tenants:follow"})}
+SERVICES_WORDS: Final = (
+    ("api_gateway", "attempt:1", True, NOTHING),
+    ("api_gateway", "scheduler", True, NOTHING),
+    ("api_gateway", "api-gateway", True, NOTHING),
+    ("api_gateway", "key:1", False, NOTHING),
+    ("api_gateway", "api-gateway", False, {"modelyard.scheduler.v1": frozenset({"routes:read"})}),
+    (
+        "scheduler",
+        "scheduler",
+        True,
+        {"modelyard.registry.v1": frozenset({"models:read", "artifacts:read"})},
+    ),
+    ("scheduler", "attempt:1", True, {"modelyard.registry.v1": frozenset({"artifacts:write"})}),
+    ("scheduler", "key:1", True, NOTHING),
+    ("scheduler", "scheduler", False, FOLLOWS_TENANTS),
+    ("model_registry", "key:1", True, NOTHING),
+    ("model_registry", "model-registry", True, NOTHING),
+    ("model_registry", "model-registry", False, FOLLOWS_TENANTS),
+    ("log_collector", "key:1", True, NOTHING),
+    ("log_collector", "log-collector", True, NOTHING),
+    ("log_collector", "log-collector", False, FOLLOWS_TENANTS),
+)
+"""Who signs, for which subject, for a tenant or for none, and which scopes are taken, by owner."""
 REFUSED: Final = frozenset({"PERMISSION_DENIED"})
 UNKNOWN: Final = frozenset({"UNAUTHENTICATED"})
 ABSENT: Final = frozenset({"NOT_FOUND"})
@@ -73,6 +100,15 @@ class Method:
     @property
     def name(self) -> str:
         return f"{self.described.containing_service.name}.{self.described.name}"
+
+    @property
+    def package(self) -> str:
+        return str(self.described.containing_service.file.package)
+
+    @property
+    def callee(self) -> str:
+        """Return the name of the service that answers it."""
+        return SERVICES[self.package][0].replace("_", "-")
 
     @property
     def is_about_a_thing(self) -> bool:
@@ -175,22 +211,28 @@ def methods(own: Things) -> Iterator[Method]:
 
 @dataclass(frozen=True)
 class Signers:
-    """Who signs: the gateway, the gateway in the past, and nobody that is trusted."""
+    """Who signs: each service, the gateway in the past, and nobody that is trusted."""
 
-    gateway: TokenSigner
+    services: Mapping[str, TokenSigner]
     past: TokenSigner
     stranger: TokenSigner
 
     @staticmethod
-    def of(environment: Mapping[str, str]) -> "Signers":
-        """Take the gateway's key, and make one that nobody knows."""
-        file = Path(environment["MODELYARD_IDENTITY__PRIVATE_KEY_FILE"])
+    def of(platform: Platform) -> "Signers":
+        """Take the services' keys, and make one that nobody knows."""
+        files = {
+            service: Path(platform.environment_of(service)["MODELYARD_IDENTITY__PRIVATE_KEY_FILE"])
+            for service, _ in SERVICES.values()
+        }
         unknown = Ed25519PrivateKey.generate().private_bytes(
             Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         )
         return Signers(
-            TokenSigner("api-gateway", file, SystemClock()),
-            TokenSigner("api-gateway", file, EarlierClock()),
+            {
+                service: TokenSigner(service.replace("_", "-"), file, SystemClock())
+                for service, file in files.items()
+            },
+            TokenSigner("api-gateway", files["api_gateway"], EarlierClock()),
             TokenSigner("api-gateway", unknown, SystemClock()),
         )
 
@@ -198,7 +240,7 @@ class Signers:
 @pytest.mark.usefixtures("platform")
 def test_no_cell_of_the_matrix_lets_anybody_do_or_see_more(platform: Platform) -> None:
     environment = platform.environment_of("scheduler") | platform.environment_of("api_gateway")
-    signers, findings, count = Signers.of(environment), Findings(), 0
+    signers, findings, count = Signers.of(platform), Findings(), 0
     tenants = [fresh("owners"), fresh("strangers")]
     with ExitStack() as stack:
         own, foreign = [
@@ -216,7 +258,7 @@ def test_no_cell_of_the_matrix_lets_anybody_do_or_see_more(platform: Platform) -
         }
         for method in methods(own):
             count += 1
-            channel = channels[method.described.containing_service.file.package]
+            channel = channels[method.package]
             look(findings, method, channel, signers, TenantId(tenants[0]), named)
         for things in (own, foreign):
             things.clear()
@@ -235,6 +277,7 @@ def look(  # noqa: PLR0917
     named: Mapping[str, Mapping[str, str]],
 ) -> None:
     """Look at all cells of one method."""
+    gateway, callee = signers.services["api_gateway"], method.callee
     kinds = ("own", "foreign", "missing") if method.is_about_a_thing else ("own",)
     rights = {str(role): scopes for role, scopes in SCOPES_BY_ROLE.items()}
     everything = frozenset().union(*rights.values(), SERVICES_OWN)
@@ -243,11 +286,11 @@ def look(  # noqa: PLR0917
         "all scopes but its": everything - {method.scope},
     }
     for title, scopes in rights.items():
-        token = signers.gateway.token(Principal(tenant, "matrix", scopes))
+        token = gateway.token(Principal(tenant, "key:matrix", scopes), callee)
         told = {}
         for kind in kinds:
             expected = ALIVE
-            if method.scope not in scopes:
+            if method.scope not in scopes - SERVICES_OWN:
                 expected = REFUSED
             elif kind != "own":
                 is_output = "owner_id" in method.request({}).DESCRIPTOR.fields_by_name
@@ -260,11 +303,31 @@ def look(  # noqa: PLR0917
         if method.is_about_a_thing:
             cell = f"{method.name} with {title}, foreign and missing"
             findings.expect_alike(cell, told["foreign"], told["missing"])
-    whole = Principal(tenant, "matrix", everything)
+    whole = Principal(tenant, "key:matrix", everything)
     for title, token in (
         ("no token", ""),
-        ("an expired token", signers.past.token(whole)),
-        ("a stranger's token", signers.stranger.token(whole)),
+        ("an expired token", signers.past.token(whole, callee)),
+        ("a stranger's token", signers.stranger.token(whole, callee)),
+        *((f"a token for {other}", gateway.token(whole, other)) for other in AUDIENCES - {callee}),
     ):
         status, _ = method.ask(channel, token, named["own"])
         findings.expect(f"{method.name} with {title}", status, UNKNOWN)
+    look_at_services(findings, method, channel, signers, whole, named["own"])
+
+
+def look_at_services(  # noqa: PLR0917
+    findings: Findings,
+    method: Method,
+    channel: grpc.Channel,
+    signers: Signers,
+    whole: Principal,
+    named: Mapping[str, str],
+) -> None:
+    """Look at what each service may do beside what the gateway does for people."""
+    for service, subject, is_for_tenant, taken in SERVICES_WORDS:
+        tenant = whole.tenant if is_for_tenant else NO_TENANT
+        acting = replace(whole, subject=subject, tenant=tenant)
+        token = signers.services[service].token(acting, method.callee)
+        expected = ALIVE if method.scope in taken.get(method.package, ()) else REFUSED
+        status, _ = method.ask(channel, token, named, expected=expected)
+        findings.expect(f"{method.name} by {service} as {subject}", status, expected)

@@ -13,6 +13,8 @@ DONE: Final = frozenset({200, 201, 202, 204})
 BIG: Final = {"cpu_millicores": CPU_MILLICORES}
 MEMBER: Final = {"subject": "auth0|12", "issuer": "https://issuer.test"}
 """By which a request names a member, beside its path."""
+KEY_NAMES: Final = frozenset({"cell", "made", "used up"})
+"""What the keys are called that the matrix makes."""
 
 Parameters = Mapping[str, str]
 
@@ -85,12 +87,15 @@ class Things:
         return {"job_id": made(self.http.post("/v1/jobs", json=a_job()))["id"]}
 
     def clear(self) -> None:
-        """End what is in line."""
+        """End what is in line, and the keys that were made: a tenant has a bounded number."""
         self.http.delete(f"/v1/deployments/{self.name}")
         for job in self.http.get("/v1/jobs", params={"state": "QUEUED", "page_size": 200}).json()[
             "jobs"
         ]:
             self.http.post(f"/v1/jobs/{job['id']}/cancel", json={})
+        for key in self.http.get("/v1/api-keys").json()["keys"]:
+            if key["name"] in KEY_NAMES and key["revoked_at"] is None:
+                self.http.delete(f"/v1/api-keys/{key['id']}")
 
 
 def made(answer: httpx.Response) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from modelyard.client import (
     Client,
     ConnectionFailed,
     Job,
+    JobRetries,
     JobSpec,
     JobTimeouts,
     Resources,
@@ -165,6 +166,7 @@ class Load:
             env=environment,
             resources=Resources(cpu_millicores=100, memory_bytes=128 << 20),
             timeouts=JobTimeouts(run=timedelta(minutes=5)),
+            retries=JobRetries(count_max=0),  # what starts again has started twice
         )
 
 

@@ -1,6 +1,6 @@
 """The fault table: one row a fault, as the run prints and keeps it.
 
-The file is `fault-table.json` in pytest's folder of the run, or what `MODELYARD_FAULT_TABLE` names.
+The file is what `MODELYARD_FAULT_TABLE` names.
 """
 
 import json
@@ -25,6 +25,10 @@ _HEADINGS: Final = (
     "noticed after s",
     "breaker open after s",
 )
+
+
+PROPERTY: Final = "fault"
+"""Under which a test's report bears its row: a worker's reports reach the process that prints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,16 @@ class Row:
             "" if self.noticed_after_s is None else f"{self.noticed_after_s:.1f}",
             "" if self.breaker_open_after_s is None else f"{self.breaker_open_after_s:.1f}",
         )
+
+
+def told(row: Row) -> str:
+    """Return a row as its test notes it, in whatever process that runs."""
+    return json.dumps(asdict(row))
+
+
+def heard(text: str) -> Row:
+    """Return the row that a test has noted."""
+    return Row(**json.loads(text))
 
 
 def rendered(rows: Sequence[Row]) -> list[str]:

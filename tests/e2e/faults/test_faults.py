@@ -3,17 +3,17 @@
 On both runtimes. In `make soak` outages last longer.
 """
 
-import os
+from collections.abc import Callable
 from typing import Final
 
 import pytest
 
 from deploy.local.runtimes import Kind
 from tests.e2e.faults.strike import ENGINE, PARTS, Fault, faults_of
-from tests.e2e.faults.table import Row
+from tests.e2e.faults.table import PROPERTY, told
 from tests.e2e.faults.trial import Stage, tried
+from tests.e2e.soak import IS_SOAK
 
-IS_SOAK: Final = os.environ.get("MODELYARD_SOAK") == "1"
 OUTAGE_S: Final = 40.0 if IS_SOAK else 8.0
 ENGINE_OUTAGE_S: Final = 40.0 if IS_SOAK else 15.0
 """Until its breaker opens three calls must have been given up."""
@@ -32,13 +32,13 @@ CASES: Final = [
     ("runtime", "fault"), CASES, ids=[f"{runtime}-{fault}" for runtime, fault in CASES]
 )
 def test_no_job_is_lost_or_runs_twice_when_a_part_is_away(
-    stage: Stage, rows: list[Row], runtime: Kind, fault: Fault
+    stage: Stage, record_property: Callable[[str, object], None], runtime: Kind, fault: Fault
 ) -> None:
     outage_s = ENGINE_OUTAGE_S if fault.part == ENGINE else OUTAGE_S
     trial = tried(stage, fault, outage_s=outage_s, jobs_per_second=JOBS_PER_SECOND)
 
-    rows.append(trial.row(runtime))
-    assert trial.harmed == []
+    record_property(PROPERTY, told(trial.row(runtime)))
+    assert trial.harm == ""
     assert dict(trial.other_refusals) == {}
     assert trial.normal_after_s is not None
     assert trial.gaps.silent == []

@@ -28,6 +28,7 @@ USUAL_FACTOR: Final = 3.0
 USUAL_S_MIN: Final = 5.0
 """Or than this, whatever else the machine has to do."""
 PROBE_S_MAX: Final = 20.0
+_TOLD_MAX: Final = 3
 NORMAL_AFTER_S_MAX: Final = 120.0
 UP_AGAIN_S_MAX: Final = 30.0
 """Until it is said that the container runtime is back, once a job has run on it."""
@@ -59,9 +60,13 @@ class Trial:
     """Services that ended though it was another part that went away."""
 
     @property
-    def harmed(self) -> list[str]:
-        """Jobs of which something is lost, done twice or never done."""
-        return [str(outcome) for outcome in self.outcomes if outcome.is_harmed]
+    def harm(self) -> str:
+        """Tell of jobs of which something is lost, done twice or never done: nothing, if none."""
+        harmed = [str(outcome) for outcome in self.outcomes if outcome.is_harmed]
+        if not harmed:
+            return ""
+        first = "\n".join(harmed[:_TOLD_MAX])
+        return f"{len(harmed)} of {len(self.outcomes)} jobs, such as\n{first}"
 
     @property
     def other_refusals(self) -> Counter[str]:

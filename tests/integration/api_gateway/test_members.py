@@ -12,15 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.api_gateway.adapters.oidc import open_oidc_issuer
 from services.api_gateway.adapters.postgres.keys import PostgresDirectory
-from services.api_gateway.adapters.postgres.members import (
-    MemberUnitOfWork,
-    PostgresMemberDirectory,
-)
+from services.api_gateway.adapters.postgres.members import PostgresMemberDirectory
 from services.api_gateway.adapters.postgres.tables import chassis
 from services.api_gateway.adapters.postgres.tenants import PostgresTenants
+from services.api_gateway.adapters.postgres.unit_of_work import OneTenantUnitOfWork
 from services.api_gateway.bootstrap import claim_rules_of
 from services.api_gateway.domain.member import Member, Person
-from services.api_gateway.domain.roles import Role
+from services.api_gateway.domain.roles import SCOPES_BY_ROLE, Role
 from services.api_gateway.domain.scopes import SCOPES
 from services.api_gateway.entrypoints.facts import event_of
 from services.api_gateway.entrypoints.rest.app import build_app
@@ -28,21 +26,30 @@ from services.api_gateway.settings import OidcSettings
 from services.api_gateway.use_cases.authenticate import Authenticate
 from services.api_gateway.use_cases.authenticate_token import AuthenticateToken
 from services.api_gateway.use_cases.create_tenant import CreateTenant
-from services.api_gateway.use_cases.manage_keys import NewKeys
+from services.api_gateway.use_cases.makers import Makers
+from services.api_gateway.use_cases.manage_keys import IssueKey, ListKeys, NewKeys
 from services.api_gateway.use_cases.manage_members import ListMembers, PutMember, RemoveMember
 from services.api_gateway.use_cases.manage_tenants import ChangeTenant
 from services.api_gateway.use_cases.memberships import Memberships
 from services.api_gateway.use_cases.purge_tenants import PurgeTenants
 from services.api_gateway.use_cases.tenant_standing import TenantStanding
 from services.chassis.clock import SystemClock
-from services.chassis.db.lease import LeaseKeeper
+from services.chassis.db.lease import LeaseKeeper, PostgresLeases
 from services.chassis.db.unit_of_work import PostgresUnitOfWork
-from services.chassis.errors import FailedPrecondition, NotFound, QuotaExceeded
+from services.chassis.errors import (
+    FailedPrecondition,
+    NotFound,
+    PermissionDenied,
+    QuotaExceeded,
+    Unauthenticated,
+    VersionMismatch,
+)
 from services.chassis.ids import TimeOrderedIds
 from services.chassis.tenancy import Principal, TenantId
-from tests.integration.api_gateway.issuer import AUDIENCE, free_port, id_token, real_issuer
 from tests.integration.api_gateway.test_oidc import policy_of
 from tests.support.eventually import eventually
+from tests.support.free_port import free_port
+from tests.support.issuer import AUDIENCE, id_token, real_issuer
 from tests.unit.api_gateway.edge import Edge, client_of
 
 CLOCK = SystemClock()
@@ -50,9 +57,11 @@ IDS = TimeOrderedIds(CLOCK)
 NEW_KEYS = NewKeys(CLOCK, IDS, lambda: "s" * 43)
 ACME, BETA = TenantId("acme"), TenantId("beta")
 ISSUER = "https://issuer.test"
-ADMIN = Principal(ACME, "key:admin", SCOPES)
+ADMIN = Principal(ACME, "user:admin", SCOPES)
 PLATFORM = Principal(TenantId("default"), "key:platform", SCOPES)
+TENANT_ADMIN = Principal(ACME, "user:tenant-admin", SCOPES_BY_ROLE[Role.ADMIN])
 VIEWER, OPERATOR = frozenset({Role.VIEWER}), frozenset({Role.OPERATOR})
+ADMINISTRATOR = frozenset({Role.ADMIN})
 HEADER = "Modelyard-Tenant"
 WITHIN_S = 30.0
 
@@ -60,18 +69,18 @@ WITHIN_S = 30.0
 @pytest.fixture
 async def base(engine: AsyncEngine) -> PostgresUnitOfWork:
     base = PostgresUnitOfWork(engine, chassis, source="/api-gateway", clock=CLOCK, ids=IDS)
-    for tenant in (ACME, BETA):
+    for tenant in (PLATFORM.tenant, ACME, BETA):
         await CreateTenant(PostgresTenants(base, event_of), NEW_KEYS)(tenant)
     return base
 
 
 @pytest.fixture
 def put(base: PostgresUnitOfWork) -> PutMember:
-    return PutMember(MemberUnitOfWork(base), CLOCK)
+    return PutMember(OneTenantUnitOfWork(base), CLOCK, Makers())
 
 
 async def members_of(base: PostgresUnitOfWork, tenant: TenantId) -> list[Member]:
-    shown = ListMembers(PostgresTenants(base, event_of), MemberUnitOfWork(base))
+    shown = ListMembers(PostgresTenants(base, event_of), OneTenantUnitOfWork(base))
     return list(await shown(PLATFORM, tenant, after=None, limit=100))
 
 
@@ -92,12 +101,13 @@ async def test_a_member_is_stored_changed_and_removed_in_its_tenant_only(
     assert (changed.version, changed.roles, changed.added_at) == (2, OPERATOR, added.added_at)
     assert await members_of(base, ACME) == [changed]
     assert await members_of(base, BETA) == [elsewhere]
-    remove = RemoveMember(MemberUnitOfWork(base))
-    await remove(ADMIN, ACME, anna)
-    with pytest.raises(NotFound):
+    remove = RemoveMember(OneTenantUnitOfWork(base), Makers())
+    for _ in range(2):
         await remove(ADMIN, ACME, anna)
     assert await members_of(base, ACME) == []
     assert await members_of(base, BETA) == [elsewhere]
+    with pytest.raises(NotFound):
+        await remove(PLATFORM, TenantId("nobody"), anna)
 
 
 async def test_a_person_is_found_by_issuer_and_subject_together(
@@ -125,7 +135,7 @@ async def test_members_are_paged_by_issuer_and_subject(
     names = [("https://a.test", "z"), ("https://b.test", "a"), ("https://b.test", "b")]
     for issuer, subject in names:
         await put(ADMIN, ACME, somebody(subject, issuer), VIEWER)
-    shown = ListMembers(PostgresTenants(base, event_of), MemberUnitOfWork(base))
+    shown = ListMembers(PostgresTenants(base, event_of), OneTenantUnitOfWork(base))
 
     first = await shown(ADMIN, ACME, after=None, limit=2)
     rest = await shown(ADMIN, ACME, after=first[-1].person, limit=2)
@@ -139,7 +149,7 @@ async def test_members_are_paged_by_issuer_and_subject(
 async def test_twins_add_one_member_and_no_more_than_the_bound(
     base: PostgresUnitOfWork,
 ) -> None:
-    put = PutMember(MemberUnitOfWork(base), CLOCK, members_max=3)
+    put = PutMember(OneTenantUnitOfWork(base), CLOCK, Makers(), members_max=3)
     anna = somebody("anna")
 
     twins = await asyncio.gather(*(put(ADMIN, ACME, anna, VIEWER) for _ in range(4)))
@@ -154,6 +164,154 @@ async def test_twins_add_one_member_and_no_more_than_the_bound(
     assert len(await members_of(base, ACME)) == 3
 
 
+async def test_administrators_who_end_each_other_at_the_same_time_leave_one(
+    base: PostgresUnitOfWork, put: PutMember
+) -> None:
+    remove = RemoveMember(OneTenantUnitOfWork(base), Makers())
+    both = [somebody("anna"), somebody("bob")]
+    other = [somebody("carol"), somebody("anna", "https://other.test")]
+    for _ in range(10):
+        for person in both:
+            await put(TENANT_ADMIN, ACME, person, ADMINISTRATOR)
+        for person in other:
+            await put(TENANT_ADMIN, ACME, person, VIEWER)
+
+        ends = await asyncio.gather(
+            put(TENANT_ADMIN, ACME, both[0], VIEWER),
+            remove(TENANT_ADMIN, ACME, both[1]),
+            return_exceptions=True,
+        )
+
+        [refused] = [end for end in ends if isinstance(end, BaseException)]
+        assert isinstance(refused, FailedPrecondition)
+        left = [each for each in await members_of(base, ACME) if each.is_administrator]
+        assert [each.person in both for each in left] == [True]
+
+
+async def test_of_changes_at_once_that_are_for_one_version_one_is_made(
+    base: PostgresUnitOfWork, put: PutMember
+) -> None:
+    remove = RemoveMember(OneTenantUnitOfWork(base), Makers())
+    anna = somebody("anna")
+    for _ in range(5):
+        version = (await put(ADMIN, ACME, anna, VIEWER)).version
+
+        ends = await asyncio.gather(
+            put(ADMIN, ACME, anna, OPERATOR, if_version=version),
+            remove(ADMIN, ACME, anna, if_version=version),
+            return_exceptions=True,
+        )
+
+        [refused] = [end for end in ends if isinstance(end, BaseException)]
+        assert isinstance(refused, VersionMismatch)
+
+
+async def test_who_is_added_again_begins_above_all_who_were_removed(
+    base: PostgresUnitOfWork, put: PutMember
+) -> None:
+    remove = RemoveMember(OneTenantUnitOfWork(base), Makers())
+    anna, bob = somebody("anna"), somebody("bob")
+    for roles in (VIEWER, OPERATOR, VIEWER):
+        await put(ADMIN, ACME, anna, roles)
+    await put(ADMIN, ACME, bob, VIEWER)
+    await put(PLATFORM, BETA, anna, VIEWER)
+    for person in (anna, bob):
+        await remove(ADMIN, ACME, person)
+
+    assert (await put(ADMIN, ACME, bob, VIEWER)).version == 4
+    with pytest.raises(VersionMismatch):
+        await put(ADMIN, ACME, anna, OPERATOR, if_version=3)
+    assert (await put(ADMIN, ACME, anna, VIEWER)).version == 4
+    with pytest.raises(VersionMismatch):
+        await put(ADMIN, ACME, anna, OPERATOR, if_version=3)
+    assert (await put(PLATFORM, BETA, bob, VIEWER)).version == 1
+
+
+async def test_the_last_administrator_is_counted_in_its_own_tenant(
+    base: PostgresUnitOfWork, put: PutMember
+) -> None:
+    remove = RemoveMember(OneTenantUnitOfWork(base), Makers())
+    anna, bob = somebody("anna"), somebody("bob")
+    await put(PLATFORM, ACME, anna, frozenset({Role.PLATFORM_ADMIN}))
+    for person in (anna, bob):
+        await put(PLATFORM, BETA, person, ADMINISTRATOR)
+
+    with pytest.raises(FailedPrecondition) as refused:
+        await remove(TENANT_ADMIN, ACME, anna)
+    assert refused.value.detail["field"] == "subject"
+    with pytest.raises(FailedPrecondition) as refused:
+        await put(TENANT_ADMIN, ACME, anna, VIEWER)
+    assert refused.value.detail["field"] == "roles"
+    await put(TENANT_ADMIN, ACME, anna, ADMINISTRATOR)
+
+    await remove(PLATFORM, ACME, anna)
+    assert await members_of(base, ACME) == []
+    assert len(await members_of(base, BETA)) == 2
+
+
+async def test_whoever_ends_leaves_no_key_that_may_do_more_however_late_it_is_made(
+    base: PostgresUnitOfWork, put: PutMember
+) -> None:
+    unit_of_work = OneTenantUnitOfWork(base)
+    issue = IssueKey(unit_of_work, NEW_KEYS, Makers(ISSUER, are_members=True), in_force_max=500)
+    remove, people = RemoveMember(unit_of_work, Makers()), {"anna", "bob"}
+    remembered = {
+        subject: Principal(ACME, f"user:{subject}", SCOPES_BY_ROLE[Role.ADMIN])
+        for subject in people
+    }
+    for _ in range(8):
+        for subject in people:
+            await put(ADMIN, ACME, somebody(subject), ADMINISTRATOR)
+        through, _ = await issue(remembered["anna"], name="through", role=Role.ADMIN)
+        kept, _ = await issue(remembered["bob"], name="kept", role=Role.OPERATOR)
+
+        await asyncio.gather(
+            remove(ADMIN, ACME, somebody("anna")),
+            put(ADMIN, ACME, somebody("bob"), OPERATOR),
+            *(
+                issue(by, name="late", role=Role.ADMIN)
+                for by in (*remembered.values(), through.principal)
+            ),
+            return_exceptions=True,
+        )
+
+        async with unit_of_work(ACME) as tx:
+            left = {
+                subject: await tx.keys.in_force_of(somebody(subject), at=tx.now)
+                for subject in people
+            }
+        assert left["anna"] == []
+        assert kept in left["bob"]
+        assert {key.role for key in left["bob"]} == {Role.OPERATOR}
+    elsewhere, _ = await ListKeys(unit_of_work)(BETA)
+    assert [key for key in elsewhere if key.revoked_at] == []
+
+
+async def test_who_was_removed_makes_nobody_a_member_while_a_gateway_remembers_them(
+    base: PostgresUnitOfWork,
+) -> None:
+    unit_of_work = OneTenantUnitOfWork(base)
+    makers = Makers(ISSUER, are_members=True)
+    put, remove = PutMember(unit_of_work, CLOCK, makers), RemoveMember(unit_of_work, makers)
+    for subject in ("anna", "bob"):
+        await put(PLATFORM, ACME, somebody(subject), ADMINISTRATOR)
+    anna = Principal(ACME, "user:anna", SCOPES_BY_ROLE[Role.ADMIN])
+    key, _ = await IssueKey(unit_of_work, NEW_KEYS, makers)(anna, name="hers", role=Role.ADMIN)
+    await remove(PLATFORM, ACME, somebody("anna"))
+
+    for remembered in (anna, key.principal):
+        with pytest.raises(Unauthenticated):
+            await put(remembered, ACME, somebody("anna"), ADMINISTRATOR)
+        with pytest.raises(Unauthenticated):
+            await remove(remembered, ACME, somebody("bob"))
+    assert [member.person for member in await members_of(base, ACME)] == [somebody("bob")]
+
+    await put(PLATFORM, ACME, somebody("bob"), OPERATOR)
+    bob = Principal(ACME, "user:bob", SCOPES_BY_ROLE[Role.ADMIN])
+    with pytest.raises(PermissionDenied):
+        await put(bob, ACME, somebody("bob"), ADMINISTRATOR)
+
+
 async def test_a_purged_tenants_members_go_and_it_gets_no_new_ones(
     base: PostgresUnitOfWork, put: PutMember, engine: AsyncEngine
 ) -> None:
@@ -164,7 +322,11 @@ async def test_a_purged_tenants_members_go_and_it_gets_no_new_ones(
     change = ChangeTenant(store, TenantStanding(store, CLOCK))
     await change.delete(PLATFORM, ACME, grace=timedelta(0))
     keeper = LeaseKeeper(
-        engine, chassis, "tenants", holder="proc_1", ttl=timedelta(seconds=60), clock=CLOCK
+        PostgresLeases(engine, chassis),
+        "tenants",
+        holder="proc_1",
+        ttl=timedelta(seconds=60),
+        clock=CLOCK,
     )
     lease = await keeper.acquire()
     assert lease is not None
@@ -234,8 +396,9 @@ class Replicas:
 @pytest.fixture
 async def replicas(base: PostgresUnitOfWork, issuer: str) -> AsyncIterator[Replicas]:
     rules = claim_rules_of(OidcSettings(issuer=issuer, audience=AUDIENCE, roles_from="members"))
-    tenants, members = PostgresTenants(base, event_of), MemberUnitOfWork(base)
-    put, remove = PutMember(members, CLOCK), RemoveMember(members)
+    tenants, members = PostgresTenants(base, event_of), OneTenantUnitOfWork(base)
+    makers = Makers(issuer, are_members=True)
+    put, remove = PutMember(members, CLOCK, makers), RemoveMember(members, makers)
 
     async with open_oidc_issuer(policy_of(issuer), CLOCK) as opened:
 
@@ -253,6 +416,7 @@ async def replicas(base: PostgresUnitOfWork, issuer: str) -> AsyncIterator[Repli
                 put_member=put,
                 list_members=ListMembers(tenants, members),
                 remove_member=remove,
+                issue_key=IssueKey(members, NEW_KEYS, makers),
                 issuer=issuer,
             )
             return client_of(build_app(edge, ids=IDS))
@@ -270,7 +434,7 @@ async def test_a_member_of_one_tenant_comes_in_until_removed(replicas: Replicas)
     await replicas.add("auth0|anna", ACME, Role.VIEWER)
     await replicas.is_told(anna, 200, "acme", ("viewer",))
 
-    await replicas.remove(ADMIN, ACME, Person(replicas.issuer, "auth0|anna"))
+    await replicas.remove(PLATFORM, ACME, Person(replicas.issuer, "auth0|anna"))
     await replicas.is_told(anna, 401)
 
 
@@ -284,7 +448,7 @@ async def test_a_member_of_two_tenants_says_which(replicas: Replicas) -> None:
     await replicas.is_told(bob | {HEADER: "beta"}, 200, "beta", ("operator",))
     await replicas.is_told(bob | {HEADER: "default"}, 401)
 
-    await replicas.remove(ADMIN, ACME, Person(replicas.issuer, "bob@acme.test"))
+    await replicas.remove(PLATFORM, ACME, Person(replicas.issuer, "bob@acme.test"))
     await replicas.is_told(bob, 200, "beta", ("operator",))
     await replicas.is_told(bob | {HEADER: "acme"}, 401)
 
@@ -306,6 +470,24 @@ async def test_a_member_who_administers_comes_with_a_second_factor_only(
     )
     assert (added.status_code, added.json()["changed_by"]) == (200, "user:fred")
     await replicas.is_told(await replicas.token("emil"), 200, "acme", ("viewer",))
+
+
+async def test_the_key_that_somebody_made_opens_nothing_once_they_are_removed(
+    replicas: Replicas,
+) -> None:
+    await replicas.add("fred", ACME, Role.ADMIN)
+    fred = await replicas.token("fred")
+    await replicas.is_told(fred, 200, "acme", ("admin",))
+    made = await replicas.apps[0].post(
+        "/v1/api-keys", json={"name": "fred's", "role": "developer"}, headers=fred
+    )
+    assert made.json()["key"]["person"] == {"issuer": replicas.issuer, "subject": "fred"}
+    key = {"Authorization": f"Bearer {made.json()['text']}"}
+    await replicas.is_told(key, 200, "acme", ("developer",))
+
+    await replicas.remove(PLATFORM, ACME, Person(replicas.issuer, "fred"))
+    await replicas.is_told(key, 401)
+    await replicas.is_told(fred, 401)
 
 
 async def test_what_the_issuer_claims_of_tenant_and_roles_counts_for_nothing(

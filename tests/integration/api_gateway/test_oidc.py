@@ -23,15 +23,15 @@ from services.api_gateway.domain.issuer import TOKEN_ALGORITHMS
 from services.api_gateway.settings import OidcSettings
 from services.api_gateway.use_cases.authenticate_token import AuthenticateToken
 from services.chassis.errors import Unauthenticated, Unavailable
-from tests.integration.api_gateway.issuer import (
+from tests.support.clock import MovedClock
+from tests.support.free_port import free_port
+from tests.support.issuer import (
     AUDIENCE,
     OwnIssuer,
-    free_port,
     id_token,
     own_issuer,
     real_issuer,
 )
-from tests.support.clock import MovedClock
 
 ANNA = {"sub": "anna", "tenant": "acme", "roles": ["developer"]}
 EMIL = {"sub": "emil", "tenant": "acme", "roles": ["admin"], "amr": ["pwd"]}

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 
 import pytest
@@ -14,6 +14,7 @@ from services.api_gateway.use_cases.infer import InferenceRequest, NotSent
 from services.chassis.errors import DeadlineExceeded, PayloadTooLarge, Unavailable
 from services.chassis.telemetry.tracing import tracer
 
+BYTES_MAX = 1000
 REQUEST = InferenceRequest("POST", "/v2/models/m/infer", {"content-type": "x/y"}, b"\x00\x01")
 
 
@@ -32,12 +33,16 @@ async def a_replica(
         await runner.cleanup()
 
 
+def opened(request_timeout: timedelta) -> AbstractAsyncContextManager[HttpReplicas]:
+    return open_replicas(
+        tracer=tracer("test"), request_timeout=request_timeout, response_bytes_max=BYTES_MAX
+    )
+
+
 @pytest.fixture
 async def replicas() -> AsyncIterator[HttpReplicas]:
-    async with open_replicas(
-        tracer=tracer("test"), request_timeout=timedelta(seconds=1), response_bytes_max=1000
-    ) as opened:
-        yield opened
+    async with opened(timedelta(seconds=10)) as replicas:
+        yield replicas
 
 
 async def test_bytes_and_the_protocols_headers_pass_both_ways(replicas: HttpReplicas) -> None:
@@ -90,18 +95,29 @@ async def test_a_replica_that_dies_while_it_answers_is_not_asked_again(
     assert asked == 1
 
 
-async def test_an_answer_that_is_too_late_or_too_large_is_given_up(replicas: HttpReplicas) -> None:
-    async def slow(request: web.Request) -> web.StreamResponse:
+async def test_an_answer_that_is_too_large_is_given_up(replicas: HttpReplicas) -> None:
+    async def large(_: web.Request) -> web.Response:
+        return web.Response(body=bytes(BYTES_MAX + 1))
+
+    async with a_replica(large) as address:
+        with pytest.raises(PayloadTooLarge):
+            await replicas.send(address, REQUEST)
+
+
+async def test_an_answer_that_does_not_end_in_time_is_given_up() -> None:
+    over = asyncio.Event()
+
+    async def endless(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        await request.content.read()
-        while not (request.transport is None or request.transport.is_closing()):
-            await response.write(b".")
+        await response.write(b".")
+        await over.wait()
         return response
 
-    async with a_replica(slow) as address:
-        with pytest.raises((PayloadTooLarge, DeadlineExceeded)):
+    async with a_replica(endless) as address, opened(timedelta(seconds=0.3)) as replicas:
+        with pytest.raises(DeadlineExceeded):
             await replicas.send(address, REQUEST)
+        over.set()
 
 
 async def test_a_replica_that_keeps_refusing_is_left_alone(replicas: HttpReplicas) -> None:

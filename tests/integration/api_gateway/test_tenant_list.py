@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from confluent_kafka import OFFSET_END, TopicPartition
+from confluent_kafka.admin import AdminClient
 from modelyard.common.v1.paging_pb2 import PageRequest
 from modelyard.gateway.v1 import tenant_events_pb2 as events_pb
 from modelyard.gateway.v1 import tenant_service_pb2 as pb
@@ -20,8 +22,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.api_gateway.adapters.postgres.tables import chassis
 from services.api_gateway.adapters.postgres.tenants import PostgresTenants
-from services.api_gateway.bootstrap import REQUIRED_SCOPES
+from services.api_gateway.bootstrap import CALLERS, REQUIRED_SCOPES
 from services.api_gateway.domain.roles import SCOPES_BY_ROLE
+from services.api_gateway.domain.tenant import Plan
 from services.api_gateway.entrypoints.facts import event_of
 from services.api_gateway.entrypoints.grpc.tenants import TENANT_SERVICE, TenantRpcs
 from services.api_gateway.use_cases.create_tenant import CreateTenant
@@ -30,11 +33,12 @@ from services.api_gateway.use_cases.manage_tenants import ChangeTenant
 from services.api_gateway.use_cases.purge_tenants import PurgeTenants
 from services.api_gateway.use_cases.tenant_standing import TenantStanding
 from services.chassis.clock import SystemClock
-from services.chassis.db.lease import LeaseKeeper
+from services.chassis.db.lease import LeaseKeeper, PostgresLeases
 from services.chassis.db.unit_of_work import PostgresUnitOfWork
 from services.chassis.errors import InvalidArgument, PermissionDenied
 from services.chassis.events.envelope import record_of
 from services.chassis.events.kafka_producer import open_producer
+from services.chassis.events.ports import Record
 from services.chassis.events.projection import CompactedProjection
 from services.chassis.events.sweep import Sweep
 from services.chassis.ids import TimeOrderedIds
@@ -96,7 +100,7 @@ class Owner:
         """Ask as somebody whose token this service has signed."""
         signer = TokenSigner.load(service, self.identity(service), CLOCK)
         request = pb.ListTenantsRequest(page=PageRequest(page_size=size, page_token=token))
-        async with open_channel(self.address, signer=signer) as channel:
+        async with open_channel(self.address, callee="api-gateway", signer=signer) as channel:
             with acting_as(principal):
                 return await Edge.to("api-gateway").call(
                     TenantServiceStub(channel).ListTenants,
@@ -112,7 +116,7 @@ def scheduler_itself() -> Principal:
 
 @pytest.fixture
 async def owner(engine: AsyncEngine, tmp_path: Path) -> AsyncIterator[Owner]:
-    """Serve one tenant of each state."""
+    """Serve one tenant of each state, and the platform's own."""
     (tmp_path / "trusted").mkdir()
     for service in SERVICES:
         private, public = identity()
@@ -121,12 +125,16 @@ async def owner(engine: AsyncEngine, tmp_path: Path) -> AsyncIterator[Owner]:
     base = PostgresUnitOfWork(engine, chassis, source="/api-gateway", clock=CLOCK, ids=IDS)
     store = PostgresTenants(base, event_of)
     owner = Owner(store, ChangeTenant(store, TenantStanding(store, CLOCK)), tmp_path)
-    for name in (ACTIVE, SUSPENDED, PURGED):
+    for name in (PLATFORM.tenant, ACTIVE, SUSPENDED, PURGED):
         await owner.create(name)
     await owner.change.suspend(PLATFORM, SUSPENDED, reason="unpaid")
     await owner.change.delete(PLATFORM, PURGED, grace=timedelta(0))
     held = await LeaseKeeper(
-        engine, chassis, "tenants", holder="proc_1", ttl=timedelta(minutes=5), clock=CLOCK
+        PostgresLeases(engine, chassis),
+        "tenants",
+        holder="proc_1",
+        ttl=timedelta(minutes=5),
+        clock=CLOCK,
     ).acquire()
     assert held is not None
     assert await PurgeTenants(store, 10)(held) == 1
@@ -136,8 +144,9 @@ async def owner(engine: AsyncEngine, tmp_path: Path) -> AsyncIterator[Owner]:
         GrpcServerSettings(port=0),
         register=partial(add_TenantServiceServicer_to_server, TenantRpcs(store)),
         services=(TENANT_SERVICE,),
-        verifier=TokenVerifier.load(owner.identity("api-gateway"), CLOCK),
+        verifier=TokenVerifier.load("api-gateway", owner.identity("api-gateway"), CLOCK),
         required_scopes=REQUIRED_SCOPES,
+        callers=CALLERS,
     ) as server:
         owner.port = server.port
         yield owner
@@ -146,6 +155,7 @@ async def owner(engine: AsyncEngine, tmp_path: Path) -> AsyncIterator[Owner]:
 async def test_all_tenants_are_told_as_their_events_tell_them(owner: Owner) -> None:
     answer = await owner.list(scheduler_itself())
     assert {tenant.id: tenant.state for tenant in answer.tenants} == {
+        PLATFORM.tenant: events_pb.TENANT_STATE_ACTIVE,
         ACTIVE: events_pb.TENANT_STATE_ACTIVE,
         SUSPENDED: events_pb.TENANT_STATE_SUSPENDED,
         DELETING: events_pb.TENANT_STATE_DELETING,
@@ -164,7 +174,7 @@ async def test_the_list_comes_in_pages(owner: Owner) -> None:
         answer = await owner.list(scheduler_itself(), size=size, token=token)
         seen += [tenant.id for tenant in answer.tenants]
         token = answer.page.next_page_token
-    assert (seen, token) == (sorted([ACTIVE, SUSPENDED, DELETING, PURGED]), "")
+    assert (seen, token) == (sorted([PLATFORM.tenant, ACTIVE, SUSPENDED, DELETING, PURGED]), "")
 
 
 @pytest.mark.parametrize(("size", "token"), [(201, ""), (-1, ""), (0, "No Tenant")])
@@ -175,7 +185,7 @@ async def test_a_page_that_cannot_be_is_refused(owner: Owner, size: int, token: 
 
 @pytest.mark.parametrize("role", SCOPES_BY_ROLE)
 async def test_no_role_of_any_tenant_opens_the_list(owner: Owner, role: str) -> None:
-    caller = Principal(ACTIVE, "key_1", SCOPES_BY_ROLE[role])  # type: ignore[index]
+    caller = Principal(ACTIVE, "key:1", SCOPES_BY_ROLE[role])  # type: ignore[index]
     with pytest.raises(PermissionDenied):
         await owner.list(caller, service="api-gateway")
 
@@ -185,12 +195,28 @@ async def test_a_service_that_asks_with_another_scope_is_refused(owner: Owner) -
         await owner.list(Principal(TenantId(""), "scheduler", frozenset({"artifacts:read"})))
 
 
+@pytest.mark.parametrize(
+    ("service", "tenant", "subject"),
+    [
+        ("api-gateway", "", "api-gateway"),
+        ("scheduler", "", "model-registry"),
+        ("scheduler", ACTIVE, "scheduler"),
+    ],
+)
+async def test_the_list_is_for_services_that_ask_for_themselves(
+    owner: Owner, service: str, tenant: str, subject: str
+) -> None:
+    asking = Principal(TenantId(tenant), subject, frozenset({"tenants:follow"}))
+    with pytest.raises(PermissionDenied):
+        await owner.list(asking, service=service)
+
+
 @asynccontextmanager
 async def known_to_the_scheduler(
-    owner: Owner,
+    owner: Owner, table: TenantTable | None = None
 ) -> AsyncIterator[tuple[TenantTable, Sweep[events_pb.Tenant]]]:
-    """Give a scheduler's picture and what fills it from the owner's list."""
-    table = TenantTable(is_whole=False)
+    """Give a scheduler's picture, a new one by default, and what fills it from the owner's list."""
+    table = table or TenantTable(is_whole=False)
     signer = TokenSigner.load("scheduler", owner.identity("scheduler"), CLOCK)
     async with open_tenant_list(owner.address, signer=signer) as page:
         assert page is not None
@@ -243,7 +269,7 @@ async def test_the_newer_version_counts_whether_it_comes_by_event_or_by_list(
         tasks.create_task(projection.run(stopping))
         suspended = await owner.store.find(SUSPENDED)
         stale = await owner.list(scheduler_itself())
-        resumed = await owner.change.resume(SUSPENDED)
+        resumed = await owner.change.resume(PLATFORM, SUSPENDED)
 
         # The event overtakes a page that was read before.
         await tell_event(resumed)
@@ -272,6 +298,80 @@ async def test_the_newer_version_counts_whether_it_comes_by_event_or_by_list(
         assert (table.get(ACTIVE).version, table.get(ACTIVE).is_suspended) == (version, True)
         assert not table.get(SUSPENDED).is_suspended
         stopping.set()
+
+
+@pytest.mark.parametrize("is_frozen", [False, True], ids=["was down", "was frozen"])
+async def test_a_scheduler_that_was_away_for_longer_than_the_topic_keeps_sees_the_truth(
+    owner: Owner, kafka_broker: str, kafka_topic: TopicFactory, is_frozen: bool
+) -> None:
+    # Nothing that is only compacted can be deleted by hand.
+    kept = {"cleanup.policy": "compact,delete"}
+    topic = kafka_topic("tenant", partition_count=1, config=kept)
+    settings = KafkaSettings(bootstrap_servers=kafka_broker)
+
+    async def tell(*tenants: TenantId) -> None:
+        records = []
+        for name in tenants:
+            found = await owner.store.find(name)
+            assert found is not None
+            record = record_of(
+                event_of(found), event_id=IDS.new("evt"), source="/t", time=CLOCK.now()
+            )
+            records.append(Record(topic, record.key, record.value, record.headers))
+        async with open_producer(settings, client_id="test") as producer:
+            assert await producer.send_all(records) == [None] * len(records)
+
+    @asynccontextmanager
+    async def following(table: TenantTable, sweep: Sweep[events_pb.Tenant]) -> AsyncIterator[None]:
+        stopping = asyncio.Event()
+        apply = ApplyTenants(table, lambda: None)
+        projection = CompactedProjection(settings, topic, apply)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(projection.run(stopping))
+            tasks.create_task(sweep.run(stopping))
+            await projection.caught_up()
+
+            async def is_read() -> bool:
+                return sweep.is_done
+
+            await eventually(is_read, what="the list is read", within_s=30)
+            yield
+            stopping.set()
+
+    await tell(ACTIVE, SUSPENDED, DELETING, PURGED)
+    async with known_to_the_scheduler(owner) as (before, sweep), following(before, sweep):
+        assert set(before.suspended()) == {SUSPENDED, DELETING, PURGED}
+
+    # Nobody reads, meanwhile all is turned round, and what told of it is gone from the topic.
+    await owner.change.suspend(PLATFORM, ACTIVE, reason="away")
+    await owner.change.resume(PLATFORM, SUSPENDED)
+    await owner.change.plan(PLATFORM, DELETING, Plan(priority_max=7))
+    await tell(ACTIVE, SUSPENDED, DELETING)
+    await asyncio.to_thread(delete_all_records, kafka_broker, topic)
+
+    kept_picture = before if is_frozen else None
+    async with (
+        known_to_the_scheduler(owner, kept_picture) as (after, sweep),
+        following(after, sweep),
+    ):
+        assert set(after.suspended()) == {ACTIVE, DELETING, PURGED}
+        assert after.get(DELETING).plan.priority_max == 7
+        assert after.purged() == [PURGED]
+        await owner.change.resume(PLATFORM, ACTIVE)
+        await tell(ACTIVE)
+
+        async def has_heard() -> bool:
+            return not after.get(ACTIVE).is_suspended
+
+        await eventually(has_heard, what="the topic is followed", within_s=30)
+
+
+def delete_all_records(kafka_broker: str, topic: str) -> None:
+    """Do what retention does once it is over."""
+    admin = AdminClient({"bootstrap.servers": kafka_broker})
+    everything = TopicPartition(topic, 0, OFFSET_END)
+    deleted = admin.delete_records([everything])[everything].result(30)
+    assert deleted.low_watermark > 0
 
 
 @pytest.mark.parametrize(

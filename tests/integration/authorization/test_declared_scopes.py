@@ -27,8 +27,9 @@ async def test_a_service_with_a_method_without_a_scope_does_not_start(
             GrpcServerSettings(port=0),
             register=lambda _: None,
             services=[service.full_name],
-            verifier=TokenVerifier({}, SystemClock()),
+            verifier=TokenVerifier("any", {}, SystemClock()),
             required_scopes=declared,
+            callers={},
         ):
             pass
 

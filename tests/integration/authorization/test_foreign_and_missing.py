@@ -46,8 +46,10 @@ NAMING: Final = frozenset({"job_id", "owner_id", "name", "model_name", "deployme
 """The fields by which a request says what it is about."""
 ABOUT_NOTHING: Final = frozenset(
     {
+        "CordonNode",
         "CreateDeployment",
         "CreateModel",
+        "DrainNode",
         "ListDeployments",
         "ListJobs",
         "ListModels",
@@ -56,20 +58,22 @@ ABOUT_NOTHING: Final = frozenset(
         "ListTenants",
         "PutArtifact",
         "SubmitJob",
+        "UncordonNode",
     }
 )
-"""The methods that ask for nothing that would have to be there."""
+"""The methods that ask for nothing of a tenant's that would have to be there."""
 ENDLESS: Final = frozenset({"FollowLogs"})
 OWN_FILE: Final = b"what the stranger has stored"
 MORE: Final[Mapping[str, Mapping[str, object]]] = {
     "CancelJob": {"reason": "a test"},
     "CreateVersion": {"files": [a_file("m", OWN_FILE)]},
-    "DeleteAlias": {"alias": "champion"},
+    "DeleteAlias": {"alias": "champion", "if_revision": 1},
+    "DeleteDeployment": {"if_version": 1},
     "GetVersion": {"alias": "champion"},
-    "SetAlias": {"alias": "champion", "version": 1},
+    "SetAlias": {"alias": "champion", "version": 1, "if_revision": 1},
     "SetModelTags": {"tags": {"team": "vision"}},
 }
-"""What requests hold besides."""
+"""What requests hold besides; of what is not theirs, nobody is told the version either."""
 TIMEOUT_S: Final = 20
 
 _numbers = itertools.count()
@@ -130,7 +134,7 @@ class Stranger:
         """Call a method about a thing; of an endless one, take the first look."""
         # Each call by somebody else: one that is left open asks on for itself.
         scopes = frozenset(scope for service in offered() for scope in scopes_of(service).values())
-        caller = Principal(self.tenant, f"stranger-{next(_numbers)}", scopes)
+        caller = Principal(self.tenant, f"key:stranger-{next(_numbers)}", scopes)
         request_type: Any = GetMessageClass(method.input_type)
         own = {
             field: value

@@ -13,7 +13,7 @@ from services.chassis.tenancy import TenantId
 ALPHA = TenantId("alpha")
 BETA = TenantId("beta")
 TOPIC = "modelyard.account.lifecycle.v1"
-WAIT_MAX_S = 10.0
+WAIT_MAX_S = 30.0
 
 
 def an_event(

@@ -9,7 +9,7 @@ from sqlalchemy import event
 
 from services.chassis.clock import Clock, SystemClock
 from services.chassis.db.errors import LeaseLost
-from services.chassis.db.lease import LeaseKeeper
+from services.chassis.db.lease import HeldLease, LeaseKeeper, PostgresLeases, Seizing
 from tests.integration.chassis_db.builders import ALPHA, ManualClock, eventually, running
 from tests.integration.chassis_db.conftest import Store
 
@@ -20,8 +20,7 @@ TTL = timedelta(seconds=10)
 
 def _keeper(store: Store, holder: str, clock: Clock | None = None) -> LeaseKeeper:
     return LeaseKeeper(
-        store.engine,
-        store.tables,
+        PostgresLeases(store.engine, store.tables),
         "scheduling",
         holder=holder,
         ttl=TTL,
@@ -118,6 +117,50 @@ async def test_a_former_holders_transaction_is_refused(store: Store) -> None:
             await tx.hold(held)
 
 
+async def test_a_lease_that_was_seized_is_held_by_nobody_else_until_it_is_taken(
+    store: Store,
+) -> None:
+    first = _keeper(store, "a")
+    held = await first.acquire()
+    assert held is not None
+    seize = Seizing(store.tables)
+
+    async def seized(unheld_for: timedelta) -> HeldLease | None:
+        async with store.engine.begin() as connection:
+            return await seize(connection, held.name, holder="b", unheld_for=unheld_for)
+
+    assert await seized(timedelta(0)) is None
+    await _expire(store)
+    assert await seized(timedelta(minutes=1)) is None
+    by_another = await seized(timedelta(0))
+    assert by_another is not None
+    assert by_another.epoch == 2
+
+    with pytest.raises(LeaseLost):
+        async with store.unit_of_work(ALPHA) as tx:
+            await tx.hold(held)
+    async with store.unit_of_work(ALPHA) as tx:
+        await tx.hold(by_another)
+    again = await first.acquire()
+    assert again is not None
+    assert again.epoch == 3
+    with pytest.raises(LeaseLost):
+        async with store.unit_of_work(ALPHA) as tx:
+            await tx.hold(by_another)
+
+
+async def test_each_answer_says_that_somebody_holds_the_lease(store: Store) -> None:
+    clock = ManualClock()
+    first, second = _keeper(store, "a"), _keeper(store, "b", clock)
+    clock.advance(4)
+    assert second.unanswered_for == timedelta(seconds=4)
+    await first.acquire()
+    await second.acquire()
+    assert second.unanswered_for == timedelta(0)
+    clock.advance(3)
+    assert second.unanswered_for == timedelta(seconds=3)
+
+
 async def test_a_new_holder_waits_for_what_the_old_one_has_begun(store: Store) -> None:
     first, second = _keeper(store, "a"), _keeper(store, "b")
     held = await first.acquire()
@@ -170,8 +213,7 @@ async def _is_waiting(store: Store) -> bool:
 
 async def test_a_keeper_takes_renews_and_gives_back(store: Store) -> None:
     keeper = LeaseKeeper(
-        store.engine,
-        store.tables,
+        PostgresLeases(store.engine, store.tables),
         "scheduling",
         holder="a",
         ttl=timedelta(seconds=3),

@@ -11,6 +11,8 @@ from deploy.local import postgres
 from deploy.local.state import State
 from services.chassis.clock import SystemClock
 from services.chassis.db.engine import open_engine
+from services.chassis.db.lease import PostgresLeases
+from services.chassis.db.outbox import PostgresOutbox
 from services.chassis.db.relay import Relay
 from services.chassis.db.unit_of_work import PostgresUnitOfWork
 from services.chassis.errors import Unavailable
@@ -25,7 +27,7 @@ from tests.integration.chassis_db.builders import (
 )
 from tests.integration.chassis_db.conftest import METADATA, TABLES, Store
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 @pytest.fixture
@@ -53,8 +55,8 @@ async def test_units_of_work_and_relay_recover_from_a_restart(state: State) -> N
             engine, TABLES, source="modelyard/tests", clock=clock, ids=TimeOrderedIds(clock)
         )
         relay = Relay(
-            engine,
-            TABLES,
+            PostgresOutbox(engine, TABLES),
+            PostgresLeases(engine, TABLES),
             producer,
             holder="a",
             clock=clock,
@@ -150,5 +152,5 @@ async def test_a_read_is_given_up_in_time_and_the_next_one_finds_the_database(st
         async with unit_of_work.reading(because="test") as connection:
             await connection.execute(sa.text("SELECT pg_sleep(60)"))
 
-    async with unit_of_work.reading(because="test") as connection:
+    async with store.unit_of_work.reading(because="test") as connection:
         assert await connection.scalar(sa.text("SELECT 1")) == 1

@@ -11,6 +11,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import REGISTRY
 
 from services.chassis.clock import Clock, SystemClock
+from services.chassis.db.lease import PostgresLeases
+from services.chassis.db.outbox import PostgresOutbox
 from services.chassis.db.relay import Relay
 from services.chassis.errors import PayloadTooLarge, Unavailable
 from services.chassis.events.ports import Record
@@ -41,8 +43,8 @@ def _relay(
     lease_ttl: timedelta = timedelta(seconds=10),
 ) -> Relay:
     return Relay(
-        store.engine,
-        store.tables,
+        PostgresOutbox(store.engine, store.tables),
+        PostgresLeases(store.engine, store.tables),
         producer,
         holder=holder,
         clock=clock or SystemClock(),

@@ -187,6 +187,14 @@ async def test_a_unique_violation_reaches_the_adapter_with_the_constraints_name(
     assert unique_violation(caught.value) == "pk_account"
 
 
+async def test_a_statements_error_tells_none_of_its_values(store: Store) -> None:
+    with pytest.raises(sa.exc.DBAPIError) as caught:
+        async with store.unit_of_work(ALPHA) as tx:
+            await _insert_account(tx, "a secret\0")
+    assert "INSERT INTO account" in str(caught.value)
+    assert "a secret" not in str(caught.value)
+
+
 async def test_a_deadlock_ends_one_transaction_and_says_try_again(store: Store) -> None:
     async with store.unit_of_work(ALPHA) as tx:
         await _insert_account(tx, "acc_1")

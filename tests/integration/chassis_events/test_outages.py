@@ -18,7 +18,7 @@ from tests.integration.chassis_events.conftest import OwnBroker
 
 KEYS = tuple(f"job_{number}" for number in range(6))
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 class Outbox:
@@ -122,7 +122,9 @@ async def test_sends_wait_out_an_outage(own_broker: OwnBroker, kind: str) -> Non
     events = OnKafka(own_broker.address)
     topic = await events.new_topic(partition_count=3)
 
-    async with kafka_producer.open_producer(events.settings, client_id="test") as producer:
+    async with kafka_producer.open_producer(
+        events.settings, client_id="test", ack_wait_max=timedelta(seconds=90)
+    ) as producer:
         outbox, inboxes = await _during(
             own_broker,
             producer,

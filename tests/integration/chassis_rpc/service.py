@@ -16,7 +16,16 @@ from services.chassis.rpc.context import Context
 from services.chassis.rpc.identity import TokenVerifier
 from services.chassis.rpc.server import serve
 from services.chassis.settings import GrpcServerSettings, ShutdownSettings
-from tests.integration.chassis_rpc.yard import A_JOB, ARTIFACTS, JOBS, LOGS, SCOPES, Handlers
+from tests.integration.chassis_rpc.yard import (
+    A_JOB,
+    ARTIFACTS,
+    CALLEE,
+    CALLERS,
+    JOBS,
+    LOGS,
+    SCOPES,
+    Handlers,
+)
 
 
 async def main(public_key: bytes) -> int:
@@ -33,8 +42,9 @@ async def main(public_key: bytes) -> int:
             GrpcServerSettings(port=0),
             register=Handlers(get_job=slow).register,
             services=(JOBS, LOGS, ARTIFACTS),
-            verifier=TokenVerifier({"api-gateway": public_key}, SystemClock()),
+            verifier=TokenVerifier(CALLEE, {"api-gateway": public_key}, SystemClock()),
             required_scopes=SCOPES,
+            callers=CALLERS,
         ) as server:
             sys.stdout.write(f"{server.port}\n")
             sys.stdout.flush()

@@ -1,7 +1,6 @@
 """The server as a loop of its process."""
 
 import asyncio
-import socket
 from datetime import timedelta
 
 import pytest
@@ -13,6 +12,7 @@ from services.chassis.settings import GrpcServerSettings
 from tests.integration.chassis_rpc.yard import (
     A_JOB,
     ANNA,
+    CALLERS,
     JOBS,
     SCOPES,
     Handlers,
@@ -20,13 +20,7 @@ from tests.integration.chassis_rpc.yard import (
     a_verifier,
 )
 from tests.support.eventually import eventually
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+from tests.support.free_port import free_port
 
 
 async def test_the_loop_is_there_while_calls_are_answered_and_drains_at_its_end(yard: Yard) -> None:
@@ -37,6 +31,7 @@ async def test_the_loop_is_there_while_calls_are_answered_and_drains_at_its_end(
         services=(JOBS,),
         verifier=a_verifier(),
         required_scopes=SCOPES,
+        callers=CALLERS,
         drain_max=timedelta(seconds=5),
         on_drain=drained.set,
     )

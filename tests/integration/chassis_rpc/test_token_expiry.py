@@ -14,7 +14,7 @@ from modelyard.scheduler.v1 import job_service_pb2_grpc
 from services.chassis.errors import ModelyardError
 from services.chassis.rpc.context import Context, acting_as
 from services.chassis.rpc.identity import LEEWAY, LIFETIME, TokenSigner, TokenVerifier
-from tests.integration.chassis_rpc.yard import A_JOB, ANNA, GATEWAY, Handlers, Yard
+from tests.integration.chassis_rpc.yard import A_JOB, ANNA, CALLEE, GATEWAY, Handlers, Yard
 from tests.support.clock import MovedClock
 
 AT_ONCE: Final = 16
@@ -36,7 +36,7 @@ def signer(clock: MovedClock) -> TokenSigner:
 
 @pytest.fixture
 def verifier(clock: MovedClock) -> TokenVerifier:
-    return TokenVerifier({"api-gateway": GATEWAY.public}, clock)
+    return TokenVerifier(CALLEE, {"api-gateway": GATEWAY.public}, clock)
 
 
 async def status_with(channel: grpc.aio.Channel, token: str) -> str:
@@ -70,7 +70,7 @@ async def test_no_call_is_refused_while_tokens_expire_but_those_with_an_old_one(
 
     server = await yard.serving(Handlers(get_job=note), verifier=verifier)
     client = await yard.client(server.port, signer=signer)
-    captured = signer.token(ANNA)
+    captured = signer.token(ANNA, CALLEE)
     told: list[tuple[timedelta, str]] = []
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as thief:
         with acting_as(ANNA):

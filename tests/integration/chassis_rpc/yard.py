@@ -23,6 +23,7 @@ from modelyard.scheduler.v1 import job_service_pb2 as pb
 
 from services.chassis.clock import SystemClock
 from services.chassis.errors import Unimplemented
+from services.chassis.rpc.callers import Callers, Grant
 from services.chassis.rpc.client import Edge, open_channel
 from services.chassis.rpc.context import Context
 from services.chassis.rpc.identity import TokenSigner, TokenVerifier
@@ -42,10 +43,14 @@ SCOPES = {
         for method in ("PutArtifact", "GetArtifact", "StatArtifact")
     },
 }
+CALLERS: Callers = {
+    "api-gateway": [Grant(frozenset({"user"}), frozenset(SCOPES.values()))],
+}
+CALLEE = "scheduler"
 SOON = timedelta(seconds=5)
 ANNA = Principal(
     tenant=TenantId("acme"),
-    subject="anna",
+    subject="user:anna",
     scopes=frozenset({"jobs:read", "logs:read", "artifacts:write"}),
 )
 A_JOB = pb.GetJobResponse(job=job_pb2.Job(id="job_1"))
@@ -77,8 +82,8 @@ def a_signer(keys: Keys = GATEWAY, *, service: str = "api-gateway") -> TokenSign
     return TokenSigner(service, keys.private, SystemClock())
 
 
-def a_verifier() -> TokenVerifier:
-    return TokenVerifier({"api-gateway": GATEWAY.public}, SystemClock())
+def a_verifier(service: str = CALLEE) -> TokenVerifier:
+    return TokenVerifier(service, {"api-gateway": GATEWAY.public}, SystemClock())
 
 
 async def a_job(request: Any, context: Context) -> pb.GetJobResponse:
@@ -180,16 +185,24 @@ class Yard:
         return await self.stack.enter_async_context(serving(handlers, **settings))
 
     async def client(
-        self, *ports: int, signer: TokenSigner | None = None, edge: Edge | None = None
+        self,
+        *ports: int,
+        callee: str = CALLEE,
+        signer: TokenSigner | None = None,
+        edge: Edge | None = None,
     ) -> Client:
         return await self.stack.enter_async_context(
-            client_to(ports, signer=signer or a_signer(), edge=edge)
+            client_to(ports, callee=callee, signer=signer or a_signer(), edge=edge)
         )
 
 
 @asynccontextmanager
 async def serving(
-    handlers: Handlers, *, verifier: TokenVerifier | None = None, **settings: Any
+    handlers: Handlers,
+    *,
+    verifier: TokenVerifier | None = None,
+    callers: Callers = CALLERS,
+    **settings: Any,
 ) -> AsyncIterator[RpcServer]:
     async with serve(
         GrpcServerSettings(**{"port": 0, **settings}),
@@ -197,15 +210,16 @@ async def serving(
         services=(JOBS, LOGS, ARTIFACTS),
         verifier=verifier or a_verifier(),
         required_scopes=SCOPES,
+        callers=callers,
     ) as server:
         yield server
 
 
 @asynccontextmanager
 async def client_to(
-    ports: Iterable[int], *, signer: TokenSigner, edge: Edge | None = None
+    ports: Iterable[int], *, callee: str, signer: TokenSigner, edge: Edge | None = None
 ) -> AsyncIterator[Client]:
     addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
     settings = GrpcClientSettings(address=f"ipv4:{addresses}")
-    async with open_channel(settings, signer=signer) as channel:
-        yield Client(channel, edge or Edge.to("scheduler"))
+    async with open_channel(settings, callee=callee, signer=signer) as channel:
+        yield Client(channel, edge or Edge.to(callee))

@@ -77,11 +77,11 @@ def test_put_up_twice_is_put_up_once_and_goes_without_touching_others(
     fence.put_up("ours")
     fence.put_up("ours")
     fence.put_up("theirs")
-    assert machine.chains() == ["FORWARD", "INPUT"]
+    assert machine.chains() == ["FORWARD", "INPUT", "OUTPUT"]
     assert bridged.read_text() == "1"
 
     fence.take_down("theirs")
-    assert machine.chains() == ["FORWARD", "INPUT"]
+    assert machine.chains() == ["FORWARD", "INPUT", "OUTPUT"]
 
     fence.take_down("ours")
     assert machine.rules() == [FOREIGN]
@@ -146,7 +146,7 @@ def test_what_putting_it_up_needs_is_told(
     assert machine.rules() == [FOREIGN]
 
 
-@pytest.mark.parametrize("missing", [["INPUT"], ["FORWARD"], ["INPUT", "FORWARD"]])
+@pytest.mark.parametrize("missing", [["INPUT"], ["FORWARD"], ["INPUT", "FORWARD"], ["OUTPUT"]])
 def test_take_down_removes_what_is_there(machine: Machine, missing: list[str]) -> None:
     fence.put_up("ours")
     for rule in machine.rules():

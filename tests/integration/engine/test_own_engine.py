@@ -114,7 +114,7 @@ def test_an_engine_that_does_not_start_leaves_nothing(
 def test_start_puts_up_the_fence_once(docker_engine: DockerEngine) -> None:
     fence.put_up(docker_engine.own.state.key)
 
-    assert len(_traces(docker_engine.own)["rules"]) == len(("INPUT", "FORWARD"))
+    assert len(_traces(docker_engine.own)["rules"]) == len(("INPUT", "FORWARD", "OUTPUT"))
 
 
 def test_images_are_built_once(docker_engine: DockerEngine) -> None:
@@ -159,5 +159,5 @@ def _commands() -> Iterator[str]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             yield (process / "cmdline").read_text().replace("\0", " ")
-        except FileNotFoundError:  # ended since it was listed
+        except OSError:  # ended since it was listed
             continue

@@ -1,5 +1,6 @@
 """Which runtime a stack gets, and what it leaves on an engine that others use too."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,6 +105,42 @@ def test_an_own_image_that_the_engine_does_not_hold_is_told_of(
     assert "holds no image nobody.invalid/mine:3" in told
     assert "modelyard/base" not in told
     assert "nobody.invalid/mine:3" in runtime.settings["RUNTIME__IMAGES"]
+
+
+def test_an_own_image_in_the_place_of_one_of_the_platforms_is_told_of(
+    state: State, docker_engine: DockerEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = images.reference(images.BASE)
+    own = {"modelyard/train-sklearn": held, "mine": held}
+
+    runtime = runtimes.choose(state, Wish(Kind.DOCKER, docker_engine.own.engine, own))
+
+    told = capsys.readouterr().out
+    assert f"modelyard/train-sklearn is {held} here, instead of the platform's own" in told
+    assert told.count("instead of") == 1
+    allowed = json.loads(runtime.settings["RUNTIME__IMAGES"])
+    assert (allowed["modelyard/train-sklearn"], allowed["mine"]) == (held, held)
+    assert allowed["modelyard/serve-sklearn"] == "modelyard/serve-sklearn:latest"
+
+
+def test_own_images_are_remembered_until_others_are_told(
+    state: State, docker_engine: DockerEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = docker_engine.own.engine
+
+    def allowed(own: dict[str, str] | None) -> dict[str, str]:
+        settings = runtimes.choose(state, Wish(Kind.DOCKER, engine, own)).settings
+        return dict(json.loads(settings["RUNTIME__IMAGES"]))
+
+    held = images.reference(images.BASE)
+    assert allowed({"mine": held})["mine"] == held
+    runtimes.release(state)
+    capsys.readouterr()
+
+    assert allowed(None)["mine"] == held
+    assert f"MODELYARD_IMAGES is as it was last told: mine={held}." in capsys.readouterr().out
+    assert "mine" not in allowed({})
+    assert "mine" not in allowed(None)
 
 
 def test_own_images_are_told_to_be_of_no_use_to_processes(

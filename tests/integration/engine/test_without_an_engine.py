@@ -13,7 +13,7 @@ def test_without_root_it_is_said_that_root_is_missing(monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
     with pytest.raises(StackError, match=r"only root .* MODELYARD_TEST_RUNTIMES=process make test"):
-        docker_engine.prepare(1)
+        docker_engine.prepare()
 
 
 def test_what_has_to_be_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,4 +25,4 @@ def test_what_has_to_be_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         r"install docker\.io iptables\. Without Docker: MODELYARD_TEST_RUNTIMES=process make test"
     )
     with pytest.raises(StackError, match=said):
-        docker_engine.prepare(1)
+        docker_engine.prepare()

@@ -1,6 +1,6 @@
 """A collector as a process of its own, to be killed: `python -m … FOLDER`.
 
-Collects the one open stream of `builders.a_stream()` until it is killed.
+Collects the one open stream of `builders.a_stream()` until it is killed; says `up` first.
 """
 
 import asyncio
@@ -14,6 +14,8 @@ from tests.unit.log_collector.builders import a_stream
 async def collect(root: Path) -> None:
     """Collect for ever."""
     async with running_yard(root, a_stream()):
+        sys.stdout.write("up\n")
+        sys.stdout.flush()
         await asyncio.Event().wait()
 
 

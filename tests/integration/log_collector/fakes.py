@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from services.chassis.errors import Conflict, Unavailable
 from services.chassis.events.ports import DuplicateEvent
 from services.chassis.tenancy import TenantId
-from services.log_collector.domain.log_stream import LogStream, StreamTransitioned
+from services.log_collector.domain.log_stream import LogStream, StreamState, StreamTransitioned
 from tests.support.eventually import WITHIN_S, eventually
 
 
@@ -32,22 +32,28 @@ class MemoryLogStreams:
             row for row in self._mine() if row.state.is_collected and node_id in {None, row.node_id}
         ][:limit]
 
-    async def not_collected(
-        self, tenants: Sequence[TenantId], node_id: str | None, *, limit: int
+    async def in_state(
+        self,
+        state: StreamState,
+        tenants: Sequence[TenantId],
+        node_id: str | None,
+        *,
+        offset: int,
+        limit: int,
     ) -> Sequence[str]:
-        return [
-            row.attempt_id
+        found = [
+            row
             for row in self._mine()
-            if row.tenant in tenants
-            and not row.state.is_collected
-            and node_id in {None, row.node_id}
-        ][:limit]
+            if row.tenant in tenants and row.state is state and node_id in {None, row.node_id}
+        ]
+        found.sort(key=lambda row: (row.tenant, row.owner_id, row.attempt_number))
+        return [row.attempt_id for row in found[offset:][:limit]]
 
-    async def delete(self, attempt_ids: Sequence[str]) -> int:
+    async def delete(self, attempt_ids: Sequence[str], state: StreamState) -> int:
         found = [
             row.attempt_id
             for row in self._mine()
-            if row.attempt_id in attempt_ids and not row.state.is_collected
+            if row.attempt_id in attempt_ids and row.state is state
         ]
         for attempt_id in found:
             del self._rows[attempt_id]

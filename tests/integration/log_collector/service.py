@@ -23,6 +23,8 @@ from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.chassis.clock import SystemClock
+from services.chassis.db.lease import PostgresLeases
+from services.chassis.db.outbox import PostgresOutbox
 from services.chassis.db.relay import Relay
 from services.chassis.db.unit_of_work import PostgresUnitOfWork
 from services.chassis.events.consumer import EventConsumer
@@ -47,7 +49,7 @@ from services.log_collector.adapters.kafka_blocks import KafkaBlockPublisher
 from services.log_collector.adapters.postgres.tables import chassis
 from services.log_collector.adapters.postgres.unit_of_work import LogUnitOfWork
 from services.log_collector.adapters.segments.store import open_segment_store
-from services.log_collector.bootstrap import DEAD_LETTERS, SERVICE, Ports, wire
+from services.log_collector.bootstrap import CALLERS, DEAD_LETTERS, SERVICE, Ports, wire
 from services.log_collector.domain.log_stream import LogStream
 from services.log_collector.entrypoints.consumers.attempt_lifecycle import TOPIC
 from services.log_collector.entrypoints.grpc.logs import LOG_SERVICE, SCOPES
@@ -70,7 +72,10 @@ def identity() -> tuple[TokenSigner, TokenVerifier]:
     key = Ed25519PrivateKey.generate()
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return TokenSigner("api-gateway", private, CLOCK), TokenVerifier({"api-gateway": public}, CLOCK)
+    return (
+        TokenSigner("api-gateway", private, CLOCK),
+        TokenVerifier(SERVICE, {"api-gateway": public}, CLOCK),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ class Client:
         scopes: Iterable[str] = READER,
     ) -> pb.ReadLogsResponse:
         """Read a page."""
-        with acting_as(Principal(tenant, "tests", frozenset(scopes))):
+        with acting_as(Principal(tenant, "key:tests", frozenset(scopes))):
             return await Edge.to("log-collector").call(
                 LogServiceStub(self.channel).ReadLogs,
                 request,
@@ -99,7 +104,7 @@ class Client:
         self, request: pb.FollowLogsRequest, *, tenant: TenantId = ACME
     ) -> AsyncGenerator[pb.FollowLogsResponse, None]:
         """Follow until the server ends the stream."""
-        with acting_as(Principal(tenant, "tests", READER)):
+        with acting_as(Principal(tenant, "key:tests", READER)):
             async with Edge.to("log-collector").guard():
                 async for page in LogServiceStub(self.channel).FollowLogs(request):
                     yield page
@@ -232,8 +237,8 @@ async def running_service(root: Path, url: str, engine: AsyncEngine) -> AsyncIte
         )
         app = wire(ports, settings)
         relay = Relay(
-            engine,
-            chassis,
+            PostgresOutbox(engine, chassis),
+            PostgresLeases(engine, chassis),
             producer,
             holder=ids.new("proc"),
             clock=CLOCK,
@@ -255,10 +260,15 @@ async def running_service(root: Path, url: str, engine: AsyncEngine) -> AsyncIte
                 services=(LOG_SERVICE,),
                 verifier=verifier,
                 required_scopes=SCOPES,
+                callers=CALLERS,
             )
         )
         channel = await stack.enter_async_context(
-            open_channel(GrpcClientSettings(address=f"127.0.0.1:{server.port}"), signer=signer)
+            open_channel(
+                GrpcClientSettings(address=f"127.0.0.1:{server.port}"),
+                callee=SERVICE,
+                signer=signer,
+            )
         )
         stopping = asyncio.Event()
         async with asyncio.TaskGroup() as group:

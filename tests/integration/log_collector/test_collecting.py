@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from services.chassis.events.ports import DuplicateEvent
 from services.chassis.tenancy import TenantId
 from services.log_collector.domain.log_stream import OwnerKind, StreamState
 from services.log_collector.domain.records import LogFilter, LogPosition, Mark, Source
+from services.log_collector.use_cases import follow_logs
 from services.log_collector.use_cases.collect_stream import Collection, CollectStream
 from services.log_collector.use_cases.expect_stream import AttemptEvent
+from services.log_collector.use_cases.follow_logs import Followed
 from services.log_collector.use_cases.read_logs import LogPage
 from tests.integration.log_collector.fakes import until
 from tests.integration.log_collector.yard import ACME, ANY, BEGINNING, Yard, a_stream, running_yard
@@ -60,6 +63,24 @@ async def test_a_follower_sees_a_record_before_its_block_is_full(yard: Yard) -> 
         log.write(str(number))
         page = await anext(pages)
         assert [record.text for _, record in page.records] == [str(number)]
+    await pages.aclose()
+
+
+async def test_a_follower_hears_that_nothing_is_new(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow_logs, "_QUIET_INTERVAL", timedelta(milliseconds=20))
+    pages = yard.follow_logs(ACME, "job_1", after=BEGINNING, wanted=ANY)
+    assert await anext(pages) == Followed()  # before the first attempt exists
+
+    log = yard.container(STREAM)
+    await yard.open_stream(yard.event(STREAM))
+    log.write("one")
+    page = await anext(pages)
+    while not page.records:
+        page = await anext(pages)
+    assert [record.text for _, record in page.records] == ["one"]
+    assert await anext(pages) == Followed()
     await pages.aclose()
 
 

@@ -30,8 +30,14 @@ async def test_no_line_is_lost_or_repeated_when_the_collector_is_killed_while_li
     written: list[str] = []
     for _ in range(KILLS):
         collector = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.integration.log_collector.collector_process", tmp_path
+            sys.executable,
+            "-m",
+            "tests.integration.log_collector.collector_process",
+            tmp_path,
+            stdout=asyncio.subprocess.PIPE,
         )
+        assert collector.stdout is not None
+        assert await collector.stdout.readline() == b"up\n"
         before = await stored_bytes(tmp_path)
         goal = before + chance.randrange(1, 60_000)
         while await stored_bytes(tmp_path) < goal:

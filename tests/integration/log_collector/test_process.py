@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
@@ -33,6 +32,7 @@ from services.log_collector.domain.log_stream import LogStream
 from services.log_collector.entrypoints.protobuf import TOPIC as STREAMS
 from tests.integration.log_collector.fakes import until
 from tests.integration.log_collector.service import CLOCK, Client, attempt_event
+from tests.support.free_port import free_port
 from tests.unit.log_collector.builders import ContainerLog, a_stream
 
 STREAM = a_stream()
@@ -48,13 +48,6 @@ def broker(tmp_path: Path) -> Iterator[KafkaSettings]:
         yield KafkaSettings(bootstrap_servers=address)
     finally:
         kafka.halt(state)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class Collector:
@@ -126,7 +119,7 @@ async def collector(tmp_path: Path, url: str, broker: KafkaSettings) -> AsyncIte
 @asynccontextmanager
 async def reader(collector: Collector) -> AsyncIterator[Client]:
     settings = GrpcClientSettings(address=f"127.0.0.1:{collector.grpc_port}")
-    async with open_channel(settings, signer=collector.signer) as channel:
+    async with open_channel(settings, callee="log-collector", signer=collector.signer) as channel:
         yield Client(channel)
 
 

@@ -49,17 +49,23 @@ class Purge:
         self.purged = PurgedTenants()
         self.run = PurgeStreams(database, store, self.purged, node_id=None, streams_per_pass_max=2)
 
-    async def add(self, tenant: TenantId, number: int, state: StreamState) -> LogStream:
-        """Store a stream with a line of output."""
+    async def add(
+        self, tenant: TenantId, number: int, state: StreamState, *, text: str | None = "a secret"
+    ) -> LogStream:
+        """Store a stream, with a line of output unless there is none yet."""
         stream = replace(
             a_stream(), tenant=tenant, attempt_id=f"{tenant}_{number}", attempt_number=number
         )
         stream = replace(stream, state=state)
         async with self.database(tenant) as tx:
             await tx.streams.add(stream)
-        async with self.store.open_writer(stream) as writer:
-            await writer.append(a_block(1, ["a secret"]))
+        if text is not None:
+            await self.write(stream, text)
         return stream
+
+    async def write(self, stream: LogStream, text: str) -> None:
+        async with self.store.open_writer(stream) as writer:
+            await writer.append(a_block(1, [text]))
 
     async def move(self, stream: LogStream, state: StreamState) -> None:
         async with self.database(stream.tenant) as tx:
@@ -94,7 +100,7 @@ def purge(database: LogUnitOfWork, store: SegmentStore, tmp_path: Path) -> Purge
 async def test_rows_and_files_of_a_purged_tenant_go_and_nobody_elses(purge: Purge) -> None:
     for number in range(1, 4):
         await purge.add(ACME, number, StreamState.COMPLETED)
-    await purge.add(ACME, 4, StreamState.EXPECTED)
+    await purge.add(ACME, 4, StreamState.EXPECTED, text=None)
     await purge.add(UMBRELLA, 1, StreamState.COMPLETED)
     assert await purge.to_the_end() == 0
 
@@ -112,6 +118,29 @@ async def test_what_is_collected_stays_until_it_is_complete(purge: Purge) -> Non
     assert await purge.to_the_end() == 0
     assert purge.folders() == ["acme_1"]
     await purge.move(stream, StreamState.COMPLETED)
+    assert await purge.to_the_end() == 1
+    assert (await purge.rows(), purge.folders()) == ([], [])
+
+
+async def test_a_stream_that_opens_as_it_is_purged_is_collected_to_its_end(
+    purge: Purge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purge.purged.add(ACME)
+    await purge.add(ACME, 1, StreamState.COMPLETED)
+    expected = await purge.add(ACME, 2, StreamState.EXPECTED, text=None)
+    delete = SegmentStore.delete
+
+    async def delete_as_the_other_opens(store: SegmentStore, attempt_id: str) -> None:
+        await purge.move(expected, StreamState.OPENED)
+        await purge.write(expected, "a secret")
+        await delete(store, attempt_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentStore, "delete", delete_as_the_other_opens)
+        assert await purge.run() == 1
+    assert (await purge.rows(), purge.folders()) == (["acme_2"], ["acme_2"])
+
+    await purge.move(expected, StreamState.COMPLETED)
     assert await purge.to_the_end() == 1
     assert (await purge.rows(), purge.folders()) == ([], [])
 
@@ -148,6 +177,30 @@ async def test_a_folder_that_was_only_half_deleted_goes_the_next_time(
     assert purge.folders() == ["acme_1"]
     await purge.store.delete("acme_1")
     assert purge.folders() == []
+
+
+async def test_output_that_can_never_be_deleted_is_passed_over(
+    purge: Purge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 6):
+        await purge.add(ACME, number, StreamState.COMPLETED)
+    purge.purged.add(ACME)
+    asked: list[str] = []
+    delete = SegmentStore.delete
+
+    async def delete_all_but_three(store: SegmentStore, attempt_id: str) -> None:
+        asked.append(attempt_id)
+        if attempt_id in list(dict.fromkeys(asked))[:3]:
+            raise Unavailable("output")
+        await delete(store, attempt_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentStore, "delete", delete_all_but_three)
+        counts = [await purge.run() for _ in range(3)]  # two a pass
+        assert counts == [0, 1, 1]
+        assert len(await purge.rows()) == 3
+    assert await purge.to_the_end() > 0
+    assert await purge.rows() == []
 
 
 async def test_a_publisher_that_comes_late_finds_nothing(purge: Purge) -> None:

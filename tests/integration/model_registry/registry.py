@@ -40,6 +40,7 @@ from services.model_registry.adapters.blob_store import FileBlobStore, open_blob
 from services.model_registry.adapters.postgres.tables import chassis
 from services.model_registry.adapters.postgres.unit_of_work import RegistryUnitOfWork
 from services.model_registry.bootstrap import (
+    CALLERS,
     REQUIRED_SCOPES,
     RPC_SERVICES,
     SERVICE,
@@ -89,7 +90,7 @@ class Client:
         *,
         tenant: TenantId = ACME,
         scopes: Iterable[str] = SCOPES,
-        subject: str = "tests",
+        subject: str = "key:tests",
     ) -> None:
         self.models = ModelServiceStub(channel)
         self.artifacts = ArtifactServiceStub(channel)
@@ -162,10 +163,20 @@ class Client:
         answer: pb.GetVersionResponse = await self.call(self.models.GetVersion, request)
         return answer.version
 
-    async def set_alias(self, alias: str, version: int, *, name: str = "digits") -> model_pb2.Model:
+    async def set_alias(
+        self, alias: str, version: int, *, name: str = "digits", if_revision: int = 0
+    ) -> model_pb2.Model:
         """Point an alias at a version."""
-        request = pb.SetAliasRequest(model_name=name, alias=alias, version=version)
+        request = pb.SetAliasRequest(
+            model_name=name, alias=alias, version=version, if_revision=if_revision
+        )
         answer: pb.SetAliasResponse = await self.call(self.models.SetAlias, request)
+        return answer.model
+
+    async def delete_alias(self, alias: str, *, if_revision: int = 0) -> model_pb2.Model:
+        """Remove an alias of the model `digits`."""
+        request = pb.DeleteAliasRequest(model_name="digits", alias=alias, if_revision=if_revision)
+        answer: pb.DeleteAliasResponse = await self.call(self.models.DeleteAlias, request)
         return answer.model
 
     async def put(
@@ -267,14 +278,15 @@ async def running_registry(root: Path, url: str) -> AsyncIterator[Registry]:
                 register=app.register,
                 services=RPC_SERVICES,
                 verifier=TokenVerifier(
-                    {"api-gateway": public, "scheduler": public_of_nodes}, CLOCK
+                    SERVICE, {"api-gateway": public, "scheduler": public_of_nodes}, CLOCK
                 ),
                 required_scopes=REQUIRED_SCOPES,
+                callers=CALLERS,
             )
         )
         settings = GrpcClientSettings(address=f"127.0.0.1:{server.port}")
         channel, channel_of_nodes = [
-            await stack.enter_async_context(open_channel(settings, signer=signer))
+            await stack.enter_async_context(open_channel(settings, callee=SERVICE, signer=signer))
             for signer in (
                 TokenSigner("api-gateway", private, CLOCK),
                 TokenSigner("scheduler", of_nodes, CLOCK),

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+import sqlalchemy as sa
 from modelyard.common.v1.paging_pb2 import PageRequest
 from modelyard.registry.v1 import model_pb2
 from modelyard.registry.v1 import model_service_pb2 as pb
@@ -16,7 +17,9 @@ from services.chassis.errors import (
     ModelyardError,
     NotFound,
     PermissionDenied,
+    VersionMismatch,
 )
+from services.model_registry.adapters.postgres import tables
 from tests.integration.model_registry.registry import GLOBEX, Client, Registry, a_file
 
 
@@ -156,15 +159,96 @@ async def test_alias_is_gone_when_it_was_deleted(registry: Registry) -> None:
     await client.create_model()
     await client.create_version()
     await client.set_alias("champion", 1)
-    request = pb.DeleteAliasRequest(model_name="digits", alias="champion")
     for _ in range(2):
-        answer = await client.call(client.models.DeleteAlias, request)
-        assert list(answer.model.aliases) == []
+        assert list((await client.delete_alias("champion")).aliases) == []
     with pytest.raises(NotFound):
         await client.get_version(alias="champion")
     event_type, event = (await registry.events())[-1]
     assert event_type == "modelyard.model.alias-moved.v1"
     assert (event.alias.name, event.alias.version, event.revision) == ("champion", 0, 4)
+
+
+async def test_alias_that_was_moved_meanwhile_is_not_moved_or_removed(registry: Registry) -> None:
+    client = registry.client
+    await client.create_model()
+    for _ in range(3):
+        await client.create_version()
+    [seen] = (await client.set_alias("champion", 1)).aliases
+    [moved] = (await client.set_alias("champion", 2, if_revision=seen.revision)).aliases
+    [rolled_back] = (await client.set_alias("champion", 1)).aliases
+    told = len(await registry.events())
+
+    stale = [
+        client.set_alias("champion", 3, if_revision=seen.revision),
+        client.set_alias("champion", 3, if_revision=moved.revision),
+        client.set_alias("another", 3, if_revision=1),
+        client.delete_alias("champion", if_revision=seen.revision),
+    ]
+    for change in stale:
+        with pytest.raises(VersionMismatch):
+            await change
+
+    assert rolled_back.revision > moved.revision > seen.revision
+    assert list((await client.get_model()).aliases) == [rolled_back]
+    assert len(await registry.events()) == told
+    # What is so already is no change: who lost an answer asks again.
+    assert list((await client.set_alias("champion", 1, if_revision=1)).aliases) == [rolled_back]
+    for _ in range(2):
+        gone = await client.delete_alias("champion", if_revision=rolled_back.revision)
+        assert list(gone.aliases) == []
+
+
+async def test_alias_that_was_removed_and_set_again_is_another_one(client: Client) -> None:
+    await client.create_model()
+    for _ in range(2):
+        await client.create_version()
+    [seen] = (await client.set_alias("champion", 1)).aliases
+    await client.delete_alias("champion")
+    await client.set_alias("champion", 1)
+    with pytest.raises(VersionMismatch):
+        await client.set_alias("champion", 2, if_revision=seen.revision)
+
+
+async def test_alias_is_moved_by_one_of_two_who_saw_the_same(client: Client) -> None:
+    await client.create_model()
+    for _ in range(3):
+        await client.create_version()
+    [seen] = (await client.set_alias("champion", 1)).aliases
+    outcomes = await asyncio.gather(
+        *(client.set_alias("champion", to, if_revision=seen.revision) for to in (2, 3)),
+        return_exceptions=True,
+    )
+    assert sorted(isinstance(each, VersionMismatch) for each in outcomes) == [False, True]
+
+
+async def test_alias_tells_its_revision_when_it_is_resolved(client: Client) -> None:
+    await client.create_model()
+    await client.create_version()
+    [alias] = (await client.set_alias("champion", 1)).aliases
+    await client.create_version()  # is no move of it
+    request = pb.GetVersionRequest(model_name="digits", alias="champion")
+    by_alias = await client.call(client.models.GetVersion, request)
+    request = pb.GetVersionRequest(model_name="digits", version=1)
+    by_number = await client.call(client.models.GetVersion, request)
+    assert by_alias.alias_revision == alias.revision == 3
+    assert by_number.alias_revision == 0
+
+
+async def test_alias_that_the_last_release_moved_is_at_revision_one(registry: Registry) -> None:
+    client = registry.client
+    await client.create_model()
+    for _ in range(2):
+        await client.create_version()
+    await client.set_alias("champion", 1)
+    async with registry.database.system(because="a test is the last release") as tx:
+        await tx.connection.execute(sa.update(tables.model).values(alias_revisions={}))
+
+    [seen] = (await client.get_model()).aliases
+    assert seen.revision == 1
+    [moved] = (await client.set_alias("champion", 2, if_revision=1)).aliases
+    assert moved.revision == 5
+    with pytest.raises(VersionMismatch):
+        await client.set_alias("champion", 1, if_revision=1)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -35,6 +34,7 @@ from tests.integration.model_registry.registry import (
 )
 from tests.support.databases import Databases
 from tests.support.eventually import eventually
+from tests.support.free_port import free_port
 
 pytestmark = [
     pytest.mark.slow,
@@ -52,7 +52,7 @@ class Process:
         (root / "trusted").mkdir()
         (root / "trusted" / "api-gateway.pub.pem").write_bytes(public)
         self._signer = TokenSigner("api-gateway", private, CLOCK)
-        self._grpc_port, self._operations_port = _free_port(), _free_port()
+        self._grpc_port, self._operations_port = free_port(), free_port()
         self._environment: Mapping[str, str] = os.environ | {
             "MODELYARD_ARTIFACTS__ROOT": str(root / "artifacts"),
             "MODELYARD_GRPC__PORT": str(self._grpc_port),
@@ -91,7 +91,7 @@ class Process:
     async def client(self) -> AsyncIterator[Client]:
         """Call it as the gateway does."""
         settings = GrpcClientSettings(address=f"127.0.0.1:{self._grpc_port}")
-        async with open_channel(settings, signer=self._signer) as channel:
+        async with open_channel(settings, callee="model-registry", signer=self._signer) as channel:
             yield Client(channel)
 
     @property
@@ -150,7 +150,7 @@ async def test_upload_that_a_kill_cut_off_is_swept_by_the_next_start(
         await asyncio.Event().wait()
 
     async with registry.client() as client:
-        with acting_as(Principal(ACME, "tests", SCOPES)):
+        with acting_as(Principal(ACME, "key:tests", SCOPES)):
             call = client.artifacts.PutArtifact(stalling())
         await eventually(is_begun, what="the upload has begun")
         process.kill()
@@ -162,13 +162,6 @@ async def test_upload_that_a_kill_cut_off_is_swept_by_the_next_start(
     assert not await is_begun()
     process.terminate()
     assert await process.wait() == 0
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 async def _tell(broker: KafkaSettings, record: Record) -> None:

@@ -38,5 +38,5 @@ def identity() -> tuple[TokenSigner, TokenVerifier]:
     clock = SystemClock()
     return (
         TokenSigner("api-gateway", private, clock),
-        TokenVerifier({"api-gateway": public}, clock),
+        TokenVerifier("scheduler", {"api-gateway": public}, clock),
     )

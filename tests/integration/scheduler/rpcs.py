@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 
 import grpc.aio
 from modelyard.scheduler.v1 import (
@@ -16,20 +15,21 @@ from services.chassis.rpc.identity import TokenSigner, TokenVerifier
 from services.chassis.rpc.server import serve
 from services.chassis.settings import GrpcClientSettings, GrpcServerSettings
 from services.scheduler.bootstrap import (
+    CALLERS,
     DEPLOYMENT_SERVICE,
     JOB_SERVICE,
     NODE_SERVICE,
     REQUIRED_SCOPES,
+    SERVICE,
 )
 from services.scheduler.entrypoints.grpc.deployments import DeploymentRpcs
 from services.scheduler.entrypoints.grpc.jobs import JobRpcs
 from services.scheduler.entrypoints.grpc.nodes import NodeRpcs
-from services.scheduler.use_cases.deployments.list_deployments import ListDeployments
 from services.scheduler.use_cases.deployments.list_routes import ListRoutes
+from services.scheduler.use_cases.fleet.change_node import ChangeNode
 from services.scheduler.use_cases.fleet.list_nodes import ListNodes
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
-from services.scheduler.use_cases.jobs.list_jobs import ListJobs
-from tests.integration.scheduler.yard import Yard
+from tests.integration.scheduler.yard import NODE_SILENCE_MAX, Yard
 
 
 @asynccontextmanager
@@ -43,7 +43,7 @@ async def serving(
             JobRpcs(
                 yard.submit_job,
                 yard.get_job,
-                ListJobs(yard.store, yard.tenants),
+                yard.list_jobs,
                 CancelJob(yard.store),
             ),
             server,
@@ -52,14 +52,18 @@ async def serving(
             DeploymentRpcs(
                 yard.create_deployment,
                 yard.get_deployment,
-                ListDeployments(yard.store, yard.tenants),
+                yard.list_deployments,
                 yard.delete_deployment,
                 ListRoutes(yard.store),
             ),
             server,
         )
         node_service_pb2_grpc.add_NodeServiceServicer_to_server(
-            NodeRpcs(ListNodes(yard.store, timedelta(seconds=30))), server
+            NodeRpcs(
+                ListNodes(yard.store, NODE_SILENCE_MAX),
+                ChangeNode(yard.store, NODE_SILENCE_MAX, lambda: None),
+            ),
+            server,
         )
 
     async with (
@@ -69,9 +73,10 @@ async def serving(
             services=(JOB_SERVICE, DEPLOYMENT_SERVICE, NODE_SERVICE),
             verifier=verifier,
             required_scopes=REQUIRED_SCOPES,
+            callers=CALLERS,
         ) as server,
         open_channel(
-            GrpcClientSettings(address=f"127.0.0.1:{server.port}"), signer=signer
+            GrpcClientSettings(address=f"127.0.0.1:{server.port}"), callee=SERVICE, signer=signer
         ) as channel,
     ):
         yield channel

@@ -4,12 +4,17 @@ import asyncio
 
 import pytest
 
-from services.chassis.errors import AlreadyExists, InvalidArgument, NotFound, QuotaExceeded
+from services.chassis.errors import (
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+    QuotaExceeded,
+    VersionMismatch,
+)
 from services.scheduler.domain.deployments.deployment import DeploymentState
 from services.scheduler.domain.deployments.model import ModelReference
 from services.scheduler.domain.deployments.replica import ReplicaState
 from services.scheduler.domain.resources import Resources
-from services.scheduler.use_cases.deployments.list_deployments import ListDeployments
 from services.scheduler.use_cases.deployments.list_routes import ListRoutes
 from services.scheduler.use_cases.deployments.republish_routes import RepublishRoutes
 from services.scheduler.use_cases.deployments.shown import ShownDeployment
@@ -41,6 +46,7 @@ async def test_an_image_without_a_known_server_is_refused(yard: Yard) -> None:
 
 
 async def test_a_deployment_pins_its_version_and_queues_its_replicas(yard: Yard) -> None:
+    await yard.a_node()
     made = await yard.a_deployment(replica_count=2)
     assert yard.catalog.asked == [ModelReference("digits", alias="champion")]
     found = await shown(yard, made.deployment.id)
@@ -79,8 +85,9 @@ async def test_an_unknown_model_makes_no_deployment(yard: Yard) -> None:
 
 async def test_replicas_of_a_tenant_are_bounded(yard: Yard) -> None:
     await yard.a_deployment(replica_count=3)
-    with pytest.raises(QuotaExceeded):
+    with pytest.raises(QuotaExceeded, match="2 more asked for, 3 of 4 used") as refused:
         await yard.a_deployment(name="second", replica_count=2)
+    assert refused.value.detail["field"] == "spec.replica_count"
 
 
 async def test_a_deployment_that_no_node_could_hold_is_refused(yard: Yard) -> None:
@@ -101,9 +108,8 @@ async def test_another_tenants_deployment_is_not_found(yard: Yard) -> None:
 
 async def test_deployments_are_listed_newest_first(yard: Yard) -> None:
     made = [(await yard.a_deployment(name=f"d{n}")).deployment.id for n in range(3)]
-    list_deployments = ListDeployments(yard.store, yard.tenants)
-    first = await list_deployments(ACME, PageRequest.of(2, ""))
-    second = await list_deployments(ACME, PageRequest.of(2, first.next_token))
+    first = await yard.list_deployments(ACME, PageRequest.of(2, ""))
+    second = await yard.list_deployments(ACME, PageRequest.of(2, first.next_token))
     listed = [each.deployment.id for each in [*first.items, *second.items]]
     assert listed == sorted(made, reverse=True)
     assert all(len(each.replicas) == 1 for each in first.items)
@@ -189,6 +195,40 @@ async def test_deleting_again_changes_nothing(yard: Yard) -> None:
     again = await yard.delete_deployment(ACME, "digits")
     assert again == first
     assert (await yard.event_types(made.deployment.id)).count("deployment.deleting") == 1
+
+
+async def test_a_deployment_that_moved_on_meanwhile_is_not_deleted(yard: Yard) -> None:
+    seen = (await yard.a_deployment()).deployment.version
+    [replica] = (await shown(yard)).replicas
+    await yard.a_node()
+    await yard.cycle()
+    await yard.ready(replica.id, "127.0.0.1:9000")
+    serving = (await shown(yard)).deployment
+
+    with pytest.raises(VersionMismatch) as refused:
+        await yard.delete_deployment(ACME, "digits", if_version=seen)
+
+    assert refused.value.detail["current_version"] == str(serving.version)
+    assert (await shown(yard)).deployment == serving
+    first = await yard.delete_deployment(ACME, "digits", if_version=serving.version)
+    again = await yard.delete_deployment(ACME, "digits", if_version=serving.version)
+    assert first.deployment.state is DeploymentState.DELETING
+    assert again == first
+
+
+async def test_what_is_meant_for_a_names_earlier_deployment_fits_no_later_one(yard: Yard) -> None:
+    made = (await yard.a_deployment()).deployment
+    deleting = (await yard.delete_deployment(ACME, "digits")).deployment
+    await yard.reconciled()
+    gone = (await shown(yard, made.id)).deployment
+    again = (await yard.a_deployment()).deployment
+    other = (await yard.a_deployment(name="other")).deployment
+
+    assert (again.version, other.version) == (gone.version + 1, 1)
+    for version in (made.version, deleting.version, gone.version):
+        with pytest.raises(VersionMismatch):
+            await yard.delete_deployment(ACME, "digits", if_version=version)
+    assert (await shown(yard)).deployment == again
 
 
 async def test_a_replica_that_fails_during_deletion_does_not_come_back(yard: Yard) -> None:

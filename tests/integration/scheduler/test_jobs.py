@@ -1,7 +1,9 @@
 """Jobs on a real database: submit, show, list, cancel."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,9 +13,10 @@ from services.chassis.errors import (
     NotFound,
     QueueFull,
 )
+from services.chassis.tenancy import TenantId
 from services.scheduler.domain.jobs.job import Job, JobState
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
-from services.scheduler.use_cases.jobs.list_jobs import ListJobs
+from services.scheduler.use_cases.jobs.submit_jobs import Submission
 from services.scheduler.use_cases.paging import PageRequest
 from services.scheduler.use_cases.ports import RequestKey
 from tests.integration.scheduler.yard import Yard, cores
@@ -49,7 +52,7 @@ async def test_an_unknown_image_is_refused_with_those_that_are_known(yard: Yard)
 
 async def test_a_repeated_submission_is_answered_though_its_image_is_gone(yard: Yard) -> None:
     first = await submit_with_key(yard)
-    yard.submit_job = replace(yard.submit_job, images=())
+    yard.submit_jobs = replace(yard.submit_jobs, images=())
     assert (await submit_with_key(yard)).id == first.id
 
 
@@ -98,6 +101,69 @@ async def test_a_refused_submission_leaves_its_key_unused(yard: Yard) -> None:
     assert (await submit_with_key(yard)).state is JobState.QUEUED
 
 
+async def test_jobs_that_are_submitted_together_are_each_answered_for_themselves(
+    yard: Yard,
+) -> None:
+    first = await submit_with_key(yard)
+
+    def asked(*, tenant: TenantId = ACME, key: RequestKey | None = None, **changes: Any) -> Any:
+        return Submission(tenant, a_spec(**changes), key, TRACEPARENT)
+
+    def a_key(name: str) -> RequestKey:
+        return RequestKey(name, b"hash")
+
+    answers = await yard.submit_jobs(
+        [
+            asked(name=""),
+            asked(key=KEY),
+            asked(key=a_key("refused"), image="modelyard/gone"),
+            asked(key=a_key("second")),
+            asked(tenant=UMBRELLA, key=KEY),
+            asked(),
+            asked(key=a_key("too many")),
+        ]
+    )
+
+    said = [answer.state if isinstance(answer, Job) else answer.code for answer in answers]
+    assert said == [
+        "INVALID_ARGUMENT",
+        "QUEUED",
+        "INVALID_ARGUMENT",
+        "QUEUED",
+        "QUEUED",
+        "QUEUED",
+        "QUEUE_FULL",
+    ]
+    made = [answer for answer in answers if isinstance(answer, Job)]
+    assert made[0].id == first.id
+    assert [job.tenant for job in made] == [ACME, ACME, UMBRELLA, ACME]
+    for job in made:
+        assert await yard.event_types(job.id) == ["job.queued"]
+    # What was refused may be asked again with its key, and with another body.
+    await yard.a_node()
+    await yard.cycle()
+    again = [
+        asked(key=RequestKey(name, b"another hash")) for name in ("refused", "too many", "second")
+    ]
+    answers = await yard.submit_jobs(again)
+    assert [isinstance(answer, Job) for answer in answers] == [True, True, False]
+    assert isinstance(answers[2], KeyReused)
+
+
+async def test_groups_of_several_processes_make_one_job_of_twins(yard: Yard) -> None:
+    names = [f"key-{number}" for number in range(3)]
+
+    def group(order: Sequence[str]) -> list[Submission]:
+        return [Submission(ACME, a_spec(), RequestKey(name, b"x"), None) for name in order]
+
+    answers = await asyncio.gather(
+        *(yard.submit_jobs(group(order)) for order in (names, names[::-1], names))
+    )
+
+    made = {answer.id for each in answers for answer in each if isinstance(answer, Job)}
+    assert len(made) == 3
+
+
 async def test_a_job_that_no_node_could_hold_is_refused(yard: Yard) -> None:
     await yard.a_job(resources=cores(99))  # no node yet: it may come
     await yard.a_node()
@@ -117,16 +183,15 @@ async def test_another_tenants_job_is_not_found(yard: Yard) -> None:
         await yard.job(job.id, tenant=UMBRELLA)
     with pytest.raises(NotFound):
         await CancelJob(yard.store)(UMBRELLA, job.id, reason="mine now")
-    page = await ListJobs(yard.store, yard.tenants)(UMBRELLA, PageRequest())
+    page = await yard.list_jobs(UMBRELLA, PageRequest())
     assert page.items == []
 
 
 async def test_jobs_are_listed_newest_first_a_page_at_a_time(yard: Yard) -> None:
     jobs = [await yard.a_job(name=f"job {n}") for n in range(3)]
-    list_jobs = ListJobs(yard.store, yard.tenants)
 
-    first = await list_jobs(ACME, PageRequest.of(2, ""))
-    second = await list_jobs(ACME, PageRequest.of(2, first.next_token))
+    first = await yard.list_jobs(ACME, PageRequest.of(2, ""))
+    second = await yard.list_jobs(ACME, PageRequest.of(2, first.next_token))
 
     assert [job.id for job in first.items] == sorted((job.id for job in jobs), reverse=True)[:2]
     assert [job.id for job in second.items] == sorted(job.id for job in jobs)[:1]
@@ -136,8 +201,7 @@ async def test_jobs_are_listed_newest_first_a_page_at_a_time(yard: Yard) -> None
 async def test_jobs_are_listed_by_state(yard: Yard) -> None:
     kept, cancelled = await yard.a_job(), await yard.a_job()
     await CancelJob(yard.store)(ACME, cancelled.id, reason="")
-    list_jobs = ListJobs(yard.store, yard.tenants)
-    queued = await list_jobs(ACME, PageRequest(), states=[JobState.QUEUED])
+    queued = await yard.list_jobs(ACME, PageRequest(), states=[JobState.QUEUED])
     assert [job.id for job in queued.items] == [kept.id]
 
 

@@ -10,7 +10,8 @@ from services.chassis.db.lease import LeaseKeeper, Recurrence
 from services.chassis.waking import Waking
 from services.scheduler.adapters.postgres.tables import CHASSIS
 from services.scheduler.domain.jobs.job import JobState
-from services.scheduler.entrypoints.loops.deployments import DeploymentsLoop
+from services.scheduler.entrypoints.loops.deployments import TendDeployments
+from services.scheduler.entrypoints.loops.leading import LeaderLoop, WhileLeading
 from services.scheduler.entrypoints.loops.scheduling import SchedulingLoop
 from services.scheduler.use_cases.deployments.republish_routes import RepublishRoutes
 from tests.integration.scheduler.yard import Yard
@@ -25,14 +26,13 @@ async def keeper(yard: Yard) -> AsyncIterator[LeaseKeeper]:
     await keeper.release()
 
 
-def deployments_loop(yard: Yard, keeper: LeaseKeeper) -> DeploymentsLoop:
-    return DeploymentsLoop(
+def deployments_loop(yard: Yard, keeper: LeaseKeeper) -> LeaderLoop:
+    tend = TendDeployments(
         yard.reconcile,
         RepublishRoutes(yard.store, batch_max=10),
         Recurrence(timedelta(minutes=10), yard.clock),
-        keeper,
-        Waking(NEVER),
     )
+    return LeaderLoop(WhileLeading(tend, keeper), Waking(NEVER), done="told", failed="failed")
 
 
 async def test_only_the_leader_schedules(yard: Yard, keeper: LeaseKeeper) -> None:

@@ -6,13 +6,16 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from services.chassis.errors import TenantSuspended
+from services.chassis.errors import Conflict, TenantSuspended
 from services.chassis.purges import PurgesLoop
 from services.chassis.tenancy import TenantId
 from services.chassis.waking import Waking
 from services.scheduler.adapters.postgres.tables import CHASSIS, METADATA
+from services.scheduler.domain.deployments.deployment import DeploymentState
 from services.scheduler.domain.jobs.job import JobState
-from services.scheduler.entrypoints.loops.purges import PurgeWhileLeading
+from services.scheduler.entrypoints.loops.leading import WhileLeading
+from services.scheduler.use_cases.deployments.delete_deployment import DeleteDeployment
+from services.scheduler.use_cases.deployments.shown import ShownDeployment
 from services.scheduler.use_cases.ports import RequestKey
 from tests.integration.scheduler.yard import ROUTES_SETTLE, Yard, cores
 from tests.unit.scheduler.builders import ACME, TRACEPARENT, UMBRELLA, a_spec
@@ -119,6 +122,36 @@ async def test_deployments_leave_the_routing_table_and_go_when_their_replicas_ha
     assert (await yard.event_types(made.deployment.id))[-1] == "deployment.deleted"
 
 
+async def test_deployments_that_can_not_be_ended_hold_up_no_others(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [(await yard.a_deployment(name=f"d-{number}")).deployment.id for number in range(4)]
+    yard.tenant(ACME, is_purged=True)
+    asked: list[str] = []
+    delete = DeleteDeployment.__call__
+
+    async def delete_all_but_two(
+        use_case: DeleteDeployment, tenant: TenantId, deployment_id: str
+    ) -> ShownDeployment:
+        asked.append(deployment_id)
+        if deployment_id in asked[:2]:
+            raise Conflict("deployment", deployment_id)
+        return await delete(use_case, tenant, deployment_id)
+
+    lease = await yard.lease()
+    with monkeypatch.context() as patch:
+        patch.setattr(DeleteDeployment, "__call__", delete_all_but_two)
+        counts = [await yard.purge_tenants(lease) for _ in range(4)]  # two a pass
+        assert counts == [0, 2, 0, 0]
+        assert set(asked) == set(made)
+        assert asked[-2:] == asked[:2]  # round again
+    for _ in range(2):
+        await yard.purge_tenants(lease)
+    async with yard.store.system(because="a test looks") as tx:
+        states = {(await tx.deployments.get(each)).state for each in made}
+    assert states == {DeploymentState.DELETING}
+
+
 async def test_a_job_that_came_late_goes_with_the_next_pass_and_the_next_is_refused(
     yard: Yard,
 ) -> None:
@@ -176,7 +209,7 @@ async def test_only_the_leader_purges(yard: Yard) -> None:
     await yard.lease()
     yard.tenant(ACME, is_purged=True)
     keeper = yard.lease_keeper("proc_2")
-    purge = PurgeWhileLeading(yard.purge_tenants, keeper)
+    purge = WhileLeading(yard.purge_tenants, keeper)
     loop = PurgesLoop(purge, Waking(timedelta(hours=1)), what="rows")
     assert not await loop.turn()
     assert await rows_of(yard, ACME) == {"job": 1}

@@ -11,6 +11,7 @@ from modelyard.registry.v1 import model_pb2, model_service_pb2, model_service_pb
 from typing_extensions import override
 
 from services.chassis.errors import FailedPrecondition, NotFound
+from services.chassis.rpc.callers import Grant
 from services.chassis.rpc.client import Edge, open_channel
 from services.chassis.rpc.context import Context, acting_as, principal
 from services.chassis.rpc.identity import TokenSigner, TokenVerifier
@@ -21,7 +22,7 @@ from services.scheduler.adapters.registry_models import RegistryModels
 from services.scheduler.domain.deployments.model import ModelReference
 from tests.unit.scheduler.builders import ACME, DIGEST, a_pin
 
-DEPLOYER = Principal(ACME, "somebody", frozenset({"deployments:write"}))
+DEPLOYER = Principal(ACME, "key:somebody", frozenset({"deployments:write"}))
 
 
 @dataclass(slots=True)
@@ -74,9 +75,12 @@ async def models(
             services=[name],
             verifier=verifier,
             required_scopes=dict.fromkeys(methods, "models:read"),
+            callers={signer.service: [Grant(frozenset({"scheduler"}), frozenset({"models:read"}))]},
         ) as server,
         open_channel(
-            GrpcClientSettings(address=f"127.0.0.1:{server.port}"), signer=signer
+            GrpcClientSettings(address=f"127.0.0.1:{server.port}"),
+            callee=verifier.service,
+            signer=signer,
         ) as channel,
     ):
         yield RegistryModels(channel, Edge.to("model-registry"), timedelta(seconds=5))

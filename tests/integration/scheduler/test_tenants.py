@@ -5,17 +5,19 @@ from datetime import timedelta
 import pytest
 
 from services.chassis.errors import InvalidArgument, QueueFull, QuotaExceeded, TenantSuspended
+from services.chassis.tenancy import TenantId
 from services.chassis.waking import Waking
 from services.scheduler.domain.deployments.deployment import DeploymentState
 from services.scheduler.domain.deployments.replica import ReplicaState
 from services.scheduler.domain.jobs.job import JobState, StopCause
-from services.scheduler.entrypoints.loops.suspensions import SuspensionsLoop
-from services.scheduler.use_cases.jobs.list_jobs import ListJobs
+from services.scheduler.entrypoints.loops.leading import LeaderLoop, WhileLeading
 from services.scheduler.use_cases.paging import PageRequest
 from services.scheduler.use_cases.ports import RequestKey
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import Outcome
 from tests.integration.scheduler.yard import ROUTES_SETTLE, Yard, cores
 from tests.unit.scheduler.builders import ACME, TRACEPARENT, UMBRELLA, a_spec, resources
+
+UNKNOWN = "the scheduler does not know yet whether the tenant is suspended"
 
 
 async def stopped(yard: Yard) -> int:
@@ -54,7 +56,7 @@ async def test_the_line_passes_over_a_suspended_tenant_and_its_jobs_say_why(yard
     assert [placed for placed, _ in await yard.cycle()] == [other.id]
     shown = await yard.get_job(ACME, waiting.id)
     assert (shown.state, shown.reason) == (JobState.QUEUED, "the tenant is suspended: unpaid")
-    page = await ListJobs(yard.store, yard.tenants)(ACME, PageRequest())
+    page = await yard.list_jobs(ACME, PageRequest())
     assert [job.reason for job in page.items] == [shown.reason]
     assert await yard.event_types(waiting.id) == ["job.queued"]  # nothing has happened to it
 
@@ -72,9 +74,14 @@ async def test_who_may_have_been_missed_is_not_admitted_until_all_tenants_are_to
     yard.tenants.is_whole = False  # as at a start
 
     assert [placed for placed, _ in await yard.cycle()] == [known.id]
-    assert (await yard.job(unknown.id)).state is JobState.QUEUED
+    waiting = await yard.get_job(ACME, unknown.id)
+    assert (waiting.state, waiting.reason) == (JobState.QUEUED, UNKNOWN)
+    [listed] = (await yard.list_jobs(ACME, PageRequest())).items
+    assert listed.reason == UNKNOWN
+    assert (await yard.job(unknown.id)).reason == "submitted"  # nothing is written for it
 
     yard.tenants.complete()
+    assert (await yard.get_job(ACME, unknown.id)).reason == "submitted"
     assert [placed for placed, _ in await yard.cycle()] == [unknown.id]
 
 
@@ -113,6 +120,21 @@ async def test_running_jobs_of_a_suspended_tenant_are_asked_to_stop_and_nobody_e
     assert sorted(stops) == [False, True]
 
 
+async def test_tenants_that_are_suspended_or_purged_may_be_any_number(yard: Yard) -> None:
+    """More than a statement can have parameters: purged ones only become more."""
+    for number in range(33_000):
+        yard.tenant(TenantId(f"gone-{number}"), is_purged=True)
+    await yard.a_node()
+    mine, other = await yard.a_job(), await yard.a_job(tenant=UMBRELLA)
+    assert len(await yard.cycle()) == 2
+
+    yard.tenant(ACME, is_suspended=True)
+    assert await stopped(yard) == 1
+    assert await yard.reconciled() == 0
+    assert (await yard.job(mine.id)).state is JobState.STOPPING
+    assert (await yard.job(other.id, tenant=UMBRELLA)).state is JobState.ADMITTED
+
+
 async def test_an_admission_that_came_late_is_found_at_the_next_look(yard: Yard) -> None:
     """The leader that admits has not heard yet; the one that stops has."""
     await yard.a_node()
@@ -139,7 +161,12 @@ async def test_only_the_leader_stops(yard: Yard) -> None:
     await yard.cycle()
     yard.tenant(ACME, is_suspended=True)
     keeper = yard.lease_keeper("proc_2")
-    loop = SuspensionsLoop(yard.stop_suspended_jobs, keeper, Waking(timedelta(hours=1)))
+    loop = LeaderLoop(
+        WhileLeading(yard.stop_suspended_jobs, keeper),
+        Waking(timedelta(hours=1)),
+        done="stopped",
+        failed="failed",
+    )
     await loop.turn()  # proc_1 holds the lease
     assert [work.stop for work in await yard.open_work()] == [None]
 
@@ -216,7 +243,7 @@ async def test_a_tenant_runs_no_more_than_its_plan_and_others_pass(yard: Yard) -
     assert await yard.cycle() == []
     waiting = await yard.get_job(ACME, second.id)
     assert "the tenant's plan" in waiting.reason
-    page = await ListJobs(yard.store, yard.tenants)(ACME, PageRequest())
+    page = await yard.list_jobs(ACME, PageRequest())
     assert [job.reason for job in page.items][:2] == [waiting.reason] * 2
 
     running = await yard.job(first.id)
@@ -246,4 +273,4 @@ async def test_what_could_never_run_in_the_plan_is_refused(yard: Yard) -> None:
     ):
         with pytest.raises(InvalidArgument) as named:
             await refused
-        assert named.value.detail["field"] == "spec.resources"
+        assert named.value.detail["field"] == "spec.resources.cpu_millicores"

@@ -10,9 +10,9 @@ from modelyard.scheduler.v1 import deployment_events_pb2, job_events_pb2
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.chassis.clock import SystemClock
-from services.chassis.db.lease import HeldLease, LeaseKeeper
+from services.chassis.db.lease import HeldLease, LeaseKeeper, PostgresLeases
 from services.chassis.db.unit_of_work import PostgresUnitOfWork as ChassisUnitOfWork
-from services.chassis.errors import NotFound
+from services.chassis.errors import ModelyardError, NotFound
 from services.chassis.ids import TimeOrderedIds
 from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.postgres.tables import ATTEMPTS, CHASSIS, JOBS, NODES, REPLICAS
@@ -31,10 +31,13 @@ from services.scheduler.use_cases.deployments.change_replica import change_repli
 from services.scheduler.use_cases.deployments.create_deployment import CreateDeployment
 from services.scheduler.use_cases.deployments.delete_deployment import DeleteDeployment
 from services.scheduler.use_cases.deployments.get_deployment import GetDeployment
+from services.scheduler.use_cases.deployments.list_deployments import ListDeployments
 from services.scheduler.use_cases.deployments.reconcile_deployments import ReconcileDeployments
 from services.scheduler.use_cases.deployments.shown import ShownDeployment
 from services.scheduler.use_cases.jobs.get_job import GetJob
-from services.scheduler.use_cases.jobs.submit_job import SubmitJob
+from services.scheduler.use_cases.jobs.list_jobs import ListJobs
+from services.scheduler.use_cases.jobs.submit_jobs import Submission, SubmitJobs
+from services.scheduler.use_cases.ports import RequestKey
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
     CycleReport,
     Outcome,
@@ -53,6 +56,7 @@ from tests.unit.scheduler.builders import (
     resources,
 )
 
+NODE_SILENCE_MAX = timedelta(seconds=30)
 ROUTES_SETTLE = timedelta(seconds=2)
 
 
@@ -104,7 +108,7 @@ class Yard:
         self.store = PostgresUnitOfWork(self.database, event_of)
         self.catalog = FakeCatalog()
         self.tenants = TenantTable()
-        self.submit_job = SubmitJob(
+        self.submit_jobs = SubmitJobs(
             self.store,
             self.tenants,
             self.ids,
@@ -117,14 +121,16 @@ class Yard:
             self.tenants,
             self.ids,
             heads_max=50,
-            node_silence_max=timedelta(seconds=30),
+            node_silence_max=NODE_SILENCE_MAX,
         )
         self.create_deployment = CreateDeployment(
             self.store, self.tenants, self.catalog, self.ids, replicas_max=4, images=IMAGES
         )
         self.delete_deployment = DeleteDeployment(self.store)
-        self.get_job = GetJob(self.store, self.tenants)
-        self.get_deployment = GetDeployment(self.store, self.tenants)
+        self.get_job = GetJob(self.store, self.tenants, NODE_SILENCE_MAX)
+        self.list_jobs = ListJobs(self.store, self.tenants, NODE_SILENCE_MAX)
+        self.get_deployment = GetDeployment(self.store, self.tenants, NODE_SILENCE_MAX)
+        self.list_deployments = ListDeployments(self.store, self.tenants, NODE_SILENCE_MAX)
         self.reconcile = ReconcileDeployments(
             self.store, self.tenants, deployments_per_pass_max=10, routes_settle=ROUTES_SETTLE
         )
@@ -136,8 +142,7 @@ class Yard:
     def lease_keeper(self, holder: str, *, ttl_s: float = 60) -> LeaseKeeper:
         """Return a process's keeper of the scheduling lease."""
         return LeaseKeeper(
-            self.engine,
-            CHASSIS,
+            PostgresLeases(self.engine, CHASSIS),
             "scheduling",
             holder=holder,
             ttl=timedelta(seconds=ttl_s),
@@ -189,6 +194,15 @@ class Yard:
 
     async def a_job(self, *, tenant: TenantId = ACME, **changes: Any) -> Job:
         return await self.submit(a_spec(**changes), tenant=tenant)
+
+    async def submit_job(
+        self, tenant: TenantId, spec: JobSpec, *, key: RequestKey | None, traceparent: str | None
+    ) -> Job:
+        """Submit one job, alone."""
+        [answer] = await self.submit_jobs([Submission(tenant, spec, key, traceparent)])
+        if isinstance(answer, ModelyardError):
+            raise answer
+        return answer
 
     async def submit(self, spec: JobSpec, *, tenant: TenantId = ACME) -> Job:
         return await self.submit_job(tenant, spec, key=None, traceparent=TRACEPARENT)

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from services.chassis.clock import SystemClock
 from services.chassis.db.engine import open_engine
-from services.chassis.db.lease import LeaseKeeper
+from services.chassis.db.lease import LeaseKeeper, PostgresLeases
 from services.chassis.db.unit_of_work import PostgresUnitOfWork as ChassisUnitOfWork
 from services.chassis.errors import InvalidArgument, NotFound, Unavailable
 from services.chassis.ids import TimeOrderedIds
@@ -46,6 +46,7 @@ from services.scheduler.use_cases.attempts.ports import StoredFile
 from services.scheduler.use_cases.attempts.prepare_container import PrepareContainer
 from services.scheduler.use_cases.attempts.record_attempt import RecordAttempt
 from services.scheduler.use_cases.attempts.remove_container import RemoveContainer
+from services.scheduler.use_cases.attempts.store_checkpoint import StoreCheckpoint
 from services.scheduler.use_cases.attempts.store_outputs import StoreOutputs
 
 NODE = NodeId("node-1")
@@ -56,7 +57,7 @@ LEASE_TTL = timedelta(seconds=2)
 LIMITS = DriveLimits(
     start_wait_max=timedelta(seconds=3),
     upload_wait_max=timedelta(seconds=3),
-    ready_wait_max=timedelta(seconds=3),
+    ready_wait_max=timedelta(seconds=30),
     probe_failures_max=2,
     progress_interval=timedelta(milliseconds=50),
     warming_interval=timedelta(milliseconds=50),
@@ -183,9 +184,13 @@ async def open_runner(
     runtime = EngineRuntime(root / containers, images=images(root))
     artifacts = FolderArtifacts(root / "registry")
     lease = LeaseKeeper(
-        engine, CHASSIS, f"node/{NODE}", holder=ids.new("proc"), ttl=LEASE_TTL, clock=clock
+        PostgresLeases(engine, CHASSIS),
+        f"node/{NODE}",
+        holder=ids.new("proc"),
+        ttl=LEASE_TTL,
+        clock=clock,
     )
-    async with open_server_probe(timeout=timedelta(seconds=1)) as probe:
+    async with open_server_probe(timeout=timedelta(seconds=5)) as probe:
         prepare = PrepareContainer(
             runtime,
             artifacts,
@@ -196,7 +201,8 @@ async def open_runner(
             runtime,
             prepare,
             StoreOutputs(runtime, artifacts, files_max=10, bytes_max=1 << 20),
-            RecordAttempt(store),
+            StoreCheckpoint(runtime, artifacts, files_max=10, bytes_max=1 << 20),
+            RecordAttempt(store, retried_jobs_max=100, chance=lambda: 0.0),
             probe,
             TelemetryRunTraces(),
             lease,

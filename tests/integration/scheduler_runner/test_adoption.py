@@ -11,10 +11,10 @@ from services.chassis.db.lease import HeldLease
 from services.chassis.errors import Unavailable
 from services.scheduler.domain.attempts.attempt import AttemptState
 from services.scheduler.domain.attempts.runtime import ContainerPhase
-from services.scheduler.domain.jobs.job import FailureReason, JobState
+from services.scheduler.domain.jobs.failure import FailureReason
+from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.domain.resources import Resources
 from services.scheduler.use_cases.attempts.drive_attempt import AttemptMemory
-from services.scheduler.use_cases.attempts.record_attempt import RecordAttempt
 from tests.integration.scheduler_runner.runner import NODE
 from tests.integration.scheduler_runner.yard import TENANT, RunnerYard, an_output
 
@@ -148,7 +148,7 @@ async def test_runner_that_lost_its_lease_can_record_nothing(yard: RunnerYard) -
     late = HeldLease(f"node/{NODE}", held.holder, held.epoch - 1)
 
     with pytest.raises(LeaseLost):
-        await RecordAttempt(yard.store).starting(late, work, hindered_by=None)
+        await yard.runner.drive.record.starting(late, work, hindered_by=None)
 
     assert (await yard.job(job)).state is JobState.ADMITTED
 

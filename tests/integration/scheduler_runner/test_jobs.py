@@ -11,7 +11,8 @@ from opentelemetry.trace import format_trace_id
 
 from services.scheduler.domain.attempts.attempt import AttemptState
 from services.scheduler.domain.attempts.runtime import ContainerPhase, ContainerStatus
-from services.scheduler.domain.jobs.job import FailureReason, JobState
+from services.scheduler.domain.jobs.failure import FailureReason
+from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.domain.jobs.spec import JobInput
 from services.scheduler.domain.resources import Resources
 from tests.integration.scheduler_runner.yard import (
@@ -146,7 +147,7 @@ async def test_job_fails_when_it_uses_more_memory_than_it_asked_for(yard: Runner
         job = await yard.becomes(job, JobState.FAILED)
 
     assert job.failure is not None
-    assert job.failure.reason is FailureReason.KILLED
+    assert job.failure.reason is FailureReason.OUT_OF_MEMORY
     assert "memory" in job.failure.message
 
 
@@ -236,9 +237,16 @@ async def test_job_starts_once_the_registry_is_back(yard: RunnerYard) -> None:
         await yard.becomes(job, JobState.SUCCEEDED)
 
 
-@pytest.mark.parametrize("state", ["down", "missing", "broken"])
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ("down", FailureReason.RUNTIME_ERROR),
+        ("missing", FailureReason.START),
+        ("broken", FailureReason.START),
+    ],
+)
 async def test_job_fails_to_start_when_its_files_can_not_be_had(
-    yard: RunnerYard, state: str
+    yard: RunnerYard, state: str, reason: FailureReason
 ) -> None:
     changes: dict[str, Any] = {
         "down": {},
@@ -251,7 +259,7 @@ async def test_job_fails_to_start_when_its_files_can_not_be_had(
         job = await yard.becomes(await yard.a_job("pass", **changes), JobState.FAILED)
 
     assert job.failure is not None
-    assert job.failure.reason is FailureReason.START
+    assert job.failure.reason is reason
     assert (await yard.attempt(job)).state is AttemptState.CLOSED
     assert await yard.used() == Resources()
 
@@ -266,6 +274,10 @@ async def test_job_fails_when_an_output_is_missing(yard: RunnerYard) -> None:
     assert "model" in job.failure.message
 
 
+WAITS_FOR_END = """
+import os, time
+while not os.path.exists("end"): time.sleep(0.02)
+"""
 WRITES = "import os; open(os.path.join(os.environ['MODELYARD_OUTPUTS'], 'model'), 'w').write('m')"
 
 
@@ -284,13 +296,12 @@ async def test_job_s_outputs_wait_for_the_registry_but_not_for_ever(
     yard: RunnerYard, is_back: bool
 ) -> None:
     async with yard.running():
-        job = await yard.a_job(
-            "import time; time.sleep(0.5)\n" + WRITES, outputs=(an_output("model"),)
-        )
+        job = await yard.a_job(WAITS_FOR_END + WRITES, outputs=(an_output("model"),))
         await yard.becomes(job, JobState.RUNNING)
         yard.artifacts.be("down")
-        container = (await yard.attempt(await yard.job(job))).container_name
-        await yard.runner.runtime.wait_exit(container)
+        attempt = await yard.attempt(await yard.job(job))
+        (yard.work_folder(attempt) / "end").touch()
+        await yard.runner.runtime.wait_exit(attempt.container_name)
         assert (await yard.job(job)).state is JobState.RUNNING
         if is_back:
             yard.artifacts.be("down", on=False)

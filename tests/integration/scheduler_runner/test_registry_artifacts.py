@@ -26,6 +26,7 @@ from typing_extensions import override
 
 from services.chassis.clock import SystemClock
 from services.chassis.errors import FailedPrecondition, NotFound, PayloadTooLarge, Unavailable
+from services.chassis.rpc.callers import Grant
 from services.chassis.rpc.client import Edge, open_channel
 from services.chassis.rpc.context import Context, principal
 from services.chassis.rpc.identity import TokenSigner, TokenVerifier
@@ -112,12 +113,15 @@ async def artifacts(registry: Registry, tmp_path: Path) -> AsyncIterator[Registr
         GrpcServerSettings(port=0),
         register=lambda server: add_ArtifactServiceServicer_to_server(registry, server),
         services=(SERVICE,),
-        verifier=TokenVerifier({"scheduler": public}, clock),
+        verifier=TokenVerifier("model-registry", {"scheduler": public}, clock),
         required_scopes=SCOPES,
+        callers={
+            "scheduler": [Grant(frozenset({"scheduler", "attempt"}), frozenset(SCOPES.values()))]
+        },
     ) as server:
         settings = GrpcClientSettings(address=f"127.0.0.1:{server.port}")
         signer = TokenSigner("scheduler", private, clock)
-        async with open_channel(settings, signer=signer) as channel:
+        async with open_channel(settings, callee="model-registry", signer=signer) as channel:
             yield over(channel, tmp_path)
 
 

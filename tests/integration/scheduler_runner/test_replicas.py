@@ -1,9 +1,13 @@
 """Replicas on real processes: warming, answering, falling silent, ending."""
 
+from dataclasses import replace
+from datetime import timedelta
+
 from services.scheduler.domain.attempts.attempt import AttemptState
 from services.scheduler.domain.deployments.replica import Replica, ReplicaState
 from services.scheduler.domain.resources import Resources
 from services.scheduler.use_cases.deployments.shown import ShownDeployment
+from tests.integration.scheduler_runner.runner import LIMITS
 from tests.integration.scheduler_runner.yard import TENANT, RunnerYard
 
 
@@ -50,6 +54,8 @@ async def test_replica_is_taken_out_and_replaced_when_its_server_falls_silent(
 
 
 async def test_replica_ends_when_its_server_does_not_get_ready_in_time(yard: RunnerYard) -> None:
+    soon = replace(LIMITS, ready_wait_max=timedelta(seconds=1))
+    yard.runner.loop = replace(yard.runner.loop, drive=replace(yard.runner.drive, limits=soon))
     async with yard.running():
         deployment = await yard.a_deployment("never")
         ended = await yard.replica_becomes(deployment, ReplicaState.ENDED)

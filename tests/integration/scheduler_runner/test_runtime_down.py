@@ -6,7 +6,8 @@ import pytest
 
 from services.scheduler.domain.attempts.attempt import AttemptState
 from services.scheduler.domain.fleet.node import Node
-from services.scheduler.domain.jobs.job import FailureReason, JobState
+from services.scheduler.domain.jobs.failure import FailureReason
+from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.domain.resources import Resources
 from tests.integration.scheduler_runner.runner import LIMITS, NODE, open_runner
 from tests.integration.scheduler_runner.test_adoption import ENDS_WHEN_TOLD, ONCE

@@ -17,7 +17,7 @@ from modelyard.scheduler.v1.job_events_pb2 import JobTransitioned
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.chassis.clock import SystemClock
-from services.chassis.db.lease import LeaseKeeper
+from services.chassis.db.lease import LeaseKeeper, PostgresLeases
 from services.chassis.db.unit_of_work import PostgresUnitOfWork as ChassisUnitOfWork
 from services.chassis.ids import TimeOrderedIds
 from services.chassis.tenancy import TenantId
@@ -32,6 +32,7 @@ from services.scheduler.domain.deployments.replica import Replica, ReplicaState
 from services.scheduler.domain.files import FileEntry
 from services.scheduler.domain.identities import AttemptId
 from services.scheduler.domain.jobs.job import Job, JobState
+from services.scheduler.domain.jobs.retries import JobRetries
 from services.scheduler.domain.jobs.spec import JobOutput, JobSpec, JobTimeouts
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.tenants.tenant import Tenant, TenantTable
@@ -41,7 +42,7 @@ from services.scheduler.use_cases.deployments.delete_deployment import DeleteDep
 from services.scheduler.use_cases.deployments.reconcile_deployments import ReconcileDeployments
 from services.scheduler.use_cases.deployments.shown import ShownDeployment
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
-from services.scheduler.use_cases.jobs.submit_job import SubmitJob
+from services.scheduler.use_cases.jobs.submit_jobs import Submission, SubmitJobs
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import RunSchedulingCycle
 from services.scheduler.use_cases.tenants.stop_suspended_jobs import StopSuspendedJobs
 from tests.integration.scheduler.yard import Yard
@@ -80,7 +81,7 @@ class RunnerYard:
         self.delete_deployment = DeleteDeployment(self.store)
         self.tenants = TenantTable()
         images = {BASE_IMAGE, SERVER_IMAGE}
-        self._submit = SubmitJob(
+        self._submit = SubmitJobs(
             self.store,
             self.tenants,
             ids,
@@ -101,8 +102,7 @@ class RunnerYard:
             self.store, self.tenants, jobs_per_pass_max=10
         )
         self._scheduling = LeaseKeeper(
-            engine,
-            CHASSIS,
+            PostgresLeases(engine, CHASSIS),
             "scheduling",
             holder="proc_test",
             ttl=timedelta(minutes=5),
@@ -165,13 +165,14 @@ class RunnerYard:
             "command": ("python", "main.py"),
             "source_digest": self.artifacts.add(TENANT, bundle({"main.py": program})),
             "resources": SMALL,
+            "retries": JobRetries(count_max=0),
             "timeouts": JobTimeouts(
                 run=timedelta(seconds=run_timeout_s), stop_grace=timedelta(seconds=stop_grace_s)
             ),
         }
-        job = await self._submit(
-            TENANT, JobSpec(**(given | changes)), key=None, traceparent=TRACEPARENT
-        )
+        spec = JobSpec(**(given | changes))
+        [job] = await self._submit([Submission(TENANT, spec, key=None, traceparent=TRACEPARENT)])
+        assert isinstance(job, Job), job
         if admit:
             await self.cycle()
         return await self.job(job)
@@ -225,8 +226,11 @@ class RunnerYard:
 
     async def attempt(self, owner: Job | Replica) -> Attempt:
         assert owner.attempt_id is not None
+        return await self.attempt_of(owner.attempt_id)
+
+    async def attempt_of(self, attempt_id: AttemptId) -> Attempt:
         async with self.store.system(because="test") as tx:
-            return await tx.attempts.get(owner.attempt_id)
+            return await tx.attempts.get(attempt_id)
 
     async def sees(self, look: Callable[[], Awaitable[T | None]], *, what: str) -> T:
         """Return the first thing that is seen."""

@@ -53,21 +53,34 @@ def _is_ready(url: str) -> bool:
         return False
 
 
+def _ask(url: str, **tensor: object) -> tuple[int, bytes]:
+    question = {"inputs": [{"name": "x", "datatype": "FP64", **tensor}]}
+    request = urllib.request.Request(
+        f"{url}/infer",
+        data=json.dumps(question).encode(),
+        headers={"content-type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
 def test_model_environment_serves_what_it_trained(state: State, tmp_path: Path) -> None:
     environment = environments.ensure(state, "sklearn")
     python = environment / "bin" / "python"
     subprocess.run([python, "-c", _TRAIN], cwd=tmp_path, check=True, timeout=60)
     ports = {name: port_of(state, name) for name in ("http_port", "grpc_port", "metrics_port")}
-    question = {"inputs": [{"name": "x", "shape": [2, 1], "datatype": "FP64", "data": [0.0, 3.0]}]}
 
     with _model_server(environment, tmp_path, ports) as url:
         until(lambda: _is_ready(url), what="the model is ready", within_s=60)
-        request = urllib.request.Request(
-            f"{url}/infer",
-            data=json.dumps(question).encode(),
-            headers={"content-type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            outputs = json.load(answer)["outputs"]
+        status, body = _ask(url, shape=[2, 1], data=[0.0, 3.0])
+        wrong_shape = _ask(url, shape=[1, 2], data=[0.0, 3.0])
+        wrong_type, refusal = _ask(url, shape=[1, 1], datatype="FP65", data=[0.0])
 
-    assert outputs[0]["data"] == [0, 1]
+    assert (status, json.loads(body)["outputs"][0]["data"]) == (200, [0, 1])
+    # What the gateway's tests say of it (tests/unit/api_gateway/test_replica_answers.py).
+    assert wrong_shape == (500, b"Internal Server Error")
+    assert wrong_type == 422
+    assert json.loads(refusal)["detail"][0]["loc"] == ["body", "inputs", 0, "datatype"]

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import httpx
-from fastapi import FastAPI
 from google.protobuf.timestamp_pb2 import Timestamp
 from modelyard.logs.v1 import log_record_pb2, log_service_pb2
 from modelyard.registry.v1 import artifact_service_pb2, model_pb2, model_service_pb2
@@ -18,11 +17,11 @@ from modelyard.scheduler.v1 import (
     node_pb2,
     node_service_pb2,
 )
-from opentelemetry.sdk.trace import TracerProvider
+from starlette.types import ASGIApp
 
-from services.api_gateway.adapters.burst_limiter import burst_limiter
+from services.api_gateway.adapters.burst_limiter import BurstLimiter
 from services.api_gateway.adapters.rate_limiter import memory_rate_limiter
-from services.api_gateway.domain.api_key import ApiKey
+from services.api_gateway.domain.api_key import ApiKey, KeyPlace
 from services.api_gateway.domain.member import Member, Person
 from services.api_gateway.domain.rate_limit import RatePolicy
 from services.api_gateway.domain.routing import RoutingTable
@@ -31,6 +30,7 @@ from services.api_gateway.domain.tenant import Plan, Tenant
 from services.api_gateway.entrypoints.rest.app import build_app
 from services.api_gateway.entrypoints.rest.dependencies import EdgePolicies, Gateway
 from services.api_gateway.use_cases.authenticate import Authenticate
+from services.api_gateway.use_cases.authenticate_token import AuthenticateToken
 from services.api_gateway.use_cases.create_tenant import CreateTenant, IssueTenantKey
 from services.api_gateway.use_cases.infer import (
     Infer,
@@ -38,6 +38,7 @@ from services.api_gateway.use_cases.infer import (
     InferenceResponse,
     NotSent,
 )
+from services.api_gateway.use_cases.makers import Makers
 from services.api_gateway.use_cases.manage_keys import (
     IssueKey,
     ListKeys,
@@ -50,7 +51,7 @@ from services.api_gateway.use_cases.manage_tenants import ChangeTenant
 from services.api_gateway.use_cases.ports import Lease
 from services.api_gateway.use_cases.tenant_standing import TenantStanding
 from services.chassis.clock import SystemClock
-from services.chassis.errors import ModelyardError, NotFound
+from services.chassis.errors import ModelyardError, NotFound, check_version
 from services.chassis.ids import TimeOrderedIds
 from services.chassis.lifecycle import Readiness
 from services.chassis.rpc.context import principal
@@ -58,6 +59,7 @@ from services.chassis.tenancy import Principal, TenantId
 
 TENANT = TenantId("default")
 SECRET = "s" * 43
+ANSWER = InferenceResponse(200, {"content-type": "application/json"}, b'{"outputs": []}')
 
 
 @dataclass
@@ -85,10 +87,6 @@ class FakeKeys:
         self.lookups += 1
         return self.keys.get(key_id)
 
-    @asynccontextmanager
-    async def __call__(self, tenant: TenantId) -> AsyncIterator["FakeKeyTransaction"]:
-        yield FakeKeyTransaction(FakeTenantKeys(self, tenant))
-
 
 @dataclass
 class FakeTenantKeys:
@@ -109,19 +107,30 @@ class FakeTenantKeys:
     async def save_rotated(self, key: ApiKey) -> None:
         self.store.keys[key.id] = key
 
-    async def list(self, *, limit: int) -> Sequence[ApiKey]:
-        return [key for key in self.store.keys.values() if key.tenant == self.tenant][:limit]
+    async def find(self, key_id: str) -> ApiKey | None:
+        return next((key for key in self._own() if key.id == key_id), None)
+
+    async def count_in_force(self, *, at: datetime) -> int:
+        return sum(key.is_in_force(at=at) for key in self._own())
+
+    async def list(self, *, after: KeyPlace | None, at: datetime, limit: int) -> Sequence[ApiKey]:
+        keys = {key.place(at=at): key for key in self._own()}
+        places = sorted(keys, reverse=True)
+        return [keys[place] for place in places if after is None or place < after][:limit]
 
     async def revoke(self, key_id: str, *, at: datetime) -> None:
         key = await self.locked(key_id)
         self.store.keys[key_id] = replace(key, revoked_at=key.revoked_at or at)
 
+    async def in_force_of(self, person: Person, *, at: datetime) -> Sequence[ApiKey]:
+        return [key for key in self._own() if key.person == person and key.is_in_force(at=at)]
 
-@dataclass(frozen=True)
-class FakeKeyTransaction:
-    """One tenant's transaction."""
+    async def revoke_all(self, key_ids: Sequence[str], *, at: datetime) -> None:
+        for key_id in key_ids:
+            await self.revoke(key_id, at=at)
 
-    keys: FakeTenantKeys
+    def _own(self) -> Sequence[ApiKey]:
+        return [key for key in self.store.keys.values() if key.tenant == self.tenant]
 
 
 @dataclass
@@ -163,9 +172,11 @@ class FakeTenants:
         self.keys.keys[key.id] = key
 
     async def get(self, tenant: TenantId) -> Tenant:
-        if tenant not in self.tenants:
+        if tenant in self.tenants:
+            return self.tenants[tenant]
+        if tenant != TENANT:  # whose keys ask
             raise NotFound("tenant", tenant)
-        return self.tenants[tenant]
+        return Tenant.created(tenant, Plan(), at=self.now)
 
     async def save(self, before: Tenant, after: Tenant) -> None:
         self.tenants[after.id] = after
@@ -196,10 +207,7 @@ class FakeMembers:
 
     tenants: FakeTenants
     members: dict[tuple[TenantId, Person], Member] = field(default_factory=dict)
-
-    @asynccontextmanager
-    async def __call__(self, tenant: TenantId) -> AsyncIterator["FakeMemberTransaction"]:
-        yield FakeMemberTransaction(FakeTenantMembers(self, tenant))
+    removed_version_max: dict[TenantId, int] = field(default_factory=dict)
 
     async def find_members(
         self, person: Person, *, tenant: TenantId | None, limit: int
@@ -227,14 +235,22 @@ class FakeTenantMembers:
     async def count(self) -> int:
         return len(self._own())
 
+    async def has_administrator_beside(self, person: Person) -> bool:
+        return any(each.is_administrator and each.person != person for each in self._own())
+
     async def add(self, member: Member) -> None:
         self.store.members[member.tenant, member.person] = member
 
     async def save(self, member: Member) -> None:
         self.store.members[member.tenant, member.person] = member
 
-    async def remove(self, person: Person) -> bool:
-        return self.store.members.pop((self.tenant, person), None) is not None
+    async def remove(self, person: Person) -> None:
+        removed = self.store.members.pop((self.tenant, person))
+        kept = await self.removed_version_max()
+        self.store.removed_version_max[self.tenant] = max(kept, removed.version)
+
+    async def removed_version_max(self) -> int:
+        return self.store.removed_version_max.get(self.tenant, 0)
 
     async def page(self, *, after: Person | None, limit: int) -> Sequence[Member]:
         begin = ("", "") if after is None else (after.issuer, after.subject)
@@ -246,10 +262,28 @@ class FakeTenantMembers:
 
 
 @dataclass(frozen=True)
-class FakeMemberTransaction:
-    """One tenant's transaction."""
+class FakeTransaction:
+    """One tenant's transaction; what a failed one has done stays."""
 
+    now: datetime
+    keys: FakeTenantKeys
     members: FakeTenantMembers
+
+
+@dataclass(frozen=True)
+class FakeUnitOfWork:
+    """Opens a tenant's transactions, one after another."""
+
+    keys: FakeKeys
+    members: FakeMembers
+
+    @asynccontextmanager
+    async def __call__(self, tenant: TenantId) -> AsyncIterator[FakeTransaction]:
+        yield FakeTransaction(
+            self.members.tenants.now,
+            FakeTenantKeys(self.keys, tenant),
+            FakeTenantMembers(self.members, tenant),
+        )
 
 
 @dataclass
@@ -261,6 +295,8 @@ class FakeJobs:
         default_factory=list
     )
     listed: list[job_service_pb2.ListJobsRequest] = field(default_factory=list)
+    shown: list[job_pb2.Job] = field(default_factory=list)
+    """What it answers first, in turn, when it is asked for a job."""
 
     async def submit(
         self, request: job_service_pb2.SubmitJobRequest, *, key: str | None
@@ -271,7 +307,9 @@ class FakeJobs:
 
     async def get(self, request: job_service_pb2.GetJobRequest) -> job_service_pb2.GetJobResponse:
         self._fail()
-        return job_service_pb2.GetJobResponse(job=a_job(job_id=request.job_id))
+        ended = a_job(job_id=request.job_id, state=job_pb2.JOB_STATE_SUCCEEDED, attempt_number=1)
+        shown = self.shown.pop(0) if self.shown else ended
+        return job_service_pb2.GetJobResponse(job=shown)
 
     async def list(
         self, request: job_service_pb2.ListJobsRequest
@@ -293,24 +331,38 @@ class FakeJobs:
             raise self.error
 
 
+@dataclass
 class FakeDeployments:
-    """A scheduler with one deployment."""
+    """A scheduler with one deployment, or one that fails; remembers what it is to delete."""
+
+    version: int = 2
+    deleted: list[deployment_service_pb2.DeleteDeploymentRequest] = field(default_factory=list)
+    replicas: list[deployment_pb2.Replica] = field(default_factory=list)
+    error: ModelyardError | None = None
 
     async def create(
         self, request: deployment_service_pb2.CreateDeploymentRequest, *, key: str | None
     ) -> deployment_service_pb2.CreateDeploymentResponse:
         return deployment_service_pb2.CreateDeploymentResponse(
             deployment=deployment_pb2.Deployment(
-                id="dep_1", spec=request.spec, state=deployment_pb2.DEPLOYMENT_STATE_PREPARING
+                id="dep_1",
+                spec=request.spec,
+                state=deployment_pb2.DEPLOYMENT_STATE_PREPARING,
+                version=self.version,
             )
         )
 
     async def get(
         self, request: deployment_service_pb2.GetDeploymentRequest
     ) -> deployment_service_pb2.GetDeploymentResponse:
+        if self.error is not None:
+            raise self.error
         return deployment_service_pb2.GetDeploymentResponse(
             deployment=deployment_pb2.Deployment(
-                id="dep_1", state=deployment_pb2.DEPLOYMENT_STATE_SERVING
+                id="dep_1",
+                state=deployment_pb2.DEPLOYMENT_STATE_SERVING,
+                version=self.version,
+                replicas=self.replicas,
             )
         )
 
@@ -322,9 +374,18 @@ class FakeDeployments:
     async def delete(
         self, request: deployment_service_pb2.DeleteDeploymentRequest
     ) -> deployment_service_pb2.DeleteDeploymentResponse:
+        check_version(
+            "deployment",
+            request.deployment,
+            current=self.version,
+            if_version=request.if_version or None,
+        )
+        self.deleted.append(request)
         return deployment_service_pb2.DeleteDeploymentResponse(
             deployment=deployment_pb2.Deployment(
-                id="dep_1", state=deployment_pb2.DEPLOYMENT_STATE_DELETING
+                id="dep_1",
+                state=deployment_pb2.DEPLOYMENT_STATE_DELETING,
+                version=self.version + 1,
             )
         )
 
@@ -338,9 +399,33 @@ class FakeNodes:
         )
         return node_service_pb2.ListNodesResponse(nodes=[node], node_count=1)
 
+    async def cordon(
+        self, request: node_service_pb2.CordonNodeRequest
+    ) -> node_service_pb2.CordonNodeResponse:
+        node = node_pb2.Node(id=request.node_id, cordoned_at=Timestamp(seconds=60))
+        return node_service_pb2.CordonNodeResponse(node=node)
 
+    async def drain(
+        self, request: node_service_pb2.DrainNodeRequest
+    ) -> node_service_pb2.DrainNodeResponse:
+        at = Timestamp(seconds=60)
+        node = node_pb2.Node(id=request.node_id, cordoned_at=at, draining_since=at)
+        return node_service_pb2.DrainNodeResponse(node=node)
+
+    async def uncordon(
+        self, request: node_service_pb2.UncordonNodeRequest
+    ) -> node_service_pb2.UncordonNodeResponse:
+        return node_service_pb2.UncordonNodeResponse(node=node_pb2.Node(id=request.node_id))
+
+
+@dataclass
 class FakeModels:
-    """A registry with one model."""
+    """A registry with one model, whose aliases are all at one revision."""
+
+    alias_revision: int = 4
+    changed: list[model_service_pb2.SetAliasRequest | model_service_pb2.DeleteAliasRequest] = field(
+        default_factory=list
+    )
 
     async def create(
         self, request: model_service_pb2.CreateModelRequest, *, key: str | None
@@ -365,7 +450,10 @@ class FakeModels:
     async def get_version(
         self, request: model_service_pb2.GetVersionRequest
     ) -> model_service_pb2.GetVersionResponse:
-        return model_service_pb2.GetVersionResponse(version=self._version(request.model_name))
+        return model_service_pb2.GetVersionResponse(
+            version=self._version(request.model_name),
+            alias_revision=self.alias_revision if request.alias else 0,
+        )
 
     async def list_versions(
         self, request: model_service_pb2.ListVersionsRequest
@@ -375,7 +463,10 @@ class FakeModels:
     async def set_alias(
         self, request: model_service_pb2.SetAliasRequest
     ) -> model_service_pb2.SetAliasResponse:
-        alias = model_pb2.Alias(name=request.alias, version=request.version)
+        self._check(request)
+        alias = model_pb2.Alias(
+            name=request.alias, version=request.version, revision=self.alias_revision + 1
+        )
         return model_service_pb2.SetAliasResponse(
             model=model_pb2.Model(name=request.model_name, aliases=[alias])
         )
@@ -383,6 +474,7 @@ class FakeModels:
     async def delete_alias(
         self, request: model_service_pb2.DeleteAliasRequest
     ) -> model_service_pb2.DeleteAliasResponse:
+        self._check(request)
         return model_service_pb2.DeleteAliasResponse(model=model_pb2.Model(name=request.model_name))
 
     async def set_tags(
@@ -391,6 +483,18 @@ class FakeModels:
         return model_service_pb2.SetModelTagsResponse(
             model=model_pb2.Model(name=request.model_name, tags=request.tags)
         )
+
+    def _check(
+        self, request: model_service_pb2.SetAliasRequest | model_service_pb2.DeleteAliasRequest
+    ) -> None:
+        check_version(
+            "alias",
+            f"{request.model_name}@{request.alias}",
+            current=self.alias_revision,
+            if_version=request.if_revision or None,
+            counted_as="revision",
+        )
+        self.changed.append(request)
 
     def _version(self, name: str) -> model_pb2.ModelVersion:
         return model_pb2.ModelVersion(
@@ -428,6 +532,8 @@ class FakeLogs:
     """Two lines, live or as a page; `error` ends a stream after the first."""
 
     error: ModelyardError | None = None
+    quiet_count: int = 0
+    """How often a stream says that nothing is new, before its last line."""
     followed: list[log_service_pb2.FollowLogsRequest] = field(default_factory=list)
 
     async def read(
@@ -443,10 +549,17 @@ class FakeLogs:
         self, request: log_service_pb2.FollowLogsRequest
     ) -> AsyncGenerator[log_service_pb2.FollowLogsResponse, None]:
         self.followed.append(request)
-        yield log_service_pb2.FollowLogsResponse(records=[a_line(1)])
+        attempt_number = max(1, request.after.attempt_number)
+        yield log_service_pb2.FollowLogsResponse(records=[a_line(1, attempt_number)])
         if self.error is not None:
             raise self.error
-        yield log_service_pb2.FollowLogsResponse(records=[a_line(2)], complete=True)
+        for _ in range(self.quiet_count):
+            yield log_service_pb2.FollowLogsResponse()
+        yield log_service_pb2.FollowLogsResponse(
+            records=[a_line(2, attempt_number)],
+            complete=True,
+            last_attempt_number=attempt_number,
+        )
 
 
 @dataclass
@@ -454,13 +567,14 @@ class FakeReplicas:
     """Replicas that answer, but for those whose address is in `refusing`."""
 
     refusing: set[str] = field(default_factory=set)
+    answer: InferenceResponse = ANSWER
     sent: list[tuple[str, InferenceRequest]] = field(default_factory=list)
 
     async def send(self, address: str, request: InferenceRequest) -> InferenceResponse:
         if address in self.refusing:
             raise NotSent(address)
         self.sent.append((address, request))
-        return InferenceResponse(200, {"content-type": "application/json"}, b'{"outputs": []}')
+        return self.answer
 
 
 @dataclass
@@ -471,9 +585,16 @@ class Edge:
     keys: FakeKeys = field(default_factory=FakeKeys)
     tenants: FakeTenants = field(init=False)
     members: FakeMembers = field(init=False)
+    unit_of_work: FakeUnitOfWork = field(init=False)
+    makers: Makers = field(init=False)
     issuer: str | None = "https://issuer.test"
     members_max: int = 100
+    keys_max: int = 100
+    tokens: AuthenticateToken | None = None
+    """Lets people in; those of `issuer` are who its tenants' lists of members say."""
     jobs: FakeJobs = field(default_factory=FakeJobs)
+    deployments: FakeDeployments = field(default_factory=FakeDeployments)
+    models: FakeModels = field(default_factory=FakeModels)
     artifacts: FakeArtifacts = field(default_factory=FakeArtifacts)
     logs: FakeLogs = field(default_factory=FakeLogs)
     replicas: FakeReplicas = field(default_factory=FakeReplicas)
@@ -488,29 +609,29 @@ class Edge:
         window = timedelta(seconds=60)
         standing = TenantStanding(self.tenants, self.clock)
         return Gateway(
-            authenticate=Authenticate(self.keys, self.clock),
+            authenticate=Authenticate(self.keys, self.clock, tokens=self.tokens),
             standing=standing,
             tenants=self.tenants,
             create_tenant=CreateTenant(self.tenants, new_keys),
             issue_tenant_key=IssueTenantKey(self.tenants, new_keys),
             change_tenant=ChangeTenant(self.tenants, standing),
-            issue_key=IssueKey(self.keys, new_keys),
-            list_keys=ListKeys(self.keys),
-            rotate_key=RotateKey(self.keys, new_keys, self.clock),
-            revoke_key=RevokeKey(self.keys, self.clock),
-            put_member=PutMember(self.members, self.clock, self.members_max),
-            list_members=ListMembers(self.tenants, self.members),
-            remove_member=RemoveMember(self.members),
+            issue_key=IssueKey(self.unit_of_work, new_keys, self.makers, self.keys_max),
+            list_keys=ListKeys(self.unit_of_work),
+            rotate_key=RotateKey(self.unit_of_work, new_keys, self.makers, self.keys_max),
+            revoke_key=RevokeKey(self.unit_of_work),
+            put_member=PutMember(self.unit_of_work, self.clock, self.makers, self.members_max),
+            list_members=ListMembers(self.tenants, self.unit_of_work),
+            remove_member=RemoveMember(self.unit_of_work, self.makers),
             issuer=self.issuer,
             infer=Infer(self.routes, self.replicas, self.clock),
             jobs=self.jobs,
-            deployments=FakeDeployments(),
+            deployments=self.deployments,
             nodes=FakeNodes(),
-            models=FakeModels(),
+            models=self.models,
             artifacts=self.artifacts,
             logs=self.logs,
             limiter=memory_rate_limiter(SystemClock()),
-            burst_limiter=burst_limiter(),
+            burst_limiter=BurstLimiter(),
             policies=EdgePolicies(
                 tenant=RatePolicy("tenant", self.requests_max, window),
                 source=RatePolicy("source", self.requests_max, window),
@@ -522,12 +643,13 @@ class Edge:
             ),
             readiness=Readiness(),
             clock=self.clock,
-            tracer_provider=TracerProvider(),
         )
 
     def __post_init__(self) -> None:
         self.tenants = FakeTenants(self.clock, self.keys)
         self.members = FakeMembers(self.tenants)
+        self.unit_of_work = FakeUnitOfWork(self.keys, self.members)
+        self.makers = Makers(self.issuer, are_members=True)
 
     def client(self, *, key: str | None = None) -> httpx.AsyncClient:
         """Return a client of the application; by default without a credential."""
@@ -539,14 +661,14 @@ class Edge:
         """Issue a key and return its text."""
         new_keys = NewKeys(self.clock, TimeOrderedIds(self.clock), lambda: SECRET)
         issuer = Principal(tenant, "test", SCOPES)
-        _, text = await IssueKey(self.keys, new_keys)(
+        _, text = await IssueKey(self.unit_of_work, new_keys, self.makers)(
             issuer, name="test", scopes=frozenset(scopes or {"admin"}), lifetime=lifetime
         )
         return text
 
 
 def client_of(
-    app: FastAPI, *, key: str | None = None, source: str = "127.0.0.1"
+    app: ASGIApp, *, key: str | None = None, source: str = "127.0.0.1"
 ) -> httpx.AsyncClient:
     """Return a client of an application, at a network address."""
     return httpx.AsyncClient(
@@ -561,16 +683,23 @@ def a_job(
     job_id: str = "job_1",
     state: job_pb2.JobState.ValueType = job_pb2.JOB_STATE_QUEUED,
     spec: job_pb2.JobSpec | None = None,
+    attempt_number: int = 0,
 ) -> job_pb2.Job:
     """Return a job as the scheduler would."""
-    return job_pb2.Job(id=job_id, spec=spec or job_pb2.JobSpec(name="n"), state=state, version=1)
+    return job_pb2.Job(
+        id=job_id,
+        spec=spec or job_pb2.JobSpec(name="n"),
+        state=state,
+        version=1,
+        attempt_number=attempt_number,
+    )
 
 
-def a_line(sequence: int) -> log_record_pb2.LogRecord:
+def a_line(sequence: int, attempt_number: int = 1) -> log_record_pb2.LogRecord:
     """Return a line of output."""
     return log_record_pb2.LogRecord(
-        attempt_id="att_1",
-        attempt_number=1,
+        attempt_id=f"att_{attempt_number}",
+        attempt_number=attempt_number,
         sequence=sequence,
         source=log_record_pb2.LOG_SOURCE_STDOUT,
         text=f"line {sequence} ü",

@@ -70,3 +70,12 @@ async def test_the_description_tells_each_routes_scope() -> None:
     assert told["post /v2/models/{model}/infer"] == [{"ApiKey": ["inference"]}]
     assert told["get /v1/whoami"] == [{"ApiKey": []}]
     assert {line.split()[1] for line, security in told.items() if security is None} <= PUBLIC
+
+
+async def test_who_may_not_is_refused_before_the_body_is_looked_at() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key("jobs:read")) as client:
+        answer = await client.post(
+            "/v1/jobs", content=b"{no json", headers={"content-type": "application/json"}
+        )
+    assert (answer.status_code, answer.json()["code"]) == (403, "PERMISSION_DENIED")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.api_gateway.domain.api_key import ApiKey, admitted, digest_of
+from services.api_gateway.domain.api_key import ApiKey, PresentedKey, admitted, digest_of
 from services.api_gateway.domain.roles import SCOPES_BY_ROLE, Role
 from services.api_gateway.use_cases.authenticate import Authenticate
 from services.api_gateway.use_cases.key_uses import KeyUses
@@ -59,6 +59,13 @@ def a_directory(*keys: ApiKey) -> Directory:
     directory = Directory({key.id: key for key in keys})
     directory.is_answering.set()
     return directory
+
+
+def test_what_was_presented_does_not_show_its_secret() -> None:
+    presented = PresentedKey.parse(header())
+    assert presented is not None
+    assert presented.id in repr(presented)
+    assert SECRET not in repr(presented)
 
 
 async def test_many_requests_with_one_key_ask_the_directory_once() -> None:

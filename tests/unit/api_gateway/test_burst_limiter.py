@@ -2,12 +2,12 @@
 
 from datetime import timedelta
 
-from services.api_gateway.adapters.burst_limiter import BurstCounts, burst_limiter
+from services.api_gateway.adapters.burst_limiter import BurstCounts, BurstLimiter
 from tests.support.clock import MovedClock
 
 
 def test_slowapi_counts_with_them() -> None:
-    assert isinstance(burst_limiter()._storage, BurstCounts)
+    assert isinstance(BurstLimiter()._storage, BurstCounts)
 
 
 def test_hits_count_until_their_window_ends_whenever_they_come() -> None:

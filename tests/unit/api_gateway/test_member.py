@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from services.api_gateway.domain.member import Member, Person
-from services.api_gateway.domain.roles import Role
+from services.api_gateway.domain.roles import SCOPES_BY_ROLE, Role
 from services.chassis.errors import InvalidArgument
 from services.chassis.tenancy import TenantId
 
@@ -61,3 +61,8 @@ def test_a_member_has_a_role() -> None:
     assert refused.value.detail["field"] == "roles"
     with pytest.raises(InvalidArgument, match="roles"):
         member.given(frozenset(), by="key:1", at=AT)
+
+
+@pytest.mark.parametrize("role", Role)
+def test_an_administrator_is_who_decides_about_members(role: Role) -> None:
+    assert a_member(role).is_administrator == ("members:write" in SCOPES_BY_ROLE[role])

@@ -87,6 +87,23 @@ async def test_a_member_of_several_tenants_names_one() -> None:
     assert named == ["acme", "beta"]
 
 
+async def test_who_never_says_which_tenant_is_limited() -> None:
+    edge = edge_with(anna=("acme", "beta"))
+    edge.requests_max = 3
+    async with client(edge, "anna") as anna:
+        statuses = [(await anna.get("/v1/whoami")).status_code for _ in range(5)]
+
+    assert statuses == [422] * 3 + [429] * 2
+
+
+async def test_a_request_names_one_tenant() -> None:
+    edge = edge_with(anna=("acme", "beta"))
+    async with client(edge, "anna") as anna:
+        twice = await anna.get("/v1/whoami", headers=[(TENANT, "acme"), (TENANT, "beta")])
+
+    assert (twice.status_code, twice.json()["code"]) == (422, "INVALID_ARGUMENT")
+
+
 async def test_who_is_no_member_is_refused_like_everybody_else() -> None:
     edge = edge_with(anna=("acme",))
     give(edge, "of-another-issuer", "acme", Role.VIEWER, issuer="https://other.test")

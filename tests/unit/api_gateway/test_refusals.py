@@ -70,6 +70,14 @@ async def test_a_source_over_its_limit_costs_no_look_ups_for_a_moment() -> None:
     assert await status_of(await edge.key()) == 200
 
 
+async def test_naming_no_tenant_is_limited_like_a_refused_credential() -> None:
+    edge = Edge(requests_max=3)
+    async with edge.client() as stranger:
+        named = {"Modelyard-Tenant": "No Tenant"}
+        statuses = [(await stranger.get("/v1/jobs", headers=named)).status_code for _ in range(5)]
+    assert statuses == [422] * 3 + [429] * 2
+
+
 @pytest.mark.parametrize(
     ("client", "source"),
     [

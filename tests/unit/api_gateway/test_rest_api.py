@@ -4,12 +4,22 @@ import json
 from datetime import timedelta
 
 import pytest
+from modelyard.scheduler.v1 import deployment_pb2, job_pb2
 
 from services.api_gateway.domain.routing import Endpoint, Route
+from services.api_gateway.entrypoints.rest import logs
 from services.api_gateway.use_cases.recent import AGE_MAX
-from services.chassis.errors import InProgress, KeyReused, NotFound, QueueFull, Unavailable
+from services.chassis.errors import (
+    InProgress,
+    KeyReused,
+    ModelyardError,
+    NotFound,
+    PermissionDenied,
+    QueueFull,
+    Unavailable,
+)
 from services.chassis.tenancy import TenantId
-from tests.unit.api_gateway.edge import TENANT, Edge, a_spec
+from tests.unit.api_gateway.edge import TENANT, Edge, a_job, a_spec
 
 
 async def test_submit_hands_spec_key_and_tenant_to_the_scheduler() -> None:
@@ -43,6 +53,10 @@ async def test_submit_hands_spec_key_and_tenant_to_the_scheduler() -> None:
         (a_spec(timeouts={"run": "-PT1S"}), "timeouts.run"),
         (a_spec(timeouts={"run": 300}), "timeouts.run"),
         (a_spec(timeouts={"stop_grace": False}), "timeouts.stop_grace"),
+        (a_spec(timeouts={"queue": "PT0S"}), "timeouts.queue"),
+        (a_spec(retries={"count_max": 11}), "retries.count_max"),
+        (a_spec(retries={"reasons": ["start"]}), "retries.reasons.0"),
+        (a_spec(retries={"exit_codes": [0]}), "retries.exit_codes.0"),
         (a_spec(priority=False), "priority"),
         (a_spec(resources={"memory_bytes": (6 << 20) - 1}), "resources.memory_bytes"),
         (a_spec(outputs=[{"name": "m", "path": ""}]), "outputs.0.path"),
@@ -225,6 +239,9 @@ async def test_refused_credentials_are_limited_by_their_source() -> None:
     assert statuses == [401, 401, 429]
 
 
+WAITING = a_job(state=job_pb2.JOB_STATE_QUEUED, attempt_number=1)
+
+
 async def test_logs_are_a_page_or_live_events_with_positions() -> None:
     edge = Edge()
     async with edge.client(key=await edge.key()) as client:
@@ -237,6 +254,67 @@ async def test_logs_are_a_page_or_live_events_with_positions() -> None:
     events = [block for block in live.text.split("\n\n") if block.startswith("id: ")]
     assert [event.split("\n")[0] for event in events] == ["id: 1.1", "id: 1.2"]
     assert json.loads(events[0].split("data: ")[1])["text"] == "line 1 ü"
+    assert "event: complete" in live.text
+
+
+async def test_logs_of_a_job_that_is_to_be_tried_again_are_not_complete() -> None:
+    edge = Edge()
+    edge.jobs.shown = [WAITING] * 2
+    async with edge.client(key=await edge.key()) as client:
+        whole = (await client.get("/v1/jobs/job_1/logs")).json()
+        first = (await client.get("/v1/jobs/job_1/logs?attempt=1")).json()
+    assert (whole["is_complete"], first["is_complete"]) == (False, True)
+
+
+async def test_a_follower_goes_on_with_the_attempt_that_is_made_meanwhile() -> None:
+    edge = Edge()
+    running = a_job(state=job_pb2.JOB_STATE_RUNNING, attempt_number=2)
+    done = a_job(state=job_pb2.JOB_STATE_FAILED, attempt_number=2)
+    edge.jobs.shown = [WAITING, WAITING, running, done]
+    async with edge.client(key=await edge.key()) as client:
+        live = await client.get("/v1/jobs/job_1/logs?follow=true")
+    ids = [line for line in live.text.splitlines() if line.startswith("id: ")]
+    assert ids == ["id: 1.1", "id: 1.2", "id: 2.1", "id: 2.2"]
+    assert live.text.count("event: complete") == 1
+    assert edge.logs.followed[1].after.attempt_number == 2
+
+
+async def test_following_a_job_that_ended_in_line_is_complete_at_once() -> None:
+    edge = Edge()
+    edge.jobs.shown = [a_job(state=job_pb2.JOB_STATE_CANCELLED)]
+    async with edge.client(key=await edge.key()) as client:
+        live = await client.get("/v1/jobs/job_1/logs?follow=true")
+    assert "event: complete" in live.text
+    assert edge.logs.followed == []
+
+
+async def test_a_follower_of_one_attempt_does_not_wait_for_another() -> None:
+    edge = Edge()
+    edge.jobs.shown = [WAITING]
+    async with edge.client(key=await edge.key()) as client:
+        live = await client.get("/v1/jobs/job_1/logs?follow=true&attempt=1")
+    assert "event: complete" in live.text
+
+
+async def test_a_follower_that_waits_for_long_is_to_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logs, "_LOOKS_MAX", 2)
+    edge = Edge()
+    edge.jobs.shown = [WAITING] * 3
+    async with edge.client(key=await edge.key()) as client:
+        live = await client.get("/v1/jobs/job_1/logs?follow=true")
+    assert live.text.count("event: log") == 2
+    assert live.text.endswith("event: quiet\ndata: {}\n\n")
+    assert "event: complete" not in live.text
+
+
+async def test_a_follower_hears_that_there_is_nothing_new() -> None:
+    edge = Edge()
+    edge.logs.quiet_count = 2
+    async with edge.client(key=await edge.key()) as client:
+        live = await client.get("/v1/jobs/job_1/logs?follow=true")
+    assert live.text.count("event: quiet\n") == 2
     assert "event: complete" in live.text
 
 
@@ -314,6 +392,38 @@ async def test_inference_failures_carry_the_protocols_error_key() -> None:
     assert all("error" in answer.json() for answer in (foreign, empty, big, wrong))
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (None, ": QUEUED: 1 cordoned; WARMING: its server is not ready"),
+        (PermissionDenied("deployments:read"), ""),
+        (Unavailable("scheduler"), ""),
+    ],
+    ids=["known", "not this caller's to know", "scheduler away"],
+)
+async def test_inference_that_no_replica_takes_is_refused_with_what_they_wait_for(
+    error: ModelyardError | None, told: str
+) -> None:
+    edge = Edge()
+    edge.routes.apply(Route("dep_1", TENANT, "digits", 1, ()))
+    edge.deployments.replicas = [
+        deployment_pb2.Replica(state=state, reason=reason)
+        for state, reason in (
+            (deployment_pb2.REPLICA_STATE_WARMING, "its server is not ready"),
+            (deployment_pb2.REPLICA_STATE_QUEUED, "1 cordoned"),
+            (deployment_pb2.REPLICA_STATE_QUEUED, "1 cordoned"),
+            (deployment_pb2.REPLICA_STATE_READY, "answers"),
+        )
+    ]
+    edge.deployments.error = error
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v2/models/digits/infer", json={})
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert answer.json()["detail"] == f"deployment digits is not available{told}"
+    assert answer.json()["error"] == answer.json()["detail"]
+
+
 async def test_unknown_paths_and_methods_are_problems() -> None:
     edge = Edge()
     async with edge.client(key=await edge.key()) as client:
@@ -385,7 +495,7 @@ async def test_least_memory_is_described_and_refused_with_its_reason() -> None:
     async with edge.client(key=await edge.key()) as client:
         answer = await client.post("/v1/jobs", json=a_spec(resources={"memory_bytes": 1 << 20}))
         described = (await client.get("/openapi.json")).json()["components"]["schemas"]
-    assert "6 MiB" in answer.json()["errors"][0]["problem"]
+    assert answer.json()["errors"][0]["problem"].startswith("must be at least 6291456 (6 MiB)")
     memory = described["Resources"]["properties"]["memory_bytes"]
     assert (memory["minimum"], "6 MiB" in memory["description"]) == (6 << 20, True)
 
@@ -408,6 +518,28 @@ async def test_nodes_are_shown_to_whoever_may_read_them() -> None:
 
     async with edge.client(key=await edge.key("jobs:read")) as client:
         assert (await client.get("/v1/nodes")).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("how", "cordoned", "draining"),
+    [("cordon", True, False), ("drain", True, True), ("uncordon", False, False)],
+)
+async def test_nodes_are_closed_and_opened_by_who_may(
+    how: str, *, cordoned: bool, draining: bool
+) -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key("nodes:write")) as client:
+        answer = await client.post(f"/v1/nodes/node-1/{how}")
+    assert answer.status_code == 200
+    node = answer.json()
+    assert node["id"] == "node-1"
+    assert (node["cordoned_at"] is not None, node["draining_since"] is not None) == (
+        cordoned,
+        draining,
+    )
+
+    async with edge.client(key=await edge.key("nodes:read")) as client:
+        assert (await client.post(f"/v1/nodes/node-1/{how}")).status_code == 403
 
 
 async def test_whoami_tells_what_the_caller_may_do() -> None:

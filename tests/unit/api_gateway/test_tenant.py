@@ -22,6 +22,7 @@ from tests.unit.api_gateway.edge import Clock, FakeKeys, FakeTenants
 
 ACME = TenantId("acme")
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
+SOON = NOW + timedelta(minutes=1)
 LATER = NOW + timedelta(hours=1)
 
 
@@ -43,12 +44,12 @@ def test_a_tenant_moves_only_by_its_table(state: TenantState, to: TenantState) -
     before = a_tenant(state)
     if to not in TRANSITIONS[state]:
         with pytest.raises(FailedPrecondition):
-            before.move(to, reason="because", at=LATER, purge_at=end_of(to))
+            before.move(to, reason="because", at=SOON, purge_at=end_of(to))
         return
-    after = before.move(to, reason="because", at=LATER, purge_at=end_of(to))
+    after = before.move(to, reason="because", at=SOON, purge_at=end_of(to))
     assert (after.state, after.version, after.reason) == (to, 8, "because")
     assert after.purge_at == end_of(to)
-    assert (after.created_at, after.changed_at) == (NOW, LATER)
+    assert (after.created_at, after.changed_at) == (NOW, SOON)
 
 
 def test_every_state_has_a_row() -> None:
@@ -97,6 +98,16 @@ def test_a_plan_changes_whatever_the_state_and_keeps_it() -> None:
     assert (planned.plan, planned.state, planned.version) == (plan, TenantState.SUSPENDED, 8)
 
 
+def test_a_tenant_whose_grace_is_over_is_gone_though_nobody_has_purged_it_yet() -> None:
+    deleted = a_tenant().deleted(grace=timedelta(0), at=NOW)
+    assert deleted.is_gone(at=NOW)
+    with pytest.raises(FailedPrecondition):
+        deleted.resumed(at=NOW)
+    with pytest.raises(FailedPrecondition):
+        deleted.suspended(reason="x", at=NOW)
+    assert deleted.purged(at=NOW).is_gone(at=NOW)
+
+
 def test_a_deleted_tenant_only_reads_and_can_be_resumed_until_its_grace_is_over() -> None:
     deleting = a_tenant().deleted(grace=timedelta(hours=1), at=NOW)
     assert (deleting.state, deleting.purge_at) == (TenantState.DELETING, LATER)
@@ -104,7 +115,9 @@ def test_a_deleted_tenant_only_reads_and_can_be_resumed_until_its_grace_is_over(
         deleting.check_active()
     with pytest.raises(FailedPrecondition):
         deleting.suspended(reason="unpaid", at=NOW)
-    resumed = deleting.resumed(at=LATER)
+    with pytest.raises(FailedPrecondition):
+        deleting.resumed(at=LATER)
+    resumed = deleting.resumed(at=SOON)
     assert (resumed.state, resumed.purge_at) == (TenantState.ACTIVE, None)
     with pytest.raises(AssertionError, match="grace"):
         deleting.purged(at=NOW)

@@ -135,9 +135,10 @@ async def test_a_deleted_tenant_reads_until_its_grace_is_over_and_can_be_resumed
 async def test_a_purged_tenants_keys_open_nothing_and_its_name_is_not_given_again() -> None:
     edge = Edge()
     tenant = with_acme(edge)
+    key = await edge.key(tenant=ACME)
     deleted = tenant.deleted(grace=timedelta(0), at=edge.clock.now())
     edge.tenants.tenants[ACME] = deleted.purged(at=edge.clock.now())
-    async with edge.client(key=await edge.key(tenant=ACME)) as theirs:
+    async with edge.client(key=key) as theirs:
         assert (await theirs.get("/v1/jobs")).status_code == 401
     async with await an_administrator(edge) as client:
         again = await client.post("/v1/tenants", json={"id": "acme"})

@@ -35,11 +35,10 @@ def a_breaker(time: Time, *, failure_count_max: int = 3, name: str = "dependency
 async def call(breaker: Breaker, error: BaseException | None = None) -> None:
     """Call once; the error that leaves the breaker is the error that went in."""
     if error is None:
-        async with breaker.calling():
+        with breaker.calling():
             return
-    with pytest.raises(type(error)) as left:
-        async with breaker.calling():
-            raise error
+    with pytest.raises(type(error)) as left, breaker.calling():
+        raise error
     assert left.value is error
 
 
@@ -100,9 +99,8 @@ async def test_an_open_breaker_refuses_and_says_for_how_long() -> None:
     refused = REFUSED.labels("dependency")._value.get()
     time.now_s += 0.5
 
-    with pytest.raises(Unavailable) as refusal:
-        async with breaker.calling():
-            pytest.fail("an open breaker let a call through")
+    with pytest.raises(Unavailable) as refusal, breaker.calling():
+        pytest.fail("an open breaker let a call through")
 
     assert refusal.value.retry_after == timedelta(seconds=1.5)
     assert REFUSED.labels("dependency")._value.get() == refused + 1
@@ -146,9 +144,13 @@ async def test_a_cancelled_call_is_no_success_either() -> None:
 async def test_a_timeout_around_a_call_stays_a_timeout() -> None:
     breaker = a_breaker(Time(), failure_count_max=1)
 
+    async def never_answered() -> None:
+        async with asyncio.timeout(0):
+            with breaker.calling():
+                await asyncio.Event().wait()
+
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0), breaker.calling():
-            await asyncio.Event().wait()
+        await never_answered()
 
     assert breaker.state == "closed"
 
@@ -162,7 +164,7 @@ async def test_one_probe_is_let_through_at_half_open() -> None:
 
     async def probe() -> None:
         nonlocal let_through
-        async with breaker.calling():
+        with breaker.calling():
             let_through += 1
             await answer.wait()
 
@@ -235,7 +237,7 @@ async def test_a_probe_that_lasts_keeps_others_out_only_for_a_while() -> None:
     breaker = await an_open_breaker(time)
     time.now_s += 2
 
-    async with breaker.calling():
+    with breaker.calling():
         with pytest.raises(Unavailable):
             await call(breaker)
         time.now_s += 2
@@ -251,7 +253,7 @@ async def test_results_from_before_the_last_change_record_nothing(error: OSError
 
     async def late() -> None:
         try:
-            async with breaker.calling():
+            with breaker.calling():
                 opened.set()
                 await go.wait()
                 if error is not None:
@@ -285,7 +287,7 @@ async def test_the_state_is_exported() -> None:
     assert gauge._value.get() == 2
 
     time.now_s += 2
-    async with breaker.calling():
+    with breaker.calling():
         assert gauge._value.get() == 1
     assert gauge._value.get() == 0
 

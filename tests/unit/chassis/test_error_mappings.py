@@ -23,6 +23,7 @@ EXAMPLES: list[ModelyardError] = [
     errors.NotFound("job", "job_1"),
     errors.AlreadyExists("model", "digits"),
     errors.Conflict("job", "job_1"),
+    errors.VersionMismatch("tenant", "acme", current=3, expected=2),
     errors.KeyReused(),
     errors.InProgress(),
     errors.FailedPrecondition("the job has ended", detail={"state": "SUCCEEDED"}),
@@ -32,6 +33,7 @@ EXAMPLES: list[ModelyardError] = [
     errors.Unavailable("database"),
     errors.DeadlineExceeded("model-registry"),
     errors.Unimplemented("this is not offered here"),
+    errors.UpstreamFailed("the model server of digits failed with 500"),
     errors.Internal("err_1"),
 ]
 every_error = pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
@@ -72,6 +74,11 @@ def test_every_code_is_in_both_mappings_and_has_one_class() -> None:
     assert sorted(error.code for error in EXAMPLES) == sorted(ErrorCode)
 
 
+def test_a_code_that_was_released_stays_what_callers_know() -> None:
+    assert problem_of(errors.UpstreamFailed("it failed")).body["code"] == "MODEL_SERVER_FAILED"
+    assert arrived(errors.UpstreamFailed("it failed")).code is ErrorCode.UPSTREAM_FAILED
+
+
 @every_error
 def test_an_error_comes_back_from_grpc_as_it_was(error: ModelyardError) -> None:
     back = arrived(error)
@@ -105,6 +112,14 @@ def test_a_problem_names_the_field_and_how_long_to_wait() -> None:
     assert wait.headers["Retry-After"] == "2"
     assert soon.headers["Retry-After"] == "1"
     assert who.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_a_change_for_another_version_is_told_which_one_there_is() -> None:
+    there = problem_of(errors.VersionMismatch("tenant", "acme", current=3, expected=2))
+    gone = problem_of(errors.VersionMismatch("member", "anna", current=None, expected=2))
+
+    assert (there.status, there.body["current_version"]) == (412, 3)
+    assert (gone.status, "current_version" in gone.body) == (412, False)
 
 
 def test_a_status_stays_within_what_metadata_can_carry() -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from services.chassis import lifecycle
 from services.chassis.errors import Unavailable
 from services.chassis.lifecycle import (
     Readiness,
@@ -165,7 +166,9 @@ async def test_a_leaving_process_is_not_ready_before_its_intake_ends() -> None:
     assert seen == [True, False]
 
 
-async def test_readiness_names_what_is_missing() -> None:
+async def test_readiness_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "_CHECK_TIMEOUT_S", 0.01)
+
     async def there() -> None:
         pass
 
@@ -181,6 +184,7 @@ async def test_readiness_names_what_is_missing() -> None:
 
     readiness.add("kafka", raising(Unavailable("kafka")))
     readiness.add("files", raising(OSError("no such folder")))
+    readiness.add("silent", asyncio.Event().wait)
     report = await readiness.report()
 
     assert not report.is_ready
@@ -188,6 +192,7 @@ async def test_readiness_names_what_is_missing() -> None:
         "database": "ok",
         "kafka": "kafka is not available",
         "files": "OSError: no such folder",
+        "silent": "no answer within 0.01 s",
     }
 
 

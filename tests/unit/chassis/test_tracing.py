@@ -13,6 +13,7 @@ from services.chassis.telemetry.tracing import (
     context_from,
     current_traceparent,
     is_left_out,
+    links_to,
     record_span,
     trace_id_of,
     traceparent_of,
@@ -62,6 +63,12 @@ def test_a_trace_is_left_out_when_nobody_records_it() -> None:
         False,
     ]
     assert traceparent_of(unsampled) == f"{TRACEPARENT[:-2]}00"
+
+
+def test_links_are_to_traces_that_are_recorded() -> None:
+    own = traceparent_of(TracerProvider().get_tracer("tests").start_span("request"))
+    others = (None, "", f"{TRACEPARENT[:-2]}00", f"{TRACEPARENT[:-2]}02")
+    assert [link.context.is_remote for link in links_to([own, TRACEPARENT, *others])] == [True] * 2
 
 
 @pytest.mark.parametrize("text", [None, "", "garbage", f"00-{'0' * 32}-b7ad6b7169203331-01"])

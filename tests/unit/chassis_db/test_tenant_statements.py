@@ -23,6 +23,8 @@ ITEMS, PARTS, NODES = (
 OURS = ITEMS.c.tenant == ACME
 GIVEN = ITEMS.c.tenant == sa.bindparam("whose")
 AMONG = ITEMS.c.tenant.in_(sa.bindparam("tenants", expanding=True))
+ANY = ITEMS.c.tenant == sa.any_(sa.bindparam("tenants", type_=sa.ARRAY(sa.Text)))
+ALL = ITEMS.c.tenant == sa.all_(sa.bindparam("tenants", type_=sa.ARRAY(sa.Text)))
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,7 @@ AMONG = ITEMS.c.tenant.in_(sa.bindparam("tenants", expanding=True))
         (sa.select(ITEMS).where(OURS), {}),
         (sa.select(ITEMS).where(ITEMS.c.id == "1").where(GIVEN), {"whose": ACME}),
         (sa.select(ITEMS.c.id).where(AMONG), {"tenants": [ACME]}),
+        (sa.select(ITEMS.c.id).where(ANY), {"tenants": [ACME]}),
         (sa.select(PARTS).join(ITEMS, ITEMS.c.id == PARTS.c.item_id).where(OURS), {}),
         (sa.select(sa.exists().where(OURS, ITEMS.c.id == "1")), {}),
         (sa.update(ITEMS).where(GIVEN), {"whose": ACME, "size": "1"}),
@@ -57,6 +60,10 @@ def test_a_statement_passes_when_it_stays_within_its_tenant(
         (sa.select(ITEMS).where(GIVEN), {"whose": "umbrella"}),
         (sa.select(ITEMS).where(AMONG), {"tenants": [ACME, "umbrella"]}),
         (sa.select(ITEMS).where(AMONG), {"tenants": []}),
+        (sa.select(ITEMS).where(ANY), {"tenants": [ACME, "umbrella"]}),
+        (sa.select(ITEMS).where(ANY), {"tenants": []}),
+        (sa.select(ITEMS).where(~ANY), {"tenants": [ACME]}),
+        (sa.select(ITEMS).where(ALL), {"tenants": [ACME]}),
         (sa.select(ITEMS).where(sa.or_(OURS, ITEMS.c.size == "1")), {}),
         (sa.select(ITEMS).where(~OURS), {}),
         (sa.select(sa.exists().where(ITEMS.c.id == "1")), {}),

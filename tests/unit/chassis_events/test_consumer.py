@@ -203,3 +203,29 @@ def test_a_record_without_a_key_or_value_has_no_size() -> None:
     broker.append(Record(TOPIC, b"", None))
 
     assert broker.records(TOPIC)[0].size_bytes == 0
+
+
+async def test_what_is_late_of_a_topic_that_was_made_again_moves_no_position_in_the_new_one(
+    broker: MemoryBroker,
+) -> None:
+    async with broker.open_producer() as producer:
+        await producer.send_all([an_event(TOPIC, number, key="old") for number in range(3)])
+        is_late, go_on, is_tried = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def handle(event: Event) -> None:
+            if event.key == "new":
+                is_tried.set()
+                raise Conflict("job", event.key)
+            if event.id == "e2":
+                is_late.set()
+                await go_on.wait()
+
+        async with consuming(broker, {"a.known.v1": handle}):
+            await is_late.wait()
+            broker.delete_topic(TOPIC)
+            broker.create_topic(TOPIC, partition_count=1)
+            await producer.send_all([an_event(TOPIC, number, key="new") for number in range(9)])
+            await until(lambda: bool(broker.members("readers")[0].positions.values()))
+            go_on.set()
+            await is_tried.wait()
+    assert await position(broker) == 0

@@ -40,7 +40,19 @@ async def put(
     digest: Digest | None = None,
     size_bytes: int | None = None,
 ) -> Artifact:
-    return await store.put(stream(chunks), digest=digest, size_bytes=size_bytes)
+    return await put_stream(store, stream(chunks), digest=digest, size_bytes=size_bytes)
+
+
+async def put_stream(
+    store: FileBlobStore,
+    chunks: AsyncIterator[bytes],
+    *,
+    digest: Digest | None = None,
+    size_bytes: int | None = None,
+) -> Artifact:
+    async with store.received(chunks, digest=digest, size_bytes=size_bytes) as blob:
+        await blob.keep()
+        return blob.artifact
 
 
 async def read(store: FileBlobStore, artifact: Artifact) -> list[bytes]:
@@ -104,10 +116,10 @@ async def test_put_refuses_what_is_too_large_as_soon_as_it_is_certain(
             yield bytes(WRITE_BYTES)
 
     with pytest.raises(PayloadTooLarge):
-        await store.put(endless(), digest=None, size_bytes=None)
+        await put_stream(store, endless())
     assert taken == BLOB_BYTES_MAX + WRITE_BYTES
     with pytest.raises(PayloadTooLarge):
-        await store.put(endless(), digest=None, size_bytes=BLOB_BYTES_MAX + 1)
+        await put_stream(store, endless(), size_bytes=BLOB_BYTES_MAX + 1)
     assert taken == BLOB_BYTES_MAX + WRITE_BYTES
     assert files_below(tmp_path) == []
 
@@ -120,7 +132,7 @@ async def test_put_leaves_nothing_when_the_stream_breaks(
         raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
-        await store.put(breaking(), digest=None, size_bytes=None)
+        await put_stream(store, breaking())
     assert files_below(tmp_path) == []
 
 
@@ -135,7 +147,7 @@ async def test_put_leaves_nothing_when_its_caller_goes_away(
         await asyncio.Event().wait()
 
     async with asyncio.TaskGroup() as tasks:
-        upload = tasks.create_task(store.put(stalling(), digest=None, size_bytes=None))
+        upload = tasks.create_task(put_stream(store, stalling()))
         await has_begun.wait()
         assert len(files_below(tmp_path)) == 1
         upload.cancel()
@@ -184,7 +196,7 @@ async def test_start_sweeps_what_a_crash_left_but_no_living_store(tmp_path: Path
     async with open_blob_store(tmp_path, blob_bytes_max=BLOB_BYTES_MAX, io_threads=1) as living:
         assert not crashed.exists()
         async with asyncio.TaskGroup() as tasks:
-            upload = tasks.create_task(living.put(slow(), digest=None, size_bytes=None))
+            upload = tasks.create_task(put_stream(living, slow()))
             await has_begun.wait()
             async with open_blob_store(tmp_path, blob_bytes_max=BLOB_BYTES_MAX, io_threads=1):
                 may_end.set()
@@ -219,3 +231,24 @@ async def test_a_store_opens_while_another_one_closes(
     monkeypatch.setattr(os, "listdir", with_one_that_goes)
     async with open_blob_store(tmp_path, blob_bytes_max=BLOB_BYTES_MAX, io_threads=2) as opened:
         await put(opened, b"bytes")
+
+
+async def test_bytes_that_were_deleted_are_kept_again_while_their_upload_lasts(
+    store: FileBlobStore, tmp_path: Path
+) -> None:
+    async with store.received(stream([b"weights"]), digest=None, size_bytes=None) as blob:
+        assert len(files_below(tmp_path / "sha256")) == 0
+        for _ in range(2):
+            await blob.keep()
+            await blob.keep()
+            assert b"".join(await read(store, blob.artifact)) == b"weights"
+            await store.delete(blob.artifact.digest)
+        await blob.keep()
+    assert b"".join(await read(store, blob.artifact)) == b"weights"
+    assert len(files_below(tmp_path)) == 1
+
+
+async def test_bytes_that_nobody_keeps_are_gone(store: FileBlobStore, tmp_path: Path) -> None:
+    async with store.received(stream([b"weights"]), digest=None, size_bytes=None):
+        pass
+    assert files_below(tmp_path) == []

@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.chassis.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    VersionMismatch,
+)
 from services.model_registry.domain.model import ALIASES_MAX, Alias, Change, Model, ModelChanged
 from services.model_registry.domain.version import ModelVersion, NewVersion, VersionState
 from tests.unit.model_registry.builders import NOW, a_manifest, a_model, with_version
@@ -74,6 +79,13 @@ def test_alias_is_refused_when_there_are_too_many() -> None:
     assert model.move_alias("alias-0", to=version, at=NOW) == (model, None)
 
 
+def test_alias_that_is_not_at_the_revision_that_is_meant_is_refused_first() -> None:
+    model, failed = with_version(a_model(), problem="gone")
+    with pytest.raises(VersionMismatch) as refused:
+        model.move_alias("champion", to=failed, at=NOW, if_revision=2)
+    assert "alias digits@champion is not there" in refused.value.message
+
+
 def test_dropped_alias_points_nowhere() -> None:
     model, version = with_version(a_model())
     model, _ = model.move_alias("champion", to=version, at=NOW)
@@ -136,6 +148,16 @@ class ModelHistory(RuleBasedStateMachine):
         assert numbers == list(range(1, self.model.newest_version + 1))
         revisions = [fact.model.revision for fact in self.facts]
         assert revisions == list(range(2, self.model.revision + 1))
+
+    @invariant()
+    def revisions_of_aliases_are_those_of_their_last_moves(self) -> None:
+        revisions: dict[str, int] = {}
+        for fact in self.facts:
+            if fact.alias is not None:
+                revisions[fact.alias.name] = fact.model.revision if fact.alias.version else 0
+        assert self.model.alias_revisions == {
+            name: revision for name, revision in revisions.items() if revision
+        }
 
     @invariant()
     def aliases_point_at_ready_versions(self) -> None:

@@ -39,13 +39,30 @@ def test_model_name_that_is_accepted_is_its_own_url_segment(name: str) -> None:
     assert name not in {".", ".."}
 
 
-@pytest.mark.parametrize("alias", ["champion", "v", "v1a", "latest-2", "a_b", "1", "é", "a" * 255])
+@pytest.mark.parametrize(
+    "alias", ["champion", "v", "v1a", "latest-2", "a_b", "1a", "1-2", "é", "a" * 255]
+)
 def test_alias_is_accepted(alias: str) -> None:
     assert checked_alias(alias) == alias
 
 
 @pytest.mark.parametrize(
-    "alias", ["", "latest", "Latest", "LATEST", "v1", "V12", "a b", "a/b", "a@b", "a\n", "a" * 256]
+    "alias",
+    [
+        "",
+        "latest",
+        "Latest",
+        "LATEST",
+        "v1",
+        "V12",
+        "3",
+        "007",
+        "a b",
+        "a/b",
+        "a@b",
+        "a\n",
+        "a" * 256,
+    ],
 )
 def test_alias_is_refused(alias: str) -> None:
     with pytest.raises(InvalidArgument):

@@ -1,5 +1,7 @@
 """Deployments and replicas: names, states, restarts, routing, deletion."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -11,13 +13,13 @@ from services.scheduler.domain.deployments.deployment import (
     ReplicaEndpoint,
 )
 from services.scheduler.domain.deployments.model import ModelReference
-from services.scheduler.domain.deployments.next_steps import next_steps
+from services.scheduler.domain.deployments.next_steps import OTHERS_AWAITED_MAX, next_steps
 from services.scheduler.domain.deployments.replica import (
     Replica,
     ReplicaState,
     restart_delay,
 )
-from services.scheduler.domain.identities import AttemptId, ReplicaId
+from services.scheduler.domain.identities import AttemptId, NodeId, ReplicaId
 from services.scheduler.domain.tenants.tenant import Tenant
 from tests.unit.scheduler.builders import (
     ACME,
@@ -33,10 +35,20 @@ SETTLE = timedelta(seconds=2)
 
 
 def steps(
-    deployment: Deployment, replicas: list[Replica], *, at: datetime, tenant: Tenant | None = None
+    deployment: Deployment,
+    replicas: list[Replica],
+    *,
+    at: datetime,
+    tenant: Tenant | None = None,
+    draining: Mapping[NodeId, datetime] | None = None,
 ) -> list[Replica]:
     return next_steps(
-        deployment, replicas, tenant=tenant or Tenant(ACME), at=at, routes_settle=SETTLE
+        deployment,
+        replicas,
+        tenant=tenant or Tenant(ACME),
+        draining=draining or {},
+        at=at,
+        routes_settle=SETTLE,
     )
 
 
@@ -207,3 +219,89 @@ def test_what_a_suspension_has_stopped_is_back_in_line_at_once() -> None:
     [back] = steps(a_deployment(), [ended], at=later(3))
     assert (back.state, back.failure_count) == (ReplicaState.QUEUED, 0)
     assert "the tenant is suspended" in back.reason
+
+
+DRAINING = {NODE: NOW}
+
+
+def test_a_replica_leaves_the_routing_table_before_a_drain_stops_it() -> None:
+    ready = a_ready_replica()
+    [leaving] = steps(a_deployment(), [ready], at=later(1), draining=DRAINING)
+    assert (leaving.state, leaving.address) == (ReplicaState.WARMING, None)
+    assert not leaving.is_warming  # so that a server that still answers is not routed to again
+    assert steps(a_deployment(), [leaving], at=later(2), draining=DRAINING) == []
+
+    [stopping] = steps(a_deployment(), [leaving], at=later(3), draining=DRAINING)
+    assert (stopping.state, stopping.reason) == (ReplicaState.STOPPING, "node-1 is drained")
+    ended = stopping.ended(reason="exit code 0", at=later(4), comes_back=True)
+    [queued] = steps(a_deployment(), [ended], at=later(4), draining=DRAINING)
+    assert (queued.state, queued.leaving_at) == (ReplicaState.QUEUED, None)
+    assert queued.failure_count == 0
+
+
+def test_a_replica_that_was_leaving_is_stopped_though_its_node_is_open_again() -> None:
+    leaving = a_ready_replica().leaving(reason="node-1 is drained", at=NOW)
+    [stopping] = steps(a_deployment(), [leaving], at=later(2))
+    assert stopping.state is ReplicaState.STOPPING
+
+
+def test_a_replica_that_does_not_answer_yet_is_stopped_at_once() -> None:
+    [stopping] = steps(a_deployment(), [a_warming_replica()], at=later(1), draining=DRAINING)
+    assert stopping.state is ReplicaState.STOPPING
+
+
+def test_one_replica_of_a_deployment_leaves_at_a_time() -> None:
+    first, second = a_ready_replica("rep_1"), a_ready_replica("rep_2")
+    [leaving] = steps(a_deployment(), [first, second], at=later(1), draining=DRAINING)
+    assert leaving.id == first.id
+    assert steps(a_deployment(), [leaving, second], at=later(2), draining=DRAINING) == []
+
+    elsewhere = replace(first, node_id=NodeId("node-2"))
+    [leaving] = steps(a_deployment(), [elsewhere, second], at=later(9), draining=DRAINING)
+    assert leaving.id == second.id
+
+
+def test_a_drain_does_not_wait_for_ever_for_a_replica_that_never_answers() -> None:
+    waiting, ready = a_replica(), a_ready_replica("rep_2")
+    late = NOW + OTHERS_AWAITED_MAX
+    assert steps(a_deployment(), [waiting, ready], at=later(100), draining=DRAINING) == []
+    [leaving] = steps(a_deployment(), [waiting, ready], at=late, draining=DRAINING)
+    assert leaving.id == ready.id
+
+
+def test_patience_begins_anew_with_each_replica_that_leaves() -> None:
+    """Else a drain of two minutes would take down all that are left at once."""
+    moved = a_ready_replica("rep_1").leaving(reason="node-1 is drained", at=later(119))
+    moved = moved.asked_to_stop(reason="node-1 is drained", at=later(121))
+    waiting = moved.ended(reason="exit code 0", at=later(122), comes_back=True).requeued()
+    ready = a_ready_replica("rep_2")
+    assert steps(a_deployment(), [waiting, ready], at=later(125), draining=DRAINING) == []
+    late = later(121) + OTHERS_AWAITED_MAX
+    [leaving] = steps(a_deployment(), [waiting, ready], at=late, draining=DRAINING)
+    assert leaving.id == ready.id
+
+
+def test_what_has_just_left_is_not_cut_off_by_a_deletion_or_a_suspension() -> None:
+    leaving = a_ready_replica().leaving(reason="node-1 is drained", at=later(10))
+    deleted = a_deployment().asked_to_delete(at=later(10))
+    assert deleted is not None
+    suspended = Tenant(ACME, is_suspended=True, changed_at=NOW, reason="unpaid")
+    for deployment, tenant in ((deleted[0], None), (a_deployment(), suspended)):
+        assert steps(deployment, [leaving], at=later(11), tenant=tenant) == []
+        [stopping] = steps(deployment, [leaving], at=later(12), tenant=tenant)
+        assert stopping.state is ReplicaState.STOPPING
+
+
+def test_a_suspension_goes_before_a_drain() -> None:
+    tenant = Tenant(ACME, is_suspended=True, changed_at=NOW, reason="unpaid")
+    [stopping] = steps(
+        a_deployment(), [a_ready_replica()], at=later(3), tenant=tenant, draining=DRAINING
+    )
+    assert "suspended" in stopping.reason
+
+
+def test_replicas_on_other_nodes_stay() -> None:
+    assert (
+        steps(a_deployment(), [a_ready_replica()], at=later(9), draining={NodeId("node-2"): NOW})
+        == []
+    )

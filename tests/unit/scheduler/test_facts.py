@@ -7,13 +7,8 @@ from modelyard.scheduler.v1 import deployment_events_pb2, job_events_pb2, job_pb
 from services.scheduler.domain.attempts.attempt import LogLocation, Owner, OwnerKind
 from services.scheduler.domain.files import FileEntry
 from services.scheduler.domain.identities import AttemptId
-from services.scheduler.domain.jobs.job import (
-    FailureReason,
-    Job,
-    JobFailure,
-    JobProgress,
-    OutputManifest,
-)
+from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
+from services.scheduler.domain.jobs.job import Job, JobProgress, OutputManifest
 from services.scheduler.entrypoints.facts import event_of
 from tests.unit.scheduler.builders import (
     ACME,

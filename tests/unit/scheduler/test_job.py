@@ -6,12 +6,11 @@ import pytest
 
 from services.chassis.errors import FailedPrecondition
 from services.scheduler.domain.identities import AttemptId
+from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
 from services.scheduler.domain.jobs.job import (
     PROGRESS_METRICS_MAX,
     EndedPhase,
-    FailureReason,
     Job,
-    JobFailure,
     JobProgress,
     JobState,
     JobTransitioned,

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import InvalidArgument
+from services.scheduler.domain.jobs.failure import FailureReason
+from services.scheduler.domain.jobs.retries import JobRetries
 from services.scheduler.domain.jobs.spec import JobInput, JobOutput, JobTimeouts
 from services.scheduler.domain.resources import Resources, requested_resources
 from tests.unit.scheduler.builders import DIGEST, a_spec
@@ -23,7 +25,13 @@ def test_a_full_spec_within_bounds_is_accepted() -> None:
         source_digest=DIGEST,
         inputs=(JobInput("data", DIGEST),),
         outputs=(JobOutput("model", "out/model.pkl", "digits"), JobOutput("report", "r.txt")),
-        timeouts=JobTimeouts(timedelta(seconds=1), timedelta()),
+        timeouts=JobTimeouts(
+            queue=timedelta(days=1),
+            start=timedelta(hours=1),
+            run=timedelta(seconds=1),
+            stop_grace=timedelta(),
+        ),
+        retries=JobRetries(10, reasons=(FailureReason.KILLED,), exit_codes=(1, 255)),
         priority=100,
         labels={"team": "vision"},
     ).check()
@@ -41,7 +49,7 @@ def test_a_full_spec_within_bounds_is_accepted() -> None:
         ({"command": ("x",) * 257}, "spec.command"),
         ({"command": ("x" * 40_000,)}, "spec.command"),
         ({"command": ("a\0b",)}, "spec.command"),
-        ({"env": {"1X": "a"}}, "spec.env"),
+        ({"env": {"1X": "a"}}, "spec.env.1X"),
         ({"env": {f"X{n}": "" for n in range(129)}}, "spec.env"),
         ({"env": {"X": "y" * 40_000}}, "spec.env"),
         ({"env": {"X": "a\0b"}}, "spec.env.X"),
@@ -61,6 +69,15 @@ def test_a_full_spec_within_bounds_is_accepted() -> None:
         ({"timeouts": JobTimeouts(run=timedelta())}, "spec.timeouts.run"),
         ({"timeouts": JobTimeouts(run=timedelta(days=8))}, "spec.timeouts.run"),
         ({"timeouts": JobTimeouts(stop_grace=timedelta(hours=1))}, "spec.timeouts.stop_grace"),
+        ({"timeouts": JobTimeouts(queue=timedelta())}, "spec.timeouts.queue"),
+        ({"timeouts": JobTimeouts(queue=timedelta(days=31))}, "spec.timeouts.queue"),
+        ({"timeouts": JobTimeouts(start=timedelta())}, "spec.timeouts.start"),
+        ({"timeouts": JobTimeouts(start=timedelta(days=2))}, "spec.timeouts.start"),
+        ({"retries": JobRetries(count_max=-1)}, "spec.retries.count_max"),
+        ({"retries": JobRetries(count_max=11)}, "spec.retries.count_max"),
+        ({"retries": JobRetries(exit_codes=(1, 0))}, "spec.retries.exit_codes[1]"),
+        ({"retries": JobRetries(exit_codes=(256,))}, "spec.retries.exit_codes[0]"),
+        ({"retries": JobRetries(exit_codes=(1,) * 33)}, "spec.retries.exit_codes"),
         ({"priority": -1}, "spec.priority"),
         ({"priority": 101}, "spec.priority"),
         ({"labels": {"Team": "x"}}, "spec.labels"),

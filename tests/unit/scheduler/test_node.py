@@ -1,13 +1,16 @@
-"""Capacity and its booking."""
+"""Capacity and its booking, closed and lost nodes."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from services.chassis.errors import InvalidArgument
+from services.scheduler.domain.fleet.loss import Looks, UnheldNode
 from services.scheduler.domain.fleet.reach import FleetReach
+from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
-from tests.unit.scheduler.builders import NOW, a_node, resources
+from tests.unit.scheduler.builders import NOW, a_node, later, resources
 
 
 def test_booking_takes_from_what_is_free() -> None:
@@ -29,6 +32,56 @@ def test_a_node_that_came_back_smaller_has_nothing_free() -> None:
 def test_a_node_whose_runtime_is_away_has_nothing_free() -> None:
     node = replace(a_node(capacity=resources(cpu=4)), runtime_down_since=NOW)
     assert node.free == Resources()
+
+
+def test_a_cordoned_node_has_nothing_free_until_it_is_open_again() -> None:
+    node = a_node(capacity=resources(cpu=4), used=resources(cpu=1))
+    cordoned = node.cordoned(at=NOW)
+    assert (cordoned.free, cordoned.used) == (Resources(), node.used)
+    assert cordoned.cordoned(at=later(9)) == cordoned
+    assert cordoned.uncordoned() == node
+
+
+def test_a_node_that_is_drained_is_cordoned_too() -> None:
+    node = a_node(capacity=resources(cpu=4))
+    drained = node.cordoned(at=NOW).drained(at=later(1))
+    assert (drained.cordoned_at, drained.draining_since) == (NOW, later(1))
+    assert drained.drained(at=later(9)) == drained
+    assert drained.uncordoned() == node
+
+
+def test_a_lost_node_has_nothing_free_until_it_is_back() -> None:
+    node = a_node(capacity=resources(cpu=4), used=resources(cpu=1))
+    lost = node.lost(at=NOW)
+    assert (lost.free, lost.used) == (Resources(), node.used)
+    assert lost.lost(at=later(9)) == lost
+    assert lost.returned() == node
+
+
+LOOKS = [UnheldNode(NodeId("node-1"), NOW, timedelta(seconds=seconds)) for seconds in range(100)]
+
+
+def test_a_node_is_lost_when_enough_looks_in_a_row_find_it_unheld_for_long_enough() -> None:
+    looks = Looks(lost_after=timedelta(seconds=60), in_a_row_min=3)
+    assert [looks.looked([LOOKS[at]]) for at in (40, 59)] == [[], []]
+    assert looks.looked([LOOKS[60]]) == [LOOKS[60]]
+    assert looks.looked([LOOKS[63]]) == [LOOKS[63]]  # its attempts may not have ended all
+
+
+def test_a_node_is_not_lost_at_the_first_looks_however_long_it_was_unheld() -> None:
+    looks = Looks(lost_after=timedelta(seconds=60), in_a_row_min=3)
+    assert [looks.looked([LOOKS[at]]) for at in (90, 93)] == [[], []]
+    assert looks.looked([LOOKS[96]]) == [LOOKS[96]]
+
+
+def test_a_node_that_was_held_between_two_looks_is_looked_at_anew() -> None:
+    looks = Looks(lost_after=timedelta(seconds=60), in_a_row_min=2)
+    looks.looked([LOOKS[58]])
+    assert looks.looked([]) == []
+    assert looks.looked([LOOKS[70]]) == []
+    renewed = replace(LOOKS[73], since=later(1))
+    assert looks.looked([renewed]) == []
+    assert looks.looked([renewed]) == [renewed]
 
 
 def test_amounts_are_never_negative() -> None:
@@ -55,7 +108,7 @@ LARGEST = Resources(cpu_millicores=4_000, memory_bytes=8 << 30, gpu_count=0)
 def test_an_amount_that_no_node_has_is_named_with_the_most_there_is(
     asked: Resources, field: str, most: int
 ) -> None:
-    with pytest.raises(InvalidArgument, match=f"no node has more than {most}") as refused:
+    with pytest.raises(InvalidArgument, match=f"no node has more than {most}; ") as refused:
         FleetReach(is_enough=False, largest=LARGEST).check(asked, field="spec.resources")
     assert refused.value.detail["field"] == field
 

@@ -10,13 +10,9 @@ from typing import Any
 from services.scheduler.adapters.postgres.rows import from_document, to_document
 from services.scheduler.domain.deployments.deployment import DeploymentSpec
 from services.scheduler.domain.deployments.model import ModelPin
-from services.scheduler.domain.jobs.job import (
-    FailureReason,
-    JobFailure,
-    JobProgress,
-    StopCause,
-    StopRequest,
-)
+from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
+from services.scheduler.domain.jobs.job import JobProgress, StopCause, StopRequest
+from services.scheduler.domain.jobs.retries import JobRetries
 from services.scheduler.domain.jobs.spec import JobInput, JobOutput, JobSpec, JobTimeouts
 from tests.unit.scheduler.builders import (
     DIGEST,
@@ -36,7 +32,8 @@ SPEC: dict[str, Any] = {
     "inputs": [{"name": "data", "digest": DIGEST}],
     "outputs": [{"name": "model", "path": "m", "register_as": "digits"}],
     "resources": {"cpu_millicores": 2000, "memory_bytes": 1 << 30, "gpu_count": 1},
-    "timeouts": {"run": "PT90S", "stop_grace": "PT2.5S"},
+    "timeouts": {"queue": "P1D", "start": None, "run": "PT90S", "stop_grace": "PT2.5S"},
+    "retries": {"count_max": 2, "reasons": ["killed"], "exit_codes": [75]},
     "priority": 3,
     "labels": {"team": "x"},
 }
@@ -53,7 +50,10 @@ def test_a_job_spec_is_stored_like_this() -> None:
         inputs=(JobInput("data", DIGEST),),
         outputs=(JobOutput("model", "m", "digits"),),
         resources=resources(cpu=2, gpus=1),
-        timeouts=JobTimeouts(timedelta(seconds=90), timedelta(seconds=2.5)),
+        timeouts=JobTimeouts(
+            queue=timedelta(days=1), run=timedelta(seconds=90), stop_grace=timedelta(seconds=2.5)
+        ),
+        retries=JobRetries(2, reasons=(FailureReason.KILLED,), exit_codes=(75,)),
         priority=3,
         labels={"team": "x"},
     )

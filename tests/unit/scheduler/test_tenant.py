@@ -11,6 +11,7 @@ from services.chassis.errors import InvalidArgument, TenantSuspended
 from services.chassis.events.envelope import Event
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.deployments.replica import ReplicaState
+from services.scheduler.domain.fleet.reach import FleetDoors
 from services.scheduler.domain.jobs.job import (
     Job,
     JobState,
@@ -33,6 +34,7 @@ from tests.unit.scheduler.builders import (
     resources,
 )
 
+OPEN = FleetDoors(node_count=1, open_count=1)
 SUSPENDED = Tenant(ACME, version=2, is_suspended=True, reason="unpaid", changed_at=NOW)
 
 
@@ -114,7 +116,7 @@ def test_a_state_of_a_newer_release_counts_as_suspended() -> None:
 def test_a_plan_caps_the_priority() -> None:
     Plan().check_priority(100, field="spec.priority")
     Plan(priority_max=10).check_priority(10, field="spec.priority")
-    with pytest.raises(InvalidArgument) as refused:
+    with pytest.raises(InvalidArgument, match=r"at most 10 .* 11 was asked for") as refused:
         Plan(priority_max=10).check_priority(11, field="spec.priority")
     assert refused.value.detail["field"] == "spec.priority"
 
@@ -123,19 +125,57 @@ def test_what_waits_for_a_suspension_says_so() -> None:
     with pytest.raises(TenantSuspended):
         SUSPENDED.check_active()
     free = Resources()
-    assert "unpaid" in SUSPENDED.job_shown(a_job(), booked=free).reason
-    assert "unpaid" in SUSPENDED.replica_shown(a_replica()).reason
+    assert "unpaid" in SUSPENDED.job_shown(a_job(), booked=free, doors=OPEN).reason
+    assert "unpaid" in SUSPENDED.replica_shown(a_replica(), doors=OPEN).reason
     running = a_job(state=JobState.RUNNING)
-    assert SUSPENDED.job_shown(running, booked=free) == running
+    assert SUSPENDED.job_shown(running, booked=free, doors=OPEN) == running
     ended = a_replica(state=ReplicaState.ENDED)
-    assert SUSPENDED.replica_shown(ended) == ended
-    assert Tenant(UMBRELLA).job_shown(a_job(), booked=resources(cpu=99)) == a_job()
+    assert SUSPENDED.replica_shown(ended, doors=OPEN) == ended
+    assert Tenant(UMBRELLA).job_shown(a_job(), booked=resources(cpu=99), doors=OPEN) == a_job()
+
+
+@pytest.mark.parametrize(
+    ("table", "heard", "is_known"),
+    [
+        (TenantTable(), None, True),
+        (TenantTable(is_whole=False), None, False),
+        (TenantTable(is_whole=False), Tenant(ACME, version=1), True),
+        (TenantTable(is_caught_up=False), None, False),
+        (TenantTable(is_caught_up=False), Tenant(ACME, version=1), False),
+    ],
+)
+def test_what_waits_until_its_tenant_is_known_says_so(
+    table: TenantTable, heard: Tenant | None, is_known: bool
+) -> None:
+    if heard is not None:
+        table.apply(heard)
+    job, replica = a_job(), a_replica()
+    found = table.get(ACME)
+    found.check_active()
+    if not is_known:
+        for reason in (
+            found.job_shown(job, booked=Resources(), doors=OPEN).reason,
+            found.replica_shown(replica, doors=OPEN).reason,
+        ):
+            assert reason == "the scheduler does not know yet whether the tenant is suspended"
+        running = a_job(state=JobState.RUNNING)
+        assert found.job_shown(running, booked=Resources(), doors=OPEN) == running
+        table.catch_up()
+        table.complete()
+    assert table.get(ACME).job_shown(job, booked=Resources(), doors=OPEN) == job
+    assert table.get(ACME).replica_shown(replica, doors=OPEN) == replica
+
+
+def test_what_is_known_of_a_suspension_goes_before_what_is_not_known_yet() -> None:
+    table = TenantTable(is_caught_up=False)
+    table.apply(SUSPENDED)
+    assert "unpaid" in table.get(ACME).job_shown(a_job(), booked=Resources(), doors=OPEN).reason
 
 
 def test_a_job_waits_for_its_own_tenants_work_when_that_uses_up_the_plan() -> None:
     bounded = Tenant(ACME, version=1, plan=Plan(running_max=resources(cpu=2, memory=2)))
-    assert bounded.job_shown(a_job(), booked=resources(cpu=1)) == a_job()
-    assert "plan" in bounded.job_shown(a_job(), booked=resources(cpu=2)).reason
+    assert bounded.job_shown(a_job(), booked=resources(cpu=1), doors=OPEN) == a_job()
+    assert "plan" in bounded.job_shown(a_job(), booked=resources(cpu=2), doors=OPEN).reason
     assert bounded.left(resources(cpu=3)) == Resources(memory_bytes=1 << 30)  # a smaller plan
     assert SUSPENDED.left(Resources()) == Resources()
     assert Tenant(ACME).left(resources(cpu=99)) is None
@@ -145,9 +185,9 @@ def test_a_plan_refuses_what_could_never_run_in_it() -> None:
     plan = Plan(running_max=resources(cpu=2, memory=2))
     plan.check_resources(resources(cpu=2, memory=2), field="spec.resources")
     Plan().check_resources(resources(cpu=99), field="spec.resources")
-    with pytest.raises(InvalidArgument) as refused:
+    with pytest.raises(InvalidArgument, match=r"3000 asked for, .* at most 2000 run") as refused:
         plan.check_resources(resources(cpu=3), field="spec.resources")
-    assert refused.value.detail["field"] == "spec.resources"
+    assert refused.value.detail["field"] == "spec.resources.cpu_millicores"
 
 
 def asked(moved: tuple[Job, JobTransitioned] | None) -> Job:
@@ -184,3 +224,27 @@ def test_a_job_that_would_come_back_can_be_cancelled_for_good() -> None:
 def test_a_second_suspension_leaves_a_stopping_job_alone() -> None:
     again = a_suspended_job().asked_to_stop(reason="x", at=NOW, cause=StopCause.SUSPENDED)
     assert again is None
+
+
+@pytest.mark.parametrize(
+    ("doors", "why"),
+    [
+        (FleetDoors(node_count=2, open_count=1, cordoned_count=1), "submitted"),
+        (FleetDoors(node_count=0), "there is no node yet"),
+        (FleetDoors(node_count=3), "no node is large enough"),
+        (
+            FleetDoors(node_count=5, cordoned_count=1, silent_count=2, runtime_down_count=1),
+            "no node that is large enough takes anything new: "
+            "1 cordoned, 2 silent, 1 without its container runtime",
+        ),
+    ],
+)
+def test_who_waits_for_a_node_is_told_why_none_takes_it(doors: FleetDoors, why: str) -> None:
+    tenant = Tenant(ACME)
+    assert tenant.job_shown(a_job(), booked=Resources(), doors=doors).reason == why
+    replica = a_replica()
+    told = tenant.replica_shown(replica, doors=doors).reason
+    assert told == (replica.reason if why == "submitted" else why)
+    running = a_job(state=JobState.RUNNING)
+    assert tenant.job_shown(running, booked=Resources(), doors=doors) == running
+    assert "unpaid" in SUSPENDED.job_shown(a_job(), booked=Resources(), doors=doors).reason

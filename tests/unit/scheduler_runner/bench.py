@@ -13,6 +13,7 @@ from services.scheduler.use_cases.attempts.drive_attempt import (
 from services.scheduler.use_cases.attempts.prepare_container import PrepareContainer
 from services.scheduler.use_cases.attempts.record_attempt import RecordAttempt
 from services.scheduler.use_cases.attempts.remove_container import RemoveContainer
+from services.scheduler.use_cases.attempts.store_checkpoint import StoreCheckpoint
 from services.scheduler.use_cases.attempts.store_outputs import StoreOutputs
 from tests.unit.scheduler_runner.fakes import (
     Artifacts,
@@ -26,6 +27,7 @@ from tests.unit.scheduler_runner.fakes import (
 )
 
 LIMITS = DriveLimits()
+RETRIED_JOBS_MAX = 2
 
 
 @dataclass
@@ -42,7 +44,9 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.store = Store(self.clock)
-        self.record = RecordAttempt(self.store.as_unit_of_work())
+        self.record = RecordAttempt(
+            self.store.as_unit_of_work(), retried_jobs_max=RETRIED_JOBS_MAX, chance=lambda: 0.0
+        )
         self.prepare = PrepareContainer(
             self.runtime,
             self.artifacts,
@@ -50,6 +54,9 @@ class Bench:
             replica_stop_grace=LIMITS.replica_stop_grace,
         )
         self.store_outputs = StoreOutputs(self.runtime, self.artifacts, files_max=10, bytes_max=100)
+        self.store_checkpoint = StoreCheckpoint(
+            self.runtime, self.artifacts, files_max=10, bytes_max=100
+        )
         self.remove = RemoveContainer(self.store.as_unit_of_work(), self.runtime)
         self.clean_up = CleanUpContainers(
             self.store.as_unit_of_work(),
@@ -66,6 +73,7 @@ class Bench:
             self.runtime,
             self.prepare,
             self.store_outputs,
+            self.store_checkpoint,
             self.record,
             self.probe,
             self.traces,

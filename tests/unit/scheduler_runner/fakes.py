@@ -32,6 +32,7 @@ from services.scheduler.domain.deployments.deployment import (
 )
 from services.scheduler.domain.deployments.model import ModelPin
 from services.scheduler.domain.deployments.replica import Replica, ReplicaState
+from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import AttemptId, NodeId
 from services.scheduler.domain.jobs.job import Job, JobState
 from services.scheduler.domain.resources import Resources
@@ -83,6 +84,7 @@ class Store:
         self.facts: list[Fact] = []
         self.is_runtime_up: list[bool] = []
         self.nodes: dict[str, tuple[Resources, str]] = {}
+        self.lost_at: datetime | None = None
         self.works: list[AttemptWork] = []
         self.queries = 0
 
@@ -161,8 +163,11 @@ class _Transaction:
         self._store = store
         self.now = store.clock.now()
         self.emit = store.facts.append
-        rows = SimpleNamespace(get=self._get, get_any=self._get, save=self._save)
-        self.jobs, self.deployments = rows, rows
+        rows = SimpleNamespace(get=self._get, save=self._save)
+        self.jobs = SimpleNamespace(
+            get_any=self._get, save=self._save, retried_count=self._retried_count
+        )
+        self.deployments = rows
         self.attempts = SimpleNamespace(
             get=self._get, save=self._save, ends=self._ends, open_on_node=self._open_on_node
         )
@@ -170,7 +175,11 @@ class _Transaction:
             get=self._get, save=self._save, of_deployment=self._of_deployment
         )
         self.nodes = SimpleNamespace(
-            release=self._release, register=self._register, heartbeat=self._heartbeat
+            release=self._release,
+            register=self._register,
+            heartbeat=self._heartbeat,
+            get=self._get_node,
+            save=self._save_node,
         )
 
     async def hold(self, lease: HeldLease) -> None:
@@ -184,6 +193,13 @@ class _Transaction:
 
     async def _save(self, row: Any) -> None:
         self._store.rows[row.id] = row
+
+    async def _retried_count(self, tenant: TenantId, *, since: datetime) -> int:
+        jobs = [row for row in self._store.rows.values() if isinstance(row, Job)]
+        return sum(
+            job.tenant == tenant and job.retry_at is not None and job.retry_at > since
+            for job in jobs
+        )
 
     async def _ends(self, attempt_ids: Sequence[str]) -> Mapping[str, datetime | None]:
         self._store.queries += 1
@@ -202,8 +218,17 @@ class _Transaction:
     async def _release(self, node_id: NodeId, resources: Resources) -> None:
         self._store.used[node_id] -= resources.cpu_millicores
 
-    async def _register(self, node_id: NodeId, capacity: Resources, *, runtime: str) -> None:
+    async def _register(self, node_id: NodeId, capacity: Resources, *, runtime: str) -> bool:
         self._store.nodes[node_id] = (capacity, runtime)
+        return self._store.lost_at is not None
+
+    async def _get_node(self, node_id: NodeId) -> Node:
+        capacity, runtime = self._store.nodes[node_id]
+        node = Node(node_id, capacity, Resources(), NOW, runtime, None)
+        return replace(node, lost_at=self._store.lost_at)
+
+    async def _save_node(self, node: Node) -> None:
+        self._store.lost_at = node.lost_at
 
     async def _heartbeat(self, node_id: NodeId, *, is_runtime_up: bool) -> None:
         assert node_id in self._store.nodes
@@ -218,6 +243,7 @@ class Runtime:
     specs: dict[str, ContainerSpec] = field(default_factory=dict)
     progress: bytes = b""
     outputs: dict[str, list[LeftFile]] = field(default_factory=dict)
+    checkpoint: list[LeftFile] = field(default_factory=list)
     failing: ModelyardError | None = None
     calls: list[str] = field(default_factory=list)
     capabilities: Capabilities = field(default_factory=lambda: Capabilities("memory", frozenset()))
@@ -235,6 +261,9 @@ class Runtime:
     async def ping(self) -> None:
         if self.failing is not None:
             raise self.failing
+
+    async def tidy(self) -> None:
+        self._call("tidy")
 
     async def follow(self, stopping: asyncio.Event) -> None:
         await stopping.wait()
@@ -286,6 +315,11 @@ class Runtime:
         if path not in self.outputs:
             raise NotFound("output", path)
         return self.outputs[path]
+
+    async def list_checkpoint(
+        self, name: str, *, files_max: int, bytes_max: int
+    ) -> Sequence[LeftFile]:
+        return self.checkpoint
 
     async def last_lines(self, name: str, *, bytes_max: int) -> str:
         return "last lines"

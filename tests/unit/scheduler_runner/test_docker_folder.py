@@ -8,6 +8,7 @@ import pytest
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.runtime_docker.folder import ContainerFolder, StopRequest
+from services.scheduler.adapters.runtime_files import files
 from services.scheduler.domain.attempts.runtime import ContainerSpec
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -19,6 +20,35 @@ def folder(tmp_path: Path) -> ContainerFolder:
     spec = ContainerSpec("container-1", TenantId("acme"), "image", ("run",), texts={"a/b": "text"})
     folder.lay_out(spec, uid=65532)
     return folder
+
+
+def test_what_can_not_be_deleted_gets_its_name_back(
+    folder: ContainerFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_folder: Path) -> None:
+        raise OSError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "_delete", fail)
+        with pytest.raises(OSError):  # noqa: PT011 (any will do)
+            folder.discard()
+    assert [each.name for each in folder.path.parent.iterdir()] == [folder.name]
+
+    folder.discard()
+    assert list(folder.path.parent.iterdir()) == []
+
+
+def test_folder_of_an_earlier_boot_is_laid_out_anew(folder: ContainerFolder) -> None:
+    assert folder.is_of_this_boot()
+    (folder.path / "boot").write_text("earlier")
+    assert not folder.is_of_this_boot()
+    (folder.files / "work" / "a" / "b").write_text("")
+
+    spec = ContainerSpec("container-1", TenantId("acme"), "image", ("run",), texts={"a/b": "text"})
+    folder.lay_out(spec, uid=65532)
+
+    assert folder.is_of_this_boot()
+    assert (folder.files / "work" / "a" / "b").read_text() == "text"
 
 
 def test_start_is_claimed_once_for_each_container(folder: ContainerFolder) -> None:

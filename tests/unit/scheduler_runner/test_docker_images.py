@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from services.scheduler.adapters.runtime_docker import images as images_module
 from services.scheduler.adapters.runtime_docker.engine import Engine
 from services.scheduler.adapters.runtime_docker.images import NodeImages
 
@@ -17,6 +18,8 @@ class PullingEngine:
 
     here: dict[str, dict[str, Any]] = field(default_factory=dict)
     pull_failure: Exception | None = None
+    failures_left: int = -1
+    """Less than 0: without end."""
 
     async def image(self, reference: str) -> dict[str, Any]:
         if reference not in self.here:
@@ -24,7 +27,8 @@ class PullingEngine:
         return self.here[reference]
 
     async def pull(self, reference: str, *, within: timedelta) -> None:
-        if self.pull_failure is not None:
+        if self.pull_failure is not None and self.failures_left != 0:
+            self.failures_left -= 1
             raise self.pull_failure
         self.here[reference] = {"Id": "sha256:1", "Config": {}}
 
@@ -47,6 +51,23 @@ async def test_image_may_come_yet_while_its_registry_can_not_be_asked() -> None:
     engine = PullingEngine(pull_failure=Unavailable("registry"))
     with pytest.raises(Unavailable):
         await images(engine).bounded_id("base:1")
+
+
+async def test_image_is_fetched_once_its_engine_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images_module, "_FETCH_PAUSE_MIN", timedelta(0))
+    engine = PullingEngine(pull_failure=Unavailable("container-engine"), failures_left=3)
+
+    await images(engine).fetch()
+
+    assert "base:1" in engine.here
+
+
+async def test_image_that_no_registry_has_is_asked_for_once() -> None:
+    engine = PullingEngine(pull_failure=NotFound("image", "no such manifest"))
+
+    await images(engine).fetch()
+
+    assert engine.here == {}
 
 
 async def test_image_that_nothing_bounds_is_refused() -> None:

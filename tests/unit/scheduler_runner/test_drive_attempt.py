@@ -1,18 +1,28 @@
 """One step at a time, each by what is recorded and what the runtime shows."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import PurePath
 from typing import Any
 
 import pytest
 
-from services.chassis.errors import FailedPrecondition, InvalidArgument, Unavailable
+from services.chassis.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable
 from services.scheduler.domain.attempts.attempt import AttemptState
-from services.scheduler.domain.attempts.runtime import ContainerExit, EndCause
+from services.scheduler.domain.attempts.runtime import (
+    ContainerExit,
+    EndCause,
+    LeftFile,
+    PlacedFile,
+)
 from services.scheduler.domain.attempts.runtime import ContainerPhase as P
-from services.scheduler.domain.jobs.job import FailureReason, JobState
-from services.scheduler.domain.jobs.spec import JobInput, JobOutput
+from services.scheduler.domain.files import FileEntry
+from services.scheduler.domain.jobs.failure import FailureReason
+from services.scheduler.domain.jobs.job import Checkpoint, JobState, StopCause, StopRequest
+from services.scheduler.domain.jobs.retries import JobRetries
+from services.scheduler.domain.jobs.spec import JobInput, JobOutput, JobTimeouts
 from services.scheduler.use_cases.attempts.drive_attempt import AGAIN
 from services.scheduler.use_cases.attempts.record_attempt import RecordAttempt
 from tests.unit.scheduler_runner.bench import LIMITS, Bench
@@ -112,9 +122,52 @@ async def test_start_is_tried_again_while_the_registry_is_down(bench: Bench) -> 
     bench.clock.advance(timedelta(seconds=1))
     await bench.drive(work)
     job = bench.store.rows["job_1"]
-    assert (job.state, job.failure.reason) == (JobState.FAILED, FailureReason.START)
+    assert job.state is JobState.QUEUED
+    assert job.reason == "retry 1 of 3 in 5 s: model-registry is not available"
     assert bench.store.rows["att_1"].state is AttemptState.CLOSED
     assert bench.store.used["node-1"] == 0
+
+
+@pytest.mark.parametrize("phase", [P.ABSENT, P.CREATED])
+async def test_start_is_given_up_when_its_time_is_over(bench: Bench, phase: P) -> None:
+    owner = a_job(timeouts=JobTimeouts(start=timedelta(minutes=1)))
+    work = bench.store.given(some_work(CREATED, owner=owner), state=JobState.STARTING)
+    bench.runtime.is_(phase)
+    bench.clock.time = NOW + timedelta(minutes=1)
+
+    await bench.drive(work)
+
+    assert bench.runtime.calls == ["entomb"]
+    assert bench.store.rows["job_1"].reason == "retry 1 of 3 in 5 s: did not start within 0:01:00"
+
+
+async def test_start_is_given_up_while_its_files_still_come(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = a_job(timeouts=JobTimeouts(start=timedelta(minutes=1)))
+    work = bench.store.given(some_work(CREATED, owner=owner), state=JobState.STARTING)
+    bench.clock.time = NOW + timedelta(seconds=59.999)
+
+    async def never(_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(bench.runtime, "create", never)
+
+    await bench.drive(work)
+
+    assert bench.runtime.calls == ["entomb"]
+    assert bench.store.fact_names == ["CLOSED", "QUEUED"]
+
+
+async def test_a_program_that_has_started_is_not_given_up_for_a_late_start(bench: Bench) -> None:
+    owner = a_job(timeouts=JobTimeouts(start=timedelta(minutes=1)))
+    work = bench.store.given(some_work(CREATED, owner=owner), state=JobState.STARTING)
+    bench.runtime.is_(P.RUNNING)
+    bench.clock.time = NOW + timedelta(hours=1)
+
+    await bench.drive(work)
+
+    assert bench.store.fact_names == ["STARTED", "RUNNING"]
 
 
 @pytest.mark.parametrize("phase", [P.ABSENT, P.CREATED])
@@ -180,6 +233,23 @@ async def test_progress_is_recorded_when_it_is_new(bench: Bench) -> None:
     assert bench.store.rows["job_1"].progress is None
 
 
+@pytest.mark.parametrize("phase", [P.RUNNING, P.EXITED])
+async def test_progress_is_recorded_after_it_could_not_be(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, phase: P
+) -> None:
+    work = bench.store.given(some_work())
+    bench.runtime.is_(phase, exit=an_exit(0) if phase is P.EXITED else None)
+    bench.runtime.progress = b'{"fraction": 0.5}\n'
+    with monkeypatch.context() as refused:
+        refused.setattr(bench.store, "lease", None)
+        with pytest.raises(Conflict):
+            await bench.drive(work)
+
+    await bench.drive(work)
+
+    assert bench.store.rows["job_1"].progress.fraction == 0.5
+
+
 async def test_watch_ends_with_the_run_time(bench: Bench) -> None:
     work = bench.store.given(some_work())
     bench.runtime.is_(P.RUNNING)
@@ -202,7 +272,7 @@ async def test_watch_ends_with_the_run_time(bench: Bench) -> None:
     [
         (an_exit(2), FailureReason.EXIT_CODE),
         (an_exit(137), FailureReason.KILLED),
-        (an_exit(137, cause=EndCause.MEMORY_LIMIT), FailureReason.KILLED),
+        (an_exit(137, cause=EndCause.MEMORY_LIMIT), FailureReason.OUT_OF_MEMORY),
         (an_exit(143, cause=EndCause.TIME_LIMIT), FailureReason.RUN_TIMEOUT),
         (an_exit(0, cause=EndCause.TIME_LIMIT), FailureReason.RUN_TIMEOUT),
     ],
@@ -267,9 +337,127 @@ async def test_outputs_are_not_stored_when_nobody_asks_for_them(bench: Bench) ->
     assert bench.artifacts.stored == []
 
 
+@pytest.mark.parametrize("code", [0, 143])
+async def test_job_that_only_the_loss_of_its_node_can_have_stopped_is_tried_again(
+    bench: Bench, code: int
+) -> None:
+    work = bench.store.given(some_work())
+    bench.runtime.exited(an_exit(code, cause=EndCause.STOP))
+
+    await bench.drive(work)
+
+    job = bench.store.rows["job_1"]
+    assert (job.state, job.retry_count) == (JobState.QUEUED, 1)
+    assert job.reason.endswith("its node was cut off, so it was stopped")
+
+
+LEFT = [LeftFile("weights/epoch", PurePath("/container/checkpoint/weights/epoch"))]
+
+
+@pytest.mark.parametrize("cause", [StopCause.DRAINED, StopCause.SUSPENDED])
+async def test_checkpoint_is_kept_for_the_next_attempt(bench: Bench, cause: StopCause) -> None:
+    stop = replace(STOP, cause=cause)
+    work = bench.store.given(some_work(stop=stop), state=JobState.STOPPING)
+    bench.runtime.checkpoint = LEFT
+    bench.runtime.exited()
+
+    await bench.drive(work)
+
+    job = bench.store.rows["job_1"]
+    assert (job.state, job.reason) == (JobState.QUEUED, STOP.reason)
+    assert job.checkpoint == Checkpoint(1, (FileEntry("weights/epoch", 5, DIGEST),))
+    assert bench.artifacts.stored == [LEFT[0].file]
+    assert bench.artifacts.stored_as == {work.attempt.id}
+
+
+@pytest.mark.parametrize("phase", [P.EXITED, P.LOST])
+async def test_checkpoint_is_kept_before_a_retry(bench: Bench, phase: P) -> None:
+    work = bench.store.given(some_work(owner=a_job(retries=JobRetries(exit_codes=(75,)))))
+    bench.runtime.checkpoint = LEFT
+    bench.runtime.is_(phase, exit=an_exit(75) if phase is P.EXITED else None)
+
+    await bench.drive(work)
+
+    job = bench.store.rows["job_1"]
+    assert (job.state, job.retry_count) == (JobState.QUEUED, 1)
+    assert job.checkpoint is not None
+
+
+@pytest.mark.parametrize(
+    ("code", "stop", "retries"),
+    [
+        (0, None, JobRetries()),
+        (75, None, JobRetries()),
+        (75, None, JobRetries(count_max=0, exit_codes=(75,))),
+        (75, STOP, JobRetries(exit_codes=(75,))),
+    ],
+    ids=["succeeded", "not worth a retry", "no retries", "cancelled"],
+)
+async def test_checkpoint_is_not_kept_when_no_attempt_follows(
+    bench: Bench, code: int, stop: StopRequest | None, retries: JobRetries
+) -> None:
+    work = bench.store.given(
+        some_work(owner=a_job(retries=retries), stop=stop),
+        state=JobState.RUNNING if stop is None else JobState.STOPPING,
+    )
+    bench.runtime.checkpoint = LEFT
+    bench.runtime.exited(an_exit(code))
+
+    await bench.drive(work)
+
+    assert bench.store.rows["job_1"].is_terminal
+    assert bench.artifacts.stored == []
+
+
+async def test_attempt_without_a_checkpoint_leaves_the_earlier_one(bench: Bench) -> None:
+    work = bench.store.given(
+        some_work(stop=replace(STOP, cause=StopCause.DRAINED)), state=JobState.STOPPING
+    )
+    earlier = Checkpoint(1, (FileEntry("epoch", 5, DIGEST),))
+    bench.store.rows["job_1"] = replace(bench.store.rows["job_1"], checkpoint=earlier)
+    bench.runtime.exited()
+
+    await bench.drive(work)
+
+    assert bench.store.rows["job_1"].checkpoint == earlier
+
+
+async def test_checkpoint_waits_for_the_registry_within_a_bound_and_then_says_so(
+    bench: Bench,
+) -> None:
+    work = bench.store.given(
+        some_work(stop=replace(STOP, cause=StopCause.DRAINED)), state=JobState.STOPPING
+    )
+    bench.runtime.checkpoint = LEFT
+    bench.runtime.exited()
+    bench.artifacts.is_up = False
+    for wait in (timedelta(0), LIMITS.upload_wait_max - timedelta(seconds=1)):
+        bench.clock.advance(wait)
+        with pytest.raises(Unavailable):
+            await bench.drive(work)
+
+    bench.clock.advance(timedelta(seconds=1))
+    await bench.drive(work)
+    job = bench.store.rows["job_1"]
+    assert (job.state, job.checkpoint) == (JobState.QUEUED, None)
+    assert "its checkpoint was not kept: " in job.reason
+
+
+async def test_checkpoint_is_placed_in_the_next_attempts_container(bench: Bench) -> None:
+    kept = Checkpoint(1, (FileEntry("weights/epoch", 5, DIGEST),))
+    owner = replace(a_job(), checkpoint=kept)
+    work = bench.store.given(some_work(AttemptState.CREATED, owner=owner), state=JobState.ADMITTED)
+
+    await bench.drive(work)
+
+    [spec] = bench.runtime.specs.values()
+    assert spec.checkpoint == (PlacedFile("weights/epoch", PurePath("/cache") / DIGEST),)
+    assert bench.artifacts.asked == [DIGEST]
+
+
 @pytest.mark.parametrize("phase", [P.ABSENT, P.LOST, P.TOMBSTONE])
 async def test_loss_is_recorded_once_nothing_is_left(bench: Bench, phase: P) -> None:
-    work = bench.store.given(some_work())
+    work = bench.store.given(some_work(owner=a_job(retries=JobRetries(count_max=0))))
     bench.runtime.is_(phase)
 
     await bench.drive(work)
@@ -280,7 +468,7 @@ async def test_loss_is_recorded_once_nothing_is_left(bench: Bench, phase: P) -> 
 
 
 async def test_loss_of_a_container_that_is_still_there_tells_its_last_lines(bench: Bench) -> None:
-    work = bench.store.given(some_work())
+    work = bench.store.given(some_work(owner=a_job(retries=JobRetries(count_max=0))))
     bench.runtime.is_(P.LOST)
 
     await bench.drive(work)

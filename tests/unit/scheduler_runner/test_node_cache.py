@@ -11,6 +11,8 @@ import pytest
 from services.chassis.errors import PayloadTooLarge, Unavailable
 from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.registry_artifacts.node_cache import BoundedFile, NodeCache
+from services.scheduler.domain.tenants.tenant import Tenant, TenantTable
+from services.scheduler.use_cases.tenants.purge_node_files import PurgeNodeFiles
 
 ONE, OTHER = TenantId("one"), TenantId("other")
 
@@ -140,3 +142,73 @@ async def test_file_that_somebody_drops_meanwhile_is_not_counted(
 
     async with cache.held(ONE, _digest(b"data"), source.of(b"data")) as path:
         assert path.read_bytes() == b"data"
+
+
+async def test_files_of_purged_tenants_go_once_nobody_holds_them_and_nobody_elses(
+    tmp_path: Path, source: Source
+) -> None:
+    cache = NodeCache(tmp_path, bytes_max=100)
+    table = TenantTable()
+    purge = PurgeNodeFiles(cache, table, files_per_pass_max=2)
+    for tenant in (ONE, OTHER):
+        for data in (b"a", b"b", b"c"):
+            async with cache.held(tenant, _digest(data), source.of(data)):
+                pass
+    assert await purge() == 0
+
+    table.apply(Tenant(ONE, version=1, is_suspended=True, is_purged=True))
+    async with cache.held(ONE, _digest(b"d"), source.of(b"d")) as held:
+        assert [await purge(), await purge(), await purge()] == [2, 1, 0]
+        assert held.read_bytes() == b"d"
+    assert [await purge(), await purge()] == [1, 0]
+    assert not (tmp_path / ONE).exists()
+    assert _kept(tmp_path) == 3
+
+    async with cache.held(ONE, _digest(b"late"), source.of(b"late")):
+        pass
+    assert await purge() == 1
+    fetched = source.count
+    async with cache.held(OTHER, _digest(b"a"), source.of(b"a")) as kept:
+        assert kept.read_bytes() == b"a"
+    assert source.count == fetched
+
+
+async def test_a_file_that_the_disk_does_not_let_go_holds_up_no_others(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = NodeCache(tmp_path, bytes_max=100)
+    for data in (b"a", b"b", b"c"):
+        async with cache.held(ONE, _digest(data), source.of(data)):
+            pass
+    stuck = sorted((tmp_path / ONE).iterdir())[0]
+    unlink = Path.unlink
+
+    def unlink_others(path: Path, *, missing_ok: bool = False) -> None:
+        if path == stuck:
+            raise OSError(errno.EPERM, "not this one")
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink_others)
+        assert [await cache.purge([ONE], limit=1) for _ in range(2)] == [1, 1]
+        with pytest.raises(Unavailable):
+            await cache.purge([ONE], limit=1)
+    assert list((tmp_path / ONE).iterdir()) == [stuck]
+    assert await cache.purge([ONE], limit=1) == 1
+
+
+async def test_a_disk_that_lets_no_file_go_is_told_and_asked_again(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = NodeCache(tmp_path, bytes_max=100)
+    async with cache.held(ONE, _digest(b"a"), source.of(b"a")):
+        pass
+
+    def fail(path: Path, *, missing_ok: bool = False) -> None:
+        raise OSError(errno.EIO, "the disk fails")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fail)
+        with pytest.raises(Unavailable):
+            await cache.purge([ONE], limit=1)
+    assert await cache.purge([ONE], limit=1) == 1

@@ -1,6 +1,11 @@
 """What the runtime confirmed, written down once and by the right runner."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -10,10 +15,17 @@ from services.scheduler.domain.attempts.attempt import (
     AttemptTransitioned,
     LogLocation,
 )
-from services.scheduler.domain.jobs.job import FailureReason, JobFailure, JobState
-from services.scheduler.use_cases.attempts.record_attempt import Succeeded
-from tests.unit.scheduler_runner.bench import Bench
-from tests.unit.scheduler_runner.builders import NOW, STOP, a_replica, an_exit, some_work
+from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
+from services.scheduler.domain.jobs.job import JobProgress, JobState, StopCause
+from services.scheduler.domain.jobs.retries import JobRetries
+from services.scheduler.use_cases.attempts.record_attempt import (
+    TOGETHER_MAX,
+    RecordAttempt,
+    Succeeded,
+)
+from services.scheduler.use_cases.ports import UnitOfWork
+from tests.unit.scheduler_runner.bench import RETRIED_JOBS_MAX, Bench
+from tests.unit.scheduler_runner.builders import NOW, STOP, a_job, a_replica, an_exit, some_work
 from tests.unit.scheduler_runner.fakes import HeldLease
 
 LEASE = HeldLease()
@@ -27,6 +39,32 @@ async def test_start_moves_attempt_and_job_in_one_commit(bench: Bench) -> None:
         await bench.record.started(LEASE, work, log_location=LogLocation("x"), at=NOW)
 
     assert bench.store.fact_names == ["STARTED", "STARTING", "RUNNING"]
+
+
+async def test_a_bounded_number_of_records_is_under_way_at_once() -> None:
+    open_count, seen = 0, []
+
+    @asynccontextmanager
+    async def system(*, because: str) -> AsyncIterator[SimpleNamespace]:
+        nonlocal open_count
+        open_count += 1
+        seen.append(open_count)
+        await asyncio.sleep(0)  # tidy: allow sleep because others run meanwhile, in no time
+        yield SimpleNamespace(hold=_hold, jobs=SimpleNamespace(get_any=_other_job))
+        open_count -= 1
+
+    async def _hold(_: object) -> None: ...
+
+    async def _other_job(_: object) -> SimpleNamespace:
+        return SimpleNamespace(attempt_id="att_2")
+
+    store = cast("UnitOfWork", SimpleNamespace(system=system))
+    record = RecordAttempt(store, retried_jobs_max=1, chance=lambda: 0.0)
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(5 * TOGETHER_MAX):
+            tasks.create_task(record.progressed(LEASE, some_work(), JobProgress(0, "", {}, NOW)))
+
+    assert (len(seen), max(seen)) == (5 * TOGETHER_MAX, TOGETHER_MAX)
 
 
 async def test_start_leaves_a_stopping_job_as_it_is(bench: Bench) -> None:
@@ -67,6 +105,57 @@ async def test_end_tells_whether_the_runtime_saw_it(bench: Bench, *, is_end_seen
 
     (fact,) = (fact for fact in bench.store.facts if isinstance(fact, AttemptTransitioned))
     assert fact.is_end_seen is is_end_seen
+
+
+async def test_lost_attempt_is_followed_by_another_once_it_is_closed(bench: Bench) -> None:
+    work = bench.store.given(some_work())
+
+    for _ in range(2):
+        await bench.record.lost(LEASE, work, FAILURE)
+
+    job = bench.store.rows["job_1"]
+    assert (job.state, job.retry_count) == (JobState.QUEUED, 1)
+    assert bench.store.fact_names == ["LOST", "QUEUED"]
+    assert bench.store.used["node-1"] == 0
+
+
+async def test_job_is_not_tried_again_while_too_many_of_its_tenant_are(bench: Bench) -> None:
+    work = bench.store.given(some_work())
+    ours = bench.store.rows["job_1"]
+    for number in range(RETRIED_JOBS_MAX):
+        other = replace(ours, id=f"other_{number}", retry_at=NOW)
+        bench.store.rows[other.id] = other
+    bench.store.rows["foreign"] = replace(ours, id="foreign", tenant="foreign", retry_at=NOW)
+
+    await bench.record.lost(LEASE, work, FAILURE)
+
+    job = bench.store.rows["job_1"]
+    assert job.state is JobState.FAILED
+    assert job.failure.reason is FailureReason.LOST
+    assert job.failure.message.startswith("not tried again, since 2 jobs of its tenant")
+
+
+@pytest.mark.parametrize("cause", [StopCause.CANCELLED, StopCause.SUSPENDED])
+async def test_what_was_asked_to_stop_is_not_a_retry(bench: Bench, cause: StopCause) -> None:
+    work = bench.store.given(some_work(stop=replace(STOP, cause=cause)), state=JobState.STOPPING)
+
+    await bench.record.lost(LEASE, work, FAILURE)
+
+    job = bench.store.rows["job_1"]
+    is_back = cause is StopCause.SUSPENDED
+    assert job.state is (JobState.QUEUED if is_back else JobState.CANCELLED)
+    assert (job.retry_count, job.retry_at) == (0, None)
+
+
+async def test_job_that_was_stopped_for_its_run_time_is_tried_again_if_asked(bench: Bench) -> None:
+    retries = JobRetries(reasons=(FailureReason.RUN_TIMEOUT,))
+    work = bench.store.given(some_work(owner=a_job(retries=retries)))
+    await bench.record.out_of_time(LEASE, work)
+
+    await bench.record.exited(LEASE, work, an_exit(0), Succeeded(()), progress=None)
+
+    job = bench.store.rows["job_1"]
+    assert (job.state, job.retry_count, job.stop) == (JobState.QUEUED, 1, None)
 
 
 async def test_job_that_was_stopped_for_its_run_time_fails_even_with_exit_code_0(

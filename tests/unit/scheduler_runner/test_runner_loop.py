@@ -13,6 +13,7 @@ from services.chassis.db.lease import LeaseKeeper
 from services.chassis.errors import Unavailable
 from services.chassis.waking import Waking
 from services.scheduler.domain.attempts.attempt import AttemptState
+from services.scheduler.domain.attempts.runtime import ContainerPhase as P
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.domain.resources import Resources
@@ -66,7 +67,10 @@ async def running(bench: Bench, drive: Drive) -> AsyncIterator[RuntimeWatch]:
         cast("LeaseKeeper", lease),
         Waking(SOON),
         RunnerIntervals(
-            heartbeat=SOON, backoff_min=timedelta(minutes=1), backoff_max=timedelta(minutes=1)
+            heartbeat=SOON,
+            clean_up=SOON,
+            backoff_min=timedelta(minutes=1),
+            backoff_max=timedelta(minutes=1),
         ),
     )
     stopping = asyncio.Event()
@@ -99,6 +103,11 @@ async def test_attempt_waits_while_the_runtime_is_down_and_starts_when_it_is_bac
         await seen(lambda: "start" in bench.runtime.calls, what="it runs")
         await watch.check()
         await seen(lambda: bench.store.is_runtime_up[-1], what="the row says so")
+
+
+async def test_node_is_tidied_by_whoever_has_been_given_it(bench: Bench, drive: Drive) -> None:
+    async with running(bench, drive):
+        await seen(lambda: "tidy" in bench.runtime.calls, what="it is tidied")
 
 
 async def test_attempt_goes_on_without_back_off_when_the_runtime_is_back(
@@ -154,3 +163,64 @@ async def test_attempt_is_attended_on_when_a_call_was_cancelled_that_nobody_ende
         await seen(lambda: not bench.store.is_runtime_up[-1], what="it is down")
         bench.runtime.failing = None
         await seen(lambda: "start" in bench.runtime.calls, what="it starts")
+
+
+async def test_exit_is_awaited_once_while_no_step_can_be_taken(
+    bench: Bench, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exited, waits = asyncio.Event(), list[str]()
+
+    async def wait_exit(name: str) -> None:
+        waits.append(name)
+        await exited.wait()
+
+    async def unanswered() -> None:
+        raise DOWN
+
+    monkeypatch.setattr(bench.runtime, "wait_exit", wait_exit)
+    async with running(bench, drive) as watch:
+        await seen(lambda: bool(waits), what="its exit is awaited")
+        monkeypatch.setattr(bench.runtime, "ping", unanswered)
+        await seen(lambda: not watch.is_up, what="the ping fails")
+        told = len(bench.store.is_runtime_up)
+        exited.set()
+        await seen(lambda: len(bench.store.is_runtime_up) > told + 3, what="time passes")
+
+    assert len(waits) == 1
+
+
+async def test_lost_node_takes_work_again_once_nothing_of_ended_attempts_is_left(
+    bench: Bench, drive: Drive
+) -> None:
+    ended = bench.store.given(some_work()).attempt
+    bench.store.rows[ended.id], _ = ended.lost(at=bench.clock.now())
+    bench.store.works, bench.store.lost_at = [], bench.clock.now()
+    bench.runtime.is_(P.RUNNING)
+    bench.runtime.failing = DOWN
+    async with running(bench, drive):
+        await seen(lambda: len(bench.store.is_runtime_up) > 2, what="it is told often")
+        assert bench.store.lost_at is not None
+
+        bench.runtime.failing = None
+        await seen(lambda: bench.store.lost_at is None, what="the node is back")
+        assert bench.runtime.containers[ended.container_name].phase is P.EXITED
+
+
+async def test_lost_node_stays_lost_while_something_can_not_be_stopped(
+    bench: Bench, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = bench.store.given(some_work()).attempt
+    bench.store.rows[ended.id], _ = ended.lost(at=bench.clock.now())
+    bench.store.works, bench.store.lost_at = [], bench.clock.now()
+    bench.runtime.is_(P.RUNNING)
+    tries = list[str]()
+
+    async def refuse(name: str, *, grace: timedelta) -> None:
+        tries.append(name)
+        raise DOWN
+
+    with monkeypatch.context() as unstoppable:
+        unstoppable.setattr(bench.runtime, "stop", refuse)
+        async with running(bench, drive):
+            await seen(lambda: len(tries) > 1, what="it is tried again")
+            assert bench.store.lost_at is not None

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import itertools
+import os
 import resource
 import signal
 import sys
@@ -20,6 +22,8 @@ from services.scheduler.adapters.runtime_process import processes, runtime, shim
 from services.scheduler.adapters.runtime_process.folder import lay_out
 from services.scheduler.adapters.runtime_process.runtime import ProcessRuntime
 from services.scheduler.domain.attempts.runtime import ContainerPhase, ContainerSpec
+
+OPEN_FILES_MORE = 100
 
 
 def _runtime(root: Path) -> ProcessRuntime:
@@ -84,10 +88,48 @@ async def test_container_is_lost_when_power_went_before_its_start_was_on_disk(
     assert (await node.start("a")).phase is ContainerPhase.LOST
 
 
+@pytest.mark.parametrize("left", [b"", b"\0" * 90])
+async def test_container_is_lost_when_power_tore_its_claim(tmp_path: Path, left: bytes) -> None:
+    node = _runtime(tmp_path)
+    await node.create(_spec("a"))
+    (tmp_path / "a" / shim.CLAIM).write_bytes(left)
+
+    assert (await node.start("a")).phase is ContainerPhase.LOST
+    assert (await node.wait_exit("a")).phase is ContainerPhase.LOST
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 90])
+async def test_container_is_lost_when_power_tore_its_description_before_its_start(
+    tmp_path: Path, left: bytes
+) -> None:
+    node = _runtime(tmp_path)
+    await node.create(_spec("a"))
+    (tmp_path / "a" / shim.CONFIG).write_bytes(left)
+
+    assert (await node.start("a")).phase is ContainerPhase.LOST
+    assert (await node.wait_exit("a")).phase is ContainerPhase.LOST
+
+
+async def test_what_was_started_is_lost_when_power_tore_its_description(tmp_path: Path) -> None:
+    node = _runtime(tmp_path)
+    await node.create(_spec("a"))
+    of_an_earlier_boot = {"pid": 1, "start_ticks": 0, "boot_id": "another"}
+    shim.take_claim({"shim": of_an_earlier_boot}, folder=str(tmp_path / "a"))
+    (tmp_path / "a" / shim.CONFIG).write_bytes(b"")
+
+    node = _runtime(tmp_path)
+
+    assert (await node.start("a")).phase is ContainerPhase.LOST
+    assert [each.name for each in await node.list({})] == ["a"]
+    await node.remove("a")
+    assert (await node.inspect("a")).phase is ContainerPhase.ABSENT
+
+
 @pytest.fixture
 def few_open_files() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    highest = max(map(int, os.listdir("/proc/self/fd")))  # other tests of this process hold some
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + OPEN_FILES_MORE, hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -96,8 +138,8 @@ def few_open_files() -> Iterator[None]:
 def test_strays_are_looked_for_on_a_machine_of_many_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pids = processes._pids()
-    monkeypatch.setattr(processes, "_pids", lambda: list(pids) * 300)
+    pids = itertools.islice(itertools.cycle(processes._pids()), 10 * OPEN_FILES_MORE)
+    monkeypatch.setattr(processes, "_pids", list(pids).copy)
 
     processes.kill_strays(tmp_path / "container", None)
 
@@ -107,11 +149,11 @@ def test_last_lines_pass_over_what_is_no_record(tmp_path: Path) -> None:
     said = '{"log":"said\\n","stream":"stderr"}'
     log.write_text("\n".join([said, "[]", "{}", "torn {", "[" * 100_000]))
 
-    assert last_lines(log, stream="stderr", bytes_max=100) == "said\n"
+    assert last_lines(log, bytes_max=100) == "said\n"
 
 
 def test_last_lines_are_empty_when_the_log_is_a_link(tmp_path: Path) -> None:
     log = tmp_path / "container.log"
     log.symlink_to(__file__)
 
-    assert last_lines(log, stream="stderr", bytes_max=100) == ""
+    assert last_lines(log, bytes_max=100) == ""

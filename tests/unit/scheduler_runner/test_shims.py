@@ -48,7 +48,10 @@ def marks_of(pid: int) -> list[bytes]:
 
 async def ended(pid: int) -> None:
     """Wait for the end of a process of ours."""
-    descriptor = os.pidfd_open(pid)
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:  # its parent was quicker and has reaped it
+        return
     try:
         async with asyncio.timeout(ENDS_WITHIN_S):
             await readable(descriptor)

@@ -34,12 +34,19 @@ async def test_outputs_are_refused_when_one_is_missing(bench: Bench) -> None:
         await bench.store_outputs(some_work(owner=JOB), JOB)
 
 
+async def test_outputs_are_refused_when_one_is_an_empty_folder(bench: Bench) -> None:
+    bench.runtime.outputs = {"model": []}
+
+    with pytest.raises(InvalidArgument, match="'model' is an empty folder"):
+        await bench.store_outputs(some_work(owner=JOB), JOB)
+
+
 @pytest.mark.parametrize("path", ["new\nline", os.fsdecode(b"no utf-8 \xff")])
 async def test_outputs_are_refused_when_a_path_can_not_be_told(bench: Bench, path: str) -> None:
     files = [LeftFile("fine", PurePath("/out/fine")), LeftFile(path, PurePath("/out/x"))]
     bench.runtime.outputs = {"model": files}
 
-    with pytest.raises(InvalidArgument):
+    with pytest.raises(InvalidArgument, match="of output 'model'"):
         await bench.store_outputs(some_work(owner=JOB), JOB)
     assert bench.artifacts.stored == []
 

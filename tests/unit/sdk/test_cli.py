@@ -22,7 +22,8 @@ from modelyard.cli.jobs import outputs_of
 from modelyard.cli.platform import status
 from modelyard.cli.session import duration
 from modelyard.cli.settings import CliSettings
-from modelyard.client import ApiError, Client, ConnectionFailed, Job, JobSpec
+from modelyard.client import JOB_STATES, ApiError, Client, ConnectionFailed, Job, JobSpec
+from modelyard.scheduler.v1 import job_pb2
 from typing_extensions import override
 
 from tests.unit.sdk.command_line import exit_code_of
@@ -88,6 +89,9 @@ def test_a_reader_that_has_left_is_no_failed_job(monkeypatch: pytest.MonkeyPatch
     assert ended.value.code == 141
 
 
+A_FAILURE = {"reason": "exit_code", "message": "7", "exit_code": 7, "last_lines": ""}
+
+
 def a_job(state: str) -> dict[str, object]:
     return {
         "id": "job_1",
@@ -107,23 +111,25 @@ def a_job(state: str) -> dict[str, object]:
     }
 
 
-def a_platform(monkeypatch: pytest.MonkeyPatch, *, queued_for: int) -> None:
-    """Answer as one whose node is full for so many looks at the job."""
-    looks: list[httpx.Request] = []
+COMPLETE = "event: complete\ndata: {}\n\n"
+QUIET = "event: quiet\ndata: {}\n\n"
+
+
+def a_platform(
+    monkeypatch: pytest.MonkeyPatch, *seen: dict[str, object], output: str = COMPLETE
+) -> None:
+    """Answer as one whose job looks so, one look after the other; then it has succeeded."""
+    looks = iter(seen)
 
     def handler(request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("/logs"):
-            return httpx.Response(
-                200,
-                headers={"Content-Type": "text/event-stream"},
-                text="event: complete\ndata: {}\n\n",
-            )
+            return httpx.Response(200, headers={"Content-Type": "text/event-stream"}, text=output)
+        if request.url.path == "/readyz":
+            ailing = {"ready": True, "advisories": {"kafka": "kafka is not available"}}
+            return httpx.Response(200, json=ailing)
         if request.url.path == "/v1/artifacts":
             return httpx.Response(201, json={"digest": "sha256:0"})
-        looks.append(request)
-        return httpx.Response(
-            200, json=a_job("QUEUED" if len(looks) <= queued_for else "SUCCEEDED")
-        )
+        return httpx.Response(200, json=next(looks, a_job("SUCCEEDED")))
 
     transport = httpx.MockTransport(handler)
     at_once = partial(Client, transport=transport, sleep=lambda _: None)
@@ -138,18 +144,88 @@ def test_a_job_that_waits_for_room_is_told_of_once(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    a_platform(monkeypatch, queued_for=queued_for)
+    a_platform(monkeypatch, *[a_job("QUEUED") | {"reason": "submitted"}] * queued_for)
     assert exit_code_of(monkeypatch, "run", str(tmp_path), "--", "true") == 0
     assert capsys.readouterr().err.count("starts when a node has room") == is_told
+
+
+def test_what_a_job_waits_for_is_told_at_each_change_until_it_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    preparing = "preparing its container"
+    missing = f"{preparing}; tried again: no image i: its registry does not answer"
+    looks = [
+        *[("QUEUED", "submitted", 0)] * 30,
+        ("QUEUED", "tenant is suspended", 0),
+        *[("STARTING", preparing, 1)] * 40,
+        *[("STARTING", missing, 1)] * 40,
+        ("RUNNING", "started", 1),
+        ("RUNNING", "never looked at", 1),
+    ]
+    a_platform(monkeypatch, *[seen_as(*look) for look in looks])
+    assert exit_code_of(monkeypatch, "run", str(tmp_path), "--", "true") == 0
+    assert capsys.readouterr().err.splitlines()[2:] == [
+        "job job_1 QUEUED: it starts when a node has room for it",
+        "job job_1 QUEUED: tenant is suspended",
+        f"job job_1 STARTING: {preparing}",
+        f"job job_1 STARTING: {missing}",
+        "job job_1 SUCCEEDED: exit code 0",
+    ]
+
+
+@pytest.mark.parametrize("over", [("QUEUED", "retry 1 of 3", 1), ("STARTING", "again", 2)])
+def test_output_of_an_attempt_that_is_over_does_not_wait_for_the_next_one(
+    over: tuple[str, str, int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    a_platform(monkeypatch, *[seen_as("QUEUED", "submitted", 0)] * 30, seen_as(*over))
+    assert exit_code_of(monkeypatch, "run", str(tmp_path), "--", "true") == 0
+    assert over[1] not in capsys.readouterr().err
+
+
+def test_output_that_does_not_come_is_told_of_with_what_ails_and_given_up_after_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    failed = a_job("FAILED") | {"failure": A_FAILURE}
+    a_platform(
+        monkeypatch,
+        *[seen_as("RUNNING", "started", 1)] * 4,  # submitted, and three quiet whiles
+        *[failed] * 5,
+        output=QUIET * 7,
+    )
+    assert exit_code_of(monkeypatch, "run", str(tmp_path), "--", "true") == 7
+    why = "; kafka: kafka is not available"
+    assert capsys.readouterr().err.splitlines()[2:] == [
+        f"job job_1 prints nothing (RUNNING: started){why}",
+        f"job job_1 has ended, its output is not complete (FAILED: exit code 0){why}",
+        "job job_1 its output is not complete, and no more comes; "
+        f"what comes later: modelyard job logs job_1{why}",
+        "job job_1 FAILED: exit code 0",
+    ]
+
+
+def test_a_job_that_prints_nothing_for_long_is_followed_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    running = seen_as("RUNNING", "started", 1)
+    a_platform(monkeypatch, *[running] * 101, output=QUIET * 100 + COMPLETE)
+    assert exit_code_of(monkeypatch, "run", str(tmp_path), "--", "true") == 0
+    assert capsys.readouterr().err.count("prints nothing") == 1
+
+
+def seen_as(state: str, reason: str, attempt_number: int) -> dict[str, object]:
+    return a_job(state) | {"reason": reason, "attempt_number": attempt_number}
 
 
 def test_a_user_who_stops_following_hears_that_the_job_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    a_platform(monkeypatch, queued_for=0)
+    a_platform(monkeypatch)
     monkeypatch.setattr(Client, "follow_logs", interrupt)
     assert exit_code_of(monkeypatch, "run", str(tmp_path), "--", "true") == 130
     assert "modelyard job cancel job_1" in capsys.readouterr().err
@@ -162,7 +238,7 @@ def test_what_is_wrong_with_a_spec_is_told_field_by_field(
     spec.write_text('{"name": 1, "image": "i"}')
     assert exit_code_of(monkeypatch, "job", "submit", str(spec)) == 2
     said = capsys.readouterr().err
-    assert f"{spec}: name: Input should be a valid string; command: Field required" in said
+    assert f"{spec}: name: must be text; command: is missing" in said
 
 
 @pytest.mark.parametrize(
@@ -172,7 +248,9 @@ def test_what_is_wrong_with_a_spec_is_told_field_by_field(
         ('{"resources": {"cpu": 1}}', "resources.cpu: is no field of a job"),
         ('{"inputs": [{"path": "x"}]}', "inputs[0].path: is no field of a job"),
         ("name: yaml", "Invalid JSON"),
-        ("[]", "should be an object"),
+        ('{"timeouts": {"run": "5m"}}', "timeouts.run: must be an ISO 8601 duration"),
+        ('{"retries": {"count_max": 1.5}}', "retries.count_max: must be a whole number"),
+        ("[]", "must be an object"),
     ],
 )
 def test_a_job_file_that_is_none_is_told_with_file_and_field(
@@ -206,6 +284,34 @@ def test_the_sample_of_a_job_file_is_whole_and_in_the_help(
     shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert all(line.strip() in shown for line in SAMPLE.splitlines())
     assert json.loads(SAMPLE).keys() == JobSpec.model_fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--cpu", "0"], "--cpu"),
+        (["--memory", "5M"], "at least 6M"),
+        (["--time-out", "0"], "--time-out"),
+        (["--time-out", "604801"], "--time-out"),
+        (["--env", "1A=x"], "'1A' is no variable's name"),
+        (["--output", "../m"], "'../m' is no path below $MODELYARD_OUTPUTS"),
+        (["--output", "/m"], "'/m' is no path"),
+        (["--output", "m:a b"], "'a b' is no model's name"),
+    ],
+)
+def test_options_that_are_wrong_are_refused_before_anything_is_sent(
+    options: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def never(path: str) -> httpx.Response:
+        raise AssertionError(path)
+
+    answering(monkeypatch, never)
+    assert exit_code_of(monkeypatch, "run", str(tmp_path), *options, "--", "true") == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -248,16 +354,83 @@ def test_what_run_is_refused_for_is_told_by_the_option(
 
 
 @pytest.mark.parametrize(
-    ("path", "name"), [("m.bin", "m.bin"), ("sub/m.bin", "sub-m.bin"), (".x", "x"), ("/", "output")]
+    ("field", "option"),
+    [
+        ("name", "NAME"),
+        ("spec.model", "MODEL"),
+        ("spec.replica_count", "--replicas"),
+        ("resources.memory_bytes", "--memory"),
+        ("spec.image", "--image"),
+        ("page", "page"),
+    ],
+)
+def test_what_a_deployment_is_refused_for_is_told_by_the_option(
+    field: str, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors = [{"field": field, "problem": "is wrong"}]
+    problem = {"code": "INVALID_ARGUMENT", "detail": f"{field}: is wrong", "errors": errors}
+    answering(monkeypatch, lambda _: httpx.Response(422, json=problem))
+
+    assert exit_code_of(monkeypatch, "deploy", "create", "digits", "models:/digits/1") == 3
+    assert f"refused (INVALID_ARGUMENT): {option}: is wrong\n" in capsys.readouterr().err
+
+
+def test_the_states_of_jobs_are_in_the_help_and_no_others_are_taken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.extend(request.url.params.get_list("state"))
+        return httpx.Response(200, json={"jobs": [], "next_page_token": ""})
+
+    transport = httpx.MockTransport(answer)
+    monkeypatch.setattr("modelyard.cli.main.Client", partial(Client, transport=transport))
+    assert exit_code_of(monkeypatch, "job", "list", "--help") == 0
+    shown = capsys.readouterr().out.upper()
+    assert all(state in shown for state in JOB_STATES)
+    assert exit_code_of(monkeypatch, "job", "list", "--state", "running", "--state", "FAILED") == 0
+    assert asked == ["RUNNING", "FAILED"]
+    assert exit_code_of(monkeypatch, "job", "list", "--state", "pending") == 2
+
+
+def test_the_states_of_jobs_are_the_schedulers() -> None:
+    states = [name.removeprefix("JOB_STATE_") for name in job_pb2.JobState.keys()]  # noqa: SIM118
+    assert states == ["UNSPECIFIED", *JOB_STATES]
+
+
+@pytest.mark.parametrize("job_id", ["a/b", ".."])
+def test_what_can_be_no_id_is_wrong_usage(
+    job_id: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(monkeypatch, "job", "show", job_id) == 2
+    assert f"{job_id!r} is no name or id" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("m.bin", "m.bin"), ("sub/m.bin", "sub-m.bin"), (".x", "x"), ("--", "output")],
 )
 def test_an_output_has_a_name_whatever_its_path(path: str, name: str) -> None:
     [output] = outputs_of((path,))
     assert (output.name, output.path, output.register_as) == (name, path, "")
 
 
-def test_an_output_without_a_path_is_wrong_usage() -> None:
+@pytest.mark.parametrize("output", [":model", "m.bin:", ":", ""])
+def test_an_output_that_lacks_its_path_or_announced_model_is_wrong_usage(output: str) -> None:
     with pytest.raises(click.BadParameter, match="is not PATH or PATH:MODEL"):
-        outputs_of((":model",))
+        outputs_of((output,))
+
+
+@pytest.mark.parametrize("pair", ["A", "=1", "=", ""])
+def test_a_variable_without_a_name_is_wrong_usage(
+    pair: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    assert exit_code_of(monkeypatch, "run", str(tmp_path), "--env", pair, "--", "true") == 2
+    assert f"{pair!r} is not NAME=VALUE" in capsys.readouterr().err
 
 
 def test_a_job_is_shown_with_what_was_asked(
@@ -268,7 +441,8 @@ def test_a_job_is_shown_with_what_was_asked(
         "image": "modelyard/base",
         "command": ["python", "-c", "print('a')\nprint('b')"],
         "resources": {"cpu_millicores": 500, "memory_bytes": 256 << 20, "gpu_count": 1},
-        "timeouts": {"run": "PT90M", "stop_grace": "PT0.5S"},
+        "timeouts": {"queue": "PT1H", "run": "PT90M", "stop_grace": "PT0.5S"},
+        "retries": {"count_max": 2, "reasons": ["killed"], "exit_codes": [75]},
         "priority": 70,
     }
     answering(monkeypatch, lambda _: httpx.Response(200, json=a_job("RUNNING") | {"spec": spec}))
@@ -281,7 +455,9 @@ def test_a_job_is_shown_with_what_was_asked(
     assert shlex.split(shown["command"])[:2] == ["python", "-c"]
     assert shown["resources"] == "cpu 500, memory 256 MiB, gpus 1"
     assert shown["priority"] == "70"
-    assert shown["time-outs"] == "run 90m, stop grace 0.5s"
+    assert shown["time-outs"] == "queue 1h, start -, run 90m, stop grace 0.5s"
+    assert shown["retries"] == "0 of 2"
+    assert lines[-1].split(maxsplit=2)[2] == "failures of the platform, killed, exit code 75"
 
 
 @pytest.mark.parametrize(
@@ -297,6 +473,28 @@ def test_what_is_no_trace_id_is_wrong_usage(
     monkeypatch.setenv("MODELYARD_JAEGER_URL", "http://nowhere")
     assert exit_code_of(monkeypatch, "trace", "show", "nonsense") == 2
     assert "TRACE_ID: must be 32 hexadecimal digits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["ünï", "myk_a\nb"])
+def test_what_can_be_no_key_is_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    monkeypatch.setenv("MODELYARD_API_KEY", key)
+    assert exit_code_of(monkeypatch, "status") == 2
+    assert "MODELYARD_API_KEY: an API key has printable ASCII" in capsys.readouterr().err
+
+
+def test_without_a_key_the_platform_is_asked_without_one() -> None:
+    asked: list[httpx.Request] = []
+
+    def unauthenticated(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(401, json={"code": "UNAUTHENTICATED", "detail": "who?"})
+
+    transport = httpx.MockTransport(unauthenticated)
+    with Client("http://edge", "", transport=transport) as client, pytest.raises(ApiError):
+        client.job("job_1")
+    assert "authorization" not in asked[0].headers
 
 
 def test_where_no_address_is_known_that_is_said(
@@ -351,17 +549,19 @@ def test_a_collector_that_is_away_is_no_words_on_the_screen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("alive", "down_since", "said"),
+    ("alive", "down_since", "lost_at", "said"),
     [
-        (True, None, "ready"),
-        (True, "2026-01-01T00:00:00Z", "runtime down for "),
-        (False, "2026-01-01T00:00:00Z", "silent for "),
+        (True, None, None, "ready"),
+        (True, "2026-01-01T00:00:00Z", None, "runtime down for "),
+        (False, "2026-01-01T00:00:00Z", None, "silent for "),
+        (False, None, "2026-01-01T00:00:00Z", "lost for "),
     ],
 )
 def test_status_tells_what_ails_a_node(
     *,
     alive: bool,
     down_since: str | None,
+    lost_at: str | None,
     said: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -372,6 +572,7 @@ def test_status_tells_what_ails_a_node(
         "heartbeat_at": "2026-01-01T00:00:00Z",
         "runtime": "docker",
         "runtime_down_since": down_since,
+        "lost_at": lost_at,
         "capacity": {"cpu_millicores": 4000, "memory_bytes": 1 << 30},
         "used": {"cpu_millicores": 500, "memory_bytes": 1 << 29},
     }
@@ -469,7 +670,12 @@ def answering_as_services(monkeypatch: pytest.MonkeyPatch) -> list[httpx.Request
             case "registry", _:
                 return httpx.Response(200, json={"ready": True, "breakers": {"database": "closed"}})
             case "scheduler", _:
-                told = {"ready": False, "breakers": {"model-registry": "open"}}
+                told = {
+                    "ready": False,
+                    "checks": {"database": "ok", "kafka": "kafka is not available"},
+                    "advisories": {"container-runtime": "ok"},
+                    "breakers": {"model-registry": "open"},
+                }
                 return httpx.Response(503, json=told)
         raise httpx.ConnectError("refused")
 
@@ -480,13 +686,15 @@ def answering_as_services(monkeypatch: pytest.MonkeyPatch) -> list[httpx.Request
     return asked
 
 
-def test_status_tells_each_services_breakers_where_operations_ports_are_named(
+def test_status_tells_each_services_breakers_and_failed_checks_where_ports_are_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = answering_as_services(monkeypatch)
 
-    assert exit_code_of(monkeypatch, "status") == 0
+    assert exit_code_of(monkeypatch, "status") == 4
     shown = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    start = shown.index(["SERVICE", "CHECK", "ANSWER"])
+    assert shown[start + 1 : start + 3] == [["scheduler", "kafka", "kafka is not available"], []]
     start = shown.index(["SERVICE", "EDGE", "BREAKER"])
     assert shown[start + 1 : start + 6] == [
         ["api_gateway", "redis", "half-open: one call is tried"],
@@ -504,13 +712,12 @@ def test_status_for_programs_has_what_each_service_says_and_who_says_nothing(
 ) -> None:
     answering_as_services(monkeypatch)
 
-    assert exit_code_of(monkeypatch, "--json", "status") == 0
+    assert exit_code_of(monkeypatch, "--json", "status") == 4
     told = json.loads(capsys.readouterr().out)
-    assert told["services"] == {
-        "model_registry": {"ready": True, "breakers": {"database": "closed"}},
-        "scheduler": {"ready": False, "breakers": {"model-registry": "open"}},
-        "log_collector": None,
-    }
+    services = told["services"]
+    assert services["model_registry"] == {"ready": True, "breakers": {"database": "closed"}}
+    assert services["scheduler"]["checks"]["kafka"] == "kafka is not available"
+    assert services["log_collector"] is None
     assert told["errors"]["log_collector"]["code"] == "UNREACHABLE"
 
 
@@ -527,7 +734,7 @@ def test_status_says_that_what_answers_is_no_service(
     monkeypatch.setattr("modelyard.cli.main.Client", partial(Client, transport=transport))
     monkeypatch.setenv("MODELYARD_OPERATIONS", "scheduler=http://other")
 
-    assert exit_code_of(monkeypatch, "status") == 0
+    assert exit_code_of(monkeypatch, "status") == 4
     assert "scheduler unknown (UNREADABLE)" in capsys.readouterr().out
 
 

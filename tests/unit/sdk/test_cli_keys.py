@@ -21,6 +21,8 @@ KEY: dict[str, Any] = {
     "revoked_at": None,
     "last_used_at": None,
     "replaced_by": None,
+    "created_by": "user:anna",
+    "person": {"issuer": "https://issuer.test", "subject": "anna"},
 }
 SOON = datetime.now(UTC) + timedelta(days=1)
 
@@ -44,9 +46,21 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Any]]:
             ("GET", "/v1/api-keys"): {
                 "keys": [
                     replaced | {"last_used_at": "2026-01-02T00:00:00Z"},
-                    KEY | {"id": "key_3", "revoked_at": "2026-01-02T00:00:00Z"},
-                    KEY | {"id": "key_4", "expires_at": "2026-01-02T00:00:00Z"},
-                ]
+                    KEY
+                    | {
+                        "id": "key_3",
+                        "created_by": "key:key_1",
+                        "revoked_at": "2026-01-02T00:00:00Z",
+                    },
+                    KEY
+                    | {
+                        "id": "key_4",
+                        "created_by": None,
+                        "person": None,
+                        "expires_at": "2026-01-02T00:00:00Z",
+                    },
+                ],
+                "next_page_token": "",
             },
             ("GET", "/v1/whoami"): {
                 "tenant": "acme",
@@ -102,12 +116,15 @@ def test_rotate_names_the_overlap_and_shows_both_keys(
     assert f"key_1, in force until {SOON:%Y-%m-%d}" in told
 
 
-def test_list_tells_rights_last_use_and_state(
+def test_list_tells_rights_maker_last_use_and_state(
     asked: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code_of(monkeypatch, "key", "list") == 0
     first, second, third = capsys.readouterr().out.splitlines()[1:]
     assert "developer" in first
+    assert "  user:anna  " in first
+    assert "  key:key_1 of user:anna  " in second
+    assert "  -  " in third
     assert "d ago" in first
     assert first.endswith("UTC")
     assert second.endswith("revoked")

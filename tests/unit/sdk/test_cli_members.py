@@ -51,9 +51,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[httpx.Request]:
             ["add", "acme", "auth0|12/a&b", "--role", "viewer", "--issuer", "https://i.test"],
             ("PUT", f"{ANNA}&issuer=https%3A%2F%2Fi.test", {"roles": ["viewer"]}),
         ),
-        (["remove", "acme", "auth0|12/a&b"], ("DELETE", ANNA, None)),
     ],
-    ids=["list", "add", "add of an issuer", "remove"],
+    ids=["list", "add", "add of an issuer"],
 )
 def test_each_command_asks_for_one_thing(
     arguments: list[str],
@@ -69,6 +68,44 @@ def test_each_command_asks_for_one_thing(
     assert request.url.path == "/v1/tenants/acme/members"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["auth0|12"], 0),
+        (["auth0|12", "--issuer", "https://issuer.test"], 0),
+        (["auth0|12", "--issuer", "https://another.test"], 3),
+        (["auth0|13"], 3),
+    ],
+)
+def test_who_is_no_member_is_told_as_not_found_and_asked_to_be_removed_all_the_same(
+    arguments: list[str],
+    code: int,
+    asked: list[httpx.Request],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert exit_code_of(monkeypatch, "member", "remove", "acme", *arguments) == code
+
+    assert [request.method for request in asked] == ["GET", "DELETE"]
+    assert asked[1].url.params["subject"] == arguments[0]
+    told = capsys.readouterr().err
+    assert ("refused (NOT_FOUND)" in told) == (code == 3)
+
+
+@pytest.mark.parametrize("command", [["add", "--role", "viewer"], ["remove"]])
+def test_a_change_may_be_for_one_version(
+    command: list[str], asked: list[httpx.Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, *options = command
+    arguments = ["member", name, "acme", "auth0|12", *options]
+    assert exit_code_of(monkeypatch, *arguments, "--if-version", "3") == 0
+    assert exit_code_of(monkeypatch, *arguments) == 0
+    assert exit_code_of(monkeypatch, *arguments, "--if-version", "0") == 2
+
+    changes = [request for request in asked if request.method != "GET"]
+    assert [request.headers.get("If-Match") for request in changes] == ['"3"', None]
+
+
 @pytest.mark.usefixtures("asked")
 def test_members_are_shown_with_their_roles(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -77,7 +114,7 @@ def test_members_are_shown_with_their_roles(
     told = capsys.readouterr().out
     exit_code_of(monkeypatch, "--json", "member", "list", "acme")
 
-    assert "auth0|12  developer operator" in told
+    assert "auth0|12  developer operator  2 " in told
     assert json.loads(capsys.readouterr().out) == [MEMBER]
 
 

@@ -7,7 +7,9 @@ from typing import Any
 import httpx
 import pytest
 from modelyard.cli import main as cli
-from modelyard.client import Client
+from modelyard.cli.tenants import tenant_plan
+from modelyard.cli.told_options import told_by_options
+from modelyard.client import ApiError, Client, Plan
 
 from tests.unit.sdk.command_line import exit_code_of
 
@@ -89,6 +91,30 @@ def test_each_command_asks_for_one_thing(
     assert asked == [request_]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["suspend", "--reason", "unpaid"], ["resume"], ["delete", "--yes"], ["plan", "--unlimited"]],
+    ids=lambda command: command[0],
+)
+def test_a_change_may_be_for_one_version(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = {"code": "VERSION_MISMATCH", "detail": "tenant acme is at version 4"}
+    name, *options = command
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if "If-Match" in request.headers:
+            assert request.headers["If-Match"] == '"3"'
+            return httpx.Response(412, json=problem)
+        return httpx.Response(200, json=TENANT)
+
+    monkeypatch.setattr(cli, "Client", partial(Client, transport=httpx.MockTransport(answer)))
+    arguments = ["tenant", name, "acme", *options]
+    assert exit_code_of(monkeypatch, *arguments) == 0
+    assert exit_code_of(monkeypatch, *arguments, "--if-version", "3") == 3
+    assert "tenant acme is at version 4" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("asked")
 def test_a_new_tenants_key_is_all_that_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -124,3 +150,25 @@ def test_a_suspension_needs_a_reason(
 ) -> None:
     assert exit_code_of(monkeypatch, "tenant", "suspend", "acme") == 2
     assert "--reason" in capsys.readouterr().err
+
+
+def test_what_a_plan_is_refused_for_is_told_by_the_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    field = "running_memory_bytes_max"
+    errors = [{"field": field, "problem": "must be at most 8; 9 was asked for"}]
+    problem = {"code": "INVALID_ARGUMENT", "detail": f"{field}: too much", "errors": errors}
+    transport = httpx.MockTransport(lambda _: httpx.Response(422, json=problem))
+    monkeypatch.setattr(cli, "Client", partial(Client, transport=transport))
+
+    assert exit_code_of(monkeypatch, "tenant", "plan", "acme", "--running-memory-max", "9") == 3
+    told = capsys.readouterr().err
+    assert "--running-memory-max: must be at most 8; 9 was asked for" in told
+
+
+def test_each_limit_of_a_plan_has_its_option() -> None:
+    options = {option for parameter in tenant_plan.params for option in parameter.opts}
+    for name in Plan.model_fields:
+        refusal = ApiError(422, {"errors": [{"field": name, "problem": "is wrong"}]})
+        [option, _] = str(told_by_options(refusal, Plan())).split(":")
+        assert option in options

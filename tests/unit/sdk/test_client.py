@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
-from modelyard.client import ApiError, Client, ConnectionFailed, JobSpec
+from modelyard.client import ApiError, Client, ConnectionFailed, InvalidId, JobSpec
 
 JOB = {
     "id": "job_1",
@@ -37,6 +38,12 @@ def a_client(
         transport=httpx.MockTransport(handler),
         sleep=([] if pauses is None else pauses).append,
     )
+
+
+def test_a_client_that_is_printed_does_not_show_its_key() -> None:
+    with Client("http://edge", "myk_x") as client:
+        assert "http://edge" in repr(client)
+        assert "myk_x" not in repr(client)
 
 
 def test_submit_repeats_with_the_same_key_after_503() -> None:
@@ -76,6 +83,28 @@ def test_an_answer_that_is_no_json_is_still_an_api_error() -> None:
         client.job("x")
 
 
+@pytest.mark.parametrize("text", ["a/b", "/", ".", "..", ""])
+def test_what_would_lead_to_another_route_is_not_asked_for(text: str) -> None:
+    def never(request: httpx.Request) -> httpx.Response:
+        raise AssertionError(request.url)
+
+    with a_client(never) as client:
+        calls: list[Callable[[], object]] = [
+            lambda: client.job(text),
+            lambda: client.cancel_job(text, reason=""),
+            lambda: next(client.logs(text)),
+            lambda: next(client.follow_logs(text)),
+            lambda: client.set_alias(text, "champion", 1),
+            lambda: client.set_alias("digits", text, 1),
+            lambda: client.infer(text, {}),
+            lambda: client.revoke_key(text),
+            lambda: client.delete_tenant(text, grace=timedelta(0)),
+        ]
+        for call in calls:
+            with pytest.raises(InvalidId):
+                call()
+
+
 def test_inference_is_not_repeated() -> None:
     calls: list[httpx.Request] = []
 
@@ -103,6 +132,21 @@ def test_following_goes_on_from_the_last_position_after_a_lost_connection() -> N
         records = list(client.follow_logs("job_1"))
     assert [record.sequence for record in records] == [1, 2, 3]
     assert asked == ["", "1.1", "1.2"]
+
+
+def test_following_outlasts_a_gateway_that_is_started_again() -> None:
+    asked = 0
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        if 1 < asked < 30:
+            raise httpx.ConnectError("refused")
+        event = f"id: 1.{asked}\nevent: log\ndata: {json.dumps(a_record(asked))}\n\n"
+        return an_event_stream(event + ("event: complete\ndata: {}\n\n" if asked == 30 else ""))
+
+    with a_client(handler) as client:
+        assert [record.sequence for record in client.follow_logs("job_1")] == [1, 30]
 
 
 def test_following_gives_up_on_what_does_not_pass() -> None:
@@ -152,6 +196,40 @@ def test_following_a_quiet_job_outlasts_the_longest_stream() -> None:
         assert list(client.follow_logs("job_1")) == []
 
 
+def test_following_what_is_quiet_asks_whether_to_go_on_and_outlasts_many_connections() -> None:
+    asked = 0
+    answers = iter([True] * 19 + [False])
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        return an_event_stream("event: quiet\ndata: {}\n\n")
+
+    with a_client(handler) as client:
+        assert list(client.follow_logs("job_1", on_quiet=lambda: next(answers))) == []
+    assert asked == 20
+
+
+def test_the_output_of_a_deployment_is_read_and_followed() -> None:
+    asked: list[tuple[str, str]] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        params = request.url.params
+        asked.append((request.url.path, params["after"]))
+        if "follow" in params:
+            event = f"event: log\ndata: {json.dumps(a_record(3))}\n\n"
+            return an_event_stream(f"{event}event: complete\ndata: {{}}\n\n")
+        page = {"records": [a_record(2)], "next": "1.2", "is_complete": True}
+        return httpx.Response(200, json=page)
+
+    with a_client(handler) as client:
+        stored = list(client.deployment_logs("digits", after="1.1"))
+        live = list(client.follow_deployment_logs("digits", after="1.2"))
+    assert [record.sequence for record in (*stored, *live)] == [2, 3]
+    path = "/v1/deployments/digits/logs"
+    assert asked == [(path, "1.1"), (path, "1.2")]
+
+
 def test_a_twin_that_is_still_at_work_is_waited_for() -> None:
     calls: list[httpx.Request] = []
 
@@ -176,6 +254,30 @@ def test_lists_are_read_to_their_last_page() -> None:
         assert [found.spec.name for found in client.deployments()] == ["a", "b"]
 
 
+def test_a_key_that_ends_between_two_pages_is_listed_once() -> None:
+    key: dict[str, object] = {
+        "name": "ci",
+        "role": "viewer",
+        "scopes": [],
+        "created_at": "2026-01-01T00:00:00Z",
+        "expires_at": None,
+        "revoked_at": None,
+    }
+    ended = {"id": "key_1", **key, "revoked_at": "2026-01-02T00:00:00Z"}
+    pages = {
+        "": {"keys": [{"id": "key_1", **key}], "next_page_token": "t"},
+        "t": {"keys": [{"id": "key_2", **key}, ended], "next_page_token": ""},
+    }
+    with a_client(
+        lambda request: httpx.Response(200, json=pages[request.url.params["page_token"]])
+    ) as client:
+        found = client.keys()
+    assert [(each.id, each.revoked_at is None) for each in found] == [
+        ("key_1", False),
+        ("key_2", True),
+    ]
+
+
 def test_an_id_is_one_segment_of_the_path() -> None:
     asked: list[bytes] = []
 
@@ -184,8 +286,8 @@ def test_an_id_is_one_segment_of_the_path() -> None:
         return httpx.Response(204)
 
     with a_client(handler) as client:
-        client.revoke_key("../jobs?x")
-    assert asked == [b"/v1/api-keys/..%2Fjobs%3Fx"]
+        client.revoke_key("a?b#c%2Fd")
+    assert asked == [b"/v1/api-keys/a%3Fb%23c%252Fd"]
 
 
 def test_an_answer_that_is_none_of_ours_is_told_in_a_sentence() -> None:
@@ -269,11 +371,10 @@ def a_record(sequence: int) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        (httpx.Response(400, json={"error": "one input tensor only"}), "HTTP 400: one input"),
-        (httpx.Response(500, text="Internal Server Error"), "HTTP 500: Internal Server Error"),
-        (httpx.Response(422, json={"detail": [{"msg": "no such datatype"}]}), "no such datatype"),
+        (httpx.Response(413, text="Too large for us"), "HTTP 413: Too large for us"),
+        (httpx.Response(403, json={"detail": [{"msg": "not to there"}]}), "not to there"),
     ],
 )
-def test_what_a_model_server_refuses_with_is_passed_on(answer: httpx.Response, text: str) -> None:
+def test_what_something_in_between_refuses_with_is_told(answer: httpx.Response, text: str) -> None:
     with a_client(lambda _: answer) as client, pytest.raises(ApiError, match=text):
         client.infer("digits", {})

@@ -1,7 +1,6 @@
 """Issuers: a real one as a process, and one whose keys and answers the test makes."""
 
 import json
-import socket
 import sys
 import urllib.error
 import urllib.parse
@@ -20,12 +19,6 @@ from typing_extensions import override
 from tests.support.eventually import until
 
 AUDIENCE: Final = "modelyard"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextmanager

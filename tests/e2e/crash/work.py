@@ -1,0 +1,403 @@
+"""What users and operators do all the while services die: enough of everything to reach each step.
+
+Owns: what was accepted, and how it may end. The user is the SDK, which tries again; what it gives
+up on, since a service was away for too long or had done it before it died, is begun anew.
+
+Always holds: each scenario is under way once at a time, until all are told to end; a job that was
+accepted is never forgotten.
+"""
+
+import contextlib
+import hashlib
+import os
+import pickle
+import secrets
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import httpx
+from modelyard.client import (
+    ApiError,
+    Client,
+    ConnectionFailed,
+    DeploymentSpec,
+    Job,
+    JobInput,
+    JobOutput,
+    JobRetries,
+    JobSpec,
+    JobTimeouts,
+    Plan,
+    Resources,
+)
+
+from tests.e2e.platform import CPU_MILLICORES, Platform
+from tests.support.eventually import is_within
+
+T = TypeVar("T")
+
+MODEL: Final = "crash"
+_SERVED: Final = "served-"
+_TRIES_MAX: Final = 100
+_WAIT_S_MAX: Final = 90.0
+_PAUSE_S: Final = 0.2
+_PRELUDE: Final = """
+import json, os, pathlib, signal, sys, time
+attempt = os.environ["MODELYARD_ATTEMPT"]
+with (pathlib.Path(os.environ["STARTS"]) / os.environ["MODELYARD_JOB_ID"]).open("a") as starts:
+    starts.write(f"{attempt} {os.getpid()}\\n")
+print("attempt", attempt, flush=True)
+"""
+_WAITS: Final = "time.sleep(600)"
+_WORKS: Final = """
+with open(os.environ["MODELYARD_PROGRESS"], "a") as progress:
+    progress.write(json.dumps({"fraction": 0.5}) + "\\n")
+time.sleep(1.5)
+(pathlib.Path(os.environ["MODELYARD_OUTPUTS"]) / "model.txt").write_text(os.environ["NONCE"])
+"""
+_FAILS_ONCE: Final = """
+kept = pathlib.Path(os.environ["MODELYARD_CHECKPOINT"], "step")
+kept.write_text(attempt)
+sys.exit(75 if attempt == "1" else 0)
+"""
+_LOST_ONCE: Final = f"if attempt == '1': {_WAITS}"
+_LASTS: Final = "time.sleep(1)"
+_LASTS_LONGER: Final = "time.sleep(4)"
+_MISSING: Final = f"sha256:{'0' * 64}"
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A job that the platform has taken on."""
+
+    id: str
+    key: str
+    spec: JobSpec
+    api_key: str
+    """Whose it is."""
+    ends: frozenset[str]
+    """How it may end, whoever dies meanwhile."""
+
+
+@dataclass(slots=True)
+class Work:
+    """All scenarios on one platform."""
+
+    platform: Platform
+    starts: Path
+    """A folder with a file a job, a line a start: its attempt and its process."""
+    accepted: list[Accepted] = field(default_factory=list)
+    rounds: Counter[str] = field(default_factory=Counter)
+    """How often each scenario was done to its end."""
+    given_up: Counter[str] = field(default_factory=Counter)
+    """What callers were told that SDK and user could not mend by trying again."""
+    tenants: set[str] = field(default_factory=set)
+    """Those that it has made."""
+    failed: list[str] = field(default_factory=list)
+    """Answers that nobody may be given: the platform's own mistakes."""
+    over: threading.Event = field(default_factory=threading.Event)
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Do all of it while the block runs."""
+        scenarios: Mapping[str, Callable[[Client], None]] = {
+            "job": self._job,
+            "cancelled job": self._cancelled,
+            "retried jobs": self._retried,
+            "jobs that run out of time": self._out_of_time,
+            "models": self._models,
+            "deployment": self._deployment,
+            "tenant": self._tenant,
+            "node": self._node,
+        }
+        with ThreadPoolExecutor(max_workers=len(scenarios)) as pool:
+            going = [pool.submit(self._repeat, name, do) for name, do in scenarios.items()]
+            try:
+                yield
+            finally:
+                self.over.set()
+                for each in going:
+                    each.result()
+
+    def probe(self, client: Client) -> None:
+        """Return when a fresh job has ended, or should have long since."""
+        with contextlib.suppress(ApiError, ConnectionFailed):  # the verdict tells what is wrong
+            job = self._submit(client, "")
+            is_within(lambda: client.job(job.id).is_terminal, within_s=_WAIT_S_MAX)
+
+    def settle(self, client: Client) -> None:
+        """End what would go on for ever: its scenario was told to end before it came to that."""
+        for each in self.accepted:
+            if _WAITS in each.spec.command[-1] and each.api_key == client.api_key:
+                with contextlib.suppress(ApiError):  # most have ended by themselves
+                    client.cancel_job(each.id, reason="it is over")
+        for deployment in client.deployments():
+            if deployment.spec.name.startswith(_SERVED):
+                client.delete_deployment(deployment.spec.name)
+        for tenant in client.tenants():
+            if tenant.id in self.tenants and tenant.state not in {"DELETING", "PURGED"}:
+                client.delete_tenant(tenant.id, grace=timedelta(0))
+        for node in client.nodes():
+            client.uncordon_node(node.id)
+
+    def started(self, job_id: str) -> list[tuple[int, int]]:
+        """Return each start of a job: its attempt and its process."""
+        file = self.starts / job_id
+        lines = file.read_text().splitlines() if file.exists() else []
+        pairs = (line.split() for line in lines)
+        return [(int(attempt), int(process)) for attempt, process in pairs]
+
+    def _repeat(self, name: str, do: Callable[[Client], None]) -> None:
+        with self.platform.client(tries_max=_TRIES_MAX, sleep=self._sleep) as client:
+            while not self.over.wait(_PAUSE_S):
+                try:
+                    do(client)
+                    self.rounds[name] += 1
+                except (ApiError, ConnectionFailed, httpx.TransportError, _Over) as error:
+                    self._note(name, error)
+
+    def _note(self, name: str, error: Exception) -> None:
+        code = error.code if isinstance(error, ApiError) else type(error).__name__
+        if isinstance(error, ApiError) and error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.failed.append(f"{name}: {error.problem}")
+        self.given_up[f"{name}: {code}"] += 1
+
+    def _sleep(self, seconds: float) -> None:
+        if self.over.wait(min(seconds, 1.0)):
+            raise _Over
+
+    # What they do
+
+    def _job(self, client: Client) -> None:
+        """Read an input, tell progress, leave a model version, and be heard to the end."""
+        digest = self._stored(client, secrets.token_bytes(16))
+        job = self._submit(
+            client,
+            _WORKS,
+            inputs=[JobInput(name="given", digest=digest)],
+            outputs=[JobOutput(name="model", path="model.txt", register_as=MODEL)],
+        )
+        self._ended(client, job)
+
+    def _cancelled(self, client: Client) -> None:
+        job = self._submit(client, _WAITS, ends={"CANCELLED"})
+        self._seen(client, job, "RUNNING")
+        client.cancel_job(job.id, reason="no need")
+        self._ended(client, job)
+        at_once = self._submit(client, _WAITS, ends={"CANCELLED"})
+        client.cancel_job(at_once.id, reason="no need")
+        self._ended(client, at_once)
+
+    def _retried(self, client: Client) -> None:
+        """Fail once and go on from a checkpoint; be lost once; have an input that nobody has."""
+        retries = JobRetries(count_max=10, exit_codes=[75])
+        failing = self._submit(client, _FAILS_ONCE, retries=retries)
+        lost = self._submit(client, _LOST_ONCE, ends={"SUCCEEDED", "CANCELLED"}, retries=retries)
+        unmet = self._submit(
+            client, _LASTS, ends={"FAILED"}, inputs=[JobInput(name="given", digest=_MISSING)]
+        )
+        self._wait(lambda: self.started(lost.id), client)
+        self._lose(lost)
+        for job in (failing, lost, unmet):
+            self._ended(client, job)
+
+    def _out_of_time(self, client: Client) -> None:
+        long = self._submit(
+            client,
+            _WAITS,
+            ends={"FAILED", "CANCELLED"},
+            timeouts=JobTimeouts(run=timedelta(seconds=1)),
+        )
+        self._seen(client, long, "RUNNING")
+        late = self._submit(
+            client,
+            _LASTS,
+            ends={"FAILED", "SUCCEEDED"},
+            resources=Resources(cpu_millicores=CPU_MILLICORES, memory_bytes=64 << 20),
+            timeouts=JobTimeouts(queue=timedelta(seconds=1)),
+        )
+        for job in (long, late):
+            self._ended(client, job)
+
+    def _models(self, client: Client) -> None:
+        name = f"made-{secrets.token_hex(6)}"
+        self._model(client, name, secrets.token_bytes(8))
+        client.set_alias(name, "champion", 1)
+        self._ask(client, "DELETE", f"/v1/models/{name}/aliases/champion")
+        self._ask(client, "PUT", f"/v1/models/{name}/tags", json={"tags": {"made": "here"}})
+
+    def _deployment(self, client: Client) -> None:
+        """Serve, answer no more for a while, serve again, and go."""
+        name = f"{_SERVED}{secrets.token_hex(6)}"
+        self._model(client, name, pickle.dumps({}))
+        client.create_deployment(
+            DeploymentSpec(
+                name=name,
+                model=f"models:/{name}/1",
+                resources=Resources(cpu_millicores=100, memory_bytes=1 << 29),
+            )
+        )
+        try:
+            self._wait(lambda: client.deployment(name).state == "SERVING", client)
+            replica = client.deployment(name).replicas[0]
+            with _frozen(replica.attempt_id):
+                self._wait(lambda: client.deployment(name).state != "SERVING", client)
+            self._wait(lambda: client.deployment(name).state == "SERVING", client)
+        finally:
+            client.delete_deployment(name)
+        self._wait(lambda: name not in {each.spec.name for each in client.deployments()}, client)
+
+    def _tenant(self, client: Client) -> None:
+        """Live from its making to its purge, with people, keys and a job that runs on its way."""
+        name = f"crash-{secrets.token_hex(6)}"
+        self.tenants.add(name)
+        with contextlib.suppress(ApiError):  # it was made, and the answer was lost
+            self._patiently(lambda: client.create_tenant(name))
+        api_key = self._patiently(lambda: client.issue_tenant_key(name))
+        client.plan_tenant(name, Plan(queued_jobs_max=10))
+        client.put_member(name, "auth0|12", ["viewer"], issuer="https://issuer.test")
+        client.remove_member(name, "auth0|12", issuer="https://issuer.test")
+        with self.platform.client(api_key, tries_max=_TRIES_MAX, sleep=self._sleep) as theirs:
+            key, _ = self._patiently(lambda: theirs.issue_key("one", role="viewer"))
+            new, _, _ = self._patiently(
+                lambda: theirs.rotate_key(key.id, overlap=timedelta(seconds=1))
+            )
+            theirs.revoke_key(new.id)
+            self._model(theirs, name, secrets.token_bytes(8))
+            job = self._submit(theirs, _WAITS, ends={"CANCELLED", "GONE"})
+            self._wait(lambda: self.started(job.id), client)
+            client.suspend_tenant(name, reason="unpaid")
+            self._seen(theirs, job, "QUEUED")
+            client.resume_tenant(name)
+            self._wait(lambda: len(self.started(job.id)) > 1, client)
+        client.delete_tenant(name, grace=timedelta(0))
+        self._wait(lambda: client.tenant(name).state == "PURGED", client)
+
+    def _node(self, client: Client) -> None:
+        self._wait(client.nodes, client)
+        [node] = client.nodes()
+        job = self._submit(client, _LASTS_LONGER)
+        self._wait(lambda: self.started(job.id), client)
+        try:
+            client.cordon_node(node.id)
+            client.drain_node(node.id)
+            self._wait(lambda: client.job(job.id).state in {"QUEUED", "SUCCEEDED"}, client)
+        finally:
+            client.uncordon_node(node.id)
+        self._ended(client, job)
+
+    # How
+
+    def _submit(
+        self, client: Client, program: str, *, ends: set[str] | None = None, **more: Any
+    ) -> Job:
+        key = secrets.token_hex(8)
+        spec = JobSpec(
+            name="among the dying",
+            image="modelyard/base",
+            command=["python", "-c", _PRELUDE + program],
+            env={"STARTS": str(self.starts), "NONCE": key},
+            **{"resources": Resources(cpu_millicores=100, memory_bytes=64 << 20), **more},
+        )
+        job = client.submit_job(spec, idempotency_key=key)
+        ends = ends or {"SUCCEEDED"}
+        self.accepted.append(Accepted(job.id, key, spec, client.api_key, frozenset(ends)))
+        return job
+
+    def _ended(self, client: Client, job: Job) -> None:
+        self._wait(lambda: client.job(job.id).is_terminal, client)
+
+    def _seen(self, client: Client, job: Job, state: str) -> None:
+        def is_seen() -> bool:
+            found = client.job(job.id)
+            return found.state == state or found.is_terminal
+
+        self._wait(is_seen, client)
+
+    def _wait(self, check: Callable[[], object], client: Client) -> None:
+        """Wait, bounded; what a dead service would have brought comes with the next round."""
+        if not is_within(lambda: check() or self.over.is_set(), within_s=_WAIT_S_MAX):
+            raise _Over
+        if self.over.is_set():
+            raise _Over
+
+    def _stored(self, client: Client, content: bytes) -> str:
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        file = self.starts.parent / f"content-{secrets.token_hex(8)}"
+        file.write_bytes(content)
+        return client.put_artifact(file, digest=digest)
+
+    def _model(self, client: Client, name: str, content: bytes) -> None:
+        digest = self._stored(client, content)
+        files = [{"path": "model.pkl", "digest": digest, "size_bytes": len(content)}]
+        self._ask(client, "POST", "/v1/models", json={"name": name})
+        self._ask(client, "POST", f"/v1/models/{name}/versions", json={"files": files})
+
+    def _ask(self, client: Client, method: str, path: str, **body: Any) -> None:
+        """Ask for what the SDK has no method for; with a key, so that it may be asked again."""
+        headers = {"Idempotency-Key": secrets.token_hex(8)}
+
+        def ask() -> None:
+            answer = http.request(method, path, headers=headers, **body)
+            if not answer.is_success:
+                raise ApiError(answer.status_code, answer.json())
+
+        with self.platform.http(client.api_key) as http:
+            self._patiently(ask)
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Ask until there is an answer; what was done without one is done twice, if it can be."""
+        while True:
+            try:
+                return ask()
+            except ApiError as error:
+                if error.status not in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}:
+                    raise
+            except (ConnectionFailed, httpx.TransportError):
+                pass
+            self._sleep(_PAUSE_S)
+
+    def _lose(self, job: Job) -> None:
+        """Kill a job's program with the process above it, which would tell how it ended."""
+        _, program = self.started(job.id)[0]
+        with contextlib.suppress(OSError):
+            process = Path(f"/proc/{program}")
+            if job.id.encode() not in (process / "environ").read_bytes():
+                return  # it has ended, and the number is another's
+            shim = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            for each in (shim, program):
+                os.kill(each, signal.SIGKILL)
+
+
+class _Over(Exception):
+    """It is time to end, or this round has waited for long enough."""
+
+
+@contextlib.contextmanager
+def _frozen(attempt_id: str) -> Iterator[None]:
+    """Freeze all processes of an attempt while the block runs."""
+    mark = attempt_id.encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    _signal(found, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _signal(found, signal.SIGCONT)
+
+
+def _signal(found: Sequence[int], what: signal.Signals) -> None:
+    for process in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, what)

@@ -1,0 +1,335 @@
+"""What always holds, looked at after every step.
+
+A step is a change outside of processes' memories: a commit, a record that the broker keeps, a
+container that changes. Each check looks at what its step has changed; `settled` looks at all of it
+once the faults have stopped. Knows the promises, and nothing of how they are kept.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from modelyard.registry.v1 import model_events_pb2
+from modelyard.scheduler.v1 import job_events_pb2
+
+from services.chassis.events.envelope import from_headers
+from services.chassis.events.ports import Record
+from services.chassis.tenancy import TenantId
+from services.scheduler.domain.attempts.attempt import Attempt, attempt_of_container
+from services.scheduler.domain.attempts.runtime import ContainerPhase
+from services.scheduler.domain.fleet.node import Node
+from services.scheduler.domain.identities import AttemptId, JobId, NodeId
+from services.scheduler.domain.jobs.job import TRANSITIONS, Job, JobState
+from services.scheduler.domain.resources import Resources
+from services.scheduler.entrypoints.facts import JOB_LIFECYCLE
+from tests.simulation.database import LEASES, OUTBOX, Commit, Database
+from tests.simulation.engine import Container, Engine
+from tests.simulation.registry_store import MODELS, VERSIONS
+from tests.simulation.scheduler_store import ATTEMPTS, JOBS, NODES
+from tests.simulation.wire import Violation
+
+MODEL_LIFECYCLE = "modelyard.model.lifecycle.v1"
+
+
+@dataclass(slots=True)
+class Checkers:
+    """All that is known of the world from outside."""
+
+    scheduler: Database
+    registry: Database
+    engines: Mapping[NodeId, Engine]
+    plans: Mapping[TenantId, Resources]
+    """What tenants with a bound may let run together."""
+    has_stopped_s: float
+    """So long after a node's runner was cut off, if it could act, nothing of it runs any more."""
+    awake_for_s: Callable[[NodeId], float] = lambda _: 0.0
+    """How long some runner of a node has been able to act."""
+    accepted: dict[str, JobId] = field(default_factory=dict)
+    """Job by idempotency key: what a client was answered."""
+    _versions: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    """The newest version of each aggregate that the broker has kept, by topic and key."""
+    _starts: dict[str, int] = field(default_factory=dict)
+    _left_alone: set[str] = field(default_factory=set)
+    """What runs on lost nodes whose runner could not stop it: they may run twice (ADR-0030)."""
+
+    def answered(self, key: str, job_id: JobId) -> None:
+        """A repeated request has one effect, and what was accepted is there."""
+        earlier = self.accepted.setdefault(key, job_id)
+        _require(earlier == job_id, f"{key} made {earlier} and {job_id}")
+        _require(job_id in self.scheduler.rows(JOBS), f"{job_id} was accepted and is not there")
+
+    def committed(self, database: Database, commit: Commit) -> None:
+        """Look at the rows that a transaction has changed."""
+        self._lease_was_held(database, commit)
+        if database is self.scheduler:
+            for _, before, after in commit.of(JOBS):
+                self._job_moved(before.job if before else None, after.job if after else None)
+            nodes = {node_id for node_id, _, _ in commit.of(NODES)}
+            for attempt_id, former, attempt in commit.of(ATTEMPTS):
+                _require(attempt is not None, f"{attempt_id} is gone")
+                assert attempt is not None
+                if former is None:
+                    self._is_open(attempt.node_id)
+                else:
+                    _require(not former.is_terminal, f"{attempt_id} has ended as {former.state}")
+                self._has_one_open_attempt(JobId(attempt.owner.id))
+                self._ended_at_its_runtime(attempt)
+                nodes.add(attempt.node_id)
+                self._is_within_plan(attempt.tenant)
+            for node_id in nodes:
+                self._capacity_is_booked_once(node_id)
+            for node_id, was, node in commit.of(NODES):
+                if was is not None and was.lost_at and node is not None and not node.lost_at:
+                    self._is_tidy(node_id)
+        else:
+            for _, _, version in commit.of(VERSIONS):
+                if version is not None and version.content.lineage is not None:
+                    self._is_registered_once(version.content.lineage.job_id)
+
+    def appended(self, record: Record) -> None:
+        """Look at a record that the broker has kept: versions come without a gap."""
+        if record.topic == JOB_LIFECYCLE:
+            job_event = job_events_pb2.JobTransitioned.FromString(record.value or b"")
+            key, version, tenant = job_event.job_id, job_event.version, job_event.tenant
+            row = self.scheduler.rows(JOBS).get(JobId(key))
+            _require(row is not None, f"an event tells of {key}, which is not committed")
+            assert row is not None
+            _require(row.job.tenant == tenant, f"an event of {key} is told as {tenant}'s")
+        elif record.topic == MODEL_LIFECYCLE:
+            model_event = model_events_pb2.ModelChanged.FromString(record.value or b"")
+            key, version, tenant = model_event.model_id, model_event.revision, model_event.tenant
+        else:
+            return
+        told_by = from_headers(record.headers)["ce_tenant"]
+        _require(told_by == tenant, f"{tenant}'s event of {key} bears {told_by}")
+        newest = self._versions[record.topic, key]
+        _require(version <= newest + 1, f"{key}: version {version} follows {newest}")
+        self._versions[record.topic, key] = max(newest, version)
+
+    def changed(self, engine: Engine, container: Container) -> None:
+        """Look at a container that has changed, beside the others of its job and node."""
+        name = container.status.name
+        _require(container.start_count <= 1, f"{name} was started {container.start_count} times")
+        if container.status.phase is not ContainerPhase.RUNNING:
+            return
+        self._starts[name] = self._starts.get(name, 0) + (
+            container.before.phase is not ContainerPhase.RUNNING
+        )
+        _require(self._starts[name] == 1, f"{name} was started again after its removal")
+        attempt = self.scheduler.rows(ATTEMPTS).get(attempt_of_container(name))
+        _require(attempt is not None, f"{name} runs for an attempt that nobody knows")
+        assert attempt is not None
+        _require(not attempt.is_terminal, f"{name} starts though its attempt is {attempt.state}")
+        _require(self.engines[attempt.node_id] is engine, f"{name} runs on another node")
+        labels = container.status.labels
+        _require(
+            labels.get("modelyard.tenant") == attempt.tenant, f"{name} runs as another tenant's"
+        )
+        self._runs_once(JobId(attempt.owner.id))
+        self._fits(attempt.node_id)
+
+    def settled(self) -> None:
+        """Look at everything once: faults are over, and all has had time to end."""
+        jobs = {job_id: row.job for job_id, row in self.scheduler.rows(JOBS).items()}
+        for key, job_id in self.accepted.items():
+            _require(job_id in jobs, f"{job_id}, accepted as {key}, is lost")
+        for job in jobs.values():
+            _require(job.is_terminal, f"{job.id} is {job.state} for ever: {job.reason}")
+            told = self._versions[JOB_LIFECYCLE, job.id]
+            _require(told == job.version, f"{job.id} is at {job.version}, told is {told}")
+            if job.state is JobState.SUCCEEDED:
+                self._is_registered_once(job.id, is_due=True)
+        for attempt in self.scheduler.rows(ATTEMPTS).values():
+            _require(attempt.is_terminal, f"{attempt.id} is {attempt.state} for ever")
+        for node_id, engine in self.engines.items():
+            self._capacity_is_booked_once(node_id)
+            strays = [container.status.name for container in engine.running()]
+            _require(not strays, f"{strays} run on {node_id} for nobody")
+        for model in self.registry.rows(MODELS).values():
+            told = self._versions[MODEL_LIFECYCLE, model.id]
+            _require(told == model.revision, f"{model.name} is at {model.revision}, told is {told}")
+        unpublished = [
+            row.id
+            for database in (self.scheduler, self.registry)
+            for row in database.rows(OUTBOX).values()
+            if not row.is_published
+        ]
+        _require(not unpublished, f"{unpublished} were never published")
+
+    def unsettled(self) -> str | None:
+        """Say what is still under way, if anything."""
+        for row in self.scheduler.rows(JOBS).values():
+            if not row.job.is_terminal:
+                return f"{row.job.id} is {row.job.state}: {row.job.reason}"
+        for attempt in self.scheduler.rows(ATTEMPTS).values():
+            if not attempt.is_terminal:
+                return f"{attempt.id} is {attempt.state}"
+        for database in (self.scheduler, self.registry):
+            if any(not row.is_published for row in database.rows(OUTBOX).values()):
+                return f"{database.name} has events to send"
+        jobs = {job_id: row.job for job_id, row in self.scheduler.rows(JOBS).items()}
+        for job in self._succeeded(jobs):
+            if len(self._effects(job.id)) < len(_registered(job)):
+                return f"outputs of {job.id} are not registered"
+        if any(engine.running() for engine in self.engines.values()):
+            return "containers run"
+        return None
+
+    def _lease_was_held(self, database: Database, commit: Commit) -> None:
+        lease = commit.lease
+        if lease is None:
+            return
+        row = database.rows(LEASES).get(lease.name)
+        _require(
+            row is not None and (row.holder, row.epoch) == (lease.holder, lease.epoch),
+            f"{lease.holder} has written as epoch {lease.epoch} of {lease.name}, which is {row}",
+        )
+
+    def _job_moved(self, before: Job | None, after: Job | None) -> None:
+        _require(after is not None, "a job is gone")
+        assert after is not None
+        if before is None:
+            _require(after.version == 1, f"{after.id} begins at version {after.version}")
+            return
+        _require(before.tenant == after.tenant, f"{after.id} has changed its tenant")
+        _require(not before.is_terminal, f"{after.id} was {before.state} and is {after.state}")
+        if before.state is after.state and before.version == after.version:
+            return
+        # One commit may move it twice: what took no time is recorded with what followed.
+        steps = after.version - before.version
+        _require(
+            steps in {1, 2}, f"{after.id} went from version {before.version} to {after.version}"
+        )
+        ways = {before.state}
+        for _ in range(steps):
+            ways = {to for state in ways for to in TRANSITIONS[state]}
+        _require(after.state in ways, f"{after.id} went from {before.state} to {after.state}")
+
+    def _is_open(self, node_id: NodeId) -> None:
+        node = self.scheduler.rows(NODES)[node_id]
+        _require(node.cordoned_at is None, f"{node_id} is cordoned and gets an attempt")
+        _require(node.lost_at is None, f"{node_id} is lost and gets an attempt")
+
+    def _is_tidy(self, node_id: NodeId) -> None:
+        """Nothing of ended attempts runs on a node that takes work again."""
+        attempts = self.scheduler.rows(ATTEMPTS)
+        strays = [
+            container.status.name
+            for container in self.engines[node_id].running()
+            if attempts[attempt_of_container(container.status.name)].is_terminal
+        ]
+        _require(not strays, f"{node_id} is back, and {strays} run on it for nobody")
+
+    def _has_one_open_attempt(self, job_id: JobId) -> None:
+        attempts = [each for each in self._attempts() if each.owner.id == job_id]
+        numbers = sorted(attempt.number for attempt in attempts)
+        _require(numbers == list(range(1, len(numbers) + 1)), f"{job_id} has attempts {numbers}")
+        still_open = [attempt.id for attempt in attempts if not attempt.is_terminal]
+        _require(len(still_open) <= 1, f"{job_id} has open attempts {still_open}")
+        row = self.scheduler.rows(JOBS)[job_id]
+        tenants = {attempt.tenant for attempt in attempts}
+        _require(
+            tenants == {row.job.tenant}, f"{row.job.tenant}'s {job_id} has {tenants}' attempts"
+        )
+
+    def _ended_at_its_runtime(self, attempt: Attempt) -> None:
+        if attempt.is_terminal:
+            engine = self.engines[attempt.node_id]
+            phase = engine.truth(attempt.container_name).phase
+            if self.scheduler.rows(NODES)[attempt.node_id].lost_at is not None:
+                if phase is ContainerPhase.CREATED:
+                    return  # nobody starts it any more
+                could_act_s = min(self.awake_for_s(attempt.node_id), engine.up_for_s)
+                if phase is ContainerPhase.RUNNING and could_act_s < self.has_stopped_s:
+                    self._left_alone.add(attempt.container_name)
+                    return
+            _require(
+                phase not in {ContainerPhase.RUNNING, ContainerPhase.CREATED},
+                f"{attempt.id} is {attempt.state} though its container is {phase}",
+            )
+
+    def _capacity_is_booked_once(self, node_id: NodeId) -> None:
+        node: Node = self.scheduler.rows(NODES)[node_id]
+        booked = _sum(
+            attempt.resources
+            for attempt in self._attempts()
+            if attempt.node_id == node_id and not attempt.is_terminal
+        )
+        _require(node.used == booked, f"{node_id} has {node.used} booked, its attempts {booked}")
+        _require(node.used.fits_in(node.capacity), f"{node_id} is overbooked: {node.used}")
+
+    def _is_within_plan(self, tenant: TenantId) -> None:
+        if (most := self.plans.get(tenant)) is not None:
+            booked = _sum(
+                attempt.resources
+                for attempt in self._attempts()
+                if attempt.tenant == tenant and not attempt.is_terminal
+            )
+            _require(booked.fits_in(most), f"{tenant} has {booked}, its plan lets it take {most}")
+
+    def _runs_once(self, job_id: JobId) -> None:
+        attempts = self.scheduler.rows(ATTEMPTS)
+        living = [
+            container.status.name
+            for engine in self.engines.values()
+            for container in engine.running()
+            if container.status.name not in self._left_alone
+            and (attempt := attempts.get(attempt_of_container(container.status.name)))
+            and attempt.owner.id == job_id
+        ]
+        _require(len(living) <= 1, f"{job_id} runs as {living}")
+
+    def _fits(self, node_id: NodeId) -> None:
+        attempts = self.scheduler.rows(ATTEMPTS)
+        running = _sum(
+            attempts[AttemptId(attempt_of_container(container.status.name))].resources
+            for container in self.engines[node_id].running()
+        )
+        capacity = self.scheduler.rows(NODES)[node_id].capacity
+        _require(running.fits_in(capacity), f"{running} run on {node_id}, which has {capacity}")
+
+    def _is_registered_once(self, job_id: str, *, is_due: bool = False) -> None:
+        row = self.scheduler.rows(JOBS).get(JobId(job_id))
+        _require(row is not None, f"{job_id}'s outputs are registered, and nobody knows it")
+        assert row is not None
+        effects = self._effects(job_id)
+        outputs = sorted(output for _, output in effects)
+        due = _registered(row.job)
+        is_right = outputs == due if is_due else len(set(outputs)) == len(outputs) <= len(due)
+        _require(is_right, f"{job_id}'s outputs {due} are registered as {outputs}")
+        tenants = {tenant for tenant, _ in effects}
+        _require(tenants <= {row.job.tenant}, f"{job_id} is registered in {tenants}")
+
+    def _effects(self, job_id: str) -> list[tuple[TenantId, str]]:
+        return [
+            (tenant, version.content.lineage.output_name)
+            for (tenant, _, _), version in self.registry.rows(VERSIONS).items()
+            if version.content.lineage is not None and version.content.lineage.job_id == job_id
+        ]
+
+    def _attempts(self) -> Iterable[Attempt]:
+        return self.scheduler.rows(ATTEMPTS).values()
+
+    def _succeeded(self, jobs: Mapping[JobId, Job]) -> list[Job]:
+        return [
+            job for job in jobs.values() if job.state is JobState.SUCCEEDED and _registered(job)
+        ]
+
+
+def _registered(job: Job) -> list[str]:
+    return sorted(output.name for output in job.spec.outputs if output.register_as)
+
+
+def _sum(amounts: Iterable[Resources]) -> Resources:
+    return sum(amounts, Resources())
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Violation(otherwise)
+
+
+SETTLES_WITHIN = timedelta(minutes=30)
+"""Longest that all which is under way needs once the faults have stopped: longer than a start, then
+an upload, are tried again."""

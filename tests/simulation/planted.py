@@ -1,0 +1,149 @@
+"""Bugs that the product does not have: each breaks one promise in one place, in tests only.
+
+The checkers have to find each of them, or they would not find the like of it in the product.
+"""
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+
+from typing_extensions import override
+
+from services.chassis.db.lease import HeldLease
+from services.chassis.db.relay import OutboxRow, Rows
+from services.chassis.events.envelope import NewEvent
+from services.chassis.tenancy import TenantId
+from services.model_registry.domain.model import ModelChanged
+from services.scheduler.domain.fleet.node import Node
+from services.scheduler.domain.jobs.job import Job, JobState
+from services.scheduler.domain.resources import Resources
+from tests.simulation.database import Client, Transaction
+from tests.simulation.registry_store import MemoryRegistryTransaction, MemoryVersions
+from tests.simulation.scheduler_store import (
+    MemoryNodes,
+    MemorySystemTransaction,
+    MemoryTenantJobs,
+    MemoryTransaction,
+    MemoryUnitOfWork,
+)
+from tests.simulation.world import Made
+
+
+class UncheckedEpochs(Transaction):
+    """A holder's transaction asks nobody whether its lease is over."""
+
+    @override
+    async def hold(self, lease: HeldLease) -> None:
+        self.server.lease = lease
+
+
+class SkippedRows:
+    """An outbox of which each twentieth batch lacks its first row, which is marked all the same."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._batch_count = 0
+        self._skipped: list[OutboxRow] = []
+
+    async def unpublished(
+        self, shards: Collection[int], *, stopped: Collection[str], rows_max: int
+    ) -> Rows:
+        rows = await self._client.unpublished(shards, stopped=stopped, rows_max=rows_max)
+        self._batch_count += len(rows) > 1
+        if len(rows) < 2 or self._batch_count % 20:
+            return rows
+        self._skipped.append(rows[0])
+        return rows[1:]
+
+    async def mark(self, rows: Rows, leases: Collection[HeldLease]) -> int:
+        rows, self._skipped = [*self._skipped, *rows], []
+        return await self._client.mark(rows, leases)
+
+
+class FreedWhenAsked(MemoryTenantJobs):
+    """A cancelled job's capacity is free before its container has ended."""
+
+    @override
+    async def save(self, job: Job) -> None:
+        await super().save(job)
+        if job.state is JobState.STOPPING and job.node_id is not None:
+            await MemoryNodes(self._tx).release(job.node_id, job.spec.resources)
+
+
+class FreeingUnitOfWork(MemoryUnitOfWork):
+    """Opens transactions with `FreedWhenAsked`."""
+
+    @override
+    @asynccontextmanager
+    async def __call__(self, tenant: TenantId) -> AsyncIterator[MemoryTransaction]:
+        async with self._client.begin(tenant) as tx:
+            opened = MemoryTransaction(tx, self._event_of, self._listeners)
+            opened.jobs = FreedWhenAsked(tx, tenant)
+            yield opened
+
+
+class FreedAsLost(MemoryNodes):
+    """A node that is given up has all its capacity back, before its attempts have ended."""
+
+    @override
+    async def save(self, node: Node) -> None:
+        await super().save(replace(node, used=Resources()) if node.lost_at else node)
+
+
+class LosingUnitOfWork(MemoryUnitOfWork):
+    """Opens transactions with `FreedAsLost`."""
+
+    @override
+    @asynccontextmanager
+    async def system(self, *, because: str) -> AsyncIterator[MemorySystemTransaction]:
+        async with self._client.begin(None) as tx:
+            opened = MemorySystemTransaction(tx, self._event_of, self._listeners)
+            opened.nodes = FreedAsLost(tx)
+            yield opened
+
+
+class NoInbox(MemoryRegistryTransaction):
+    """The inbox is off: events are not remembered."""
+
+    @override
+    async def claim_event(self, event_id: str) -> None:
+        pass
+
+
+class ForgottenOutputs(MemoryVersions):
+    """No constraint knows which outputs are versions already."""
+
+    @override
+    async def has_output(self, *, job_id: str, output_name: str) -> bool:
+        return False
+
+
+class NoConstraint(MemoryRegistryTransaction):
+    """The unique constraint on outputs is off."""
+
+    def __init__(
+        self, tx: Transaction, event_of: Callable[[TenantId, ModelChanged], NewEvent]
+    ) -> None:
+        super().__init__(tx, event_of)
+        self.versions = ForgottenOutputs(tx, self._tenant)
+
+
+class NothingOnce(NoInbox, NoConstraint):
+    """Neither inbox nor constraint."""
+
+
+PLANTED: Final[Mapping[str, Made]] = {
+    "epoch check off": Made(transaction=UncheckedEpochs),
+    "relay skips a row": Made(outbox=SkippedRows),
+    "capacity freed early": Made(unit_of_work=FreeingUnitOfWork),
+    "inbox off": Made(registry_transaction=NothingOnce),
+    "lost node's capacity freed early": Made(unit_of_work=LosingUnitOfWork),
+    "runner stops nothing when it is cut off": Made(isolation_stop_after=timedelta(days=1)),
+}
+HARMLESS: Final[Mapping[str, Made]] = {
+    "only the inbox off": Made(registry_transaction=NoInbox),
+    "only the constraint off": Made(registry_transaction=NoConstraint),
+}
+"""Either of the two keeps the promise alone."""

@@ -1,0 +1,577 @@
+"""The scheduler's rows in a `Database`: the ports of its use cases, for jobs.
+
+Leaves out deployments and purges, which the simulation does not run yet. Reads and locks are those
+of `services/scheduler/adapters/postgres`.
+"""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+
+from services.chassis.db.lease import HeldLease
+from services.chassis.errors import Conflict, InProgress, KeyReused, NotFound
+from services.chassis.events.envelope import NewEvent
+from services.chassis.tenancy import TenantId
+from services.scheduler.domain.attempts.attempt import Attempt, OwnerKind
+from services.scheduler.domain.attempts.work import AttemptWork, JobWork
+from services.scheduler.domain.fleet.loss import UnheldNode
+from services.scheduler.domain.fleet.node import Node, lease_name
+from services.scheduler.domain.fleet.reach import FleetDoors, FleetReach
+from services.scheduler.domain.identities import AttemptId, JobId, NodeId
+from services.scheduler.domain.jobs.job import Job, JobState
+from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.scheduling.plan import Head
+from services.scheduler.use_cases.ports import (
+    Deployments,
+    Fact,
+    Lease,
+    Leavings,
+    Repeatable,
+    Replicas,
+    RequestKey,
+    TenantDeployments,
+)
+from tests.simulation.database import ANSWERS, LEASES, TURNS, Client, Table, Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A job and its place in line."""
+
+    job: Job
+    queue_seq: int
+
+
+JOBS: Final[Table[JobId, JobRow]] = Table("job")
+ATTEMPTS: Final[Table[AttemptId, Attempt]] = Table("attempt")
+NODES: Final[Table[NodeId, Node]] = Table("node")
+
+Listener = Callable[[Fact], None]
+
+
+class MemoryJobs:
+    """All tenants' jobs; implements `ports.Jobs`."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+        self._read: dict[JobId, int] = {}
+
+    async def add(self, jobs: Sequence[Job]) -> None:
+        """Put new jobs last in line, in this order."""
+        for job in jobs:
+            self._tx.server.write(JOBS, job.id, JobRow(job, await self._tx.server.number()))
+
+    async def some(self, job_ids: Sequence[JobId]) -> Sequence[Job]:
+        """Return those of the jobs that there are."""
+        server = self._tx.server
+        found = await server.ask(lambda: [server.read(JOBS, each) for each in job_ids])
+        return [row.job for row in found if row is not None]
+
+    async def expired(self, *, at: datetime, limit: int) -> Sequence[JobId]:
+        """Return jobs that have stood in line for as long as they may."""
+        rows = await self._tx.server.ask(lambda: self._tx.server.all(JOBS))
+        return sorted(
+            row.job.id
+            for row in rows
+            if row.job.state is JobState.QUEUED
+            and row.job.queue_expires_at is not None
+            and row.job.queue_expires_at <= at
+        )[:limit]
+
+    async def retried_count(self, tenant: TenantId, *, since: datetime) -> int:
+        """Count a tenant's jobs whose last retry began, or will begin, after an instant."""
+        rows = await self._tx.server.ask(lambda: self._tx.server.all(JOBS))
+        return sum(
+            row.job.tenant == tenant and row.job.retry_at is not None and row.job.retry_at > since
+            for row in rows
+        )
+
+    async def get_any(self, job_id: JobId) -> Job:
+        """Return a job, locked."""
+        row = await self._tx.server.lock(JOBS, job_id)
+        if row is None:
+            raise NotFound("job", job_id)
+        return self.read(row.job)
+
+    async def queued(self, job_ids: Sequence[JobId]) -> Sequence[Job]:
+        """Return those that still stand in line, locked one after another."""
+        found = []
+        for job_id in sorted(job_ids):
+            row = await self._tx.server.lock(JOBS, job_id)
+            if row is not None and row.job.state is JobState.QUEUED:
+                found.append(self.read(row.job))
+        return found
+
+    async def placed(self, tenants: Sequence[TenantId], *, limit: int) -> Sequence[JobId]:
+        """Return jobs of these tenants that run or will."""
+        jobs = await self._tx.server.ask(lambda: self._tx.server.all(JOBS))
+        return sorted(
+            row.job.id for row in jobs if row.job.is_placed and row.job.tenant in tenants
+        )[:limit]
+
+    async def placed_on_drained(self, *, limit: int) -> Sequence[JobId]:
+        """Return jobs on nodes that are drained, which run or will."""
+
+        def query() -> list[JobId]:
+            nodes = self._tx.server.all(NODES)
+            drained = {node.id for node in nodes if node.draining_since is not None}
+            jobs = self._tx.server.all(JOBS)
+            return [row.job.id for row in jobs if row.job.is_placed and row.job.node_id in drained]
+
+        return sorted(await self._tx.server.ask(query))[:limit]
+
+    async def save(self, job: Job) -> None:
+        """Store a job over the version that was read."""
+        row = await self._tx.server.lock(JOBS, job.id)
+        if row is None or row.job.version != self._read[job.id]:
+            raise Conflict("job", job.id)
+        self._tx.server.write(JOBS, job.id, replace(row, job=job))
+        self._read[job.id] = job.version
+
+    def read(self, job: Job) -> Job:
+        """Note the version that this transaction decides on."""
+        self._read[job.id] = job.version
+        return job
+
+
+class MemoryTenantJobs:
+    """One tenant's jobs; implements `ports.TenantJobs`."""
+
+    def __init__(self, tx: Transaction, tenant: TenantId) -> None:
+        self._tx = tx
+        self._tenant = tenant
+        self._jobs = MemoryJobs(tx)
+
+    async def get(self, job_id: JobId) -> Job:
+        """Return a job of this tenant."""
+        row = await self._tx.server.ask(lambda: self._tx.server.read(JOBS, job_id))
+        return self._jobs.read(self._ours(row, job_id))
+
+    async def get_for_update(self, job_id: JobId) -> Job:
+        """Return a job of this tenant, locked."""
+        row = await self._tx.server.ask(lambda: self._tx.server.read(JOBS, job_id))
+        self._ours(row, job_id)
+        row = await self._tx.server.lock(JOBS, job_id)
+        return self._jobs.read(self._ours(row, job_id))
+
+    async def save(self, job: Job) -> None:
+        """Store a job that this transaction has read."""
+        await self._jobs.save(job)
+
+    async def newest(
+        self, *, before: JobId | None, states: Sequence[JobState], limit: int
+    ) -> Sequence[Job]:
+        """Return a page of this tenant's jobs."""
+        jobs = [row.job for row in await self._all()]
+        found = [
+            job
+            for job in jobs
+            if (before is None or job.id < before) and (not states or job.state in states)
+        ]
+        return sorted(found, key=lambda job: job.id, reverse=True)[:limit]
+
+    async def booked(self) -> Resources:
+        """Return what all that runs of this tenant takes together."""
+        booked = await MemoryAttempts(self._tx).booked([self._tenant])
+        return booked.get(self._tenant, Resources())
+
+    async def _all(self) -> list[JobRow]:
+        rows = await self._tx.server.ask(lambda: self._tx.server.all(JOBS))
+        return [row for row in rows if row.job.tenant == self._tenant]
+
+    def _ours(self, row: JobRow | None, job_id: JobId) -> Job:
+        if row is None or row.job.tenant != self._tenant:
+            raise NotFound("job", job_id)
+        return row.job
+
+
+class MemoryAttempts:
+    """All tenants' attempts; implements `ports.Attempts` and `ports.OpenAttempts`."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+        self._read: dict[AttemptId, int] = {}
+
+    async def add(self, attempt: Attempt) -> None:
+        """Store a new attempt; the database lets an owner have one open one."""
+        others = await self._tx.server.ask(lambda: self._tx.server.all(ATTEMPTS))
+        assert not any(
+            other.owner.id == attempt.owner.id
+            and (not other.is_terminal or other.number == attempt.number)
+            for other in others
+        ), f"uq_attempt_open_owner: {attempt.owner.id} has an open attempt"
+        self._tx.server.write(ATTEMPTS, attempt.id, attempt)
+
+    async def get(self, attempt_id: AttemptId) -> Attempt:
+        """Return an attempt, locked."""
+        attempt = await self._tx.server.lock(ATTEMPTS, attempt_id)
+        if attempt is None:
+            raise NotFound("attempt", attempt_id)
+        self._read[attempt_id] = attempt.version
+        return attempt
+
+    async def save(self, attempt: Attempt) -> None:
+        """Store an attempt over the version that was read."""
+        row = await self._tx.server.lock(ATTEMPTS, attempt.id)
+        if row is None or row.version != self._read[attempt.id]:
+            raise Conflict("attempt", attempt.id)
+        self._tx.server.write(ATTEMPTS, attempt.id, attempt)
+        self._read[attempt.id] = attempt.version
+
+    async def booked(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, Resources]:
+        """Return what the open attempts of each tenant take together."""
+        attempts = await self._tx.server.ask(lambda: self._tx.server.all(ATTEMPTS))
+        booked: dict[TenantId, Resources] = {}
+        for attempt in attempts:
+            if attempt.tenant in tenants and not attempt.is_terminal:
+                so_far = booked.get(attempt.tenant, Resources())
+                booked[attempt.tenant] = so_far + attempt.resources
+        return booked
+
+    async def ends(self, attempt_ids: Sequence[AttemptId]) -> Mapping[AttemptId, datetime | None]:
+        """Return when each that is known ended."""
+        server = self._tx.server
+        found = await server.ask(lambda: [server.read(ATTEMPTS, each) for each in attempt_ids])
+        return {attempt.id: attempt.ended_at for attempt in found if attempt is not None}
+
+    async def open_on_node(self, node_id: NodeId) -> Sequence[AttemptWork]:
+        """Return what is open on a node, oldest first."""
+        return await self._tx.server.ask(lambda: self._open_on_node(node_id))
+
+    def _open_on_node(self, node_id: NodeId) -> list[AttemptWork]:
+        found = []
+        for attempt in self._tx.server.all(ATTEMPTS):
+            if attempt.node_id != node_id or attempt.is_terminal:
+                continue
+            row = self._tx.server.read(JOBS, JobId(attempt.owner.id))
+            assert row is not None, "an attempt has an owner"
+            job = row.job
+            found.append(
+                AttemptWork(
+                    attempt,
+                    JobWork(job.id, job.state, job.spec, job.checkpoint),
+                    job.stop,
+                    is_current=job.attempt_id == attempt.id,
+                )
+            )
+        return sorted(found, key=lambda work: work.attempt.id)
+
+
+class MemoryNodes:
+    """The nodes; implements `ports.Nodes` and `ports.Fleet`."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+
+    async def register(self, node_id: NodeId, capacity: Resources, *, runtime: str) -> bool:
+        """Add a node or change what it has; tell whether it counts as lost."""
+        node = await self._tx.server.lock(NODES, node_id)
+        node = node or Node(node_id, capacity, Resources(), self._tx.now, runtime, None)
+        seen = replace(node, capacity=capacity, runtime=runtime, heartbeat_at=self._tx.now)
+        self._tx.server.write(NODES, node_id, seen)
+        return seen.lost_at is not None
+
+    async def heartbeat(self, node_id: NodeId, *, is_runtime_up: bool) -> None:
+        """Note that the node's runner is alive, and whether its runtime is."""
+        node = await self.get(node_id)
+        down_since = None if is_runtime_up else node.runtime_down_since or self._tx.now
+        seen = replace(node, heartbeat_at=self._tx.now, runtime_down_since=down_since)
+        self._tx.server.write(NODES, node_id, seen)
+
+    async def get(self, node_id: NodeId) -> Node:
+        """Return a node, locked."""
+        node = await self._tx.server.lock(NODES, node_id)
+        if node is None:
+            raise NotFound("node", node_id)
+        return node
+
+    async def at_work(self, *, alive_since: datetime) -> Sequence[Node]:
+        """Return open nodes with a recent heartbeat whose runtime answers."""
+        nodes, _ = await self.first(limit=1_000)
+        return [
+            node
+            for node in nodes
+            if node.heartbeat_at >= alive_since
+            and node.runtime_down_since is None
+            and node.cordoned_at is None
+            and node.lost_at is None
+        ]
+
+    async def draining(self) -> Mapping[NodeId, datetime]:
+        """Return since when nodes are drained."""
+        nodes, _ = await self.first(limit=1_000)
+        return {node.id: node.draining_since for node in nodes if node.draining_since is not None}
+
+    async def unheld(self, *, limit: int) -> Sequence[UnheldNode]:
+        """Return nodes whose lease nobody holds, the longest first."""
+        return (await self._tx.server.ask(self._unheld))[:limit]
+
+    def _unheld(self) -> list[UnheldNode]:
+        server, now = self._tx.server, self._tx.server.database_now
+        has_open = {each.node_id for each in server.all(ATTEMPTS) if not each.is_terminal}
+        found = []
+        for node in server.all(NODES):
+            lease = server.read(LEASES, lease_name(node.id))
+            if lease is None or lease.expires_at >= now:
+                continue
+            if node.lost_at is None or node.id in has_open:
+                found.append(UnheldNode(node.id, lease.expires_at, now - lease.expires_at))
+        return sorted(found, key=lambda node: node.since)
+
+    async def first(self, limit: int) -> tuple[Sequence[Node], int]:
+        """Return nodes by id, and how many there are."""
+        nodes = await self._tx.server.ask(lambda: self._tx.server.all(NODES))
+        return sorted(nodes, key=lambda node: node.id)[:limit], len(nodes)
+
+    async def save(self, node: Node) -> None:
+        """Store what is used of a node, and whether it is open."""
+        locked = await self.get(node.id)
+        saved = replace(
+            locked,
+            used=node.used,
+            cordoned_at=node.cordoned_at,
+            draining_since=node.draining_since,
+            lost_at=node.lost_at,
+        )
+        self._tx.server.write(NODES, node.id, saved)
+
+    async def release(self, node_id: NodeId, resources: Resources) -> None:
+        """Give an ended attempt's capacity back."""
+        node = await self.get(node_id)
+        self._tx.server.write(NODES, node_id, replace(node, used=node.used - resources))
+
+    async def reach_for(self, resources: Resources) -> FleetReach:
+        """Tell whether some node is large enough for this."""
+        nodes, _ = await self.first(limit=1_000)
+        is_enough = not nodes or any(resources.fits_in(node.capacity) for node in nodes)
+        return FleetReach(is_enough=is_enough, largest=Resources())
+
+    async def doors_for(self, resources: Resources, *, alive_since: datetime) -> FleetDoors:
+        """Tell how many nodes are large enough for this and at work."""
+        _, count = await self.first(limit=1_000)
+        at_work = await self.at_work(alive_since=alive_since)
+        large = [node for node in at_work if resources.fits_in(node.capacity)]
+        return FleetDoors(node_count=count, open_count=len(large))
+
+
+class MemoryLine:
+    """Who waits for capacity; implements `ports.Line`."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+
+    async def tenants(self) -> Sequence[TenantId]:
+        """Return all who have something in line."""
+        return sorted({row.job.tenant for row in await self._queued()})
+
+    async def queued_counts(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, int]:
+        """Count jobs in line, alone."""
+        for tenant in sorted(tenants):
+            await self._tx.server.lock(TURNS, f"line of {tenant}")
+        return Counter(row.job.tenant for row in await self._queued() if row.job.tenant in tenants)
+
+    async def heads(
+        self,
+        *,
+        at: datetime,
+        alive_since: datetime,
+        left: Mapping[TenantId, Resources],
+        limit: int,
+    ) -> Sequence[Head]:
+        """Return the heads that may run and a node at work could hold."""
+        nodes = await MemoryNodes(self._tx).at_work(alive_since=alive_since)
+        heads = []
+        for row in await self._queued():
+            asked, theirs = row.job.spec.resources, left.get(row.job.tenant)
+            is_due = row.job.retry_at is None or row.job.retry_at <= at
+            may_take = is_due and (theirs is None or asked.fits_in(theirs))
+            if may_take and any(asked.fits_in(node.capacity) for node in nodes):
+                heads.append(
+                    Head(
+                        OwnerKind.JOB,
+                        row.job.id,
+                        row.job.tenant,
+                        row.job.spec.priority,
+                        row.queue_seq,
+                        asked,
+                    )
+                )
+        return sorted(heads, key=lambda head: head.order)[:limit]
+
+    async def _queued(self) -> list[JobRow]:
+        rows = await self._tx.server.ask(lambda: self._tx.server.all(JOBS))
+        return [row for row in rows if row.job.state is JobState.QUEUED]
+
+
+class _Emitting:
+    """What both kinds of transaction share."""
+
+    def __init__(
+        self, tx: Transaction, event_of: Callable[[Fact], NewEvent], listeners: Sequence[Listener]
+    ) -> None:
+        self._tx = tx
+        self._event_of = event_of
+        self._listeners = listeners
+
+    @property
+    def now(self) -> datetime:
+        """Return the one instant that this transaction stamps."""
+        return self._tx.now
+
+    def emit(self, fact: Fact) -> None:
+        """Publish a fact with the commit."""
+        self._tx.emit(self._event_of(fact))
+        for listener in self._listeners:
+            self._tx.on_commit(partial(listener, fact))
+
+
+class MemoryTransaction(_Emitting):
+    """One tenant's transaction; implements `ports.Transaction`."""
+
+    def __init__(
+        self, tx: Transaction, event_of: Callable[[Fact], NewEvent], listeners: Sequence[Listener]
+    ) -> None:
+        super().__init__(tx, event_of, listeners)
+        assert tx.tenant is not None, "it is a tenant's"
+        self.answers = MemoryAnswers(tx)
+        self.jobs = MemoryTenantJobs(tx, tx.tenant)
+        self.fleet = MemoryNodes(tx)
+
+    @property
+    def deployments(self) -> TenantDeployments:
+        """Refuse: they are not simulated."""
+        raise AssertionError("deployments are not simulated")
+
+
+class MemorySystemTransaction(_Emitting):
+    """A transaction that spans tenants; implements `ports.SystemTransaction`."""
+
+    def __init__(
+        self, tx: Transaction, event_of: Callable[[Fact], NewEvent], listeners: Sequence[Listener]
+    ) -> None:
+        super().__init__(tx, event_of, listeners)
+        self.answers = MemoryAllAnswers(tx)
+        self.jobs = MemoryJobs(tx)
+        self.attempts = MemoryAttempts(tx)
+        self.nodes = MemoryNodes(tx)
+        self.line = MemoryLine(tx)
+
+    async def hold(self, lease: Lease) -> None:
+        """Begin a lease holder's transaction with this."""
+        await self._tx.hold(HeldLease(lease.name, lease.holder, lease.epoch))
+
+    async def seize(self, name: str, *, holder: str, unheld_for: timedelta) -> HeldLease | None:
+        """Take a lease that nobody has held for so long."""
+        return await self._tx.seize(name, holder=holder, unheld_for=unheld_for)
+
+    @property
+    def deployments(self) -> Deployments:
+        """Refuse: they are not simulated."""
+        raise AssertionError("deployments are not simulated")
+
+    @property
+    def replicas(self) -> Replicas:
+        """Refuse: they are not simulated."""
+        raise AssertionError("replicas are not simulated")
+
+    @property
+    def leavings(self) -> Leavings:
+        """Refuse: purges are not simulated."""
+        raise AssertionError("purges are not simulated")
+
+
+class MemoryReading:
+    """Reads that each stand alone; implements `ports.Reading`."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self.attempts = MemoryAttempts(tx)
+
+
+class MemoryAnswers:
+    """Earlier answers; implements `ports.Answers`."""
+
+    def __init__(self, tx: Transaction) -> None:
+        assert tx.tenant is not None, "it is a tenant's"
+        self._tx = tx
+        self._tenant = tx.tenant
+
+    async def remember(self, method: str, key: RequestKey, makes: str) -> str | None:
+        """Return the id that an equal earlier request made, if any."""
+        return await self._tx.remember(
+            method,
+            key.key,
+            tenant=self._tenant,
+            request_hash=key.request_hash,
+            response=makes,
+        )
+
+
+class MemoryAllAnswers:
+    """Earlier answers to all tenants; implements `ports.AllAnswers`."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+
+    async def remember(
+        self, method: str, asked: Sequence[Repeatable]
+    ) -> Sequence[str | KeyReused | InProgress | None]:
+        """Answer each; in the order of their keys, so that nobody waits in a ring."""
+        found: dict[tuple[str, str], str | KeyReused | InProgress | None] = {}
+        for each in sorted(asked, key=_place):
+            try:
+                found[_place(each)] = await self._tx.remember(
+                    method,
+                    each.key.key,
+                    tenant=each.tenant,
+                    request_hash=each.key.request_hash,
+                    response=each.makes,
+                )
+            except KeyReused as refused:
+                found[_place(each)] = refused
+        return [found[_place(each)] for each in asked]
+
+    async def forget(self, method: str, asked: Sequence[Repeatable]) -> None:
+        """Take back what this transaction has remembered."""
+        for each in asked:
+            self._tx.server.write(ANSWERS, (each.tenant, method, each.key.key), None)
+
+
+def _place(asked: Repeatable) -> tuple[str, str]:
+    return (asked.tenant, asked.key.key)
+
+
+class MemoryUnitOfWork:
+    """Opens transactions on the scheduler's database; implements `ports.UnitOfWork`."""
+
+    def __init__(self, client: Client, event_of: Callable[[Fact], NewEvent]) -> None:
+        self._client = client
+        self._event_of = event_of
+        self._listeners: list[Listener] = []
+
+    def add_listener(self, listener: Listener) -> None:
+        """Call this with each fact once it is committed."""
+        self._listeners.append(listener)
+
+    @asynccontextmanager
+    async def __call__(self, tenant: TenantId) -> AsyncIterator[MemoryTransaction]:
+        """Open a transaction for a tenant."""
+        async with self._client.begin(tenant) as tx:
+            yield MemoryTransaction(tx, self._event_of, self._listeners)
+
+    @asynccontextmanager
+    async def system(self, *, because: str) -> AsyncIterator[MemorySystemTransaction]:
+        """Open a transaction that is no tenant's."""
+        assert because
+        async with self._client.begin(None) as tx:
+            yield MemorySystemTransaction(tx, self._event_of, self._listeners)
+
+    @asynccontextmanager
+    async def reading(self, *, because: str) -> AsyncIterator[MemoryReading]:
+        """Open for reads that each stand alone."""
+        assert because
+        async with self._client.begin(None) as tx:
+            yield MemoryReading(tx)

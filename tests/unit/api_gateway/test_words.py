@@ -1,0 +1,101 @@
+"""Refusals of fields, in words for people."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from services.api_gateway.entrypoints.rest.words import PATTERNS, problem_in_words
+from tests.unit.api_gateway.edge import Edge, a_spec
+
+DURATION = "must be an ISO 8601 duration, such as PT5M"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "words"),
+    [
+        ({"name": None}, "name", "must be text"),
+        ({"command": "true"}, "command", "must be a list"),
+        ({"command": []}, "command", "must have at least 1 entry"),
+        ({"env": {"1A": "x"}}, "env.1A", "such as LEARNING_RATE"),
+        ({"source_digest": "abc"}, "source_digest", "must be sha256: and 64 of 0-9 and a-f"),
+        ({"timeouts": {"run": "5m"}}, "timeouts.run", DURATION),
+        ({"timeouts": {"run": 5}}, "timeouts.run", DURATION),
+        (
+            {"timeouts": {"queue": "P40D"}},
+            "timeouts.queue",
+            "must be at most 30 days; 40 days was asked for",
+        ),
+        (
+            {"timeouts": {"start": "PT0S"}},
+            "timeouts.start",
+            "must be more than 0 seconds; 0 seconds was asked for",
+        ),
+        ({"retries": {"count_max": "x"}}, "retries.count_max", "must be a whole number"),
+        (
+            {"retries": {"reasons": ["start"]}},
+            "retries.reasons.0",
+            "must be killed, out_of_memory, outputs or run_timeout",
+        ),
+        ({"priority": 101}, "priority", "must be at most 100; 101 was asked for"),
+        ({"resources": []}, "resources", "must be an object"),
+        ({"colour": "red"}, "colour", "is no field of this request"),
+    ],
+)
+async def test_what_is_wrong_is_told_with_what_is_allowed(
+    changes: dict[str, Any], field: str, words: str
+) -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs", json=a_spec() | changes)
+
+    [error] = answer.json()["errors"]
+    assert error["field"] == field
+    assert words in error["problem"]
+    assert answer.json()["detail"] == f"{field}: {error['problem']}"
+
+
+async def test_a_missing_field_and_a_body_that_is_none_are_told() -> None:
+    edge = Edge()
+    spec = a_spec()
+    del spec["image"]
+    async with edge.client(key=await edge.key()) as client:
+        missing = await client.post("/v1/jobs", json=spec)
+        broken = await client.post("/v1/jobs", content=b"{", headers=JSON)
+        path = await client.get("/v1/jobs/No.Id")
+    assert missing.json()["errors"] == [{"field": "image", "problem": "is missing"}]
+    assert broken.json()["errors"] == [{"field": "body", "problem": "must be JSON"}]
+    assert path.json()["detail"].startswith("job_id: must be an id or a name")
+
+
+async def test_each_pattern_that_the_api_describes_has_words() -> None:
+    edge = Edge()
+    async with edge.client() as client:
+        described = (await client.get("/openapi.json")).json()
+    found = set(patterns_in(described)) - {NARROWER}
+    assert found <= PATTERNS.keys()
+    assert all(words.startswith("must ") for words in PATTERNS.values())
+
+
+def test_an_error_without_words_of_ours_keeps_its_own() -> None:
+    assert problem_in_words({"type": "new_in_pydantic", "msg": "is new"}) == "is new"
+    unknown = {"type": "string_pattern_mismatch", "msg": "^x$", "ctx": {"pattern": "^x$"}}
+    assert "^" not in problem_in_words(unknown)
+
+
+JSON = {"Content-Type": "application/json"}
+NARROWER = "^[0-9]*[A-Za-z_-][A-Za-z0-9_-]*$"
+"""Described, but checked by the registry."""
+
+
+def patterns_in(described: Any) -> Iterator[str]:
+    if isinstance(described, dict):
+        for name, value in described.items():
+            if name == "pattern" and isinstance(value, str):
+                yield value
+            if name == "patternProperties":
+                yield from value
+            yield from patterns_in(value)
+    elif isinstance(described, list):
+        for value in described:
+            yield from patterns_in(value)
