@@ -110,9 +110,13 @@ def docker_platform(pytestconfig: pytest.Config, docker_platform: RunningPlatfor
 
 @pytest.fixture(scope="module")
 def own_platform(pytestconfig: pytest.Config) -> Iterator[Platform]:
-    """Give a module's tests a platform of their own, which they may leave as they like."""
+    """Give a module's tests a platform of their own, which they may leave as they like.
+
+    Tenants' jobs need not wait for each other there.
+    """
+    wish = Wish(Kind.PROCESS, settings={"scheduler": {"RUNTIME__ALLOW_MIXED_TENANTS": "true"}})
     with own_state("own") as state:
-        yield _noted(pytestconfig, "own_platform", brought_up(state, Wish(Kind.PROCESS)))
+        yield _noted(pytestconfig, "own_platform", brought_up(state, wish))
 
 
 def _noted(config: pytest.Config, name: str, running: RunningPlatform) -> Platform:
