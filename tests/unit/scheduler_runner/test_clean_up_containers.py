@@ -124,15 +124,15 @@ async def test_one_that_can_not_be_deleted_keeps_none_of_the_others(
     removed: list[str] = []
 
     async def remove(name: str) -> None:
-        if name == "modelyard-att_1":
+        if name != "modelyard-att_2":
             raise Unavailable("the node")
         removed.append(name)
 
     monkeypatch.setattr(bench.runtime, "remove", remove)
-    for name in ("modelyard-att_1", "modelyard-att_2"):
-        bench.runtime.is_(P.TOMBSTONE, name)
+    for number in (1, 2, 3):
+        bench.runtime.is_(P.TOMBSTONE, f"modelyard-att_{number}")
 
-    with pytest.raises(Unavailable):
+    with pytest.RaisesGroup(Unavailable, Unavailable):
         await bench.clean_up()
 
     assert removed == ["modelyard-att_2"]
@@ -152,7 +152,7 @@ async def test_a_batch_that_can_not_be_asked_for_keeps_none_of_the_others(
 
     monkeypatch.setattr(CleanUpContainers, "_due", asked)
 
-    with pytest.raises(Unavailable):
+    with pytest.RaisesGroup(Unavailable):
         await bench.clean_up()
 
     assert bench.runtime.calls == ["remove"]

@@ -224,3 +224,13 @@ async def test_lost_node_stays_lost_while_something_can_not_be_stopped(
         async with running(bench, drive):
             await seen(lambda: len(tries) > 1, what="it is tried again")
             assert bench.store.lost_at is not None
+
+
+async def test_who_stands_by_tells_whether_its_runtime_answers(bench: Bench, drive: Drive) -> None:
+    bench.node_lease.held = None
+    bench.runtime.failing = DOWN
+    async with running(bench, drive) as watch:
+        await seen(lambda: not watch.is_up, what="the ping fails")
+        bench.runtime.failing = None
+        await seen(lambda: watch.is_up, what="it is back")
+    assert drive.seen == []

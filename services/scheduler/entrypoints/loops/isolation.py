@@ -19,6 +19,8 @@ from services.chassis.waiting import is_set_within
 from services.scheduler.use_cases.attempts.stop_containers import StopContainers
 
 _INTERVAL_S: Final = 1.0
+_TOLD_MAX: Final = 10
+"""Of what one pass failed at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,15 @@ class IsolationLoop:
 
     async def _stop(self) -> None:
         unanswered_s = self.lease.unanswered_for.total_seconds()
+        count = 0
         try:
             count = await self.stop_containers()
-        except ModelyardError as error:
-            logger.warning("containers of a node that is cut off not stopped", error=error.message)
-            return
+        except* ModelyardError as group:
+            logger.warning(
+                "containers of a node that is cut off not stopped",
+                errors=[str(error) for error in group.exceptions[:_TOLD_MAX]],
+                failure_count=len(group.exceptions),
+            )
         if count:
             logger.warning(
                 "node cut off, its containers stopped",

@@ -37,6 +37,8 @@ from services.scheduler.use_cases.attempts.keep_node import KeepNode
 
 _NEWS_WAIT_MAX: Final = timedelta(seconds=5)
 """Fallback only: what a step waits for is read within the loop's own interval."""
+_TOLD_MAX: Final = 10
+"""Of what one pass over many containers failed at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ class RunnerLoop:
         while not stopping.is_set():
             if (held := self.lease.held) is not None:
                 await self._run_node(held, stopping)
+            else:
+                await self.watch.look()  # who stands by tells whether it could take over
             await self.waking.wait()
 
     async def _run_node(self, held: HeldLease, stopping: asyncio.Event) -> None:
@@ -229,7 +233,10 @@ async def _done(failure: str, act: Callable[[], Awaitable[object]]) -> bool:
 
 
 def _tell(failure: str, error: Exception, **fields: object) -> None:
-    if isinstance(error, ModelyardError):
+    if isinstance(error, ExceptionGroup):
+        for each in error.exceptions[:_TOLD_MAX]:
+            _tell(failure, each, failure_count=len(error.exceptions), **fields)
+    elif isinstance(error, ModelyardError):
         logger.warning(failure, error=error.message, **fields)
     else:
         logger.opt(exception=error).error(failure, **fields)

@@ -1,10 +1,8 @@
 """Tidy a node: what nobody waits for any more, and what runs though nobody knows of it."""
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from math import ceil
 from typing import Final
 
 from services.chassis.clock import Clock
@@ -12,6 +10,7 @@ from services.chassis.errors import ModelyardError
 from services.scheduler.domain.attempts.attempt import attempt_of_container
 from services.scheduler.domain.attempts.runtime import ContainerPhase, ContainerStatus
 from services.scheduler.use_cases.attempts.ports import ContainerRuntime, NodeLease
+from services.scheduler.use_cases.attempts.side_by_side import grace_of_each, side_by_side
 from services.scheduler.use_cases.ports import UnitOfWork
 
 _HAS_OUTPUT: Final = frozenset({ContainerPhase.EXITED, ContainerPhase.LOST})
@@ -44,7 +43,8 @@ class CleanUpContainers:
     async def __call__(self) -> int:
         """Run one pass; return how many containers were stopped or deleted.
 
-        One that can't be dealt with holds up none of the others; its error is raised at the end.
+        One that can't be dealt with holds up none of the others; their errors are raised at the
+        end, as an ExceptionGroup.
         """
         failures: list[Exception] = []
         due: list[tuple[ContainerStatus, datetime]] = []
@@ -53,29 +53,17 @@ class CleanUpContainers:
                 due += await self._due(batch)
             except ModelyardError as error:
                 failures.append(error)
-        grace = self._grace([container for container, _ in due])
-        turn = asyncio.Semaphore(self.together_max)
+        stray_count = sum(container.phase is ContainerPhase.RUNNING for container, _ in due)
+        grace = grace_of_each(self.stray_grace, count=stray_count, together_max=self.together_max)
 
-        async def tidy(name: str, ended_at: datetime) -> bool:
-            async with turn:
-                try:
-                    return await self._tidy(name, ended_at, grace=grace)
-                except Exception as error:  # noqa: BLE001 the others are tidied all the same
-                    failures.append(error)
-                    return False
+        async def tidy(found: tuple[ContainerStatus, datetime]) -> bool:
+            container, ended_at = found
+            return await self._tidy(container.name, ended_at, grace=grace)
 
-        async with asyncio.TaskGroup() as tasks:
-            acts = [
-                tasks.create_task(tidy(container.name, ended_at)) for container, ended_at in due
-            ]
-        if failures:
-            raise failures[0]
-        return sum(act.result() for act in acts)
-
-    def _grace(self, due: Sequence[ContainerStatus]) -> timedelta:
-        """Return how long each may take to end, so that all take no longer than one alone may."""
-        stray_count = sum(container.phase is ContainerPhase.RUNNING for container in due)
-        return self.stray_grace / max(1, ceil(stray_count / self.together_max))
+        tidied, untidied = await side_by_side(tidy, due, together_max=self.together_max)
+        if failures := [*failures, *untidied]:
+            raise ExceptionGroup("containers not cleaned up", failures)
+        return sum(tidied)
 
     async def _due(
         self, batch: Sequence[ContainerStatus]

@@ -1,13 +1,11 @@
 """Stop all that runs on a node which nobody can speak for any more."""
 
-import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
-from math import ceil
 
-from services.chassis.errors import ModelyardError
 from services.scheduler.domain.attempts.runtime import ContainerPhase
 from services.scheduler.use_cases.attempts.ports import ContainerRuntime
+from services.scheduler.use_cases.attempts.side_by_side import grace_of_each, side_by_side
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +24,17 @@ class StopContainers:
     async def __call__(self) -> int:
         """Return how many were stopped.
 
-        One that can't be stopped holds up none of the others; its error is raised at the end.
+        One that can't be stopped holds up none of the others; their errors are raised at the end,
+        as an ExceptionGroup.
         """
         containers = await self.runtime.list({})
         running = [each.name for each in containers if each.phase is ContainerPhase.RUNNING]
-        grace = self.grace / max(1, ceil(len(running) / self.together_max))
-        turn = asyncio.Semaphore(self.together_max)
-
-        failures: list[Exception] = []
+        grace = grace_of_each(self.grace, count=len(running), together_max=self.together_max)
 
         async def stop(name: str) -> None:
-            async with turn:
-                try:
-                    await self.runtime.stop(name, grace=grace)
-                except ModelyardError as error:
-                    failures.append(error)
+            await self.runtime.stop(name, grace=grace)
 
-        async with asyncio.TaskGroup() as tasks:
-            for name in running:
-                tasks.create_task(stop(name))
+        _, failures = await side_by_side(stop, running, together_max=self.together_max)
         if failures:
-            raise failures[0]
+            raise ExceptionGroup("containers not stopped", failures)
         return len(running)
