@@ -388,6 +388,7 @@ def wire(ports: Ports, settings: Settings) -> App:
             leader,
             cycle,
             lambda: known.is_caught_up,
+            runner.offer,
         ),
         reconciling=LeaderLoop(
             WhileLeading(

@@ -1,7 +1,7 @@
 """The leader's loops: who acts, and when."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
 import pytest
@@ -9,7 +9,10 @@ import pytest
 from services.chassis.db.lease import LeaseKeeper, Recurrence
 from services.chassis.waking import Waking
 from services.scheduler.adapters.postgres.tables import CHASSIS
+from services.scheduler.domain.attempts.attempt import OwnerKind
+from services.scheduler.domain.attempts.work import AttemptWork
 from services.scheduler.domain.jobs.job import JobState
+from services.scheduler.domain.jobs.spec import JobTimeouts
 from services.scheduler.entrypoints.loops.deployments import TendDeployments
 from services.scheduler.entrypoints.loops.leading import LeaderLoop, WhileLeading
 from services.scheduler.entrypoints.loops.scheduling import SchedulingLoop
@@ -35,10 +38,14 @@ def deployments_loop(yard: Yard, keeper: LeaseKeeper) -> LeaderLoop:
     return LeaderLoop(WhileLeading(tend, keeper), Waking(NEVER), done="told", failed="failed")
 
 
+def passed_over(_: Sequence[AttemptWork]) -> None:
+    """Leave what was admitted to whoever reads it."""
+
+
 async def test_only_the_leader_schedules(yard: Yard, keeper: LeaseKeeper) -> None:
     await yard.a_node()
     job = await yard.a_job()
-    loop = SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER), lambda: True)
+    loop = SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER), lambda: True, passed_over)
 
     await loop.turn()
     assert (await yard.job(job.id)).state is JobState.QUEUED
@@ -48,6 +55,24 @@ async def test_only_the_leader_schedules(yard: Yard, keeper: LeaseKeeper) -> Non
     assert (await yard.job(job.id)).state is JobState.ADMITTED
 
 
+async def test_what_was_admitted_is_offered_as_the_runner_would_read_it(
+    yard: Yard, keeper: LeaseKeeper
+) -> None:
+    await yard.a_node()
+    await yard.a_deployment()
+    await yard.reconcile(await yard.lease())
+    await yard.a_job(env={"A": "1"}, timeouts=JobTimeouts(start=timedelta(minutes=1)))
+    await keeper.acquire()
+    offered: list[AttemptWork] = []
+
+    await SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER), lambda: True, offered.extend).turn()
+
+    assert {work.attempt.owner.kind for work in offered} == set(OwnerKind)
+    assert {work.attempt.id: work for work in offered} == {
+        work.attempt.id: work for work in await yard.open_work()
+    }
+
+
 async def test_nothing_is_admitted_before_all_tenants_are_known(
     yard: Yard, keeper: LeaseKeeper
 ) -> None:
@@ -55,7 +80,7 @@ async def test_nothing_is_admitted_before_all_tenants_are_known(
     job = await yard.a_job()
     await keeper.acquire()
     known = [False, True]
-    loop = SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER), lambda: known.pop(0))
+    loop = SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER), lambda: known.pop(0), passed_over)
 
     await loop.turn()
     assert (await yard.job(job.id)).state is JobState.QUEUED
@@ -72,7 +97,7 @@ async def test_a_leader_that_lost_its_lease_unawares_changes_nothing(
     async with yard.engine.begin() as connection:  # another has taken over meanwhile
         await connection.execute(CHASSIS.lease.update().values(epoch=9, holder="proc_2"))
 
-    await SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER), lambda: True).turn()
+    await SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER), lambda: True, passed_over).turn()
 
     assert (await yard.job(job.id)).state is JobState.QUEUED
 
@@ -107,7 +132,7 @@ async def test_a_loop_that_nobody_wakes_looks_by_itself() -> None:
 
 
 async def test_a_loop_that_is_told_to_stop_does_so_at_once(yard: Yard, keeper: LeaseKeeper) -> None:
-    scheduling = SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER), lambda: True)
+    scheduling = SchedulingLoop(yard.run_cycle, keeper, Waking(NEVER), lambda: True, passed_over)
     reconciling = deployments_loop(yard, keeper)
     stopping = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:

@@ -86,6 +86,8 @@ class Store:
         self.nodes: dict[str, tuple[Resources, str]] = {}
         self.lost_at: datetime | None = None
         self.works: list[AttemptWork] = []
+        self.looks = 0
+        """How often the runner has read what is open on its node."""
         self.queries = 0
 
     def given(self, work: AttemptWork, *, state: str | None = None) -> AttemptWork:
@@ -207,6 +209,7 @@ class _Transaction:
         return {each: rows[each].ended_at for each in attempt_ids if each in rows}
 
     async def _open_on_node(self, node_id: NodeId) -> Sequence[AttemptWork]:
+        self._store.looks += 1
         return self._store.works
 
     async def _of_deployment(self, deployment_id: str) -> Sequence[Replica]:

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 
@@ -14,7 +15,7 @@ from services.chassis.errors import Unavailable
 from services.chassis.waking import Waking
 from services.scheduler.domain.attempts.attempt import AttemptState
 from services.scheduler.domain.attempts.runtime import ContainerPhase as P
-from services.scheduler.domain.identities import NodeId
+from services.scheduler.domain.identities import AttemptId, NodeId
 from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.domain.resources import Resources
 from services.scheduler.entrypoints.loops.runner import RunnerIntervals, RunnerLoop
@@ -57,6 +58,13 @@ async def seen(look: Callable[[], bool], *, what: str) -> None:
 @asynccontextmanager
 async def running(bench: Bench, drive: Drive) -> AsyncIterator[RuntimeWatch]:
     """Let the loop of a node with one attempt run; a failed step is repeated after a minute."""
+    async with looping(bench, drive) as loop:
+        yield loop.watch
+
+
+@asynccontextmanager
+async def looping(bench: Bench, drive: Drive) -> AsyncIterator[RunnerLoop]:
+    """Give the loop itself."""
     lease = SimpleNamespace(held=bench.node_lease.held)
     watch = RuntimeWatch(bench.runtime, ping_timeout=SOON)
     loop = RunnerLoop(
@@ -76,7 +84,7 @@ async def running(bench: Bench, drive: Drive) -> AsyncIterator[RuntimeWatch]:
     stopping = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(loop.run(stopping))
-        yield watch
+        yield loop
         stopping.set()
 
 
@@ -234,3 +242,28 @@ async def test_who_stands_by_tells_whether_its_runtime_answers(bench: Bench, dri
         bench.runtime.failing = None
         await seen(lambda: watch.is_up, what="it is back")
     assert drive.seen == []
+
+
+async def test_what_is_offered_runs_before_it_is_read(
+    bench: Bench, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [work], bench.store.works = bench.store.works, []
+    async with looping(bench, drive) as loop:
+        await seen(lambda: bench.store.looks > 0, what="the node is taken over")
+
+        async def unread() -> NoReturn:
+            raise Unavailable("database")
+
+        monkeypatch.setattr(KeepNode, "open_attempts", lambda _: unread())
+        elsewhere = replace(work.attempt, id=AttemptId("att_2"), node_id=NodeId("node-2"))
+        loop.offer([replace(work, attempt=elsewhere), work])
+        await seen(lambda: "start" in bench.runtime.calls, what="it runs")
+    assert bench.runtime.calls.count("create") == 1
+
+
+async def test_what_is_offered_to_who_stands_by_is_passed_over(bench: Bench, drive: Drive) -> None:
+    [work] = bench.store.works
+    bench.node_lease.held = None
+    async with looping(bench, drive) as loop:
+        loop.offer([work])
+        assert loop._offered == []

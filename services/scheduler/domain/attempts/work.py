@@ -6,9 +6,11 @@ Owns: nothing; it joins an attempt with its owner's description and wish to stop
 from dataclasses import dataclass
 
 from services.scheduler.domain.attempts.attempt import Attempt
+from services.scheduler.domain.deployments.deployment import Deployment
 from services.scheduler.domain.deployments.model import ModelPin
+from services.scheduler.domain.deployments.replica import Replica
 from services.scheduler.domain.identities import DeploymentId, JobId, ReplicaId
-from services.scheduler.domain.jobs.job import Checkpoint, JobState, StopRequest
+from services.scheduler.domain.jobs.job import Checkpoint, Job, JobState, StopRequest
 from services.scheduler.domain.jobs.spec import JobSpec
 
 
@@ -22,6 +24,11 @@ class JobWork:
     checkpoint: Checkpoint | None = None
     """What an earlier attempt left."""
 
+    @classmethod
+    def of(cls, job: Job) -> "JobWork":
+        """Return what the runner needs to know of a job."""
+        return cls(job.id, job.state, job.spec, job.checkpoint)
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaWork:
@@ -34,6 +41,18 @@ class ReplicaWork:
     model: ModelPin
     address: str | None
     """Where it answers; None while it is not READY."""
+
+    @classmethod
+    def of(cls, replica: Replica, deployment: Deployment) -> "ReplicaWork":
+        """Return what the runner needs to know of a deployment's replica."""
+        return cls(
+            replica_id=replica.id,
+            deployment_id=deployment.id,
+            deployment_name=deployment.spec.name,
+            image=deployment.spec.image,
+            model=deployment.model,
+            address=replica.address,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ its lease: then nothing of the attempts that were ended meanwhile is left.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -92,6 +92,18 @@ class RunnerLoop:
     lease: LeaseKeeper
     waking: Waking
     intervals: RunnerIntervals
+    _offered: list[AttemptWork] = field(default_factory=list)
+
+    def offer(self, works: Iterable[AttemptWork]) -> None:
+        """Begin with what this process has just placed here, without waiting until it is read.
+
+        What is another node's is passed over, and so is what comes while this process has not the
+        node: whoever has it reads what is placed there.
+        """
+        if self.lease.held is not None:
+            own = self.node.node_id
+            self._offered += [work for work in works if work.attempt.node_id == own]
+            self.waking.wake()
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Work while the lease is held, until `stopping` is set."""
@@ -112,6 +124,7 @@ class RunnerLoop:
         logger.info("node taken over", node_id=self.node.node_id, epoch=held.epoch, is_lost=is_lost)
         await _done("node not tidied", self.watch.runtime.tidy)
         attended: dict[AttemptId, _Attended] = {}
+        self._offered.clear()  # by who held the node before, it may have been begun
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._repeat_heartbeat(held, attended))
@@ -121,6 +134,7 @@ class RunnerLoop:
                 is_taken_over = await _done("attempts not read", partial(look, are_new=False))
                 while self.lease.held == held and not stopping.is_set():
                     await self.waking.wait()
+                    self._attend_offered(attended, tasks)
                     seen = partial(look, are_new=is_taken_over)
                     is_taken_over |= await _done("attempts not read", seen)
                 raise _NodeLeft
@@ -139,8 +153,25 @@ class RunnerLoop:
                 attended[attempt_id].learn(work)
             else:
                 memory = AttemptMemory.of_new(work) if are_new else AttemptMemory()
-                attended[attempt_id] = _Attended(work, memory)
-                tasks.create_task(self._attend(attended[attempt_id]))
+                self._begin(attended, tasks, work, memory)
+
+    def _attend_offered(
+        self, attended: dict[AttemptId, _Attended], tasks: asyncio.TaskGroup
+    ) -> None:
+        for work in self._offered:
+            if work.attempt.id not in attended:
+                self._begin(attended, tasks, work, AttemptMemory.of_new(work))
+        self._offered.clear()
+
+    def _begin(
+        self,
+        attended: dict[AttemptId, _Attended],
+        tasks: asyncio.TaskGroup,
+        work: AttemptWork,
+        memory: AttemptMemory,
+    ) -> None:
+        attended[work.attempt.id] = _Attended(work, memory)
+        tasks.create_task(self._attend(attended[work.attempt.id]))
 
     async def _attend(self, attended: _Attended) -> None:
         """Take step after step until the attempt is over."""

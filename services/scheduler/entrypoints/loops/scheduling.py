@@ -5,7 +5,7 @@ acts. A failed cycle is told and tried again at the next turn.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from loguru import logger
@@ -14,6 +14,7 @@ from services.chassis.db.lease import LeaseKeeper
 from services.chassis.errors import ModelyardError
 from services.chassis.waking import Waking
 from services.scheduler.domain.attempts.attempt import OwnerKind
+from services.scheduler.domain.attempts.work import AttemptWork
 from services.scheduler.telemetry import CYCLE_DURATION, PLACEMENTS, WAITING
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
     CycleReport,
@@ -32,6 +33,8 @@ class SchedulingLoop:
     lease: LeaseKeeper
     waking: Waking
     are_tenants_known: Callable[[], bool]
+    offer: Callable[[Sequence[AttemptWork]], None]
+    """Tells this process's runner what was admitted: it need not read that first."""
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Run cycles while this process leads, until `stopping` is set."""
@@ -48,6 +51,7 @@ class SchedulingLoop:
         except ModelyardError as error:
             logger.warning("scheduling cycle failed", error=error.message)
             return False
+        self.offer(report.admitted)
         _tell(report)
         return report.is_cut
 

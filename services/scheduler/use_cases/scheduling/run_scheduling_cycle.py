@@ -13,6 +13,7 @@ from services.scheduler.domain.attempts.attempt import (
     Owner,
     OwnerKind,
 )
+from services.scheduler.domain.attempts.work import AttemptWork, JobWork, ReplicaWork
 from services.scheduler.domain.deployments.deployment import Deployment
 from services.scheduler.domain.deployments.replica import Replica
 from services.scheduler.domain.fleet.node import Node
@@ -42,6 +43,8 @@ class CycleReport:
     outcomes: Sequence[tuple[Placement, Outcome]]
     is_cut: bool
     """There may be more heads than it took: the next cycle should follow at once."""
+    admitted: Sequence[AttemptWork]
+    """What runs now, for whoever runs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +82,10 @@ class RunSchedulingCycle:
             # 2. Decide, without touching anything.
             placements = plan(heads, nodes, left)
             # 3. Apply in order what still holds once it is locked.
-            outcomes = await self._apply(tx, placements)
+            outcomes, admitted = await self._apply(tx, placements)
         is_full = self.heads_max in Counter(head.kind for head in heads).values()
         has_placed = any(outcome is Outcome.PLACED for _, outcome in outcomes)
-        return CycleReport(heads, outcomes, is_cut=is_full and has_placed)
+        return CycleReport(heads, outcomes, is_cut=is_full and has_placed, admitted=admitted)
 
     async def _snapshot(
         self, tx: SystemTransaction
@@ -110,8 +113,9 @@ class RunSchedulingCycle:
 
     async def _apply(
         self, tx: SystemTransaction, placements: Sequence[Placement]
-    ) -> list[tuple[Placement, Outcome]]:
+    ) -> tuple[list[tuple[Placement, Outcome]], list[AttemptWork]]:
         outcomes = []
+        admitted = []
         waiting = await self._still_waiting(tx, placements)
         node_ids = sorted({placement.node_id for placement in placements})
         nodes = {node_id: await tx.nodes.get(node_id) for node_id in node_ids}
@@ -123,14 +127,14 @@ class RunSchedulingCycle:
             elif placement.head.resources.fits_in(node.free):
                 # Capacity is taken in the transaction of the attempt that owns it.
                 nodes[node.id] = node.booked(placement.head.resources)
-                await self._admit(tx, owner, placement)
+                admitted.append(await self._admit(tx, owner, placement))
                 outcomes.append((placement, Outcome.PLACED))
             else:
                 outcomes.append((placement, Outcome.NO_ROOM))
                 break
         for node in nodes.values():
             await tx.nodes.save(node)
-        return outcomes
+        return outcomes, admitted
 
     async def _still_waiting(
         self, tx: SystemTransaction, placements: Sequence[Placement]
@@ -148,7 +152,7 @@ class RunSchedulingCycle:
 
     async def _admit(
         self, tx: SystemTransaction, owner: Job | _QueuedReplica, placement: Placement
-    ) -> None:
+    ) -> AttemptWork:
         attempt_id = AttemptId(self.ids.new("att"))
         if isinstance(owner, Job):
             job, admitted = owner.admitted(attempt_id, placement.node_id, at=tx.now)
@@ -156,12 +160,14 @@ class RunSchedulingCycle:
             tx.emit(admitted)
             whose = Owner(OwnerKind.JOB, job.id, public_id=job.id)
             number, tenant, traceparent = job.attempt_number, job.tenant, job.traceparent
+            work: JobWork | ReplicaWork = JobWork.of(job)
         else:
             replica = owner.replica.placed(attempt_id, placement.node_id)
             await change_replica(tx, replica)
             whose = Owner(OwnerKind.REPLICA, replica.id, public_id=owner.deployment.id)
             number, tenant = replica.attempt_number, replica.tenant
             traceparent = owner.deployment.traceparent
+            work = ReplicaWork.of(replica, owner.deployment)
         attempt, created = Attempt.created(
             attempt_id,
             tenant,
@@ -174,3 +180,4 @@ class RunSchedulingCycle:
         )
         await tx.attempts.add(attempt)
         tx.emit(created)
+        return AttemptWork(attempt, work, stop=None, is_current=True)
