@@ -2,12 +2,14 @@
 
 import json
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 from modelyard.client import ApiKey, Client
 
+from tests.e2e.bench import Bench
 from tests.e2e.platform import Platform
 from tests.support.eventually import until
 
@@ -54,6 +56,44 @@ def test_a_revocation_acts_within_two_seconds_on_the_other_gateway_too(
             revoked_at_s = time.monotonic()
             for address in (platform.running.url, other):
                 until_refused(address, text, revoked_at_s=revoked_at_s)
+
+
+def test_who_follows_output_with_a_revoked_key_is_told_nothing_that_is_printed_later(
+    platform: Platform, client: Client, bench: Bench
+) -> None:
+    job = bench.submit(bench.spec("while True: print('on', flush=True); time.sleep(0.1)"))
+    bench.process_of(job)
+    key, text = client.issue_key("follower", role="viewer")
+    with (
+        platform.another_gateway() as other,
+        httpx.stream(
+            "GET",
+            f"{other}/v1/jobs/{job.id}/logs",
+            params={"follow": "true"},
+            headers={"Authorization": f"Bearer {text}"},
+            timeout=30,
+        ) as live,
+    ):
+        told = events_of(live)
+        assert next(told)[0] == "log"
+
+        client.revoke_key(key.id)
+
+        latest = datetime.now(UTC) + timedelta(seconds=REVOKED_WITHIN_S)
+        *printed, (event, problem) = told
+    assert (event, problem["status"]) == ("problem", 401)
+    assert all(datetime.fromisoformat(data["time"]) <= latest for _, data in printed)
+
+
+def events_of(live: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield events of a stream with their data, to its end."""
+    event = ""
+    for line in live.iter_lines():
+        name, _, value = line.partition(": ")
+        if name == "event":
+            event = value
+        if name == "data":
+            yield event, json.loads(value)
 
 
 def test_a_gateway_that_leaves_has_written_when_keys_were_used(

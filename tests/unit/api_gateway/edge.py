@@ -1,6 +1,6 @@
 """A gateway whose neighbours are fakes, behind the real REST application."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -78,13 +78,16 @@ class Clock:
 
 @dataclass
 class FakeKeys:
-    """Keys in memory, for every tenant."""
+    """Keys in memory, for every tenant; `error` stands for a database that is away."""
 
     keys: dict[str, ApiKey] = field(default_factory=dict)
     lookups: int = 0
+    error: ModelyardError | None = None
 
     async def find_key(self, key_id: str) -> ApiKey | None:
         self.lookups += 1
+        if self.error is not None:
+            raise self.error
         return self.keys.get(key_id)
 
 
@@ -534,6 +537,8 @@ class FakeLogs:
     error: ModelyardError | None = None
     quiet_count: int = 0
     """How often a stream says that nothing is new, before its last line."""
+    meanwhile: Callable[[], None] = lambda: None
+    """What happens after a stream's first line."""
     followed: list[log_service_pb2.FollowLogsRequest] = field(default_factory=list)
 
     async def read(
@@ -551,6 +556,7 @@ class FakeLogs:
         self.followed.append(request)
         attempt_number = max(1, request.after.attempt_number)
         yield log_service_pb2.FollowLogsResponse(records=[a_line(1, attempt_number)])
+        self.meanwhile()
         if self.error is not None:
             raise self.error
         for _ in range(self.quiet_count):

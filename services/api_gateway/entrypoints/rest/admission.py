@@ -5,19 +5,25 @@ the tenant's rate is counted, by its plan if that says how much; a suspended ten
 the rest of the application runs as that principal, so that calls inward carry its token. Who is
 refused before it is known for which tenant they come counts against their network address, and the
 key that they name, instead. Decided on headers alone, before the body is read.
+
+An answer without an end asks again while it lasts (`StillAdmitted`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Final
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.api_gateway.domain.member import TENANT_HEADER
 from services.api_gateway.domain.rate_limit import RateDecision, RatePolicy
+from services.api_gateway.domain.scopes import require
 from services.api_gateway.domain.tenant import Tenant
 from services.api_gateway.entrypoints.rest.access import PUBLIC
-from services.api_gateway.entrypoints.rest.dependencies import Gateway
+from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.entrypoints.rest.problems import problem_response
 from services.api_gateway.entrypoints.rest.refusals import Refusals, refuse_excess, source_of
 from services.api_gateway.entrypoints.rest.tracing import caller_is_known
@@ -26,6 +32,8 @@ from services.chassis.rpc.context import acting_as
 from services.chassis.tenancy import Principal, TenantId, tenant_id
 
 _READING: Final = frozenset({"GET", "HEAD"})
+_LOOK_INTERVAL: Final = timedelta(milliseconds=100)
+"""With the age of what is remembered less than the 2 s after which a lost right is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,47 @@ class Admission:
         if scope["method"] not in _READING:
             tenant.check_active()
         return principal, decision
+
+
+@dataclass(slots=True)
+class StillAdmitted:
+    """Whether a caller who is being answered would still be let in.
+
+    Who could act late: somebody who follows output, and whose key, token, role or tenant has ended
+    since. What refuses it: `check`, before each piece of the answer.
+    """
+
+    edge: Gateway
+    authorization: str | None
+    tenant: TenantId
+    scopes: Sequence[str]
+    """Those that the route needs."""
+    _looked_at_s: float
+
+    @staticmethod
+    def of(request: Request, *scopes: str) -> "StillAdmitted":
+        """Return it for a request that was let in just now, with these scopes."""
+        edge, principal = gateway(request), request.scope["modelyard.principal"]
+        assert isinstance(principal, Principal)
+        return StillAdmitted(
+            edge,
+            request.headers.get("authorization"),
+            principal.tenant,
+            scopes,
+            edge.clock.monotonic(),
+        )
+
+    async def check(self) -> None:
+        """Raise what the request would be refused with now, Unavailable where nobody can tell."""
+        now_s = self.edge.clock.monotonic()
+        if now_s - self._looked_at_s < _LOOK_INTERVAL.total_seconds():
+            return
+        self._looked_at_s = now_s
+        # Who has become a member of a second tenant since still means the first.
+        principal = await self.edge.authenticate(self.authorization, tenant=self.tenant)
+        await self.edge.standing(principal.tenant)
+        for scope in self.scopes:
+            require(principal, scope)
 
 
 def _tenant_named(headers: Headers) -> TenantId | None:

@@ -3,7 +3,8 @@
 The position `<attempt>.<sequence>` is the id of each event, so that a client that lost its
 connection goes on from `Last-Event-ID` without gap or repeat.
 
-An event `quiet` says that there was no output for a while: who follows may look why.
+An event `quiet` says that there was no output for a while: who follows may look why. Who follows is
+told nothing more once they would not be let in again: the stream ends with an event `problem`.
 
 The log collector knows the attempts that there are, the scheduler whether another one follows: the
 output of a job that is to be tried again is not complete.
@@ -28,6 +29,7 @@ from modelyard.scheduler.v1 import job_service_pb2 as jobs_pb
 from pydantic import BaseModel, Field
 
 from services.api_gateway.entrypoints.rest.access import needs, noun_router
+from services.api_gateway.entrypoints.rest.admission import StillAdmitted
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.entrypoints.rest.fields import Body, Id, instant
 from services.chassis.errors import ModelyardError
@@ -147,7 +149,10 @@ def logs_router(edge: Gateway) -> APIRouter:
                 str, Header(pattern=r"^([0-9]{1,9}\.[0-9]{1,18})?$", max_length=40)
             ] = "",
         ) -> Response:
-            """Read output; with `follow`, live as server-sent events until it is complete."""
+            """Read output; with `follow`, live as server-sent events until it is complete.
+
+            Whoever would not be let in any more is told nothing more: an event `problem` ends it.
+            """
             found = await owner(gateway(request), owner_id)
             position = _position(last_event_id or query.after)
             narrowed = service_pb.LogFilter(
@@ -163,8 +168,9 @@ def logs_router(edge: Gateway) -> APIRouter:
                         owner_id=found.id, after=position, filter=narrowed
                     ),
                 )
+                admitted = StillAdmitted.of(request, "logs:read", owner_scope)
                 return StreamingResponse(
-                    _events(records),
+                    _events(records, admitted),
                     media_type=EVENT_STREAM,
                     headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
                 )
@@ -256,9 +262,7 @@ async def _what_follows(edge: Gateway, job_id: str, last_attempt_number: int) ->
     return _Next.UNDECIDED
 
 
-async def _events(
-    answers: AsyncGenerator[service_pb.FollowLogsResponse, None],
-) -> AsyncIterator[str]:
+async def _events(answers: _Answers, admitted: StillAdmitted) -> AsyncIterator[str]:
     """Render answers as events `log`, then `complete`, or `problem` after which to resume.
 
     An answer of nothing is an event `quiet`.
@@ -268,6 +272,7 @@ async def _events(
     try:
         async with aclosing(answers):
             async for answer in answers:
+                await admitted.check()
                 for record in answer.records:
                     line = LogRecord.from_pb(record)
                     yield f"id: {line.position}\nevent: log\ndata: {line.model_dump_json()}\n\n"
