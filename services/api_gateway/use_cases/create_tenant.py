@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from services.api_gateway.domain.api_key import PLATFORM
 from services.api_gateway.domain.roles import Role
 from services.api_gateway.domain.tenant import Plan, Tenant
-from services.api_gateway.use_cases.manage_keys import NewKeys
+from services.api_gateway.use_cases.manage_keys import NewKeys, require_all
 from services.api_gateway.use_cases.ports import TenantStore
 from services.chassis.errors import AlreadyExists, FailedPrecondition
 from services.chassis.tenancy import Principal, TenantId
@@ -35,14 +35,17 @@ class CreateTenant:
 class IssueTenantKey:
     """Make another administrator key of a tenant in which nobody has one any more.
 
-    A new tenant's first key is lost with the answer that showed it.
+    A new tenant's first key is lost with the answer that showed it. Whoever asks gets a key in hand
+    that opens all that the tenant has, so may do all that it may: to suspend tenants is not enough.
     """
 
     store: TenantStore
     new_keys: NewKeys
 
     async def __call__(self, by: Principal, tenant: TenantId) -> str:
-        """Return the key's text; raises NotFound, FailedPrecondition for one's own tenant.
+        """Return the key's text.
+
+        Raises PermissionDenied, NotFound, FailedPrecondition for a deleted or one's own tenant.
 
         There a key may do no more than its issuer (`IssueKey`); here the issuer is no member.
         """
@@ -54,6 +57,7 @@ class IssueTenantKey:
         key, text = self.new_keys.make(
             tenant, name="issued by the platform", created_by=PLATFORM, role=Role.ADMIN
         )
+        require_all(by, key)
         async with self.store.changing() as tx:
             (await tx.get(tenant)).check_kept()
             await tx.add_key(key)

@@ -114,7 +114,7 @@ class IssueKey:
                 role=role,
                 lifetime=lifetime,
             )
-            _require_all(maker.principal, key)
+            require_all(maker.principal, key)
             await _check_room(tx, in_force_max=self.in_force_max)
             await tx.keys.add(key)
         return key, text
@@ -177,7 +177,7 @@ class RotateKey:
             maker = await self.makers(tx, issuer, scope="keys:write")
             old = await tx.keys.locked(key_id)
             now = tx.now
-            _require_all(maker.principal, old)
+            require_all(maker.principal, old)
             if old.replaced_by is not None:
                 raise FailedPrecondition(f"{key_id} was rotated before, to {old.replaced_by}")
             if not old.is_in_force(at=now):
@@ -210,7 +210,7 @@ async def _check_room(tx: Transaction, *, in_force_max: int) -> None:
         raise QuotaExceeded("API keys in force", limit=in_force_max, used=count)
 
 
-def _require_all(issuer: Principal, key: ApiKey) -> None:
+def require_all(issuer: Principal, key: ApiKey) -> None:
     """Raise PermissionDenied unless the issuer may do all that the key may."""
     for scope in sorted(key.principal.scopes):
         require(issuer, scope)

@@ -17,6 +17,7 @@ from services.api_gateway.adapters.postgres.tenants import PostgresTenants
 from services.api_gateway.adapters.postgres.unit_of_work import OneTenantUnitOfWork
 from services.api_gateway.domain.api_key import PresentedKey
 from services.api_gateway.domain.roles import Role
+from services.api_gateway.domain.scopes import SCOPES
 from services.api_gateway.domain.tenant import Plan, Tenant, TenantState
 from services.api_gateway.entrypoints.facts import event_of
 from services.api_gateway.entrypoints.loops.tenants import TenantsLoop
@@ -42,7 +43,7 @@ from tests.unit.api_gateway.edge import Clock
 CLOCK = SystemClock()
 NEW_KEYS = NewKeys(CLOCK, TimeOrderedIds(CLOCK), lambda: "s" * 43)
 ACME = TenantId("acme")
-PLATFORM = Principal(TenantId("default"), "test", frozenset())
+PLATFORM = Principal(TenantId("default"), "test", SCOPES)
 PLAN = Plan(queued_jobs_max=5, priority_max=0)
 
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
+from services.api_gateway.domain.roles import SCOPES_BY_ROLE, Role
 from services.api_gateway.domain.tenant import Plan, Tenant
 from services.api_gateway.use_cases.recent import AGE_MAX
 from services.chassis.tenancy import TenantId
@@ -15,7 +16,7 @@ ACME = TenantId("acme")
 
 
 async def an_administrator(edge: Edge) -> httpx.AsyncClient:
-    return edge.client(key=await edge.key("jobs:write", "tenants:read", "tenants:write"))
+    return edge.client(key=await edge.key(*SCOPES_BY_ROLE[Role.PLATFORM_ADMIN]))
 
 
 def with_acme(edge: Edge, **changes: object) -> Tenant:
@@ -70,6 +71,20 @@ async def test_a_tenant_whose_key_is_lost_gets_another_from_the_platform_alone()
         assert (who["tenant"], who["roles"]) == ("acme", ["admin"])
     async with edge.client(key=lost) as theirs:
         assert (await theirs.post("/v1/tenants/acme/keys")).status_code == 403
+
+
+async def test_who_may_suspend_tenants_gets_no_key_to_what_they_have() -> None:
+    edge = Edge()
+    async with await an_administrator(edge) as client:
+        assert (await client.post("/v1/tenants", json={"id": "acme"})).status_code == 201
+    known = set(edge.keys.keys)
+    async with edge.client(key=await edge.key("tenants:read", "tenants:write")) as biller:
+        suspended = await biller.post("/v1/tenants/acme/suspend", json={"reason": "unpaid"})
+        refused = await biller.post("/v1/tenants/acme/keys")
+
+    assert suspended.status_code == 200
+    assert (refused.status_code, refused.json()["code"]) == (403, "PERMISSION_DENIED")
+    assert [key.tenant for key in edge.keys.keys.values() if key.id not in known] == [TENANT]
 
 
 async def test_a_suspended_tenant_reads_and_does_nothing_else_until_it_is_resumed() -> None:

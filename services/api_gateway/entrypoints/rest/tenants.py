@@ -169,7 +169,10 @@ def tenants_router(edge: Gateway) -> APIRouter:
     async def issue_tenant_key(
         request: Request, administrator: Administrator, tenant_id: TenantName
     ) -> TenantKey:
-        """Make another administrator key of a tenant whose own is lost; shown this once."""
+        """Make another administrator key of a tenant whose own is lost; shown this once.
+
+        Whoever asks has all the scopes of an administrator.
+        """
         text = await gateway(request).issue_tenant_key(administrator, TenantId(tenant_id))
         return TenantKey(key=text)
 
