@@ -1,16 +1,23 @@
-"""`python -m services.api_gateway`: serve; `… migrate`; `… init`; `… create-tenant NAME`."""
+"""`python -m services.api_gateway`: serve; or one of an operator's commands.
+
+`… migrate`; `… init`; `… create-tenant NAME`; `… platform-key`.
+"""
 
 import argparse
 import asyncio
 import sys
 from pathlib import Path
+from typing import Final
 
-from services.api_gateway.bootstrap import create_tenant, serve
+from services.api_gateway.bootstrap import create_tenant, issue_platform_key, serve
 from services.api_gateway.settings import Settings
 from services.chassis.errors import ModelyardError
 from services.chassis.lifecycle import run_main
 from services.chassis.settings import load
-from services.chassis.tenancy import tenant_id
+from services.chassis.tenancy import TenantId, tenant_id
+
+_FIRST: Final = TenantId("default")
+"""Whose first key administers the platform."""
 
 
 def main() -> int:
@@ -23,15 +30,20 @@ def main() -> int:
     )
     tenant = commands.add_parser("create-tenant", help="make a tenant; prints its first key, once")
     tenant.add_argument("name")
+    commands.add_parser(
+        "platform-key", help="make another key that administers the platform; prints it, once"
+    )
     arguments = parser.parse_args()
     settings = load(Settings)
     match arguments.command:
         case "migrate":
             return _migrate(settings)
         case "init":
-            return _create_tenant(settings, "default", is_first=True)
+            return _create_tenant(settings, _FIRST, is_first=True)
         case "create-tenant":
             return _create_tenant(settings, arguments.name, is_first=False)
+        case "platform-key":
+            return _issue_platform_key(settings)
         case _:
             return run_main(serve(settings))
 
@@ -58,6 +70,16 @@ def _create_tenant(settings: Settings, name: str, *, is_first: bool) -> int:
     elif not is_first:
         sys.stderr.write(f"tenant {name} exists already\n")
         return 1
+    return 0
+
+
+def _issue_platform_key(settings: Settings) -> int:
+    try:
+        text = asyncio.run(issue_platform_key(settings, _FIRST))
+    except ModelyardError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(f"{text}\n")
     return 0
 
 

@@ -51,7 +51,11 @@ from services.api_gateway.entrypoints.rest.tracing import Tracing
 from services.api_gateway.settings import LimitSettings, OidcSettings, Settings
 from services.api_gateway.use_cases.authenticate import Authenticate
 from services.api_gateway.use_cases.authenticate_token import AuthenticateToken
-from services.api_gateway.use_cases.create_tenant import CreateTenant, IssueTenantKey
+from services.api_gateway.use_cases.create_tenant import (
+    CreateTenant,
+    IssuePlatformKey,
+    IssueTenantKey,
+)
 from services.api_gateway.use_cases.infer import Infer
 from services.api_gateway.use_cases.key_uses import WriteKeyUses
 from services.api_gateway.use_cases.makers import Makers
@@ -156,14 +160,19 @@ async def create_tenant(
 ) -> str | None:
     """Make a tenant and return its first key, or None when it exists."""
     async with open_engine(settings.postgres, application_name=SERVICE) as engine:
-        clock = SystemClock()
-        new_keys = NewKeys(clock, TimeOrderedIds(clock), _new_secret)
-        create = CreateTenant(PostgresTenants(_unit_of_work(engine), event_of), new_keys)
+        create = CreateTenant(PostgresTenants(_unit_of_work(engine), event_of), _new_keys())
         try:
             _, text = await create(tenant, administers_platform=administers_platform)
         except AlreadyExists:
             return None
     return text
+
+
+async def issue_platform_key(settings: Settings, tenant: TenantId) -> str:
+    """Make another key of a tenant that administers the platform; return its text."""
+    async with open_engine(settings.postgres, application_name=SERVICE) as engine:
+        issue = IssuePlatformKey(PostgresTenants(_unit_of_work(engine), event_of), _new_keys())
+        return await issue(tenant)
 
 
 async def _wire(
@@ -373,6 +382,11 @@ def policies_of(limits: LimitSettings) -> EdgePolicies:
         artifact_bytes_max=limits.artifact_bytes_max,
         inference_bytes_max=limits.inference_bytes_max,
     )
+
+
+def _new_keys() -> NewKeys:
+    clock = SystemClock()
+    return NewKeys(clock, TimeOrderedIds(clock), _new_secret)
 
 
 def _new_secret() -> str:

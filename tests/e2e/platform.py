@@ -87,9 +87,13 @@ class Platform:
 
     def create_tenant(self, name: str) -> str:
         """Make a tenant; return its first key."""
+        return self.operate("create-tenant", name)
+
+    def operate(self, *arguments: str) -> str:
+        """Run a command of the gateway's beside it; return what it prints."""
         return processes.run_tool(
-            [sys.executable, "-m", "services.api_gateway", "create-tenant", name],
-            needed_for="which makes a tenant",
+            [sys.executable, "-m", "services.api_gateway", *arguments],
+            needed_for="which operates the gateway",
             within_s=_COMMAND_S_MAX,
             environment=self.environment_of("api_gateway"),
         ).strip()

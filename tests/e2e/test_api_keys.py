@@ -96,6 +96,17 @@ def events_of(live: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
             yield event, json.loads(value)
 
 
+def test_the_platforms_operator_gets_another_key_to_all_of_it(platform: Platform) -> None:
+    text = platform.operate("platform-key")
+
+    with platform.client(text) as administrator:
+        who = administrator.whoami()
+        assert (who.tenant, who.roles) == ("default", ["platform-admin"])
+        made = listed(administrator, who.subject.removeprefix("key:"))
+        assert made.created_by == "platform"
+        administrator.revoke_key(made.id)
+
+
 def test_a_gateway_that_leaves_has_written_when_keys_were_used(
     platform: Platform, client: Client
 ) -> None:

@@ -1,4 +1,7 @@
-"""Make a tenant with its first administrator key; or another one, when that is lost."""
+"""Make a tenant with its first administrator key; or another one, when that is lost.
+
+Here, too, the platform's own administration begins anew when nobody has a key to it any more.
+"""
 
 from dataclasses import dataclass
 
@@ -58,6 +61,27 @@ class IssueTenantKey:
             tenant, name="issued by the platform", created_by=PLATFORM, role=Role.ADMIN
         )
         require_all(by, key)
+        async with self.store.changing() as tx:
+            (await tx.get(tenant)).check_kept()
+            await tx.add_key(key)
+        return text
+
+
+@dataclass(frozen=True, slots=True)
+class IssuePlatformKey:
+    """Make another key that administers the platform.
+
+    For whoever runs the gateway, when the last one is lost or was ended; no route leads here.
+    """
+
+    store: TenantStore
+    new_keys: NewKeys
+
+    async def __call__(self, tenant: TenantId) -> str:
+        """Return the key's text; raises NotFound, FailedPrecondition for a deleted tenant."""
+        key, text = self.new_keys.make(
+            tenant, name="issued by the operator", created_by=PLATFORM, role=Role.PLATFORM_ADMIN
+        )
         async with self.store.changing() as tx:
             (await tx.get(tenant)).check_kept()
             await tx.add_key(key)

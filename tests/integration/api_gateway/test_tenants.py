@@ -21,7 +21,11 @@ from services.api_gateway.domain.scopes import SCOPES
 from services.api_gateway.domain.tenant import Plan, Tenant, TenantState
 from services.api_gateway.entrypoints.facts import event_of
 from services.api_gateway.entrypoints.loops.tenants import TenantsLoop
-from services.api_gateway.use_cases.create_tenant import CreateTenant, IssueTenantKey
+from services.api_gateway.use_cases.create_tenant import (
+    CreateTenant,
+    IssuePlatformKey,
+    IssueTenantKey,
+)
 from services.api_gateway.use_cases.manage_keys import NewKeys
 from services.api_gateway.use_cases.manage_tenants import ChangeTenant, RepublishTenants
 from services.api_gateway.use_cases.purge_tenants import PurgeTenants
@@ -139,6 +143,20 @@ async def test_another_key_opens_the_tenant_and_is_no_news_of_it(
     assert len(await told(engine)) == 1
     with pytest.raises(NotFound):
         await issue(PLATFORM, TenantId("nobody"))
+
+
+async def test_an_operator_makes_another_key_that_administers_the_platform(
+    store: PostgresTenants, create: CreateTenant
+) -> None:
+    await create(ACME)
+    text = await IssuePlatformKey(store, NEW_KEYS)(ACME)
+    presented = PresentedKey.parse(f"Bearer {text}")
+    assert presented is not None
+    found = await PostgresDirectory(store.base).find_key(presented.id)
+    assert found is not None
+    assert (found.tenant, found.role, found.created_by) == (ACME, Role.PLATFORM_ADMIN, "platform")
+    with pytest.raises(NotFound):
+        await IssuePlatformKey(store, NEW_KEYS)(TenantId("nobody"))
 
 
 async def test_changes_at_once_have_a_version_each(
