@@ -9,17 +9,19 @@ Always holds: at half-open one probe is under way; a cancelled call records noth
 before the last change of state records nothing; the real error leaves, never pybreaker's. Outcomes
 are counted in a sliding window, so that a success in between does not hide a dependency that fails
 half of the time, and a few failures among thousands of calls do not close the door on the rest.
-State is per process: a breaker that asks Redis on each call would itself need one.
+State is per process: a breaker that asks Redis on each call would itself need one. What is shown of
+breakers of one name, such as those of each replica, is the worst state among them.
 """
 
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
 from typing import Final, NamedTuple
+from weakref import WeakSet
 
 import pybreaker
 from loguru import logger
@@ -39,6 +41,8 @@ REFUSED = counter(
 )
 
 _BUCKET_COUNT: Final = 10
+_NAMESAKES: Final[defaultdict[str, "WeakSet[Breaker]"]] = defaultdict(WeakSet)
+"""Each name's breakers: a process may have several edges of one kind."""
 
 
 class Breaker:
@@ -74,12 +78,18 @@ class Breaker:
         self._generation = 0
         self._opened_at_s = 0.0
         self._probe: _Probe | None = None
-        STATE.labels(name).set(_STATES[pybreaker.STATE_CLOSED])
+        _NAMESAKES[name].add(self)
+        self._show()
 
     @property
     def state(self) -> str:
         """`closed`, `open` or `half-open`."""
         return self._state
+
+    def retire(self) -> None:
+        """Be shown no more: what it was for is not there any more."""
+        _NAMESAKES[self.name].discard(self)
+        self._show()
 
     def calling(self) -> AbstractContextManager[None]:
         """Run one call; raises Unavailable at once while the breaker is open."""
@@ -154,11 +164,15 @@ class Breaker:
         self._state = str(self._machine.current_state)
         self._generation += 1
         self._probe = None
-        STATE.labels(self.name).set(_STATES[self.state])
+        self._show()
+
+    def _show(self) -> None:
+        worst = max((_STATES[each.state] for each in _NAMESAKES[self.name]), default=0)
+        STATE.labels(self.name).set(worst)
 
 
 def breaker_states() -> Mapping[str, str]:
-    """Return the state of each breaker of this process; of those with one name, the last moved."""
+    """Return the state of each breaker of this process; of those with one name, the worst."""
     names = {number: state for state, number in _STATES.items()}
     samples = (sample for metric in STATE.collect() for sample in metric.samples)
     return {sample.labels["breaker"]: names[int(sample.value)] for sample in samples}

@@ -9,11 +9,12 @@ A replica's program is a tenant's: its redirects are not followed and its cookie
 could send the gateway anywhere, and one caller's cookie to another.
 """
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 import aiohttp
 from opentelemetry import propagate, trace
@@ -29,6 +30,8 @@ _PASSED_BACK: Final = frozenset(
 # aiohttp would ask for compression that the caller may not understand.
 _OURS: Final = ("Accept", "Accept-Encoding", "User-Agent")
 _BREAKERS_MAX: Final = 10_000
+_KEPT_AFTER_USE: Final = timedelta(minutes=2)
+"""A breaker of a replica that is not asked any more: it may be gone, and would be shown as open."""
 
 
 @dataclass(slots=True)
@@ -39,7 +42,9 @@ class HttpReplicas:
     tracer: trace.Tracer
     request_timeout: timedelta
     response_bytes_max: int
-    _breakers: dict[str, Breaker] = field(default_factory=dict)
+    monotonic: Callable[[], float] = time.monotonic
+    _edges: dict[str, "_Edge"] = field(default_factory=dict)
+    """By address, in the order of their last use."""
 
     async def send(self, address: str, request: InferenceRequest) -> InferenceResponse:
         """Send once to `address`."""
@@ -62,6 +67,12 @@ class HttpReplicas:
                 raise
             span.set_attribute("http.response.status_code", response.status)
             return response
+
+    def forget_all(self) -> None:
+        """Show no replica's breaker any more."""
+        for edge in self._edges.values():
+            edge.breaker.retire()
+        self._edges.clear()
 
     async def _send(
         self, address: str, request: InferenceRequest, headers: dict[str, str]
@@ -89,17 +100,37 @@ class HttpReplicas:
             raise Unavailable("replica") from error
 
     def _breaker(self, address: str) -> Breaker:
-        breaker = self._breakers.pop(address, None) or Breaker(
-            "replica",
-            failure_count_max=5,
-            window=timedelta(seconds=10),
-            reset_after=timedelta(seconds=2),
-            counts=lambda error: isinstance(error, (NotSent, Unavailable, DeadlineExceeded)),
-        )
-        self._breakers[address] = breaker
-        while len(self._breakers) > _BREAKERS_MAX:
-            del self._breakers[next(iter(self._breakers))]
+        now_s = self.monotonic()
+        known = self._edges.pop(address, None)
+        breaker = known.breaker if known else _breaker()
+        self._edges[address] = _Edge(breaker, used_at_s=now_s)
+        self._forget_unused(since_s=now_s - _KEPT_AFTER_USE.total_seconds())
         return breaker
+
+    def _forget_unused(self, *, since_s: float) -> None:
+        while self._edges:
+            address, edge = next(iter(self._edges.items()))
+            if edge.used_at_s >= since_s and len(self._edges) <= _BREAKERS_MAX:
+                return
+            edge.breaker.retire()
+            del self._edges[address]
+
+
+class _Edge(NamedTuple):
+    """The way to one replica."""
+
+    breaker: Breaker
+    used_at_s: float
+
+
+def _breaker() -> Breaker:
+    return Breaker(
+        "replica",
+        failure_count_max=5,
+        window=timedelta(seconds=10),
+        reset_after=timedelta(seconds=2),
+        counts=lambda error: isinstance(error, (NotSent, Unavailable, DeadlineExceeded)),
+    )
 
 
 async def _read_bounded(answer: aiohttp.ClientResponse, bytes_max: int) -> bytes:
@@ -122,9 +153,13 @@ async def open_replicas(
     async with aiohttp.ClientSession(
         connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
     ) as session:
-        yield HttpReplicas(
+        replicas = HttpReplicas(
             session=session,
             tracer=tracer,
             request_timeout=request_timeout,
             response_bytes_max=response_bytes_max,
         )
+        try:
+            yield replicas
+        finally:
+            replicas.forget_all()

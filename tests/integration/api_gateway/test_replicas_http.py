@@ -1,6 +1,7 @@
 """Requests to replicas over real sockets."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
@@ -11,6 +12,7 @@ from typing_extensions import override
 
 from services.api_gateway.adapters.replicas_http import HttpReplicas, open_replicas
 from services.api_gateway.use_cases.infer import InferenceRequest, NotSent
+from services.chassis.breaker import breaker_states
 from services.chassis.errors import DeadlineExceeded, PayloadTooLarge, Unavailable
 from services.chassis.telemetry.tracing import tracer
 
@@ -141,6 +143,26 @@ async def test_a_replica_that_keeps_refusing_is_left_alone(replicas: HttpReplica
         with pytest.raises(NotSent):
             await replicas.send(address, REQUEST)
     assert asked == 0
+
+
+async def test_a_replica_that_is_not_asked_any_more_is_not_shown_as_refused_for_ever(
+    replicas: HttpReplicas,
+) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response()
+
+    async with a_replica(answer) as gone:
+        pass
+    for _ in range(6):
+        with pytest.raises(NotSent):
+            await replicas.send(gone, REQUEST)
+    async with a_replica(answer) as there:
+        await replicas.send(there, REQUEST)
+        assert breaker_states()["replica"] == "open"  # of both, the worse one
+
+        replicas.monotonic = lambda: time.monotonic() + timedelta(minutes=3).total_seconds()
+        await replicas.send(there, REQUEST)
+        assert breaker_states()["replica"] == "closed"
 
 
 async def test_a_replicas_redirect_is_passed_back_and_not_followed(replicas: HttpReplicas) -> None:

@@ -298,3 +298,28 @@ async def test_states_of_all_breakers_are_known_by_name() -> None:
 
     await call(breaker, DOWN)
     assert breaker_states()["known"] == "open"
+
+
+async def test_of_breakers_with_one_name_the_worst_state_is_shown() -> None:
+    time = Time()
+    broken = a_breaker(time, name="one of many", failure_count_max=1)
+    await call(broken, DOWN)
+
+    other = a_breaker(time, name="one of many")  # a new one is closed, and tells nothing of others
+    await call(other)
+    assert breaker_states()["one of many"] == "open"
+
+    time.now_s += 2
+    await call(broken)
+    assert breaker_states()["one of many"] == "closed"
+
+
+async def test_a_breaker_that_is_retired_is_shown_no_more() -> None:
+    time = Time()
+    broken = a_breaker(time, name="gone", failure_count_max=1)
+    kept = a_breaker(time, name="gone")
+    await call(broken, DOWN)
+
+    broken.retire()
+
+    assert (kept.state, breaker_states()["gone"]) == ("closed", "closed")
