@@ -5,6 +5,9 @@ they may change at any time. Late actors: a token that is used after its princip
 is refused when it expires, so at most 60 s later; one of a key that is no longer trusted is refused
 when that is noticed, also if it was accepted before; one that is handed on is refused by every
 service but the one that was called with it.
+
+Clocks may be set back: what was signed, or found good, at a time that has not come yet counts for
+nothing.
 """
 
 from collections import OrderedDict
@@ -71,7 +74,7 @@ class TokenSigner:
         key_name, key = self._key.current()
         purpose = (principal, audience)
         cached = self._cache.get(purpose)
-        if cached is not None and now < cached.fresh_until and cached.key_name == key_name:
+        if cached is not None and cached.is_fresh(now) and cached.key_name == key_name:
             return cached.token
         token = jwt.encode(
             {
@@ -87,7 +90,7 @@ class TokenSigner:
             algorithm=_ALGORITHM,
             headers={"kid": key_name},
         )
-        self._cache[purpose] = _Signed(token, key_name, fresh_until=now + LIFETIME / 2)
+        self._cache[purpose] = _Signed(token, key_name, signed_at=now)
         self._cache.move_to_end(purpose)
         while len(self._cache) > _CACHED_COUNT_MAX:
             self._cache.popitem(last=False)
@@ -124,8 +127,8 @@ class TokenVerifier:
     def verify(self, token: str) -> Caller:
         """Return who calls this service; raises Unauthenticated, never saying why."""
         now = self._clock.now()
-        found = self._cache.get(token) or self._checked(token, now)
-        if now >= found.expires_at or self._keys.find(found.key_name) is None:
+        found = self._cache.get(token) or self._checked(token)
+        if not found.is_in_time(now) or self._keys.find(found.key_name) is None:
             self._cache.pop(token, None)
             raise Unauthenticated
         self._cache[token] = found
@@ -133,7 +136,7 @@ class TokenVerifier:
             self._cache.popitem(last=False)
         return found.caller
 
-    def _checked(self, token: str, now: datetime) -> "_Verified":
+    def _checked(self, token: str) -> "_Verified":
         try:
             key_name = str(jwt.get_unverified_header(token).get("kid", ""))
             key = self._keys.find(key_name)
@@ -155,7 +158,7 @@ class TokenVerifier:
                     "verify_iat": False,
                 },
             )
-            issued_at = datetime.fromtimestamp(claims["iat"], UTC)
+            begins_at = datetime.fromtimestamp(claims["iat"], UTC) - LEEWAY
             expires_at = datetime.fromtimestamp(claims["exp"], UTC) + LEEWAY
             principal = Principal(
                 tenant=TenantId(str(claims["tenant"])),
@@ -164,10 +167,11 @@ class TokenVerifier:
             )
         except (jwt.InvalidTokenError, TypeError, ValueError, OverflowError) as error:
             raise Unauthenticated from error
-        is_too_long = expires_at - issued_at > LIFETIME + LEEWAY
-        if is_too_long or now < issued_at - LEEWAY:
+        if expires_at - begins_at > LIFETIME + 2 * LEEWAY:
             raise Unauthenticated
-        return _Verified(Caller(principal=principal, service=caller), key_name, expires_at)
+        return _Verified(
+            Caller(principal=principal, service=caller), key_name, begins_at, expires_at
+        )
 
 
 class _Signed(NamedTuple):
@@ -175,7 +179,11 @@ class _Signed(NamedTuple):
 
     token: str
     key_name: str
-    fresh_until: datetime
+    signed_at: datetime
+
+    def is_fresh(self, at: datetime) -> bool:
+        """Tell whether it is good for at least half of `LIFETIME`, by everybody's clock."""
+        return self.signed_at <= at < self.signed_at + LIFETIME / 2
 
 
 class _Verified(NamedTuple):
@@ -183,4 +191,9 @@ class _Verified(NamedTuple):
 
     caller: Caller
     key_name: str
+    begins_at: datetime
     expires_at: datetime
+
+    def is_in_time(self, at: datetime) -> bool:
+        """Tell whether it is good by now, and still."""
+        return self.begins_at <= at < self.expires_at
