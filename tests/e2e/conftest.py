@@ -15,6 +15,7 @@ from modelyard.client import Client
 
 from deploy.local import kafka
 from deploy.local.runtimes import Kind, Wish
+from tests.e2e.authorization import things
 from tests.e2e.bench import Bench
 from tests.e2e.crash import table as crash_table
 from tests.e2e.faults import table
@@ -66,6 +67,9 @@ def _warnings(platform: Platform, part: str) -> Iterator[str]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the tables, and write them where that is wanted."""
+    for found in _noted_as(things.PROPERTY, terminalreporter):
+        terminalreporter.section("authorization")
+        terminalreporter.line(found)
     for found in _noted_as(history_table.PROPERTY, terminalreporter):
         terminalreporter.section("history")
         for line in history_table.rendered(history_table.heard(found)):

@@ -7,8 +7,7 @@ exactly as one that nobody has.
 """
 
 import importlib
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -28,7 +27,7 @@ from services.api_gateway.domain.roles import SCOPES_BY_ROLE, Role
 from services.chassis.clock import SystemClock
 from services.chassis.rpc.identity import TokenSigner
 from services.chassis.tenancy import NO_TENANT, Principal, TenantId
-from tests.e2e.authorization.things import Findings, Things, fresh
+from tests.e2e.authorization.things import PROPERTY, Findings, Things, fresh
 from tests.e2e.platform import Platform
 
 PROTOS: Final = Path(__file__).parents[3] / "protos"
@@ -238,7 +237,9 @@ class Signers:
 
 
 @pytest.mark.usefixtures("platform")
-def test_no_cell_of_the_matrix_lets_anybody_do_or_see_more(platform: Platform) -> None:
+def test_no_cell_of_the_matrix_lets_anybody_do_or_see_more(
+    platform: Platform, record_property: Callable[[str, object], None]
+) -> None:
     environment = platform.environment_of("scheduler") | platform.environment_of("api_gateway")
     signers, findings, count = Signers.of(platform), Findings(), 0
     tenants = [fresh("owners"), fresh("strangers")]
@@ -263,7 +264,7 @@ def test_no_cell_of_the_matrix_lets_anybody_do_or_see_more(platform: Platform) -
         for things in (own, foreign):
             things.clear()
 
-    sys.stdout.write(f"{count} RPCs, {findings.cell_count} cells\n")
+    record_property(PROPERTY, f"{count} RPCs, {findings.cell_count} cells")
     assert not findings.violations, "\n".join(findings.violations)
     assert findings.cell_count > count * len(Role)
 

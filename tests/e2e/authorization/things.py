@@ -11,6 +11,8 @@ from tests.e2e.platform import CPU_MILLICORES
 
 DONE: Final = frozenset({200, 201, 202, 204})
 BIG: Final = {"cpu_millicores": CPU_MILLICORES}
+PROPERTY: Final = "authorization"
+"""Under which a matrix' report bears how large it was: what passing tests print is not shown."""
 MEMBER: Final = {"subject": "auth0|12", "issuer": "https://issuer.test"}
 """By which a request names a member, beside its path."""
 KEY_NAMES: Final = frozenset({"cell", "made", "used up"})
