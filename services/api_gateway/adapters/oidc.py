@@ -213,7 +213,7 @@ class OidcIssuer:
                 return _keys(await self._document(await self._keys_url()), self._policy.algorithms)
         except TimeoutError as error:
             raise DeadlineExceeded(_NAME) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
             raise Unavailable(_NAME) from error
 
     async def _keys_url(self) -> str:
@@ -271,9 +271,8 @@ def _keys(document: Mapping[str, object], allowed: frozenset[str]) -> Mapping[st
         except (jwt.PyJWTError, ValueError, TypeError):
             continue
         algorithms = _algorithms_of(public) & allowed
-        named = each.get("alg")
-        if named is not None:
-            algorithms &= {named}
+        if (named := each.get("alg")) is not None:
+            algorithms = frozenset(algorithm for algorithm in algorithms if algorithm == named)
         if algorithms:
             found[str(each.get("kid", ""))] = _Key(public, algorithms)
     return found

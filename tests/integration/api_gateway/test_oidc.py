@@ -225,6 +225,7 @@ async def test_keys_that_are_no_strong_public_keys_for_signatures_are_not_used(
     issuer.publish("for-encryption", other, use="enc")
     issuer.publish("of-another-kind", other, kty="unknown")
     issuer.publish("broken", other, n="!")
+    issuer.publish("of-no-algorithm", other, alg=["RS256"])
     issuer.published.append({"kty": "oct", "kid": "secret", "k": "c2VjcmV0" * 8})
 
     assert await known.claims(a_token(issuer))
