@@ -77,8 +77,8 @@ class GuardedRoute(APIRoute):
     @override
     def get_route_handler(self) -> Handler:
         declared = self.dependant
-        guards = [guard for each in declared.dependencies if (guard := _guard_of(each))]
-        rest = [each for each in declared.dependencies if not _guard_of(each)]
+        guards = [each.call for each in declared.dependencies if isinstance(each.call, Needs)]
+        rest = [each for each in declared.dependencies if not _is_guard_alone(each)]
         self.dependant = replace(declared, dependencies=rest)
         handle = super().get_route_handler()
         self.dependant = declared  # whole again, for the description
@@ -120,7 +120,6 @@ def _declarations(route: RouteContext) -> Iterator[Needs]:
             yield dependency.call
 
 
-def _guard_of(dependency: Dependant) -> Needs | None:
-    """Return what only guards; one with a name is an argument of the route, which FastAPI gives."""
-    call = dependency.call
-    return call if isinstance(call, Needs) and dependency.name is None else None
+def _is_guard_alone(dependency: Dependant) -> bool:
+    """Tell whether a guard is no argument of its route: those FastAPI has to give."""
+    return isinstance(dependency.call, Needs) and dependency.name is None
