@@ -5,6 +5,8 @@ Here, too, the platform's own administration begins anew when nobody has a key t
 
 from dataclasses import dataclass
 
+from loguru import logger
+
 from services.api_gateway.domain.api_key import PLATFORM
 from services.api_gateway.domain.roles import Role
 from services.api_gateway.domain.tenant import Plan, Tenant
@@ -64,6 +66,13 @@ class IssueTenantKey:
         async with self.store.changing() as tx:
             (await tx.get(tenant)).check_kept()
             await tx.add_key(key)
+        logger.info(
+            "key given to a tenant",
+            tenant=tenant,
+            key_id=key.id,
+            by=by.subject,
+            by_tenant=by.tenant,
+        )
         return text
 
 

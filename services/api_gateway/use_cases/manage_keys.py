@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from loguru import logger
+
 from services.api_gateway.domain.api_key import (
     IN_FORCE_MAX,
     KEYS_LISTED_MAX,
@@ -117,6 +119,7 @@ class IssueKey:
             require_all(maker.principal, key)
             await _check_room(tx, in_force_max=self.in_force_max)
             await tx.keys.add(key)
+        logger.info("key made", tenant=key.tenant, key_id=key.id, by=issuer.subject)
         return key, text
 
 
@@ -142,11 +145,12 @@ class RevokeKey:
 
     unit_of_work: UnitOfWork
 
-    async def __call__(self, tenant: TenantId, key_id: str) -> None:
+    async def __call__(self, by: Principal, key_id: str) -> None:
         """Revoke; raises NotFound for another tenant's key too."""
-        async with self.unit_of_work(tenant) as tx:
+        async with self.unit_of_work(by.tenant) as tx:
             await tx.members.locked_tenant()
             await tx.keys.revoke(key_id, at=tx.now)
+        logger.info("key revoked", tenant=by.tenant, key_id=key_id, by=by.subject)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +204,13 @@ class RotateKey:
             await tx.keys.save_rotated(replaced)
             await _check_room(tx, in_force_max=self.in_force_max)
             await tx.keys.add(new)
+        logger.info(
+            "key rotated",
+            tenant=old.tenant,
+            key_id=old.id,
+            replaced_by=new.id,
+            by=issuer.subject,
+        )
         return new, text, replaced
 
 

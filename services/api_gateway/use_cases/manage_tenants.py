@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from loguru import logger
+
 from services.api_gateway.domain.tenant import Plan, Tenant
 from services.api_gateway.use_cases.ports import Lease, TenantStore
 from services.api_gateway.use_cases.tenant_standing import TenantStanding
@@ -86,6 +88,15 @@ class ChangeTenant:
                 check_version("tenant", tenant, current=found.version, if_version=if_version)
                 await tx.save(found, changed)
         self.standing.learn(changed)
+        if changed != found:
+            logger.info(
+                "tenant changed",
+                tenant=tenant,
+                state=changed.state,
+                version=changed.version,
+                by=by.subject,
+                by_tenant=by.tenant,
+            )
         return changed
 
 

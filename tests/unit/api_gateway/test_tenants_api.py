@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
+from loguru import logger
 
 from services.api_gateway.domain.roles import SCOPES_BY_ROLE, Role
 from services.api_gateway.domain.tenant import Plan, Tenant
@@ -71,6 +72,32 @@ async def test_a_tenant_whose_key_is_lost_gets_another_from_the_platform_alone()
         assert (who["tenant"], who["roles"]) == ("acme", ["admin"])
     async with edge.client(key=lost) as theirs:
         assert (await theirs.post("/v1/tenants/acme/keys")).status_code == 403
+
+
+async def test_the_log_tells_who_changes_tenants_and_keys_and_no_secret() -> None:
+    administrator = await an_administrator(Edge())
+    told: list[str] = []
+    sink = logger.add(told.append, format="{message} {extra}")
+    try:
+        async with administrator as client:
+            subject = (await client.get("/v1/whoami")).json()["subject"]
+            texts = [
+                (await client.post("/v1/tenants", json={"id": "acme"})).json()["key"],
+                (await client.post("/v1/tenants/acme/keys")).json()["key"],
+            ]
+            await client.post("/v1/tenants/acme/suspend", json={"reason": "unpaid"})
+            made = (await client.post("/v1/api-keys", json={"name": "n", "role": "viewer"})).json()
+            path = f"/v1/api-keys/{made['key']['id']}"
+            rotated = (await client.post(f"{path}/rotate", json={})).json()
+            await client.delete(path)
+    finally:
+        logger.remove(sink)
+
+    for said in ("key given", "tenant changed", "key made", "key rotated", "key revoked"):
+        [line] = [line for line in told if line.startswith(said)]
+        assert subject in line
+    texts += [made["text"], rotated["text"]]
+    assert not [line for line in told if any(text in line for text in texts)]
 
 
 async def test_who_may_suspend_tenants_gets_no_key_to_what_they_have() -> None:

@@ -176,7 +176,7 @@ def api_keys_router(edge: Gateway) -> APIRouter:
     @burst
     async def revoke_key(request: Request, principal: Manager, key_id: Id) -> None:
         """Put a key out of force, everywhere within 2 seconds."""
-        await gateway(request).revoke_key(principal.tenant, key_id)
+        await gateway(request).revoke_key(principal, key_id)
 
     return router
 
