@@ -578,6 +578,7 @@ def _wire_runner(
             NodeId(own.node_id),
             Resources(own.cpu_millicores, own.memory_bytes, own.gpu_count),
             runtime.capabilities.runtime,
+            allows_mixed_tenants=runtime.capabilities.allows_mixed_tenants,
         ),
         drive=drive,
         clean_up=CleanUpContainers(

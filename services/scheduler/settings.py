@@ -113,7 +113,8 @@ class ProcessRuntimeSettings(BaseModel):
     allow_unisolated: bool = False
     """Has to be said: what runs can read whatever this service's account can."""
     allow_mixed_tenants: bool = False
-    """Without it a node runs one tenant's attempts only, since they could see each other."""
+    """Without it a node holds one tenant's attempts at a time, since they could see each other, and
+    others' work waits."""
     containers_root: Path
     """A folder a container: its output, its files, its end. The log collector reads it."""
     images: dict[str, Path]

@@ -75,6 +75,33 @@ def waits_for_resume(theirs: Bench, job: Job) -> bool:
     return found.state == "QUEUED" and "suspended: unpaid" in found.reason
 
 
+def test_a_job_waits_for_another_tenants_on_the_node_says_so_and_is_passed_by_none_of_them(
+    theirs: Bench, bench: Bench
+) -> None:
+    """The platform's one node runs plain processes: one tenant's at a time."""
+    running = theirs.submit(theirs.spec(WAITS))
+    theirs.process_of(running)
+    waiting = bench.submit(bench.spec("pass"))
+    told = until(lambda: waits_for_a_node(bench, waiting), what="the job says why it waits")
+    assert told == "no node that is large enough takes anything new: 1 holds another tenant's work"
+    late = theirs.submit(theirs.spec("pass"))
+
+    theirs.open_gate()
+    ended = [
+        bench.ended(job) for bench, job in ((theirs, running), (bench, waiting), (theirs, late))
+    ]
+    assert [(job.state, job.attempt_number) for job in ended] == [("SUCCEEDED", 1)] * 3
+    starts = [job.started_at for job in ended if job.started_at is not None]
+    assert len(starts) == 3
+    assert starts == sorted(starts)
+
+
+def waits_for_a_node(bench: Bench, job: Job) -> str | None:
+    """Return what a job waits for, once it does and says so."""
+    found = bench.client.job(job.id)
+    return found.reason if found.state == "QUEUED" and "node" in found.reason else None
+
+
 def test_a_suspended_tenant_stays_so_for_a_scheduler_that_starts_after_the_topic_was_made_again(
     platform: Platform, tenant: str, theirs: Bench
 ) -> None:

@@ -19,7 +19,7 @@ from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import Attempt, OwnerKind
 from services.scheduler.domain.attempts.work import AttemptWork, JobWork
 from services.scheduler.domain.fleet.loss import UnheldNode
-from services.scheduler.domain.fleet.node import Node, lease_name
+from services.scheduler.domain.fleet.node import HeldWork, Node, lease_name
 from services.scheduler.domain.fleet.reach import FleetDoors, FleetReach
 from services.scheduler.domain.identities import AttemptId, JobId, NodeId
 from services.scheduler.domain.jobs.job import Job, JobState
@@ -267,39 +267,68 @@ class MemoryNodes:
     def __init__(self, tx: Transaction) -> None:
         self._tx = tx
 
-    async def register(self, node_id: NodeId, capacity: Resources, *, runtime: str) -> bool:
+    async def register(
+        self,
+        node_id: NodeId,
+        capacity: Resources,
+        *,
+        runtime: str,
+        allows_mixed_tenants: bool,
+    ) -> bool:
         """Add a node or change what it has; tell whether it counts as lost."""
         node = await self._tx.server.lock(NODES, node_id)
         node = node or Node(node_id, capacity, Resources(), self._tx.now, runtime, None)
-        seen = replace(node, capacity=capacity, runtime=runtime, heartbeat_at=self._tx.now)
+        seen = replace(
+            node,
+            capacity=capacity,
+            runtime=runtime,
+            allows_mixed_tenants=allows_mixed_tenants,
+            heartbeat_at=self._tx.now,
+        )
         self._tx.server.write(NODES, node_id, seen)
         return seen.lost_at is not None
 
     async def heartbeat(self, node_id: NodeId, *, is_runtime_up: bool) -> None:
         """Note that the node's runner is alive, and whether its runtime is."""
-        node = await self.get(node_id)
+        node = await self._locked(node_id)
         down_since = None if is_runtime_up else node.runtime_down_since or self._tx.now
         seen = replace(node, heartbeat_at=self._tx.now, runtime_down_since=down_since)
         self._tx.server.write(NODES, node_id, seen)
 
     async def get(self, node_id: NodeId) -> Node:
-        """Return a node, locked."""
+        """Return a node, locked, with what it holds."""
+        [node] = await self._with_what_they_hold([await self._locked(node_id)])
+        return node
+
+    async def at_work(self, *, alive_since: datetime) -> Sequence[Node]:
+        """Return open nodes with a recent heartbeat whose runtime answers, with what they hold."""
+        nodes, _ = await self.first(limit=1_000)
+        return await self._with_what_they_hold(
+            [
+                node
+                for node in nodes
+                if node.heartbeat_at >= alive_since
+                and node.runtime_down_since is None
+                and node.cordoned_at is None
+                and node.lost_at is None
+            ]
+        )
+
+    async def _with_what_they_hold(self, nodes: Sequence[Node]) -> Sequence[Node]:
+        """Say of nodes whose work they hold, where that keeps others' away."""
+        if all(node.allows_mixed_tenants for node in nodes):
+            return nodes
+        attempts = await self._tx.server.ask(lambda: self._tx.server.all(ATTEMPTS))
+        return [
+            node if node.allows_mixed_tenants else replace(node, holds=_held(attempts, on=node.id))
+            for node in nodes
+        ]
+
+    async def _locked(self, node_id: NodeId) -> Node:
         node = await self._tx.server.lock(NODES, node_id)
         if node is None:
             raise NotFound("node", node_id)
         return node
-
-    async def at_work(self, *, alive_since: datetime) -> Sequence[Node]:
-        """Return open nodes with a recent heartbeat whose runtime answers."""
-        nodes, _ = await self.first(limit=1_000)
-        return [
-            node
-            for node in nodes
-            if node.heartbeat_at >= alive_since
-            and node.runtime_down_since is None
-            and node.cordoned_at is None
-            and node.lost_at is None
-        ]
 
     async def draining(self) -> Mapping[NodeId, datetime]:
         """Return since when nodes are drained."""
@@ -329,7 +358,7 @@ class MemoryNodes:
 
     async def save(self, node: Node) -> None:
         """Store what is used of a node, and whether it is open."""
-        locked = await self.get(node.id)
+        locked = await self._locked(node.id)
         saved = replace(
             locked,
             used=node.used,
@@ -341,7 +370,7 @@ class MemoryNodes:
 
     async def release(self, node_id: NodeId, resources: Resources) -> None:
         """Give an ended attempt's capacity back."""
-        node = await self.get(node_id)
+        node = await self._locked(node_id)
         self._tx.server.write(NODES, node_id, replace(node, used=node.used - resources))
 
     async def reach_for(self, resources: Resources) -> FleetReach:
@@ -350,12 +379,26 @@ class MemoryNodes:
         is_enough = not nodes or any(resources.fits_in(node.capacity) for node in nodes)
         return FleetReach(is_enough=is_enough, largest=Resources())
 
-    async def doors_for(self, resources: Resources, *, alive_since: datetime) -> FleetDoors:
-        """Tell how many nodes are large enough for this and at work."""
+    async def doors_for(
+        self, resources: Resources, *, tenant: TenantId, alive_since: datetime
+    ) -> FleetDoors:
+        """Tell how many nodes are large enough for this and at work, and whom they take."""
         _, count = await self.first(limit=1_000)
         at_work = await self.at_work(alive_since=alive_since)
         large = [node for node in at_work if resources.fits_in(node.capacity)]
-        return FleetDoors(node_count=count, open_count=len(large))
+        open_count = sum(node.takes(tenant) for node in large)
+        return FleetDoors(
+            node_count=count, open_count=open_count, held_count=len(large) - open_count
+        )
+
+
+def _held(attempts: Sequence[Attempt], *, on: NodeId) -> frozenset[HeldWork]:
+    """Return whose open attempts are on a node."""
+    return frozenset(
+        HeldWork(attempt.tenant, attempt.owner.kind)
+        for attempt in attempts
+        if attempt.node_id == on and not attempt.is_terminal
+    )
 
 
 class MemoryLine:
@@ -389,7 +432,9 @@ class MemoryLine:
             asked, theirs = row.job.spec.resources, left.get(row.job.tenant)
             is_due = row.job.retry_at is None or row.job.retry_at <= at
             may_take = is_due and (theirs is None or asked.fits_in(theirs))
-            if may_take and any(asked.fits_in(node.capacity) for node in nodes):
+            if may_take and any(
+                asked.fits_in(node.capacity) and node.will_take(row.job.tenant) for node in nodes
+            ):
                 heads.append(
                     Head(
                         OwnerKind.JOB,

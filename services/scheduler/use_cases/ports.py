@@ -212,8 +212,10 @@ class Fleet(Protocol):
         """Tell whether some node is large enough for this, and the most that any has."""
         ...
 
-    async def doors_for(self, resources: Resources, *, alive_since: datetime) -> FleetDoors:
-        """Tell which of the nodes that are large enough for this take anything new."""
+    async def doors_for(
+        self, resources: Resources, *, tenant: TenantId, alive_since: datetime
+    ) -> FleetDoors:
+        """Tell which of the nodes that are large enough take anything new of a tenant's."""
         ...
 
 
@@ -379,7 +381,14 @@ class Replicas(Protocol):
 class Nodes(Fleet, Protocol):
     """The machines that run containers."""
 
-    async def register(self, node_id: NodeId, capacity: Resources, *, runtime: str) -> bool:
+    async def register(
+        self,
+        node_id: NodeId,
+        capacity: Resources,
+        *,
+        runtime: str,
+        allows_mixed_tenants: bool,
+    ) -> bool:
         """Add a node or change what it has, with a heartbeat; what is booked stays booked.
 
         Returns whether the node counts as lost.
@@ -391,11 +400,14 @@ class Nodes(Fleet, Protocol):
         ...
 
     async def get(self, node_id: NodeId) -> Node:
-        """Return a node, locked; raises NotFound."""
+        """Return a node, locked, with what it holds; raises NotFound."""
         ...
 
     async def at_work(self, *, alive_since: datetime) -> Sequence[Node]:
-        """Return open nodes with a recent heartbeat whose runtime answers; nothing is locked."""
+        """Return open nodes with a recent heartbeat whose runtime answers, with what they hold.
+
+        Nothing is locked.
+        """
         ...
 
     async def draining(self) -> Mapping[NodeId, datetime]:
@@ -446,9 +458,10 @@ class Line(Protocol):
     ) -> Sequence[Head]:
         """Return the first of each kind, at most `limit`, in any order; nothing is locked.
 
-        Those that no node at work since then could ever hold are passed over, those that ask for
-        more than their tenant has left, and those whose retry begins later than `at`: they must not
-        fill the places of all who could run.
+        Those that no node at work since then could ever hold are passed over, or only ones with
+        another tenant's replica that take no second tenant; those that ask for more than their
+        tenant has left, and those whose retry begins later than `at`. They must not fill the places
+        of all who could run.
         """
         ...
 

@@ -1,13 +1,16 @@
-"""The process runtime alone: the keeper that each of its containers has."""
+"""The process runtime alone: the keeper that each of its containers has, and whom it mixes."""
 
 import asyncio
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 
-from services.scheduler.domain.attempts.runtime import ContainerPhase
-from tests.contract.container_runtime.kit import Kit, is_running
+from services.chassis.tenancy import TenantId
+from services.scheduler.adapters.runtime_process.runtime import ProcessRuntime
+from services.scheduler.domain.attempts.runtime import Capability, ContainerPhase
+from tests.contract.container_runtime.kit import IMAGE, WAITS, Kit, is_running
 
 TELLS_PARENT = "import os, time; print(f'{os.getpid()} {os.getppid()}.'); time.sleep(60)"
 
@@ -59,6 +62,17 @@ async def test_tree_is_killed_when_the_container_s_folder_was_deleted(process_ki
     assert (await process_kit.runtime.wait_exit(name)).phase is ContainerPhase.ABSENT
     assert not is_running(program)
     assert not is_running(keeper)
+
+
+async def test_tenants_are_mixed_where_the_settings_let_them_be(process_kit: Kit) -> None:
+    assert not process_kit.offers(Capability.MIXED_TENANTS)
+    images = {IMAGE: Path(sys.executable).parent.parent}
+    process_kit.runtime = ProcessRuntime(process_kit.root, images=images, allow_mixed_tenants=True)
+
+    assert process_kit.offers(Capability.MIXED_TENANTS)
+    await process_kit.started(WAITS)
+    name = await process_kit.started(WAITS, tenant=TenantId("other"))
+    assert (await process_kit.runtime.inspect(name)).phase is ContainerPhase.RUNNING
 
 
 def _tree_of(folder: Path) -> set[int]:

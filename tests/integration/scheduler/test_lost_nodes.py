@@ -195,7 +195,7 @@ async def test_node_takes_work_again_when_its_runner_says_that_it_is_tidy(
 ) -> None:
     await run_out(yard)
     await passed(yard)
-    node = KeepNode(yard.store, NODE, cores(4), "process")
+    node = KeepNode(yard.store, NODE, cores(4), "process", allows_mixed_tenants=True)
     with pytest.raises(Conflict):
         await node.come_back(runner)
 

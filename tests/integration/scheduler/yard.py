@@ -176,10 +176,19 @@ class Yard:
             )
         )
 
-    async def a_node(self, capacity: Resources | None = None, *, name: str = NODE) -> NodeId:
+    async def a_node(
+        self,
+        capacity: Resources | None = None,
+        *,
+        name: str = NODE,
+        allows_mixed_tenants: bool = True,
+    ) -> NodeId:
         async with self.store.system(because="test") as tx:
             await tx.nodes.register(
-                NodeId(name), capacity or resources(cpu=4, memory=8), runtime="process"
+                NodeId(name),
+                capacity or resources(cpu=4, memory=8),
+                runtime="process",
+                allows_mixed_tenants=allows_mixed_tenants,
             )
         return NodeId(name)
 

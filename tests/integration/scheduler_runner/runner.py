@@ -223,7 +223,13 @@ async def open_runner(
         )
         waking = Waking(timedelta(milliseconds=50))
         database.add_listener(waking.wake)
-        node = KeepNode(store, NODE, CAPACITY, runtime.capabilities.runtime)
+        node = KeepNode(
+            store,
+            NODE,
+            CAPACITY,
+            runtime.capabilities.runtime,
+            allows_mixed_tenants=runtime.capabilities.allows_mixed_tenants,
+        )
         watch = RuntimeWatch(runtime, timedelta(seconds=2))
         loop = RunnerLoop(node, drive, clean_up, watch, lease, waking, INTERVALS)
         yield Runner(loop, lease, runtime, remove, clean_up, drive)

@@ -115,7 +115,9 @@ class RunnerYard:
         """Have a runner at hand, and no container left at the end."""
         async with open_runner(self.engine, self.root) as self.runner:
             async with self.store.system(because="test") as tx:
-                await tx.nodes.register(NODE, CAPACITY, runtime="process")
+                await tx.nodes.register(
+                    NODE, CAPACITY, runtime="process", allows_mixed_tenants=True
+                )
             yield
             for container in await self.runner.runtime.list({}):
                 if container.phase is ContainerPhase.RUNNING:

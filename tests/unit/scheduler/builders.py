@@ -90,5 +90,8 @@ def a_replica(**changes: Any) -> Replica:
     return replace(replica, **changes)
 
 
-def a_node(name: str = NODE, *, capacity: Resources, used: Resources | None = None) -> Node:
-    return Node(NodeId(name), capacity, used or Resources(), NOW, "process", None)
+def a_node(
+    name: str = NODE, *, capacity: Resources, used: Resources | None = None, **changes: Any
+) -> Node:
+    node = Node(NodeId(name), capacity, used or Resources(), NOW, "process", None)
+    return replace(node, **changes)

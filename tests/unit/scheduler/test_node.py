@@ -6,22 +6,54 @@ from datetime import timedelta
 import pytest
 
 from services.chassis.errors import InvalidArgument
+from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.fleet.loss import Looks, UnheldNode
+from services.scheduler.domain.fleet.node import HeldWork
 from services.scheduler.domain.fleet.reach import FleetReach
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
-from tests.unit.scheduler.builders import NOW, a_node, later, resources
+from tests.unit.scheduler.builders import ACME, NOW, UMBRELLA, a_node, later, resources
 
 
 def test_booking_takes_from_what_is_free() -> None:
     node = a_node(capacity=resources(cpu=4, memory=4), used=resources(cpu=1))
-    booked = node.booked(resources(cpu=2))
+    booked = node.booked(resources(cpu=2), by=HeldWork(ACME, OwnerKind.JOB))
     assert booked.free == resources(cpu=1, memory=2)
+    assert booked.holds == frozenset()
 
 
 def test_booking_more_than_is_free_is_a_bug() -> None:
     with pytest.raises(AssertionError, match="overbooked"):
-        a_node(capacity=resources(cpu=1)).booked(resources(cpu=2))
+        a_node(capacity=resources(cpu=1)).booked(resources(cpu=2), by=HeldWork(ACME, OwnerKind.JOB))
+
+
+@pytest.mark.parametrize("kind", OwnerKind)
+def test_a_node_that_mixes_nobody_is_its_tenants_from_the_first_booking_on(kind: OwnerKind) -> None:
+    empty = a_node(capacity=resources(cpu=4, memory=4), allows_mixed_tenants=False)
+    assert empty.takes(ACME)
+    assert empty.takes(UMBRELLA)
+
+    theirs = empty.booked(resources(), by=HeldWork(ACME, kind))
+    assert (theirs.takes(ACME), theirs.takes(UMBRELLA)) == (True, False)
+    assert theirs.booked(resources(), by=HeldWork(ACME, kind)).holds == theirs.holds
+    with pytest.raises(AssertionError, match="another tenant's"):
+        theirs.booked(resources(), by=HeldWork(UMBRELLA, kind))
+
+
+def test_a_node_will_take_others_once_its_jobs_are_over_and_not_beside_a_replica() -> None:
+    empty = a_node(capacity=resources(cpu=4, memory=4), allows_mixed_tenants=False)
+    running = empty.booked(resources(), by=HeldWork(ACME, OwnerKind.JOB))
+    serving = running.booked(resources(), by=HeldWork(ACME, OwnerKind.REPLICA))
+    assert (running.will_take(UMBRELLA), serving.will_take(UMBRELLA)) == (True, False)
+    assert serving.will_take(ACME)
+
+
+def test_a_node_takes_nobody_new_while_it_has_two_tenants_work_and_mixes_none_any_more() -> None:
+    holds = frozenset({HeldWork(ACME, OwnerKind.JOB), HeldWork(UMBRELLA, OwnerKind.JOB)})
+    node = a_node(capacity=resources(cpu=4), allows_mixed_tenants=False, holds=holds)
+    assert not node.takes(ACME)
+    assert not node.takes(UMBRELLA)
+    assert node.will_take(UMBRELLA)
 
 
 def test_a_node_that_came_back_smaller_has_nothing_free() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import OwnerKind
-from services.scheduler.domain.fleet.node import Node
+from services.scheduler.domain.fleet.node import HeldWork, Node
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.plan import Head, Placement, plan
@@ -38,10 +38,23 @@ def lines(draw: st.DrawFn) -> list[Head]:
     ]
 
 
+held_work = st.builds(HeldWork, st.sampled_from([ACME, UMBRELLA]), st.sampled_from(OwnerKind))
+
+
 @st.composite
 def fleets(draw: st.DrawFn) -> list[Node]:
+    """Draw nodes of which some take one tenant's work at a time, and hold some: once even two's."""
     return [
-        Node(NodeId(f"node-{n}"), draw(amounts), draw(amounts), NOW, "process", None)
+        Node(
+            NodeId(f"node-{n}"),
+            draw(amounts),
+            draw(amounts),
+            NOW,
+            "process",
+            None,
+            allows_mixed_tenants=draw(st.booleans()),
+            holds=draw(st.frozensets(held_work, max_size=2)),
+        )
         for n in range(draw(st.integers(0, 4)))
     ]
 
@@ -60,6 +73,19 @@ def head(
     tenant: TenantId = ACME,
 ) -> Head:
     return Head(kind, name, tenant, priority, seq, resources(cpu=cpu))
+
+
+def before_all(placements: list[Placement], head: Head) -> list[Placement]:
+    return [placement for placement in placements if placement.head.order < head.order]
+
+
+def as_left_by(placements: list[Placement], fleet: list[Node]) -> list[Node]:
+    """Return the nodes with what was placed on them."""
+    nodes = {node.id: node for node in fleet}
+    for placement in placements:
+        node = nodes[placement.node_id]
+        nodes[node.id] = node.booked(placement.head.resources, by=placement.head.work)
+    return list(nodes.values())
 
 
 def placed(placements: list[Placement]) -> list[tuple[str, str]]:
@@ -81,6 +107,44 @@ def test_plan_never_books_more_than_is_free_or_the_tenant_has_left(
 
 
 @given(lines(), fleets(), lefts)
+def test_plan_puts_nobody_beside_another_tenant_where_these_are_not_mixed(
+    line: list[Head], fleet: list[Node], left: Left
+) -> None:
+    tenants = {node.id: {held.tenant for held in node.holds} for node in fleet}
+    apart = {node.id for node in fleet if not node.allows_mixed_tenants}
+    for placement in plan(line, fleet, left):
+        there = tenants[placement.node_id]
+        if placement.node_id in apart:
+            assert there <= {placement.head.tenant}
+        there.add(placement.head.tenant)
+
+
+@given(lines(), fleets(), lefts)
+def test_where_jobs_alone_keep_a_job_out_that_fits_an_empty_node_no_job_passes_it(
+    line: list[Head], fleet: list[Node], left: Left
+) -> None:
+    """So the node empties, and nobody waits for ever behind a stream of another tenant's jobs."""
+    jobs = [each for each in line if each.kind is OwnerKind.JOB]
+    placements = plan(jobs, fleet, left)
+    done = {placement.head for placement in placements}
+    for waiting in set(jobs) - done:
+        before = [each for each in done if each.order < waiting.order]
+        taken = sum(
+            (each.resources for each in before if each.tenant == waiting.tenant), Resources()
+        )
+        is_within = waiting.tenant not in left or (waiting.resources + taken).fits_in(
+            left[waiting.tenant]
+        )
+        has_only_jobs = any(
+            waiting.resources.fits_in(node.capacity)
+            and all(held.kind is OwnerKind.JOB for held in node.holds)
+            for node in fleet
+        )
+        if is_within and has_only_jobs:
+            assert all(each.order < waiting.order for each in done)
+
+
+@given(lines(), fleets(), lefts)
 def test_plan_places_each_head_at_most_once_and_in_order(
     line: list[Head], fleet: list[Node], left: Left
 ) -> None:
@@ -93,7 +157,8 @@ def test_plan_places_each_head_at_most_once_and_in_order(
 def test_nobody_passes_an_earlier_one_of_its_kind_that_some_node_could_hold(
     line: list[Head], fleet: list[Node], left: Left
 ) -> None:
-    done = {placement.head for placement in plan(line, fleet, left)}
+    placements = plan(line, fleet, left)
+    done = {placement.head for placement in placements}
     for passed in set(line) - done:
         before = [each for each in done if each.order < passed.order]
         taken = sum(
@@ -102,7 +167,10 @@ def test_nobody_passes_an_earlier_one_of_its_kind_that_some_node_could_hold(
         is_within = passed.tenant not in left or (passed.resources + taken).fits_in(
             left[passed.tenant]
         )
-        if is_within and any(passed.resources.fits_in(node.capacity) for node in fleet):
+        if is_within and any(
+            passed.resources.fits_in(node.capacity) and node.will_take(passed.tenant)
+            for node in as_left_by(before_all(placements, passed), fleet)
+        ):
             later = [each for each in done if each.kind is passed.kind]
             assert all(each.order < passed.order for each in later)
 
@@ -155,6 +223,50 @@ def test_small_heads_leave_the_empty_node_to_large_ones() -> None:
     empty = a_node("empty", capacity=resources(cpu=8, memory=8))
     half = a_node("half", capacity=resources(cpu=8, memory=8), used=resources(cpu=4))
     assert placed(plan([head("small", cpu=2)], [empty, half], {})) == [("small", "half")]
+
+
+def a_tenants_node(name: str, *work: HeldWork) -> Node:
+    """Return a node with room that takes one tenant's work at a time."""
+    return a_node(
+        name,
+        capacity=resources(cpu=8, memory=8),
+        used=resources(cpu=len(work), memory=len(work)),
+        allows_mixed_tenants=False,
+        holds=frozenset(work),
+    )
+
+
+def test_an_empty_node_is_the_first_tenants_for_the_rest_of_the_plan() -> None:
+    line = [
+        head("first", cpu=1, seq=1),
+        head("other", cpu=1, seq=2, tenant=UMBRELLA),
+        head("second", cpu=1, seq=3),
+    ]
+    assert placed(plan(line, [a_tenants_node("a")], {})) == [("first", "a")]
+    fleet = [a_tenants_node("a"), a_tenants_node("b")]
+    assert placed(plan(line, fleet, {})) == [("first", "a"), ("other", "b"), ("second", "a")]
+
+
+def test_who_is_kept_out_by_another_tenants_jobs_holds_the_line_until_they_are_over() -> None:
+    line = [head("kept out", cpu=1, seq=1, tenant=UMBRELLA), head("late", cpu=1, seq=2)]
+    busy = a_tenants_node("a", HeldWork(ACME, OwnerKind.JOB))
+    assert plan(line, [busy], {}) == []
+    assert placed(plan(line, [a_tenants_node("a")], {})) == [("kept out", "a")]
+
+
+def test_who_is_kept_out_by_another_tenants_replica_holds_up_nobody() -> None:
+    line = [head("kept out", cpu=1, seq=1, tenant=UMBRELLA), head("late", cpu=1, seq=2)]
+    serving = a_tenants_node("a", HeldWork(ACME, OwnerKind.REPLICA))
+    assert placed(plan(line, [serving], {})) == [("late", "a")]
+
+
+def test_a_replica_that_is_placed_first_keeps_another_tenants_job_out_and_holds_up_nobody() -> None:
+    line = [
+        head("replica", cpu=1, seq=1, kind=OwnerKind.REPLICA),
+        head("kept out", cpu=1, seq=2, tenant=UMBRELLA),
+        head("late", cpu=1, seq=3),
+    ]
+    assert placed(plan(line, [a_tenants_node("a")], {})) == [("replica", "a"), ("late", "a")]
 
 
 def test_who_has_used_up_its_plan_lets_others_pass_and_its_own_that_fit() -> None:

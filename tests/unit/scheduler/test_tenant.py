@@ -233,6 +233,15 @@ def test_a_second_suspension_leaves_a_stopping_job_alone() -> None:
         (FleetDoors(node_count=0), "there is no node yet"),
         (FleetDoors(node_count=3), "no node is large enough"),
         (
+            FleetDoors(node_count=2, cordoned_count=1, held_count=1),
+            "no node that is large enough takes anything new: "
+            "1 cordoned, 1 holds another tenant's work",
+        ),
+        (
+            FleetDoors(node_count=2, held_count=2),
+            "no node that is large enough takes anything new: 2 hold another tenant's work",
+        ),
+        (
             FleetDoors(node_count=5, cordoned_count=1, silent_count=2, runtime_down_count=1),
             "no node that is large enough takes anything new: "
             "1 cordoned, 2 silent, 1 without its container runtime",

@@ -83,7 +83,7 @@ class Store:
         self.used = Counter[str]()
         self.facts: list[Fact] = []
         self.is_runtime_up: list[bool] = []
-        self.nodes: dict[str, tuple[Resources, str]] = {}
+        self.nodes: dict[str, tuple[Resources, str, bool]] = {}
         self.lost_at: datetime | None = None
         self.works: list[AttemptWork] = []
         self.looks = 0
@@ -221,12 +221,19 @@ class _Transaction:
     async def _release(self, node_id: NodeId, resources: Resources) -> None:
         self._store.used[node_id] -= resources.cpu_millicores
 
-    async def _register(self, node_id: NodeId, capacity: Resources, *, runtime: str) -> bool:
-        self._store.nodes[node_id] = (capacity, runtime)
+    async def _register(
+        self,
+        node_id: NodeId,
+        capacity: Resources,
+        *,
+        runtime: str,
+        allows_mixed_tenants: bool,
+    ) -> bool:
+        self._store.nodes[node_id] = (capacity, runtime, allows_mixed_tenants)
         return self._store.lost_at is not None
 
     async def _get_node(self, node_id: NodeId) -> Node:
-        capacity, runtime = self._store.nodes[node_id]
+        capacity, runtime, _ = self._store.nodes[node_id]
         node = Node(node_id, capacity, Resources(), NOW, runtime, None)
         return replace(node, lost_at=self._store.lost_at)
 

@@ -14,7 +14,13 @@ CAPACITY = Resources(4_000, 8 << 30)
 
 @pytest.fixture
 def node(bench: Bench) -> KeepNode:
-    return KeepNode(bench.store.as_unit_of_work(), NodeId("node-1"), CAPACITY, "docker")
+    return KeepNode(
+        bench.store.as_unit_of_work(),
+        NodeId("node-1"),
+        CAPACITY,
+        "process",
+        allows_mixed_tenants=False,
+    )
 
 
 async def test_node_is_registered_with_what_it_has_and_tells_of_its_runtime(
@@ -23,7 +29,7 @@ async def test_node_is_registered_with_what_it_has_and_tells_of_its_runtime(
     await node.register(HeldLease(), is_runtime_up=False)
     await node.heartbeat(HeldLease(), is_runtime_up=True)
 
-    assert bench.store.nodes == {"node-1": (CAPACITY, "docker")}
+    assert bench.store.nodes == {"node-1": (CAPACITY, "process", False)}
     assert bench.store.is_runtime_up == [False, True]
 
 

@@ -68,7 +68,13 @@ async def looping(bench: Bench, drive: Drive) -> AsyncIterator[RunnerLoop]:
     lease = SimpleNamespace(held=bench.node_lease.held)
     watch = RuntimeWatch(bench.runtime, ping_timeout=SOON)
     loop = RunnerLoop(
-        KeepNode(bench.store.as_unit_of_work(), NodeId("node-1"), Resources(), "memory"),
+        KeepNode(
+            bench.store.as_unit_of_work(),
+            NodeId("node-1"),
+            Resources(),
+            "memory",
+            allows_mixed_tenants=True,
+        ),
         cast("DriveAttempt", drive),
         bench.clean_up,
         watch,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from services.chassis.errors import FailedPrecondition
+from services.chassis.errors import Unavailable
 from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.runtime_files.leavings import last_lines
 from services.scheduler.adapters.runtime_process import processes, runtime, shim
@@ -52,7 +52,7 @@ async def test_second_tenant_is_refused_when_both_come_at_once(
         node.create(_spec("a", "one")), node.create(_spec("b", "other")), return_exceptions=True
     )
 
-    assert [type(answer) for answer in answers] == [type(None), FailedPrecondition]
+    assert [type(answer) for answer in answers] == [type(None), Unavailable]
 
 
 async def test_stop_is_no_error_when_the_program_ends_first(

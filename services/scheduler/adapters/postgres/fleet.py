@@ -1,6 +1,7 @@
 """Nodes and the line of those who wait for them, in PostgreSQL."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis.db.statements import take_turns
 from services.chassis.errors import NotFound
 from services.chassis.tenancy import TenantId
-from services.scheduler.adapters.postgres.rows import from_resources, to_resources
+from services.scheduler.adapters.postgres.rows import from_resources, is_one_of, to_resources
 from services.scheduler.adapters.postgres.tables import (
     ATTEMPTS,
     CHASSIS,
@@ -23,7 +24,7 @@ from services.scheduler.adapters.postgres.tables import (
 from services.scheduler.domain.attempts.attempt import OPEN, OwnerKind
 from services.scheduler.domain.deployments.replica import ReplicaState
 from services.scheduler.domain.fleet.loss import UnheldNode
-from services.scheduler.domain.fleet.node import Node, lease_name
+from services.scheduler.domain.fleet.node import HeldWork, Node, lease_name
 from services.scheduler.domain.fleet.reach import FleetDoors, FleetReach
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.jobs.job import JobState
@@ -41,6 +42,11 @@ _IS_AT_WORK: Final = sa.and_(
 )
 _GET: Final = sa.select(NODES).where(NODES.c.id == sa.bindparam("node_id")).with_for_update()
 _AT_WORK: Final = sa.select(NODES).where(_IS_AT_WORK).order_by(NODES.c.id)
+_HELD: Final = (
+    sa.select(ATTEMPTS.c.node_id, ATTEMPTS.c.tenant, ATTEMPTS.c.owner_kind)
+    .where(ATTEMPTS.c.state.in_(OPEN), is_one_of(ATTEMPTS.c.node_id, "node_ids"))
+    .distinct()
+)
 _DRAINING: Final = sa.select(NODES.c.id, NODES.c.draining_since).where(
     NODES.c.draining_since.is_not(None)
 )
@@ -84,12 +90,28 @@ _REACH: Final = sa.select(
     sa.func.bool_or(_IS_LARGE_ENOUGH).label("could_hold"),
     *(sa.func.max(NODES.c[column]).label(column) for column in _AMOUNTS),
 )
+_OWN_BYTES: Final = (
+    sa.select(sa.func.coalesce(sa.func.sum(ATTEMPTS.c.memory_bytes), 0))
+    .where(
+        ATTEMPTS.c.tenant == sa.bindparam("tenant"),
+        ATTEMPTS.c.state.in_(OPEN),
+        ATTEMPTS.c.node_id == NODES.c.id,
+    )
+    .correlate(NODES)
+    .scalar_subquery()
+)
+_IS_ANOTHERS: Final = sa.and_(
+    sa.not_(NODES.c.allows_mixed_tenants), NODES.c.used_memory_bytes > _OWN_BYTES
+)
+"""Whether a node has another tenant's work, and no room beside it. Without a look at others' rows
+(ADR-0020): whatever runs takes memory, and what a tenant's own attempts don't take is others'."""
 _DOORS: Final = sa.select(
     sa.func.count().label("node_count"),
     *(
         sa.func.count().filter(_IS_LARGE_ENOUGH, state).label(name)
         for name, state in (
-            ("open_count", _IS_AT_WORK),
+            ("open_count", sa.and_(_IS_AT_WORK, sa.not_(_IS_ANOTHERS))),
+            ("held_count", sa.and_(_IS_AT_WORK, _IS_ANOTHERS)),
             ("cordoned_count", NODES.c.cordoned_at.is_not(None)),
             ("silent_count", sa.and_(NODES.c.cordoned_at.is_(None), ~_IS_ALIVE)),
             (
@@ -105,9 +127,23 @@ _DOORS: Final = sa.select(
 ).select_from(NODES)
 
 
-def _could_hold(asking: sa.Table) -> sa.ColumnElement[bool]:
-    """Tell whether some node at work, if it were empty, could hold what a row asks for."""
-    return sa.exists().where(_IS_AT_WORK, *(NODES.c[name] >= asking.c[name] for name in _AMOUNTS))
+def _could_hold(asking: sa.Table, *, tenant: sa.Column[Any]) -> sa.ColumnElement[bool]:
+    """Tell whether some node at work, once its jobs are over, could hold what a row asks for."""
+    others_replicas = (
+        sa.exists()
+        .where(
+            ATTEMPTS.c.node_id == NODES.c.id,
+            ATTEMPTS.c.state.in_(OPEN),
+            ATTEMPTS.c.owner_kind == OwnerKind.REPLICA.value,
+            ATTEMPTS.c.tenant != tenant,
+        )
+        .correlate(NODES, tenant.table)  # by itself it would see its next surroundings alone
+    )
+    return sa.exists().where(
+        _IS_AT_WORK,
+        *(NODES.c[name] >= asking.c[name] for name in _AMOUNTS),
+        sa.or_(NODES.c.allows_mixed_tenants, ~others_replicas),
+    )
 
 
 _LEFT: Final = (
@@ -140,7 +176,7 @@ _JOB_HEADS: Final = (
         JOBS.c.state == JobState.QUEUED,
         sa.or_(JOBS.c.retry_at.is_(None), JOBS.c.retry_at <= sa.bindparam("at")),
         _may_take(JOBS.c.tenant, JOBS),
-        _could_hold(JOBS),
+        _could_hold(JOBS, tenant=JOBS.c.tenant),
     )
     .order_by(JOBS.c.priority.desc(), JOBS.c.queue_seq)
     .limit(sa.bindparam("heads_max", type_=sa.Integer))
@@ -158,7 +194,7 @@ _REPLICA_HEADS: Final = (
     .where(
         REPLICAS.c.state == ReplicaState.QUEUED,
         _may_take(REPLICAS.c.tenant, DEPLOYMENTS),
-        _could_hold(DEPLOYMENTS),
+        _could_hold(DEPLOYMENTS, tenant=REPLICAS.c.tenant),
     )
     .order_by(REPLICAS.c.queue_seq)
     .limit(sa.bindparam("heads_max", type_=sa.Integer))
@@ -182,9 +218,21 @@ class PostgresNodes:
         self._connection = connection
         self._now = now
 
-    async def register(self, node_id: NodeId, capacity: Resources, *, runtime: str) -> bool:
+    async def register(
+        self,
+        node_id: NodeId,
+        capacity: Resources,
+        *,
+        runtime: str,
+        allows_mixed_tenants: bool,
+    ) -> bool:
         """Add a node or change what it has; tell whether it counts as lost."""
-        seen = {**from_resources(capacity), "runtime": runtime, "heartbeat_at": self._now}
+        seen = {
+            **from_resources(capacity),
+            "runtime": runtime,
+            "allows_mixed_tenants": allows_mixed_tenants,
+            "heartbeat_at": self._now,
+        }
         lost_at = await self._connection.scalar(
             insert(NODES)
             .values(
@@ -211,17 +259,33 @@ class PostgresNodes:
         )
 
     async def get(self, node_id: NodeId) -> Node:
-        """Return a node, locked."""
+        """Return a node, locked, with what it holds."""
         found = await self._connection.execute(_GET, {"node_id": node_id})
         row = found.mappings().one_or_none()
         if row is None:
             raise NotFound("node", node_id)
-        return to_node(row)
+        [node] = await self._with_what_they_hold([to_node(row)])
+        return node
 
     async def at_work(self, *, alive_since: datetime) -> Sequence[Node]:
-        """Return open nodes with a recent heartbeat whose runtime answers."""
+        """Return open nodes with a recent heartbeat whose runtime answers, with what they hold."""
         found = await self._connection.execute(_AT_WORK, {"alive_since": alive_since})
-        return [to_node(row) for row in found.mappings()]
+        return await self._with_what_they_hold([to_node(row) for row in found.mappings()])
+
+    async def _with_what_they_hold(self, nodes: Sequence[Node]) -> Sequence[Node]:
+        """Say of nodes whose work they hold, where that keeps others' away.
+
+        In a statement of its own: it sees all that was committed before a node's lock was had.
+        """
+        asked = [node.id for node in nodes if not node.allows_mixed_tenants]
+        if not asked:
+            return nodes
+        found = await self._connection.execute(_HELD, {"node_ids": asked})
+        holds: dict[NodeId, set[HeldWork]] = {}
+        for row in found:
+            held = HeldWork(TenantId(row.tenant), OwnerKind(row.owner_kind))
+            holds.setdefault(NodeId(row.node_id), set()).add(held)
+        return [replace(node, holds=frozenset(holds.get(node.id, ()))) for node in nodes]
 
     async def draining(self) -> Mapping[NodeId, datetime]:
         """Return since when nodes are drained, of those that are."""
@@ -267,9 +331,11 @@ class PostgresNodes:
             return FleetReach(is_enough=True, largest=Resources())
         return FleetReach(is_enough=row["could_hold"], largest=to_resources(row))
 
-    async def doors_for(self, resources: Resources, *, alive_since: datetime) -> FleetDoors:
-        """Tell which of the nodes that are large enough for this take anything new."""
-        asked = {**from_resources(resources), "alive_since": alive_since}
+    async def doors_for(
+        self, resources: Resources, *, tenant: TenantId, alive_since: datetime
+    ) -> FleetDoors:
+        """Tell which of the nodes that are large enough take anything new of a tenant's."""
+        asked = {**from_resources(resources), "tenant": tenant, "alive_since": alive_since}
         found = await self._connection.execute(_DOORS, asked)
         return FleetDoors(**found.mappings().one())
 
@@ -325,6 +391,7 @@ def to_node(row: sa.RowMapping) -> Node:
         cordoned_at=row["cordoned_at"],
         draining_since=row["draining_since"],
         lost_at=row["lost_at"],
+        allows_mixed_tenants=row["allows_mixed_tenants"],
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -106,6 +107,7 @@ NODES: Final = Table(
     utc("cordoned_at", nullable=True),
     utc("draining_since", nullable=True),
     utc("lost_at", nullable=True),
+    Column("allows_mixed_tenants", Boolean, nullable=False, server_default=text("true")),
     CheckConstraint(
         "used_cpu_millicores >= 0 AND used_memory_bytes >= 0 AND used_gpu_count >= 0",
         name="used_not_negative",

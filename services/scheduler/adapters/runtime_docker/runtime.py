@@ -94,6 +94,7 @@ _ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 of the container's own network
 _OFFERED: Final = frozenset(
     {
         Capability.ISOLATION,
+        Capability.MIXED_TENANTS,
         Capability.CPU_LIMIT,
         Capability.MEMORY_LIMIT,
         Capability.PIDS_LIMIT,

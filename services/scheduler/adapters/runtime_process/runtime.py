@@ -4,8 +4,9 @@ Owns: which processes stand behind a container's folder. Each is run by its own 
 outlives this process; a restarted runner finds everything again from the folders. Leaves to the
 shim output, limits and the exit record, to `folder.py` the files.
 
-Isolates nothing: it is off unless settings allow it, and refuses a second tenant. Always holds: a
-process is signalled only after its pidfd was opened and its start time compared.
+Isolates nothing: it is off unless settings allow it. Its node gets one tenant's work at a time, and
+it refuses a second tenant's itself, should some come all the same. Always holds: a process is
+signalled only after its pidfd was opened and its start time compared.
 """
 
 import asyncio
@@ -57,16 +58,13 @@ from services.scheduler.domain.attempts.runtime import (
     ProgressData,
 )
 
-_CAPABILITIES: Final = Capabilities(
-    "process",
-    frozenset(
-        {
-            Capability.OOM_REPORTED,
-            Capability.RUN_TIME_LIMIT,
-            Capability.LONG_LINES_WHOLE,
-            Capability.USAGE_REPORTED,
-        }
-    ),
+_OFFERED: Final = frozenset(
+    {
+        Capability.OOM_REPORTED,
+        Capability.RUN_TIME_LIMIT,
+        Capability.LONG_LINES_WHOLE,
+        Capability.USAGE_REPORTED,
+    }
 )
 _LOOPBACK: Final = "127.0.0.1"
 _START_WAIT_MAX_S: Final = 30.0
@@ -99,7 +97,8 @@ class ProcessRuntime:
     @property
     def capabilities(self) -> Capabilities:
         """Declare what it can do beyond the core."""
-        return _CAPABILITIES
+        mixed = {Capability.MIXED_TENANTS} if self._allow_mixed_tenants else frozenset()
+        return Capabilities("process", _OFFERED | mixed)
 
     async def ping(self) -> None:
         """Do nothing: there is no engine that could be away."""
@@ -125,8 +124,9 @@ class ProcessRuntime:
     async def create(self, spec: ContainerSpec) -> None:
         """Lay a container's folder out, unless it is there.
 
-        Raises FailedPrecondition if the name is a tombstone's or another tenant's work is on the
-        node, InvalidArgument if the image is not known or the bundle is none.
+        Raises FailedPrecondition if the name is a tombstone's, InvalidArgument if the image is not
+        known or the bundle is none, Unavailable while another tenant's work is on the node: none is
+        placed beside it, so that this can only be passing.
         """
         # One after another where only one tenant may be here: each looks who is, then moves in.
         turn = contextlib.nullcontext() if self._allow_mixed_tenants else self._create_turn
@@ -276,9 +276,7 @@ class ProcessRuntime:
                 ContainerPhase.CREATED,
                 ContainerPhase.RUNNING,
             }:
-                raise FailedPrecondition(
-                    "the process runtime isolates nothing and another tenant's work is on this node"
-                )
+                raise Unavailable("the node", because="another tenant's work is still on it")
 
     def _program_environment(
         self, spec: ContainerSpec, *, folder: Path, image: Path

@@ -27,6 +27,8 @@ class Capability(StrEnum):
 
     ISOLATION = "isolation"
     """Tenants can't reach each other's processes and files."""
+    MIXED_TENANTS = "mixed_tenants"
+    """Several tenants' work may be on the node at a time: kept apart, or let be by the settings."""
     NETWORK_ISOLATION = "network_isolation"
     CPU_LIMIT = "cpu_limit"
     MEMORY_LIMIT = "memory_limit"
@@ -56,6 +58,11 @@ class Capabilities:
     def missing(self, needed: frozenset[Capability]) -> frozenset[Capability]:
         """Return what is needed and not offered."""
         return needed - self.offered
+
+    @property
+    def allows_mixed_tenants(self) -> bool:
+        """Tell whether several tenants' work may be on the node at a time."""
+        return Capability.MIXED_TENANTS in self.offered
 
 
 class ContainerPhase(StrEnum):

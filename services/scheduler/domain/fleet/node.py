@@ -1,17 +1,28 @@
-"""A node: a machine that runs containers, how much of it is taken, and whether it is open.
+"""A node: a machine that runs containers, how much of it is taken, by whom, and whether it is open.
 
-Owns: capacity and its booking, cordon, drain and loss. Always holds: what is booked is the sum of
-the node's open attempts. A node that comes back smaller keeps its attempts; it has nothing free
-until enough have ended. One whose container runtime is away keeps them too, and has nothing free
-until it is back; a cordoned one has nothing free until it is uncordoned, a lost one until its
-runner is back and has tidied it. A node that is drained is cordoned.
+Owns: capacity and its booking, whose work may come beside whose, cordon, drain and loss. Always
+holds: what is booked is the sum of the node's open attempts. A node that comes back smaller keeps
+its attempts; it has nothing free until enough have ended. One whose container runtime is away keeps
+them too, and has nothing free until it is back; a cordoned one has nothing free until it is
+uncordoned, a lost one until its runner is back and has tidied it. A node that is drained is
+cordoned. One that mixes no tenants is that tenant's whose attempts are open on it (ADR-0032).
 """
 
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from services.chassis.tenancy import TenantId
+from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
+
+
+@dataclass(frozen=True, slots=True)
+class HeldWork:
+    """That a node has open attempts of a tenant, for owners of a kind."""
+
+    tenant: TenantId
+    kind: OwnerKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +44,11 @@ class Node:
     """Since when what runs on it is moved off."""
     lost_at: datetime | None = None
     """When it was given up because nobody held its lease; None again once it is back and tidy."""
+    allows_mixed_tenants: bool = True
+    """Whether it takes several tenants' work at a time; else one tenant's, and others' waits."""
+    holds: frozenset[HeldWork] = frozenset()
+    """Whose work it has, where that matters: told by its open attempts when it is read to place
+    something there, and stored nowhere."""
 
     @property
     def free(self) -> Resources:
@@ -65,10 +81,25 @@ class Node:
         """Return the node as one that takes work; nothing of ended attempts runs on it."""
         return replace(self, lost_at=None)
 
-    def booked(self, resources: Resources) -> "Node":
-        """Return the node with this much less free; the caller has checked that it fits."""
+    def takes(self, tenant: TenantId) -> bool:
+        """Tell whether a tenant's work may come beside what is there now."""
+        return self.allows_mixed_tenants or all(held.tenant == tenant for held in self.holds)
+
+    def will_take(self, tenant: TenantId) -> bool:
+        """Tell whether a tenant's work may come once the jobs of now are over.
+
+        Others' replicas may stay for ever.
+        """
+        return self.allows_mixed_tenants or all(
+            held.tenant == tenant or held.kind is OwnerKind.JOB for held in self.holds
+        )
+
+    def booked(self, resources: Resources, *, by: HeldWork) -> "Node":
+        """Return the node with this work there; the caller has checked that it fits."""
         assert resources.fits_in(self.free), f"overbooked {self.id}"
-        return replace(self, used=self.used + resources)
+        assert self.takes(by.tenant), f"{self.id} is another tenant's"
+        holds = self.holds if self.allows_mixed_tenants else self.holds | {by}
+        return replace(self, used=self.used + resources, holds=holds)
 
 
 def lease_name(node_id: NodeId) -> str:

@@ -40,7 +40,8 @@ class FleetReach:
 class FleetDoors:
     """How many nodes there are; and of those large enough for something, which take it now.
 
-    A node that is closed counts once: as cordoned before all, and as silent before its runtime.
+    A node that is closed counts once: as cordoned before all, as silent before its runtime, and as
+    held only where nothing else closes it.
     """
 
     node_count: int
@@ -48,6 +49,8 @@ class FleetDoors:
     cordoned_count: int = 0
     silent_count: int = 0
     runtime_down_count: int = 0
+    held_count: int = 0
+    """Those that take one tenant's work at a time, and have another's."""
 
     @property
     def why_waiting(self) -> str:
@@ -62,9 +65,14 @@ class FleetDoors:
                 (self.cordoned_count, "cordoned"),
                 (self.silent_count, "silent"),
                 (self.runtime_down_count, "without its container runtime"),
+                (self.held_count, f"{_holds(self.held_count)} another tenant's work"),
             )
             if count
         ]
         if not closed:
             return "no node is large enough"
         return f"no node that is large enough takes anything new: {', '.join(closed)}"
+
+
+def _holds(count: int) -> str:
+    return "holds" if count == 1 else "hold"

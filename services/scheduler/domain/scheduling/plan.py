@@ -7,6 +7,12 @@ Invariants: placements never ask a node for more than it had free, nor give a te
 plan lets it take; within a kind nobody passes an earlier one that could be placed (no backfill).
 Replicas and jobs stand in two lines, replicas first: a replica may wait for ever, since others
 never end, and must not hold up the jobs.
+
+A node that takes one tenant's work at a time is that tenant's until it is empty; the first who is
+placed on an empty one makes it its tenant's. Who is kept out by another tenant's jobs alone holds
+the line, as any head that does not fit: nobody passes it, so the node empties, and is its tenant's
+in turn. Who is kept out of every node by another tenant's replica, which never ends by itself,
+does not hold up the others (ADR-0032).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +20,7 @@ from dataclasses import dataclass
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import OwnerKind
-from services.scheduler.domain.fleet.node import Node
+from services.scheduler.domain.fleet.node import HeldWork, Node
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
 
@@ -35,6 +41,11 @@ class Head:
         """Return the sort key: replicas, then larger priority, then who came first."""
         return (self.kind is OwnerKind.JOB, -self.priority, self.queue_seq)
 
+    @property
+    def work(self) -> HeldWork:
+        """Return what a node holds once this is placed on it."""
+        return HeldWork(self.tenant, self.kind)
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -51,6 +62,7 @@ def plan(
 
     `left` is what tenants may take; those that are missing may take whatever there is.
     """
+    there = {node.id: node for node in nodes}
     free = {node.id: node.free for node in nodes}
     left = dict(left)
     blocked: set[OwnerKind] = set()
@@ -61,13 +73,19 @@ def plan(
         theirs = left.get(head.tenant)
         if theirs is not None and not head.resources.fits_in(theirs):
             continue  # it waits for its own tenant's work to end: others may pass it
-        node_id = _tightest(head.resources, free)
+        node_id = _tightest(
+            head.resources, {each: free[each] for each in free if there[each].takes(head.tenant)}
+        )
         if node_id is not None:
-            free[node_id] -= head.resources
+            there[node_id] = there[node_id].booked(head.resources, by=head.work)
+            free[node_id] = there[node_id].free
             if theirs is not None:
                 left[head.tenant] = theirs - head.resources
             placements.append(Placement(head, node_id))
-        elif any(head.resources.fits_in(node.capacity) for node in nodes):
+        elif any(
+            head.resources.fits_in(node.capacity) and node.will_take(head.tenant)
+            for node in there.values()
+        ):
             blocked.add(head.kind)  # it will fit once something ends: nobody may pass it
     return placements
 

@@ -17,12 +17,19 @@ class KeepNode:
     node_id: NodeId
     capacity: Resources
     runtime: str
+    allows_mixed_tenants: bool
+    """Whether its runtime lets several tenants' work be there at a time."""
 
     async def register(self, lease: Lease, *, is_runtime_up: bool) -> bool:
         """Put the node into the fleet with what it has; tell whether it counts as lost."""
         async with self.unit_of_work.system(because="nodes are no tenant's") as tx:
             await tx.hold(lease)
-            is_lost = await tx.nodes.register(self.node_id, self.capacity, runtime=self.runtime)
+            is_lost = await tx.nodes.register(
+                self.node_id,
+                self.capacity,
+                runtime=self.runtime,
+                allows_mixed_tenants=self.allows_mixed_tenants,
+            )
             await tx.nodes.heartbeat(self.node_id, is_runtime_up=is_runtime_up)
         return is_lost
 

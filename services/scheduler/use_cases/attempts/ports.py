@@ -56,8 +56,8 @@ class ContainerRuntime(Protocol):
     async def create(self, spec: ContainerSpec) -> None:
         """Make a container, unless there is one of this name.
 
-        Raises FailedPrecondition if the name was entombed or this node may not run it,
-        InvalidArgument if the spec can't be met.
+        Raises FailedPrecondition if the name was entombed, InvalidArgument if the spec can't be
+        met, Unavailable for what may pass.
         """
         ...
 

@@ -32,7 +32,10 @@ async def shown(
         for each in deployments
         if any(replica.state is ReplicaState.QUEUED for replica in replicas[each.id])
     }
-    doors = {size: await tx.fleet.doors_for(size, alive_since=alive_since) for size in sizes}
+    doors = {
+        size: await tx.fleet.doors_for(size, tenant=of.id, alive_since=alive_since)
+        for size in sizes
+    }
     return [
         ShownDeployment(
             each,

@@ -19,7 +19,10 @@ async def shown(
     booked = await tx.jobs.booked() if of.plan.running_max else Resources()
     alive_since = tx.now - node_silence_max
     sizes = {job.spec.resources for job in jobs if job.state is JobState.QUEUED}
-    doors = {size: await tx.fleet.doors_for(size, alive_since=alive_since) for size in sizes}
+    doors = {
+        size: await tx.fleet.doors_for(size, tenant=of.id, alive_since=alive_since)
+        for size in sizes
+    }
     return [
         of.job_shown(job, booked=booked, doors=doors.get(job.spec.resources, _UNASKED))
         for job in jobs

@@ -32,7 +32,7 @@ class Outcome(StrEnum):
     MOVED_ON = "moved_on"
     """The head has left the line since it was read: it loses its turn, which it needs no more."""
     NO_ROOM = "no_room"
-    """The node has less free than when it was read: the line waits for the next cycle."""
+    """The node takes less, or others', than when it was read: the line waits for the next cycle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +124,9 @@ class RunSchedulingCycle:
             owner = waiting.get(placement.head.id)
             if owner is None:
                 outcomes.append((placement, Outcome.MOVED_ON))
-            elif placement.head.resources.fits_in(node.free):
+            elif placement.head.resources.fits_in(node.free) and node.takes(placement.head.tenant):
                 # Capacity is taken in the transaction of the attempt that owns it.
-                nodes[node.id] = node.booked(placement.head.resources)
+                nodes[node.id] = node.booked(placement.head.resources, by=placement.head.work)
                 admitted.append(await self._admit(tx, owner, placement))
                 outcomes.append((placement, Outcome.PLACED))
             else:
