@@ -79,6 +79,7 @@ class Checkers:
                 self._is_within_plan(attempt.tenant)
             for node_id in nodes:
                 self._capacity_is_booked_once(node_id)
+                self._keeps_tenants_apart(node_id)
             for node_id, was, node in commit.of(NODES):
                 if was is not None and was.lost_at and node is not None and not node.lost_at:
                     self._is_tidy(node_id)
@@ -128,6 +129,7 @@ class Checkers:
         )
         self._runs_once(JobId(attempt.owner.id))
         self._fits(attempt.node_id)
+        self._runs_one_tenants(attempt.node_id)
 
     def settled(self) -> None:
         """Look at everything once: faults are over, and all has had time to end."""
@@ -259,6 +261,15 @@ class Checkers:
         _require(node.used == booked, f"{node_id} has {node.used} booked, its attempts {booked}")
         _require(node.used.fits_in(node.capacity), f"{node_id} is overbooked: {node.used}")
 
+    def _keeps_tenants_apart(self, node_id: NodeId) -> None:
+        tenants = {
+            attempt.tenant
+            for attempt in self._attempts()
+            if attempt.node_id == node_id and not attempt.is_terminal
+        }
+        is_right = self.engines[node_id].allows_mixed_tenants or len(tenants) <= 1
+        _require(is_right, f"{node_id} mixes no tenants and has open attempts of {sorted(tenants)}")
+
     def _is_within_plan(self, tenant: TenantId) -> None:
         if (most := self.plans.get(tenant)) is not None:
             booked = _sum(
@@ -288,6 +299,13 @@ class Checkers:
         )
         capacity = self.scheduler.rows(NODES)[node_id].capacity
         _require(running.fits_in(capacity), f"{running} run on {node_id}, which has {capacity}")
+
+    def _runs_one_tenants(self, node_id: NodeId) -> None:
+        """By what runs, whatever is recorded: what a lost node left behind counts, too."""
+        engine = self.engines[node_id]
+        tenants = {container.status.labels["modelyard.tenant"] for container in engine.running()}
+        is_right = engine.allows_mixed_tenants or len(tenants) <= 1
+        _require(is_right, f"{node_id} mixes no tenants and runs those of {sorted(tenants)}")
 
     def _is_registered_once(self, job_id: str, *, is_due: bool = False) -> None:
         row = self.scheduler.rows(JOBS).get(JobId(job_id))

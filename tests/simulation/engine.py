@@ -61,8 +61,15 @@ class Engine:
     """One node's engine, on a clock of its own."""
 
     def __init__(
-        self, clock: Clock, chance: Random, on_change: Callable[["Engine", Container], None]
+        self,
+        clock: Clock,
+        chance: Random,
+        on_change: Callable[["Engine", Container], None],
+        *,
+        allows_mixed_tenants: bool,
     ) -> None:
+        self.allows_mixed_tenants: Final = allows_mixed_tenants
+        """It would run anybody's beside anybody's all the same: nothing hides a wrong placement."""
         self.containers: dict[str, Container] = {}
         self.is_up = True
         self._up_since_s = clock.monotonic()
@@ -264,11 +271,15 @@ class Engine:
 class MemoryRuntime:
     """One process's way to its node's engine; implements `ports.ContainerRuntime`."""
 
-    capabilities: Final = Capabilities("memory", frozenset({Capability.RUN_TIME_LIMIT}))
-
     def __init__(self, engine: Engine, wire: Wire) -> None:
         self._engine = engine
         self._wire = wire
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Declare what it can do beyond the core."""
+        mixed = {Capability.MIXED_TENANTS} if self._engine.allows_mixed_tenants else set()
+        return Capabilities("memory", frozenset({Capability.RUN_TIME_LIMIT} | mixed))
 
     async def ping(self) -> None:
         """Raise Unavailable unless the engine answers."""

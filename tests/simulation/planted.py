@@ -3,10 +3,10 @@
 The checkers have to find each of them, or they would not find the like of it in the product.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from typing_extensions import override
@@ -17,6 +17,7 @@ from services.chassis.events.envelope import NewEvent
 from services.chassis.tenancy import TenantId
 from services.model_registry.domain.model import ModelChanged
 from services.scheduler.domain.fleet.node import Node
+from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.jobs.job import Job, JobState
 from services.scheduler.domain.resources import Resources
 from tests.simulation.database import Client, Transaction
@@ -104,6 +105,31 @@ class LosingUnitOfWork(MemoryUnitOfWork):
             yield opened
 
 
+class MixingNodes(MemoryNodes):
+    """Nobody knows that a node takes one tenant's work at a time."""
+
+    @override
+    async def at_work(self, *, alive_since: datetime) -> Sequence[Node]:
+        nodes = await super().at_work(alive_since=alive_since)
+        return [replace(node, allows_mixed_tenants=True) for node in nodes]
+
+    @override
+    async def get(self, node_id: NodeId) -> Node:
+        return replace(await super().get(node_id), allows_mixed_tenants=True)
+
+
+class MixingUnitOfWork(MemoryUnitOfWork):
+    """Opens transactions with `MixingNodes`."""
+
+    @override
+    @asynccontextmanager
+    async def system(self, *, because: str) -> AsyncIterator[MemorySystemTransaction]:
+        async with self._client.begin(None) as tx:
+            opened = MemorySystemTransaction(tx, self._event_of, self._listeners)
+            opened.nodes = MixingNodes(tx)
+            yield opened
+
+
 class NoInbox(MemoryRegistryTransaction):
     """The inbox is off: events are not remembered."""
 
@@ -140,6 +166,7 @@ PLANTED: Final[Mapping[str, Made]] = {
     "capacity freed early": Made(unit_of_work=FreeingUnitOfWork),
     "inbox off": Made(registry_transaction=NothingOnce),
     "lost node's capacity freed early": Made(unit_of_work=LosingUnitOfWork),
+    "nodes mix tenants that must not": Made(unit_of_work=MixingUnitOfWork),
     "runner stops nothing when it is cut off": Made(isolation_stop_after=timedelta(days=1)),
 }
 HARMLESS: Final[Mapping[str, Made]] = {

@@ -47,6 +47,8 @@ FREE, BOUNDED, OTHER = TENANTS = TenantId("acme"), TenantId("bounded"), TenantId
 PLANS: Final = {BOUNDED: Resources(1_000, 1 << 30)}
 NODES: Final = {NodeId("node-1"): 3_000, NodeId("node-2"): 2_000}
 """Millicores by node."""
+MIXED_TENANTS_ODDS: Final = 0.5
+"""How often a node takes several tenants' work at a time."""
 ISOLATION_STOP_AFTER: Final = timedelta(seconds=12)
 ISOLATION_STOP_GRACE: Final = timedelta(seconds=2)
 NODE_LOST_AFTER: Final = timedelta(seconds=25)
@@ -98,7 +100,12 @@ class World:
         self.scheduler = Database("scheduler", SimClock(loop), self._committed)
         self.registry = Database("registry", SimClock(loop), self._committed)
         self.engines = {
-            node_id: Engine(SimClock(loop), self.chance, self._container_changed)
+            node_id: Engine(
+                SimClock(loop),
+                self.chance,
+                self._container_changed,
+                allows_mixed_tenants=self.chance.random() < MIXED_TENANTS_ODDS,
+            )
             for node_id in NODES
         }
         self.checkers = Checkers(
