@@ -277,7 +277,10 @@ class PostgresNodes:
 
         In a statement of its own: it sees all that was committed before a node's lock was had.
         """
-        asked = [node.id for node in nodes if not node.allows_mixed_tenants]
+        # Of a node that holds nothing, nothing is booked: it need not be asked for.
+        asked = [
+            node.id for node in nodes if not node.allows_mixed_tenants and node.used != Resources()
+        ]
         if not asked:
             return nodes
         found = await self._connection.execute(_HELD, {"node_ids": asked})
