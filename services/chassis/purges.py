@@ -82,6 +82,9 @@ class PurgesLoop:
         except ModelyardError as error:
             logger.warning(f"purged tenants' {self.what} not deleted", error=error.message)
             return False
+        except Exception as error:  # noqa: BLE001 a bug that one pass meets ends no process
+            logger.opt(exception=error).error(f"purged tenants' {self.what} not deleted")
+            return False
         if count:
             logger.info(f"purged tenants' {self.what} deleted", count=count)
         return count > 0

@@ -2,6 +2,9 @@
 
 Owns: who acts, and when a loop looks: when woken, and each `interval_max`, since an admission may
 have been under way. The lease is the scheduling loop's: whoever admits is who ends and stops.
+
+A pass that fails, in whatever way, is told and tried again at the next turn: were its process to
+end, the next leader would meet the same row, and so would the one after that.
 """
 
 import asyncio
@@ -53,6 +56,9 @@ class LeaderLoop:
             count = await self.look()
         except ModelyardError as error:
             logger.warning(self.failed, error=error.message)
+            return
+        except Exception as error:  # noqa: BLE001 a bug that one pass meets ends no process
+            logger.opt(exception=error).error(self.failed)
             return
         if count:
             logger.info(self.done, count=count)

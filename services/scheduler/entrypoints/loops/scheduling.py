@@ -51,6 +51,9 @@ class SchedulingLoop:
         except ModelyardError as error:
             logger.warning("scheduling cycle failed", error=error.message)
             return False
+        except Exception as error:  # noqa: BLE001 a bug that one cycle meets ends no process
+            logger.opt(exception=error).error("scheduling cycle failed")
+            return False
         self.offer(report.admitted)
         _tell(report)
         return report.is_cut

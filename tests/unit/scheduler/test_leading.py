@@ -1,0 +1,66 @@
+"""A pass that meets a bug ends neither its loop nor its process."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from services.chassis.db.lease import HeldLease, LeaseKeeper
+from services.chassis.errors import Unavailable
+from services.chassis.purges import PurgesLoop
+from services.chassis.waking import Waking
+from services.scheduler.entrypoints.loops.leading import LeaderLoop, WhileLeading
+from services.scheduler.entrypoints.loops.scheduling import SchedulingLoop
+from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
+    CycleReport,
+    RunSchedulingCycle,
+)
+
+KEEPER = cast("LeaseKeeper", SimpleNamespace(held=HeldLease("scheduling", "proc_1", 1)))
+BUGS = [AssertionError("a row that nobody expected"), KeyError("job_1"), Unavailable("database")]
+
+
+class Pass:
+    """Fails at first, as it is told; then finds nothing, and ends its loop."""
+
+    def __init__(self, failure: Exception, finds: Any) -> None:
+        self.stopping = asyncio.Event()
+        self._failures = [failure]
+        self._finds = finds
+
+    async def __call__(self, *_: object) -> Any:
+        if self._failures:
+            raise self._failures.pop()
+        self.stopping.set()
+        return self._finds
+
+
+def leader(look: Pass, waking: Waking) -> Callable[[asyncio.Event], Awaitable[None]]:
+    return LeaderLoop(WhileLeading(look, KEEPER), waking, done="done", failed="failed").run
+
+
+def scheduling(look: Pass, waking: Waking) -> Callable[[asyncio.Event], Awaitable[None]]:
+    return SchedulingLoop(cast("RunSchedulingCycle", look), KEEPER, waking, lambda: True).run
+
+
+def purges(look: Pass, waking: Waking) -> Callable[[asyncio.Event], Awaitable[None]]:
+    return PurgesLoop(look, waking, what="rows").run
+
+
+@pytest.mark.parametrize("failure", BUGS, ids=lambda failure: type(failure).__name__)
+@pytest.mark.parametrize(
+    ("loop", "finds"),
+    [(leader, 0), (scheduling, CycleReport([], [], is_cut=False)), (purges, 0)],
+    ids=["leader", "scheduling", "purges"],
+)
+async def test_pass_that_fails_in_whatever_way_is_taken_again(
+    loop: Callable[[Pass, Waking], Callable[[asyncio.Event], Awaitable[None]]],
+    finds: Any,
+    failure: Exception,
+) -> None:
+    look = Pass(failure, finds)
+    await loop(look, Waking(timedelta(milliseconds=1)))(look.stopping)
+    assert look.stopping.is_set()
