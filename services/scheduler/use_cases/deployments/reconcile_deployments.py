@@ -9,6 +9,7 @@ from services.scheduler.use_cases.deployments.change_replica import (
     change_replica,
     follow_replicas,
 )
+from services.scheduler.use_cases.one_by_one import one_by_one
 from services.scheduler.use_cases.ports import Lease, Tenants, UnitOfWork
 
 
@@ -37,8 +38,7 @@ class ReconcileDeployments:
                 limit=self.deployments_per_pass_max,
             )
         # 2. One step for each, in a transaction of its own.
-        for deployment_id in due:
-            await self._step(lease, deployment_id)
+        await one_by_one(due, lambda due_id: self._step(lease, due_id))
         return len(due)
 
     async def _step(self, lease: Lease, deployment_id: DeploymentId) -> None:

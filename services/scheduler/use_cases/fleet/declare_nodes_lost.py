@@ -9,6 +9,7 @@ from services.scheduler.domain.fleet.loss import Looks, UnheldNode
 from services.scheduler.domain.fleet.node import lease_name
 from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
 from services.scheduler.use_cases.attempts.record_attempt import RecordAttempt
+from services.scheduler.use_cases.one_by_one import one_by_one
 from services.scheduler.use_cases.ports import Lease, UnitOfWork
 
 
@@ -33,7 +34,7 @@ class DeclareNodesLost:
             unheld = await tx.nodes.unheld(limit=self.nodes_per_pass_max)
         # 2. Each on its own: a runner that is back meanwhile keeps its node.
         lost = self.looks.looked(unheld)
-        return sum([await self._give_up(lease, node) for node in lost])
+        return sum(await one_by_one(lost, lambda node: self._give_up(lease, node)))
 
     async def _give_up(self, lease: Lease, unheld: UnheldNode) -> bool:
         """Mark it, then end one attempt after another; tell whether it was marked now."""
@@ -47,15 +48,14 @@ class DeclareNodesLost:
                 return False
             node = await tx.nodes.get(unheld.node_id)
             await tx.nodes.save(node.lost(at=tx.now))
+        if node.lost_at is None:
+            unheld_for_s = unheld.unheld_for.total_seconds()
+            logger.warning("node lost", node_id=node.id, unheld_for_s=unheld_for_s)
         async with self.unit_of_work.reading(because=because) as reading:
             works = await reading.attempts.open_on_node(node.id)
         failure = JobFailure(FailureReason.LOST, f"its node {node.id} is lost")
         try:
-            for work in works:
-                await self.record.lost(node_lease, work, failure)
+            await one_by_one(works, lambda work: self.record.lost(node_lease, work, failure))
         except Conflict:
             logger.info("lost node back before its attempts were ended", node_id=node.id)
-        if node.lost_at is None:
-            unheld_for_s = unheld.unheld_for.total_seconds()
-            logger.warning("node lost", node_id=node.id, unheld_for_s=unheld_for_s)
         return node.lost_at is None

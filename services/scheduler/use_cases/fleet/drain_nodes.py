@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import StopCause
 from services.scheduler.use_cases.jobs.ask_to_stop import ask_to_stop
+from services.scheduler.use_cases.one_by_one import one_by_one
 from services.scheduler.use_cases.ports import Lease, UnitOfWork
 
 
@@ -26,8 +27,7 @@ class DrainNodes:
         async with self.unit_of_work.system(because="nodes run any tenant's jobs") as tx:
             placed = await tx.jobs.placed_on_drained(limit=self.jobs_per_pass_max)
         # 2. Each in a transaction of its own, in which it may have moved on.
-        for job_id in placed:
-            await self._stop(lease, job_id)
+        await one_by_one(placed, lambda job_id: self._stop(lease, job_id))
         return len(placed)
 
     async def _stop(self, lease: Lease, job_id: JobId) -> None:

@@ -1,10 +1,14 @@
 """End the jobs that have stood in line for longer than they may."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import JobState
+from services.scheduler.use_cases.one_by_one import one_by_one
 from services.scheduler.use_cases.ports import Lease, UnitOfWork
+
+_BECAUSE: Final = "time in line ends for any tenant's job"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +24,13 @@ class ExpireQueuedJobs:
 
     async def __call__(self, lease: Lease) -> int:
         """Run one pass; return how many jobs were due."""
-        because = "time in line ends for any tenant's job"
-        async with self.unit_of_work.system(because=because) as tx:
+        async with self.unit_of_work.system(because=_BECAUSE) as tx:
             due = await tx.jobs.expired(at=tx.now, limit=self.jobs_per_pass_max)
-        for job_id in due:
-            await self._expire(lease, job_id, because=because)
+        await one_by_one(due, lambda job_id: self._expire(lease, job_id))
         return len(due)
 
-    async def _expire(self, lease: Lease, job_id: JobId, *, because: str) -> None:
-        async with self.unit_of_work.system(because=because) as tx:
+    async def _expire(self, lease: Lease, job_id: JobId) -> None:
+        async with self.unit_of_work.system(because=_BECAUSE) as tx:
             await tx.hold(lease)
             job = await tx.jobs.get_any(job_id)
             expires_at = job.queue_expires_at

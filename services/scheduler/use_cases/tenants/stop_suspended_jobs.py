@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import StopCause
 from services.scheduler.use_cases.jobs.ask_to_stop import ask_to_stop
+from services.scheduler.use_cases.one_by_one import one_by_one
 from services.scheduler.use_cases.ports import Lease, Tenants, UnitOfWork
 
 
@@ -31,8 +32,7 @@ class StopSuspendedJobs:
         async with self.unit_of_work.system(because="suspension stops jobs of tenants") as tx:
             placed = await tx.jobs.placed(list(suspended), limit=self.jobs_per_pass_max)
         # 3. Each in a transaction of its own, in which it may have moved on.
-        for job_id in placed:
-            await self._stop(lease, job_id)
+        await one_by_one(placed, lambda job_id: self._stop(lease, job_id))
         return len(placed)
 
     async def _stop(self, lease: Lease, job_id: JobId) -> None:
