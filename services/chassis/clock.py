@@ -6,7 +6,9 @@ can give their own. Always holds: `now()` is aware, in UTC; `monotonic()` never 
 
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
+
+_MONOTONIC: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Clock(Protocol):
@@ -29,5 +31,8 @@ class SystemClock:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Return the machine's monotonic seconds."""
-        return time.monotonic()
+        """Return the machine's monotonic seconds, those in which it slept among them.
+
+        Else who holds a lease would wake from a machine's sleep as if no time had passed.
+        """
+        return time.clock_gettime(_MONOTONIC)
