@@ -178,14 +178,18 @@ class Relay:
             leases.keys(), stopped=self._stopped.keys(), rows_max=self._batch_rows_max
         )
         self._observe(rows)
+        # 4. That may have taken long: what another sends by now is not ours to send.
+        is_full = len(rows) == self._batch_rows_max
+        if lost := {shard for shard, held in leases.items() if self.keepers[shard].held != held}:
+            rows = [row for row in rows if shard_of(row.aggregateid) not in lost]
         if not rows:
             return False
-        # 4. Send with no transaction open; a key's rows after its first failure count as not sent.
+        # 5. Send with no transaction open; a key's rows after its first failure count as not sent.
         acknowledged, failed = await self._send(rows)
         self._stop(failed, earlier)
-        # 5. Mark, unless the shard has gone to another process meanwhile.
+        # 6. Mark, unless the shard has gone to another process meanwhile.
         marked_count = await self._mark(acknowledged, leases)
-        return marked_count > 0 and len(rows) == self._batch_rows_max
+        return marked_count > 0 and is_full
 
     async def _relay_until(self, stopping: asyncio.Event) -> None:
         outages = 0

@@ -1,7 +1,7 @@
 """Events leave in order, none is skipped, and each at least once."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 import pytest
@@ -9,11 +9,12 @@ import sqlalchemy as sa
 from opentelemetry import trace
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import REGISTRY
+from typing_extensions import override
 
 from services.chassis.clock import Clock, SystemClock
 from services.chassis.db.lease import PostgresLeases
 from services.chassis.db.outbox import PostgresOutbox
-from services.chassis.db.relay import Relay
+from services.chassis.db.relay import Outbox, Relay, Rows
 from services.chassis.errors import PayloadTooLarge, Unavailable
 from services.chassis.events.ports import Record
 from tests.integration.chassis_db.builders import (
@@ -41,9 +42,10 @@ def _relay(
     clock: Clock | None = None,
     batch_rows_max: int = 500,
     lease_ttl: timedelta = timedelta(seconds=10),
+    outbox: Outbox | None = None,
 ) -> Relay:
     return Relay(
-        PostgresOutbox(store.engine, store.tables),
+        outbox or PostgresOutbox(store.engine, store.tables),
         PostgresLeases(store.engine, store.tables),
         producer,
         holder=holder,
@@ -125,6 +127,34 @@ async def test_relay_sends_nothing_without_a_lease(store: Store) -> None:
     await _emit(store, [1])
     assert not await _relay(store, producer).relay_once()
     assert producer.kept == []
+
+
+class SlowToRead(PostgresOutbox):
+    """A batch takes a minute to come."""
+
+    def __init__(self, store: Store, clock: ManualClock) -> None:
+        super().__init__(store.engine, store.tables)
+        self._clock = clock
+
+    @override
+    async def unpublished(
+        self, shards: Collection[int], *, stopped: Collection[str], rows_max: int
+    ) -> Rows:
+        rows = await super().unpublished(shards, stopped=stopped, rows_max=rows_max)
+        self._clock.advance(60)
+        return rows
+
+
+async def test_relay_sends_nothing_whose_lease_ran_out_while_it_was_read(store: Store) -> None:
+    producer, clock = FakeProducer(), ManualClock()
+    await _emit(store, [1])
+    relay = _relay(store, producer, clock=clock, outbox=SlowToRead(store, clock))
+    await _lead(relay)
+
+    assert not await relay.relay_once()
+
+    assert producer.kept == []
+    assert await _unpublished(store) == 1
 
 
 async def test_relay_sends_again_after_a_crash_between_send_and_mark(store: Store) -> None:
