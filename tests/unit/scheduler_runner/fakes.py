@@ -62,15 +62,21 @@ class ManualClock:
     """A clock that moves when told."""
 
     time: datetime = NOW
+    leapt: timedelta = timedelta()
 
     def now(self) -> datetime:
         return self.time
 
     def monotonic(self) -> float:
-        return self.time.timestamp()
+        return (self.time - self.leapt).timestamp()
 
     def advance(self, by: timedelta) -> None:
         self.time += by
+
+    def leap(self, by: timedelta) -> None:
+        """Set the wall clock; no time passes."""
+        self.time += by
+        self.leapt += by
 
 
 class Store:

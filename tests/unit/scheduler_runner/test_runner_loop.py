@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import PurePath
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
 
@@ -15,8 +16,11 @@ from services.chassis.errors import Unavailable
 from services.chassis.waking import Waking
 from services.scheduler.domain.attempts.attempt import AttemptState
 from services.scheduler.domain.attempts.runtime import ContainerPhase as P
+from services.scheduler.domain.attempts.runtime import LeftFile
+from services.scheduler.domain.attempts.work import JobWork
 from services.scheduler.domain.identities import AttemptId, NodeId
-from services.scheduler.domain.jobs.job import JobState
+from services.scheduler.domain.jobs.job import JobState, StopCause, StopRequest
+from services.scheduler.domain.jobs.spec import JobOutput
 from services.scheduler.domain.resources import Resources
 from services.scheduler.entrypoints.loops.runner import RunnerIntervals, RunnerLoop
 from services.scheduler.entrypoints.loops.runtime_watch import RuntimeWatch
@@ -24,7 +28,7 @@ from services.scheduler.use_cases.attempts.drive_attempt import AttemptMemory, D
 from services.scheduler.use_cases.attempts.keep_node import KeepNode
 from tests.support.eventually import eventually
 from tests.unit.scheduler_runner.bench import LIMITS, Bench
-from tests.unit.scheduler_runner.builders import some_work
+from tests.unit.scheduler_runner.builders import STOP, a_job, some_work
 
 SOON = timedelta(milliseconds=5)
 DOWN = Unavailable("container-engine")
@@ -149,7 +153,7 @@ async def test_attempt_loses_no_patience_while_the_runtime_is_down(
 
         bench.runtime.failing = None
         await seen(lambda: len(drive.seen) > 1, what="it goes on")
-        assert bench.memory.hindered_since == bench.clock.now()
+        assert bench.memory.hindered_since == bench.clock.monotonic()
     assert "entomb" not in bench.runtime.calls
 
 
@@ -273,3 +277,84 @@ async def test_what_is_offered_to_who_stands_by_is_passed_over(bench: Bench, dri
     async with looping(bench, drive) as loop:
         loop.offer([work])
         assert loop._offered == []
+
+
+STOPS_FOR_NOW = replace(STOP, cause=StopCause.DRAINED)
+
+
+@pytest.mark.parametrize("change", [{"stop": STOP}, {"stop": STOPS_FOR_NOW}, {"is_current": False}])
+async def test_attempt_that_is_to_end_does_not_wait_for_the_files_that_it_fetches(
+    bench: Bench, drive: Drive, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    asked = list[object]()
+
+    async def endless(spec: object) -> None:
+        asked.append(spec)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(bench.runtime, "create", endless)
+    async with running(bench, drive):
+        await seen(lambda: bool(asked), what="its files are fetched")
+        bench.store.works = [replace(each, **change) for each in bench.store.works]
+        await seen(lambda: "entomb" in bench.runtime.calls, what="it is given up")
+        await seen(lambda: bench.store.used["node-1"] == 0, what="its capacity is free")
+
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("stop", "end"), [(STOP, JobState.CANCELLED), (STOPS_FOR_NOW, JobState.QUEUED)]
+)
+async def test_job_that_is_to_end_does_not_wait_for_the_outputs_that_it_stores(
+    bench: Bench,
+    drive: Drive,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: StopRequest,
+    end: JobState,
+) -> None:
+    uploads = list[object]()
+
+    async def endless(*_: object, **__: object) -> None:
+        uploads.append(None)
+        await asyncio.Event().wait()
+
+    work = bench.store.given(some_work(owner=a_job(outputs=(JobOutput("m", "m"),))))
+    bench.store.works = [work]
+    bench.runtime.outputs = {"m": [LeftFile("m", PurePath("/out/m"))]}
+    bench.runtime.exited()
+    with monkeypatch.context() as slow:
+        slow.setattr(bench.artifacts, "put", endless)
+        async with running(bench, drive):
+            await seen(lambda: bool(uploads), what="its outputs are stored")
+            job = bench.store.rows["job_1"]
+            bench.store.rows["job_1"] = replace(job, state=JobState.STOPPING, stop=stop)
+            bench.store.works = [replace(work, stop=stop)]
+            await seen(lambda: bench.store.rows["job_1"].state is end, what="it ends")
+
+    assert len(uploads) == 1
+
+
+async def test_what_no_stop_has_asked_for_is_not_cut_short(
+    bench: Bench, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, gate = list[object](), asyncio.Event()
+    create = bench.runtime.create
+
+    async def slow(spec: Any) -> None:
+        asked.append(spec)
+        await gate.wait()
+        await create(spec)
+
+    monkeypatch.setattr(bench.runtime, "create", slow)
+    async with running(bench, drive):
+        await seen(lambda: bool(asked), what="its files are fetched")
+        [work] = bench.store.works
+        assert isinstance(work.owner, JobWork)
+        starting = replace(work, owner=replace(work.owner, state=JobState.STARTING))
+        told = len(bench.store.is_runtime_up)
+        bench.store.works = [starting]
+        await seen(lambda: len(bench.store.is_runtime_up) > told + 3, what="time passes")
+        gate.set()
+        await seen(lambda: "start" in bench.runtime.calls, what="it starts")
+
+    assert len(asked) == 1

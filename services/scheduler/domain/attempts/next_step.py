@@ -48,17 +48,16 @@ _AFTER_START: Final = {
 
 def next_step(work: AttemptWork, container: ContainerStatus, *, now: datetime) -> Step:
     """Return the one step that an open attempt needs next."""
-    should_end = work.stop is not None or not work.is_current
     if work.attempt.state is AttemptState.CREATED:
         step = _BEFORE_START.get(container.phase, Step.RECORD_START)
         if step is Step.RECORD_START or step is Step.CLOSE:
             return step
-        if should_end:
+        if work.should_end:
             return Step.CLOSE
         return Step.GIVE_UP_START if _is_late(work, now=now) else step
     assert work.attempt.state is AttemptState.STARTED, "only open attempts are driven"
     step = _AFTER_START.get(container.phase, Step.RECORD_LOSS)
-    if step is Step.WATCH and should_end:
+    if step is Step.WATCH and work.should_end:
         return Step.STOP
     if step is Step.WATCH and _is_out_of_time(work, now=now):
         return Step.TIME_OUT

@@ -67,6 +67,11 @@ class AttemptWork:
     """False when the owner has moved on to another attempt: only its end still matters."""
 
     @property
+    def should_end(self) -> bool:
+        """Tell whether nobody wants it to go on."""
+        return self.stop is not None or not self.is_current
+
+    @property
     def traceparent(self) -> str | None:
         """Return the submission's, the parent of all that the attempt does."""
         return self.attempt.traceparent

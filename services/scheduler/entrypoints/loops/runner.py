@@ -2,7 +2,8 @@
 
 Owns: when which attempt is looked at. Every open attempt of the node has a task of its own, which
 takes one step after another and waits between them for news: a commit, its container's exit, or a
-pause that the last step asked for. What the step is, the use case decides.
+pause that the last step asked for. What the step is, the use case decides. A step that moves files
+is cut short when its owner is asked to stop: they may take minutes, and most of them nobody wants.
 
 Only the holder of the lease `node/<node id>` acts. When the lease or the process goes, the tasks
 end and the containers stay: the next holder finds them.
@@ -32,7 +33,11 @@ from services.scheduler.domain.attempts.work import AttemptWork
 from services.scheduler.domain.identities import AttemptId
 from services.scheduler.entrypoints.loops.runtime_watch import RuntimeWatch
 from services.scheduler.use_cases.attempts.clean_up_containers import CleanUpContainers
-from services.scheduler.use_cases.attempts.drive_attempt import AttemptMemory, DriveAttempt
+from services.scheduler.use_cases.attempts.drive_attempt import (
+    AGAIN,
+    AttemptMemory,
+    DriveAttempt,
+)
 from services.scheduler.use_cases.attempts.keep_node import KeepNode
 
 _NEWS_WAIT_MAX: Final = timedelta(seconds=5)
@@ -63,12 +68,18 @@ class _Attended:
     memory: AttemptMemory = field(default_factory=AttemptMemory)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     failure_count: int = 0
+    turn: asyncio.Timeout = field(default_factory=lambda: asyncio.timeout(None))
+    """Around the step under way; without an end, unless it is cut short."""
 
     def learn(self, work: AttemptWork | None) -> None:
         """Take in what was read; only a change is news."""
-        if work != self.work:
-            self.work = work
-            self.news.set()
+        if work == self.work:
+            return
+        was_to_go_on = self.work is not None and not self.work.should_end
+        self.work = work
+        self.news.set()
+        if was_to_go_on and (work is None or work.should_end) and self.memory.is_moving_files:
+            self.turn.reschedule(asyncio.get_running_loop().time())
 
     def start_over(self) -> None:
         """Look at once: what failed since the runtime went away has not failed by itself."""
@@ -189,10 +200,14 @@ class RunnerLoop:
             logger.info("progress lines ignored", line_count=count)
 
     async def _step(self, attended: _Attended, work: AttemptWork) -> timedelta:
+        attended.turn = asyncio.timeout(None)
         try:
-            with _cancelled_by_nobody_else():
-                pause = await self.drive(work, attended.memory)
+            async with attended.turn:
+                with _cancelled_by_nobody_else():
+                    pause = await self.drive(work, attended.memory)
         except Exception as error:  # noqa: BLE001 a bug that one attempt meets stops no other one
+            if attended.turn.expired():  # what it was moving nobody wants any more
+                return AGAIN
             attended.failure_count += 1
             _tell(
                 "attempt's step failed",

@@ -2,8 +2,10 @@
 
 import asyncio
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final, assert_never
 
 from services.chassis.clock import Clock
@@ -77,8 +79,9 @@ class AttemptMemory:
     """What of the progress is recorded."""
     probe_failure_count: int = 0
     start_failure: JobFailure | None = None
-    hindered_since: datetime | None = None
-    """When what is tried again now, the start or the upload, first failed."""
+    hindered_since: float | None = None
+    """When what is tried again now, the start or the upload, first failed: by the monotonic clock,
+    since wall time may leap."""
     hindered_by: str | None = None
     """Why the start last failed."""
     stopped_because: str | None = None
@@ -87,6 +90,17 @@ class AttemptMemory:
     """The container was seen running: its exit is worth waiting for."""
     left: ContainerStatus | None = None
     """What the last step has made of the container, where the next one need not look."""
+    is_moving_files: bool = False
+    """The step under way fetches or stores files, which may take long; it may be cut short."""
+
+    @contextmanager
+    def moving_files(self) -> Iterator[None]:
+        """Say so while the block runs: whoever wants the attempt's end need not wait for it."""
+        self.is_moving_files = True
+        try:
+            yield
+        finally:
+            self.is_moving_files = False
 
     @classmethod
     def of_new(cls, work: AttemptWork) -> "AttemptMemory":
@@ -161,7 +175,8 @@ class DriveAttempt:
         start_time = asyncio.timeout(self._start_time_left_s(work))
         try:
             async with start_time:
-                await self.prepare(work)
+                with memory.moving_files():
+                    await self.prepare(work)
         except ModelyardError as error:
             return await self._give_up_start(work, memory, error)
         except TimeoutError:
@@ -296,8 +311,9 @@ class DriveAttempt:
         is_job = isinstance(work.owner, JobWork)
         progress = await self._new_progress(work, memory) if is_job else None
         # 2. What it left goes to the registry, before anybody is told that it succeeded.
-        outcome = await self._outcome(work, end, memory)
-        kept = await self._kept(work, outcome, memory)
+        with memory.moving_files():
+            outcome = await self._outcome(work, end, memory)
+            kept = await self._kept(work, outcome, memory)
         # 3. End, capacity and owner in one commit; then its span.
         if await self.record.exited(
             self._lease(), work, end, outcome, progress=progress, kept=kept
@@ -309,7 +325,7 @@ class DriveAttempt:
         self, work: AttemptWork, end: ContainerExit, memory: AttemptMemory
     ) -> Outcome:
         if end.code == 0 and end.cause is None and isinstance(work.owner, JobWork):
-            if work.stop is not None or not work.is_current:
+            if work.should_end:
                 return Succeeded(())  # nobody asks for its outputs any more
             try:
                 return Succeeded(await self.store_outputs(work, work.owner))
@@ -347,7 +363,8 @@ class DriveAttempt:
             message = "nobody saw it end, and how it ended is not known"
             last_lines = await self._last_lines(work)
         failure = JobFailure(FailureReason.LOST, message, last_lines=last_lines)
-        kept = await self._kept(work, failure, memory)
+        with memory.moving_files():
+            kept = await self._kept(work, failure, memory)
         await self.record.lost(self._lease(), work, failure, kept=kept)
         return None
 
@@ -366,8 +383,10 @@ class DriveAttempt:
         self, error: ModelyardError, memory: AttemptMemory, *, wait_max: timedelta
     ) -> bool:
         """Tell whether what failed may still pass; a platform that was away costs no patience."""
-        memory.hindered_since = memory.hindered_since or self.clock.now()
-        return error.retryable and self.clock.now() < memory.hindered_since + wait_max
+        now_s = self.clock.monotonic()
+        if memory.hindered_since is None:
+            memory.hindered_since = now_s
+        return error.retryable and now_s < memory.hindered_since + wait_max.total_seconds()
 
     def _lease(self) -> Lease:
         lease = self.node_lease.held
@@ -403,7 +422,7 @@ def _may_come_back(work: AttemptWork, outcome: Outcome) -> bool:
 
 def _nobody_asked(work: AttemptWork) -> bool:
     """Tell whether a job is to go on; then only the loss of its node lets its runner stop it."""
-    return isinstance(work.owner, JobWork) and work.is_current and work.stop is None
+    return isinstance(work.owner, JobWork) and not work.should_end
 
 
 def _address(container: ContainerStatus) -> str:
