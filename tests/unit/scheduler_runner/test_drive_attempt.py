@@ -537,3 +537,40 @@ def _refusing(error: Exception) -> Callable[..., Awaitable[None]]:
         raise error
 
     return refuse
+
+
+async def test_clock_that_leaps_costs_no_patience(bench: Bench) -> None:
+    work = bench.store.given(some_work(owner=a_job(outputs=(JobOutput("m", "m"),))))
+    bench.runtime.outputs = {"m": [LeftFile("m", PurePath("/out/m"))]}
+    bench.runtime.exited()
+    bench.artifacts.is_up = False
+    for leap in (LIMITS.upload_wait_max, timedelta(days=-1)):
+        with pytest.raises(Unavailable):
+            await bench.drive(work)
+        bench.clock.leap(leap)
+
+    bench.artifacts.is_up = True
+    await bench.drive(work)
+    assert bench.store.fact_names == ["EXITED", "SUCCEEDED"]
+
+
+@pytest.mark.parametrize("cause", [StopCause.DRAINED, StopCause.SUSPENDED])
+async def test_job_that_is_sent_back_in_line_while_its_end_is_recorded_keeps_its_checkpoint(
+    bench: Bench, cause: StopCause
+) -> None:
+    stop = replace(STOP, cause=cause)
+    work = bench.store.given(some_work())
+    bench.runtime.checkpoint = LEFT
+    bench.runtime.exited()
+    bench.store.rows["job_1"] = replace(
+        bench.store.rows["job_1"], state=JobState.STOPPING, stop=stop
+    )
+
+    with pytest.raises(Conflict):  # the runner has not heard of it
+        await bench.drive(work)
+    assert bench.store.rows["att_1"].state is AttemptState.STARTED
+    await bench.drive(replace(work, stop=stop))
+
+    job = bench.store.rows["job_1"]
+    kept = Checkpoint(1, (FileEntry("weights/epoch", 5, DIGEST),))
+    assert (job.state, job.checkpoint) == (JobState.QUEUED, kept)

@@ -307,7 +307,8 @@ class Job:
 
     def requeued(self, *, reason: str, at: datetime) -> "tuple[Job, JobTransitioned]":
         """It stopped only for now, confirmed by its runtime: back at its place in line."""
-        return self._back_in_line(reason, at=at, waits_from=at)
+        told = storable(reason)[:MESSAGE_CHARACTERS_MAX]
+        return self._back_in_line(told, at=at, waits_from=at)
 
     def retries(self, failure: JobFailure) -> bool:
         """Tell whether what failed so is to be tried again."""

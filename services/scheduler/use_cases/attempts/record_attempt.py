@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from services.chassis.errors import Conflict
 from services.scheduler.domain.attempts.attempt import (
     Attempt,
     AttemptState,
@@ -165,14 +166,20 @@ class RecordAttempt:
         progress: JobProgress | None,
         kept: Kept = NOTHING_KEPT,
     ) -> bool:
-        """Its program ended, and no process of it is left; False if that was recorded before."""
+        """Its program ended, and no process of it is left; False if that was recorded before.
+
+        Raises Conflict when its owner was asked to stop for now since the runner looked: what it
+        left is to be kept then.
+        """
         async with self._transaction(lease) as tx:
             attempt = await tx.attempts.get(work.attempt.id)
             if attempt.state is not AttemptState.STARTED:
                 return False
             exited = attempt.exited(end.code, at=end.ended_at, is_end_seen=end.is_end_seen)
             await _save_attempt(tx, exited)
-            await self._end_owner(tx, work, outcome, progress=progress, kept=kept)
+            await self._end_owner(
+                tx, work, outcome, progress=progress, kept=kept, can_look_again=True
+            )
             await tx.nodes.release(attempt.node_id, attempt.resources)
         return True
 
@@ -204,6 +211,7 @@ class RecordAttempt:
         *,
         progress: JobProgress | None = None,
         kept: Kept = NOTHING_KEPT,
+        can_look_again: bool = False,
     ) -> None:
         if isinstance(work.owner, ReplicaWork):
             await _end_replica(tx, work, work.owner, outcome)
@@ -211,6 +219,13 @@ class RecordAttempt:
         job = await _current_job(tx, work)
         if job is None or job.is_terminal:
             return
+        if (
+            can_look_again
+            and job.stop != work.stop
+            and job.stop is not None
+            and job.stop.is_for_now
+        ):
+            raise Conflict("job", job.id)
         if progress is not None:
             job = job.progressed(progress)
         job, fact = await self._ended(tx, job, _meant(job, outcome), kept)
