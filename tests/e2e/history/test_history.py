@@ -24,7 +24,7 @@ from tests.e2e.platform import Platform
 from tests.e2e.soak import IS_SOAK
 from tests.e2e.told import told_by
 from tests.support.eventually import is_within, until
-from tests.support.history import Event, History, anomalies_in
+from tests.support.history import Answered, Asked, Event, History, anomalies_in
 
 CALLS_WANTED: Final = 10_000 if IS_SOAK else 1_500
 KILLS_WANTED: Final = 20 if IS_SOAK else 5
@@ -68,6 +68,11 @@ def test_what_clients_are_told_fits_together_whatever_befalls_the_services(
     assert anomalies[:_TOLD_MAX] == []
     assert clients.mistakes == []
     assert trouble.strikes
+    # A history of nothing has no anomaly.
+    answered = {call.asked for call in clients.calls if call.answered is Answered.DONE}
+    assert {Asked.SUBMIT, Asked.SHOW} <= answered
+    assert history.events
+    assert history.starts
     if IS_SOAK:  # elsewhere the time is up on a slow machine
         assert len(clients.calls) >= CALLS_WANTED
         assert trouble.kill_count >= KILLS_WANTED
