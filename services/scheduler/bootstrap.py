@@ -67,7 +67,7 @@ from services.scheduler.entrypoints.grpc.jobs import JobRpcs
 from services.scheduler.entrypoints.grpc.nodes import NodeRpcs
 from services.scheduler.entrypoints.loops.deployments import TendDeployments
 from services.scheduler.entrypoints.loops.isolation import IsolationLoop
-from services.scheduler.entrypoints.loops.leading import LeaderLoop, WhileLeading
+from services.scheduler.entrypoints.loops.leading import Candidacy, LeaderLoop, WhileLeading
 from services.scheduler.entrypoints.loops.runner import RunnerIntervals, RunnerLoop
 from services.scheduler.entrypoints.loops.runtime_watch import RuntimeWatch
 from services.scheduler.entrypoints.loops.scheduling import SchedulingLoop
@@ -206,6 +206,7 @@ class App:
     deployments: DeploymentRpcs
     nodes: NodeRpcs
     scheduling: SchedulingLoop
+    candidacy: Candidacy
     reconciling: LeaderLoop
     submissions: Submissions
     suspensions: LeaderLoop
@@ -390,6 +391,7 @@ def wire(ports: Ports, settings: Settings) -> App:
             lambda: known.is_caught_up,
             runner.offer,
         ),
+        candidacy=Candidacy(leader, projection, lets_others=2 * scheduling.lease_ttl),
         reconciling=LeaderLoop(
             WhileLeading(
                 TendDeployments(
@@ -656,7 +658,7 @@ def _supervisor(
     supervisor.add("container-runtime", ports.runtime.follow, Stage.RELAY)
     supervisor.add("relay", relay.run, Stage.RELAY)
     supervisor.add("janitor", Janitor(infrastructure.engine, CHASSIS).run, Stage.RELAY)
-    supervisor.add("scheduling-lease", app.scheduling.lease.run, Stage.LAST)
+    supervisor.add("scheduling-lease", app.candidacy.run, Stage.LAST)
     supervisor.add("node-lease", app.runner.lease.run, Stage.LAST)
     return supervisor
 

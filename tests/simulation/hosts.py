@@ -246,7 +246,7 @@ class SchedulerHost(Host):
             app.submissions.run,
             app.runner.run,
             app.isolation.run,
-            app.scheduling.lease.run,
+            app.candidacy.run,
             app.runner.lease.run,
             self._relay(client, ids).run,
             self._consumer(

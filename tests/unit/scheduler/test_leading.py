@@ -1,4 +1,4 @@
-"""A pass that meets a bug ends neither its loop nor its process."""
+"""When a process stands for the lead; and a pass that meets a bug ends no process."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,9 +10,10 @@ import pytest
 
 from services.chassis.db.lease import HeldLease, LeaseKeeper
 from services.chassis.errors import Unavailable
+from services.chassis.events.projection import CompactedProjection
 from services.chassis.purges import PurgesLoop
 from services.chassis.waking import Waking
-from services.scheduler.entrypoints.loops.leading import LeaderLoop, WhileLeading
+from services.scheduler.entrypoints.loops.leading import Candidacy, LeaderLoop, WhileLeading
 from services.scheduler.entrypoints.loops.scheduling import SchedulingLoop
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
     CycleReport,
@@ -64,3 +65,59 @@ async def test_pass_that_fails_in_whatever_way_is_taken_again(
     look = Pass(failure, finds)
     await loop(look, Waking(timedelta(milliseconds=1)))(look.stopping)
     assert look.stopping.is_set()
+
+
+class Picture:
+    """The tenants, known from when a test says so."""
+
+    def __init__(self) -> None:
+        self.known = asyncio.Event()
+
+    @property
+    def is_caught_up(self) -> bool:
+        return self.known.is_set()
+
+    async def caught_up(self) -> None:
+        await self.known.wait()
+
+
+class Keeper:
+    """Notes that it was asked to keep the lease."""
+
+    def __init__(self) -> None:
+        self.is_asked = asyncio.Event()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        self.is_asked.set()
+        await stopping.wait()
+
+
+def candidacy(keeper: Keeper, picture: Picture, *, lets_others: timedelta) -> Candidacy:
+    return Candidacy(cast("LeaseKeeper", keeper), cast("CompactedProjection", picture), lets_others)
+
+
+async def test_others_may_lead_until_this_process_could_admit() -> None:
+    keeper, picture, stopping = Keeper(), Picture(), asyncio.Event()
+    standing = candidacy(keeper, picture, lets_others=timedelta(hours=1))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(standing.run(stopping))
+        await asyncio.sleep(0)
+        assert not keeper.is_asked.is_set()
+        picture.known.set()
+        await keeper.is_asked.wait()
+        stopping.set()
+
+
+async def test_somebody_leads_even_if_nobody_could_admit() -> None:
+    keeper, stopping = Keeper(), asyncio.Event()
+    standing = candidacy(keeper, Picture(), lets_others=timedelta(milliseconds=1))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(standing.run(stopping))
+        await keeper.is_asked.wait()
+        stopping.set()
+
+
+async def test_process_that_is_told_to_stop_waits_for_no_tenants() -> None:
+    stopping = asyncio.Event()
+    stopping.set()
+    await candidacy(Keeper(), Picture(), lets_others=timedelta(hours=1)).run(stopping)

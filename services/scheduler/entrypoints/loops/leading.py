@@ -1,7 +1,8 @@
 """What only the leader does, now and again.
 
 Owns: who acts, and when a loop looks: when woken, and each `interval_max`, since an admission may
-have been under way. The lease is the scheduling loop's: whoever admits is who ends and stops.
+have been under way. The lease is the scheduling loop's: whoever admits is who ends and stops. And
+when this process stands for it.
 
 A pass that fails, in whatever way, is told and tried again at the next turn: were its process to
 end, the next leader would meet the same row, and so would the one after that.
@@ -10,13 +11,47 @@ end, the next leader would meet the same row, and so would the one after that.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from loguru import logger
 from prometheus_client import Counter
 
 from services.chassis.db.lease import HeldLease, LeaseKeeper
 from services.chassis.errors import ModelyardError
+from services.chassis.events.projection import CompactedProjection
 from services.chassis.waking import Waking
+
+
+@dataclass(frozen=True, slots=True)
+class Candidacy:
+    """Keeps the leader's lease, once this process could admit; before that it lets others lead.
+
+    Not for ever: drains, losses and time-outs need no tenants, and somebody has to see to them.
+    """
+
+    lease: LeaseKeeper
+    tenants: CompactedProjection
+    lets_others: timedelta
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Wait for the tenants, then keep the lease until `stopping` is set."""
+        async with asyncio.TaskGroup() as tasks:
+            waits = [tasks.create_task(self.tenants.caught_up())]
+            waits.append(tasks.create_task(_is_set(stopping)))
+            await asyncio.wait(
+                waits,
+                timeout=self.lets_others.total_seconds(),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for each in waits:
+                each.cancel()
+        if not self.tenants.is_caught_up:
+            logger.warning("stands for the lead without knowing the tenants")
+        await self.lease.run(stopping)
+
+
+async def _is_set(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 @dataclass(frozen=True, slots=True)
