@@ -5,6 +5,7 @@ container that changes. Each check looks at what its step has changed; `settled`
 once the faults have stopped. Knows the promises, and nothing of how they are kept.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,20 +17,33 @@ from modelyard.scheduler.v1 import job_events_pb2
 from services.chassis.events.envelope import from_headers
 from services.chassis.events.ports import Record
 from services.chassis.tenancy import TenantId
-from services.scheduler.domain.attempts.attempt import Attempt, attempt_of_container
+from services.scheduler.domain.attempts.attempt import (
+    Attempt,
+    AttemptState,
+    attempt_of_container,
+)
 from services.scheduler.domain.attempts.runtime import ContainerPhase
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import AttemptId, JobId, NodeId
-from services.scheduler.domain.jobs.job import TRANSITIONS, Job, JobState
+from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
+from services.scheduler.domain.jobs.job import TRANSITIONS, Job, JobState, StopCause
 from services.scheduler.domain.resources import Resources
-from services.scheduler.entrypoints.facts import JOB_LIFECYCLE
+from services.scheduler.entrypoints.facts import ATTEMPT_LIFECYCLE, JOB_LIFECYCLE
 from tests.simulation.database import LEASES, OUTBOX, Commit, Database
 from tests.simulation.engine import Container, Engine
 from tests.simulation.registry_store import MODELS, VERSIONS
-from tests.simulation.scheduler_store import ATTEMPTS, JOBS, NODES
+from tests.simulation.scheduler_store import ATTEMPTS, JOBS, NODES, JobRow
 from tests.simulation.wire import Violation
 
 MODEL_LIFECYCLE = "modelyard.model.lifecycle.v1"
+PLATFORMS = frozenset(
+    {FailureReason.LOST, FailureReason.RUNTIME_ERROR, FailureReason.START_TIMEOUT}
+)
+"""Failures of which no program is to blame."""
+SEEN_WITHIN_S = 15.0
+"""Longer than a transaction can stay open: who has waited for so long was there as it began."""
+PICTURE_S_MAX = 90.0
+"""Longer than any leader goes on with what it knew of a tenant."""
 
 
 @dataclass(slots=True)
@@ -47,6 +61,12 @@ class Checkers:
     """How long some runner of a node has been able to act."""
     accepted: dict[str, JobId] = field(default_factory=dict)
     """Job by idempotency key: what a client was answered."""
+    suspended_at_s: dict[TenantId, float] = field(default_factory=dict)
+    """When each tenant's suspension last began or ended."""
+    _cancelled: dict[JobId, Job] = field(default_factory=dict)
+    """Jobs whose cancellation was answered, as the answer showed them."""
+    _waits_since_s: dict[JobId, float] = field(default_factory=dict)
+    """Since when a job stands in line."""
     _versions: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     """The newest version of each aggregate that the broker has kept, by topic and key."""
     _starts: dict[str, int] = field(default_factory=dict)
@@ -59,12 +79,17 @@ class Checkers:
         _require(earlier == job_id, f"{key} made {earlier} and {job_id}")
         _require(job_id in self.scheduler.rows(JOBS), f"{job_id} was accepted and is not there")
 
+    def was_cancelled(self, job: Job) -> None:
+        """A client that asked for a job's end was shown this: it never runs again."""
+        self._cancelled[job.id] = job
+
     def committed(self, database: Database, commit: Commit) -> None:
         """Look at the rows that a transaction has changed."""
         self._lease_was_held(database, commit)
         if database is self.scheduler:
             for _, before, after in commit.of(JOBS):
                 self._job_moved(before.job if before else None, after.job if after else None)
+            self._nobody_is_passed(commit)
             nodes = {node_id for node_id, _, _ in commit.of(NODES)}
             for attempt_id, former, attempt in commit.of(ATTEMPTS):
                 _require(attempt is not None, f"{attempt_id} is gone")
@@ -97,6 +122,9 @@ class Checkers:
             _require(row is not None, f"an event tells of {key}, which is not committed")
             assert row is not None
             _require(row.job.tenant == tenant, f"an event of {key} is told as {tenant}'s")
+        elif record.topic == ATTEMPT_LIFECYCLE:
+            fact = job_events_pb2.AttemptTransitioned.FromString(record.value or b"")
+            key, version, tenant = fact.attempt_id, fact.version, fact.tenant
         elif record.topic == MODEL_LIFECYCLE:
             model_event = model_events_pb2.ModelChanged.FromString(record.value or b"")
             key, version, tenant = model_event.model_id, model_event.revision, model_event.tenant
@@ -130,6 +158,7 @@ class Checkers:
         self._runs_once(JobId(attempt.owner.id))
         self._fits(attempt.node_id)
         self._runs_one_tenants(attempt.node_id)
+        self._goes_on_from_what_was_kept(container, JobId(attempt.owner.id))
 
     def settled(self) -> None:
         """Look at everything once: faults are over, and all has had time to end."""
@@ -142,8 +171,16 @@ class Checkers:
             _require(told == job.version, f"{job.id} is at {job.version}, told is {told}")
             if job.state is JobState.SUCCEEDED:
                 self._is_registered_once(job.id, is_due=True)
+            if (shown := self._cancelled.get(job.id)) is not None:
+                is_cancelled = job.state is JobState.CANCELLED
+                is_first = shown.stop is None or shown.stop.cause is StopCause.CANCELLED
+                _require(is_cancelled or not is_first, f"cancelled {job.id} is {job.state}")
         for attempt in self.scheduler.rows(ATTEMPTS).values():
             _require(attempt.is_terminal, f"{attempt.id} is {attempt.state} for ever")
+            told = self._versions[ATTEMPT_LIFECYCLE, attempt.id]
+            _require(
+                told == attempt.version, f"{attempt.id} is at {attempt.version}, told is {told}"
+            )
         for node_id, engine in self.engines.items():
             self._capacity_is_booked_once(node_id)
             strays = [container.status.name for container in engine.running()]
@@ -158,6 +195,14 @@ class Checkers:
             if not row.is_published
         ]
         _require(not unpublished, f"{unpublished} were never published")
+
+    def left(self, tenant: TenantId, node_id: NodeId) -> None:
+        """Nothing of a suspended tenant runs, and nothing on a node that is drained."""
+        for attempt in self._attempts():
+            if attempt.is_terminal:
+                continue
+            _require(attempt.tenant != tenant, f"{attempt.id} of {tenant}, suspended, goes on")
+            _require(attempt.node_id != node_id, f"{attempt.id} goes on on {node_id}, drained")
 
     def unsettled(self) -> str | None:
         """Say what is still under way, if anything."""
@@ -191,6 +236,10 @@ class Checkers:
     def _job_moved(self, before: Job | None, after: Job | None) -> None:
         _require(after is not None, "a job is gone")
         assert after is not None
+        if after.state is not JobState.QUEUED:
+            self._waits_since_s.pop(after.id, None)
+        else:
+            self._waits_since_s.setdefault(after.id, _virtual_s())
         if before is None:
             _require(after.version == 1, f"{after.id} begins at version {after.version}")
             return
@@ -207,6 +256,81 @@ class Checkers:
         for _ in range(steps):
             ways = {to for state in ways for to in TRANSITIONS[state]}
         _require(after.state in ways, f"{after.id} went from {before.state} to {after.state}")
+        if after.state is JobState.ADMITTED:
+            _require(after.id not in self._cancelled, f"cancelled {after.id} is admitted again")
+        if after.state is JobState.ADMITTED and before.retry_at is not None:
+            assert after.admitted_at is not None, "who is admitted knows when"
+            _require(after.admitted_at >= before.retry_at, f"{after.id} is admitted in its pause")
+        if after.state is JobState.QUEUED:
+            self._may_return(before, after)
+        if after.failure is not None:
+            self._may_fail(after, after.failure)
+
+    def _may_return(self, before: Job, after: Job) -> None:
+        """A job is tried again for what is worth it, within its bound, and goes on from there."""
+        assert after.attempt_id is not None, "who comes back was placed"
+        attempt = self.scheduler.rows(ATTEMPTS)[after.attempt_id]
+        if before.stop is not None:
+            _require(
+                before.stop.cause is not StopCause.CANCELLED, f"{after.id}, cancelled, comes back"
+            )
+        if after.retry_count != before.retry_count:
+            most = after.spec.retries.count_max
+            _require(
+                after.retry_count == before.retry_count + 1 <= most,
+                f"{after.id} is tried again {after.retry_count} times, at most {most}",
+            )
+            _require(
+                after.retry_at is not None and after.retry_at != before.retry_at,
+                f"{after.id} is tried again without a pause",
+            )
+            end = self.engines[attempt.node_id].truth(attempt.container_name).exit
+            is_seen = attempt.state is AttemptState.EXITED and before.stop is None
+            if is_seen and end is not None and end.cause is None and end.signal is None:
+                _require(
+                    end.code in after.spec.retries.exit_codes,
+                    f"{after.id} is tried again after exit code {end.code}, unasked",
+                )
+        if attempt.state is AttemptState.EXITED and "was not kept" not in after.reason:
+            kept = after.checkpoint and after.checkpoint.attempt_number
+            _require(kept == attempt.number, f"{after.id} forgets what {attempt.id} has kept")
+
+    def _may_fail(self, job: Job, failure: JobFailure) -> None:
+        """What is the platform's failure does not end a job that may be tried again."""
+        _require(
+            failure.reason not in PLATFORMS or job.retry_count >= job.spec.retries.count_max,
+            f"{job.id} fails as {failure.reason} after {job.retry_count} retries",
+        )
+
+    def _nobody_is_passed(self, commit: Commit) -> None:
+        """Who is admitted has passed nobody who has waited for long enough to be seen.
+
+        All can be held by any node here, so that a head that finds no room holds up the line.
+        """
+        rows = self.scheduler.rows(JOBS)
+        admitted = [
+            _place(after)
+            for _, before, after in commit.of(JOBS)
+            if before is not None
+            and before.job.state is JobState.QUEUED
+            and after is not None
+            and after.job.state is JobState.ADMITTED
+        ]
+        for row in rows.values() if admitted else ():
+            if self._is_eligible(row.job):
+                _require(_place(row) > max(admitted), f"{row.job.id} is passed by another")
+
+    def _is_eligible(self, job: Job) -> bool:
+        now_s = _virtual_s()
+        waits_since_s = self._waits_since_s.get(job.id, now_s)
+        changed_at_s = self.suspended_at_s.get(job.tenant, 0.0)
+        return (
+            job.state is JobState.QUEUED
+            and job.retry_at is None
+            and job.tenant not in self.plans
+            and now_s - waits_since_s > SEEN_WITHIN_S
+            and now_s - changed_at_s > PICTURE_S_MAX
+        )
 
     def _is_open(self, node_id: NodeId) -> None:
         node = self.scheduler.rows(NODES)[node_id]
@@ -291,6 +415,13 @@ class Checkers:
         ]
         _require(len(living) <= 1, f"{job_id} runs as {living}")
 
+    def _goes_on_from_what_was_kept(self, container: Container, job_id: JobId) -> None:
+        assert container.spec is not None, "what runs has a description"
+        kept = self.scheduler.rows(JOBS)[job_id].job.checkpoint
+        due = sorted(file.digest for file in kept.files) if kept is not None else []
+        given = sorted(placed.file.name for placed in container.spec.checkpoint)
+        _require(given == due, f"{job_id} is given {given}, and kept {due}")
+
     def _fits(self, node_id: NodeId) -> None:
         attempts = self.scheduler.rows(ATTEMPTS)
         running = _sum(
@@ -335,6 +466,15 @@ class Checkers:
         ]
 
 
+def _place(row: JobRow) -> tuple[int, int]:
+    """Return a job's place in line: of two the smaller is first."""
+    return (-row.job.spec.priority, row.queue_seq)
+
+
+def _virtual_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
 def _registered(job: Job) -> list[str]:
     return sorted(output.name for output in job.spec.outputs if output.register_as)
 
@@ -351,3 +491,7 @@ def _require(holds: bool, otherwise: str) -> None:
 SETTLES_WITHIN = timedelta(minutes=30)
 """Longest that all which is under way needs once the faults have stopped: longer than a start, then
 an upload, are tried again."""
+
+LEFT_WITHIN = timedelta(minutes=1)
+"""Longest that a suspension or a drain needs once the faults have stopped: until runners are back,
+and the longest grace is over. Shorter than the longest program."""

@@ -9,6 +9,8 @@ from typing import Any, Final, TypeVar
 from services.chassis.errors import FailedPrecondition, ModelyardError, Unavailable
 from services.scheduler import bootstrap as scheduler_bootstrap
 from services.scheduler.domain.identities import JobId, NodeId
+from services.scheduler.domain.jobs.failure import FailureReason
+from services.scheduler.domain.jobs.retries import JobRetries
 from services.scheduler.domain.jobs.spec import JobOutput, JobSpec, JobTimeouts
 from services.scheduler.domain.resources import Resources
 from services.scheduler.use_cases.ports import RequestKey
@@ -51,19 +53,25 @@ class Clients:
             await asyncio.sleep(self._chance.expovariate(1 / 30))
             await self._close(self._chance.choice(list(NODES)))
 
-    async def _close(self, node_id: NodeId) -> None:
-        is_drained = self._chance.random() < 0.7
-        await self._until_answered(
-            lambda app: (
-                app.nodes.change_node.drain(node_id, by="operator")
-                if is_drained
-                else app.nodes.change_node.cordon(node_id, by="operator")
-            )
-        )
-        await asyncio.sleep(self._chance.expovariate(1 / 15))
+    async def drain(self, node_id: NodeId) -> None:
+        """Empty a node."""
+        await self._until_answered(lambda app: app.nodes.change_node.drain(node_id, by="operator"))
+
+    async def uncordon(self, node_id: NodeId) -> None:
+        """Open a node."""
         await self._until_answered(
             lambda app: app.nodes.change_node.uncordon(node_id, by="operator")
         )
+
+    async def _close(self, node_id: NodeId) -> None:
+        if self._chance.random() < 0.7:
+            await self.drain(node_id)
+        else:
+            await self._until_answered(
+                lambda app: app.nodes.change_node.cordon(node_id, by="operator")
+            )
+        await asyncio.sleep(self._chance.expovariate(1 / 15))
+        await self.uncordon(node_id)
 
     async def _submit(self, name: str) -> None:
         tenant = self._chance.choice(TENANTS)
@@ -77,9 +85,11 @@ class Clients:
         self._world.check(lambda: self._world.checkers.answered(f"{tenant}/{name}", job_id.id))
         if self._chance.random() < 0.25:
             await asyncio.sleep(self._chance.expovariate(1 / 4))
-            await self._until_answered(
+            cancelled = await self._until_answered(
                 lambda app: app.jobs.cancel_job(tenant, JobId(job_id.id), reason="changed my mind")
             )
+            if cancelled is not None:
+                self._world.checkers.was_cancelled(cancelled)
 
     def _some_spec(self, name: str) -> JobSpec:
         chance = self._chance
@@ -97,8 +107,15 @@ class Clients:
             outputs=outputs,
             resources=Resources(chance.choice((500, 1_000, 1_000)), 1 << 29),
             timeouts=JobTimeouts(
+                queue=chance.choice((None, None, timedelta(seconds=20))),
+                start=chance.choice((None, None, timedelta(seconds=15))),
                 run=timedelta(seconds=chance.choice((5, 120, 120))),
                 stop_grace=timedelta(seconds=chance.choice((0, 2, 8))),
+            ),
+            retries=JobRetries(
+                count_max=chance.choice((0, 1, 3, 3)),
+                reasons=chance.choice(((), (FailureReason.KILLED, FailureReason.RUN_TIMEOUT))),
+                exit_codes=chance.choice(((), (), (1,))),
             ),
             priority=chance.choice((0, 0, 5)),
         )

@@ -168,6 +168,11 @@ class Engine:
             raise NotFound("output", path)
         return [LeftFile(PurePath(path).name, PurePath("/", name, path))]
 
+    def kept(self, name: str) -> Sequence[LeftFile]:
+        """Return what a program keeps for the next attempt; nothing once it is gone."""
+        self._require_up()
+        return [LeftFile("state", PurePath("/", name, "state"))] if name in self.containers else []
+
     # What happens to it.
 
     def truth(self, name: str) -> ContainerStatus:
@@ -346,8 +351,8 @@ class MemoryRuntime:
     async def list_checkpoint(
         self, name: str, *, files_max: int, bytes_max: int
     ) -> Sequence[LeftFile]:
-        """Return nothing: programs here begin anew."""
-        return []
+        """Return the one file that each program keeps for the next attempt."""
+        return await self._wire.call(lambda: self._engine.kept(name))
 
     async def last_lines(self, name: str, *, bytes_max: int) -> str:
         """Return nothing: programs here are silent."""

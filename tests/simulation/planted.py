@@ -16,13 +16,18 @@ from services.chassis.db.relay import OutboxRow, Rows
 from services.chassis.events.envelope import NewEvent
 from services.chassis.tenancy import TenantId
 from services.model_registry.domain.model import ModelChanged
+from services.scheduler.domain.attempts.attempt import AttemptState, AttemptTransitioned
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import NodeId
-from services.scheduler.domain.jobs.job import Job, JobState
+from services.scheduler.domain.jobs.job import Job, JobState, StopCause
 from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.scheduling.plan import Head
+from services.scheduler.use_cases.ports import Fact
 from tests.simulation.database import Client, Transaction
 from tests.simulation.registry_store import MemoryRegistryTransaction, MemoryVersions
 from tests.simulation.scheduler_store import (
+    MemoryJobs,
+    MemoryLine,
     MemoryNodes,
     MemorySystemTransaction,
     MemoryTenantJobs,
@@ -130,6 +135,96 @@ class MixingUnitOfWork(MemoryUnitOfWork):
             yield opened
 
 
+class MistakenWish(MemoryTenantJobs):
+    """A job that is cancelled stops as if it were to come back."""
+
+    @override
+    async def save(self, job: Job) -> None:
+        if job.stop is not None and job.stop.cause is StopCause.CANCELLED:
+            job = replace(job, stop=replace(job.stop, cause=StopCause.SUSPENDED))
+        await super().save(job)
+
+
+class MistakenUnitOfWork(MemoryUnitOfWork):
+    """Opens transactions with `MistakenWish`."""
+
+    @override
+    @asynccontextmanager
+    async def __call__(self, tenant: TenantId) -> AsyncIterator[MemoryTransaction]:
+        async with self._client.begin(tenant) as tx:
+            opened = MemoryTransaction(tx, self._event_of, self._listeners)
+            opened.jobs = MistakenWish(tx, tenant)
+            yield opened
+
+
+class LineFromItsEnd(MemoryLine):
+    """Of two with one priority, who came last is first."""
+
+    @override
+    async def heads(
+        self,
+        *,
+        at: datetime,
+        alive_since: datetime,
+        left: Mapping[TenantId, Resources],
+        limit: int,
+    ) -> Sequence[Head]:
+        heads = await super().heads(at=at, alive_since=alive_since, left=left, limit=limit)
+        return [replace(head, queue_seq=-head.queue_seq) for head in heads]
+
+
+class NoPause(MemoryJobs):
+    """A job is tried again at once."""
+
+    @override
+    async def save(self, job: Job) -> None:
+        await super().save(replace(job, retry_at=None))
+
+
+class UntoldLoss(MemorySystemTransaction):
+    """That an attempt is lost is recorded, and nobody is told."""
+
+    @override
+    def emit(self, fact: Fact) -> None:
+        is_loss = isinstance(fact, AttemptTransitioned) and fact.attempt.state is AttemptState.LOST
+        if not is_loss:
+            super().emit(fact)
+
+
+class MisledUnitOfWork(MemoryUnitOfWork):
+    """Opens transactions with `LineFromItsEnd`."""
+
+    @override
+    @asynccontextmanager
+    async def system(self, *, because: str) -> AsyncIterator[MemorySystemTransaction]:
+        async with self._client.begin(None) as tx:
+            opened = MemorySystemTransaction(tx, self._event_of, self._listeners)
+            opened.line = LineFromItsEnd(tx)
+            yield opened
+
+
+class HastyUnitOfWork(MemoryUnitOfWork):
+    """Opens transactions with `NoPause`."""
+
+    @override
+    @asynccontextmanager
+    async def system(self, *, because: str) -> AsyncIterator[MemorySystemTransaction]:
+        async with self._client.begin(None) as tx:
+            opened = MemorySystemTransaction(tx, self._event_of, self._listeners)
+            opened.jobs = NoPause(tx)
+            yield opened
+
+
+class SilentUnitOfWork(MemoryUnitOfWork):
+    """Opens transactions as `UntoldLoss`."""
+
+    @override
+    @asynccontextmanager
+    async def system(self, *, because: str) -> AsyncIterator[MemorySystemTransaction]:
+        async with self._client.begin(None) as tx:
+            yield UntoldLoss(tx, self._event_of, self._listeners)
+
+
 class NoInbox(MemoryRegistryTransaction):
     """The inbox is off: events are not remembered."""
 
@@ -167,6 +262,10 @@ PLANTED: Final[Mapping[str, Made]] = {
     "inbox off": Made(registry_transaction=NothingOnce),
     "lost node's capacity freed early": Made(unit_of_work=LosingUnitOfWork),
     "nodes mix tenants that must not": Made(unit_of_work=MixingUnitOfWork),
+    "a cancelled job comes back": Made(unit_of_work=MistakenUnitOfWork),
+    "the line is read from its end": Made(unit_of_work=MisledUnitOfWork),
+    "retries know no pause": Made(unit_of_work=HastyUnitOfWork),
+    "a loss is not told": Made(unit_of_work=SilentUnitOfWork),
     "runner stops nothing when it is cut off": Made(isolation_stop_after=timedelta(days=1)),
 }
 HARMLESS: Final[Mapping[str, Made]] = {

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from loguru import logger
 
-from tests.simulation.checkers import SETTLES_WITHIN
+from tests.simulation.checkers import LEFT_WITHIN, SETTLES_WITHIN
 from tests.simulation.clients import Clients
 from tests.simulation.faults import Faults
 from tests.simulation.hosts import Hosts
 from tests.simulation.scheduler_store import JOBS
-from tests.simulation.world import TENANTS, Made, World
+from tests.simulation.world import FREE, NODES, TENANTS, Made, World
 from tests.support.sim_loop import SimLoop, run_simulated
 
 STEPS: Final = 800
@@ -73,6 +73,7 @@ async def _tell(world: World, clients: Clients, faults: Faults) -> None:
         striking.cancel()
         await asyncio.wait({striking})
         faults.heal()
+    await _empty(world, clients)
     ends_at = world.loop.time() + SETTLES_WITHIN.total_seconds()
     while (what := world.checkers.unsettled()) is not None:
         if world.loop.time() > ends_at:
@@ -80,6 +81,17 @@ async def _tell(world: World, clients: Clients, faults: Faults) -> None:
             return
         await asyncio.sleep(1)
     world.check(world.checkers.settled)
+
+
+async def _empty(world: World, clients: Clients) -> None:
+    """Suspend a tenant and drain a node while nothing goes wrong: soon nothing of either runs."""
+    [node_id, _] = NODES
+    world.tell_tenant(FREE, is_suspended=True)
+    await clients.drain(node_id)
+    await asyncio.sleep(LEFT_WITHIN.total_seconds())
+    world.check(lambda: world.checkers.left(FREE, node_id))
+    world.tell_tenant(FREE, is_suspended=False)
+    await clients.uncordon(node_id)
 
 
 @contextlib.contextmanager

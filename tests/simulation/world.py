@@ -132,6 +132,7 @@ class World:
     def tell_tenant(self, tenant: TenantId, *, is_suspended: bool) -> None:
         """Publish what the gateway says of a tenant."""
         version = self._tenant_versions[tenant] = self._tenant_versions.get(tenant, 0) + 1
+        self.checkers.suspended_at_s[tenant] = self.loop.time()
         message = tenant_events_pb2.Tenant(
             id=tenant,
             version=version,
