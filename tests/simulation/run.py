@@ -17,7 +17,7 @@ from tests.simulation.faults import Faults
 from tests.simulation.hosts import Hosts
 from tests.simulation.scheduler_store import JOBS
 from tests.simulation.world import FREE, NODES, TENANTS, Made, World
-from tests.support.sim_loop import SimLoop, run_simulated
+from tests.support.sim_loop import Deadlock, Livelock, SimLoop, run_simulated
 
 STEPS: Final = 800
 """Of the first part, where nobody says otherwise."""
@@ -123,11 +123,13 @@ def simulate(
     look: Callable[[World], None] | None = None,
 ) -> Outcome:
     """Run a world; the same seed and steps give the same outcome. `look` sees it at its end."""
+    worlds: list[World] = []
 
     async def run() -> Outcome:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, SimLoop)
         world = World(seed, steps=steps, made=made or Made(), loop=loop)
+        worlds.append(world)
         loop.set_exception_handler(
             lambda _, about: world.fail(f"{about['message']}: {about.get('exception')!r}")
         )
@@ -140,7 +142,10 @@ def simulate(
             look(world)
         return _outcome(world, faults, seed, violation)
 
-    return run_simulated(run(), Random(seed))
+    try:
+        return run_simulated(run(), Random(seed))
+    except (Deadlock, Livelock) as stuck:
+        return Outcome(seed, worlds[0].step, worlds[0].digest, f"time stands still: {stuck}")
 
 
 def _outcome(world: World, faults: Faults, seed: int, violation: str | None) -> Outcome:
