@@ -28,7 +28,7 @@ no `ModelyardError` is a bug and is shown as INTERNAL with an id, never with its
 from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ErrorCode(StrEnum):
@@ -78,9 +78,18 @@ class ModelyardError(Exception):
         self.detail: Mapping[str, str] = dict(detail or {})
         self.retry_after = retry_after
 
+    @classmethod
+    def worded(
+        cls, message: str, *, detail: Mapping[str, str], retry_after: timedelta | None
+    ) -> Self:
+        """Return one whose sentence is made already, past the subclass's own constructor."""
+        error = cls.__new__(cls)
+        ModelyardError.__init__(error, message, detail=detail, retry_after=retry_after)
+        return error
+
 
 class InvalidArgument(ModelyardError):
-    """A field of the request can't be what it is; `detail["field"]` names it, dotted."""
+    """A field of the request can't be what it is; `detail["field"]` names it: `outputs[0].path`."""
 
     code = ErrorCode.INVALID_ARGUMENT
 

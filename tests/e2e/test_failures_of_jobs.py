@@ -119,7 +119,7 @@ def test_job_whose_input_nobody_has_stored_fails_naming_the_field(bench: Bench) 
 
     assert failed.failure is not None
     assert failed.failure.reason == "start"
-    assert failed.failure.message.startswith(f"spec.inputs[0].digest: artifact {nowhere.digest}")
+    assert failed.failure.message.startswith(f"inputs[0].digest: artifact {nowhere.digest}")
 
 
 def whole_node_job(bench: Bench, *, after: int) -> JobSpec:

@@ -81,7 +81,7 @@ def test_invalid_job_is_answered_422_naming_the_field_and_is_not_stored(
 
     problem = problem_of(answer, 422)
     assert problem["code"] == "INVALID_ARGUMENT"
-    assert field in [error["field"].removeprefix("spec.") for error in problem["errors"]]
+    assert field in [error["field"] for error in problem["errors"]]
     assert newest(client) == before
 
 

@@ -162,19 +162,9 @@ def _from_status(status: Status) -> ModelyardError | None:
             detail.Unpack(retry)
             retry_after = retry.retry_delay.ToTimedelta()
     kind = _CLASSES.get(info.reason) if has_info and info.domain == DOMAIN else None
-    return None if kind is None else _rebuilt(kind, status.message, info.metadata, retry_after)
-
-
-def _rebuilt(
-    kind: type[ModelyardError],
-    message: str,
-    detail: Mapping[str, str],
-    retry_after: timedelta | None,
-) -> ModelyardError:
-    # Past the subclass's own constructor: the sentence has been made where the error was raised.
-    error = kind.__new__(kind)
-    ModelyardError.__init__(error, message, detail=detail, retry_after=retry_after)
-    return error
+    if kind is None:
+        return None
+    return kind.worded(status.message, detail=info.metadata, retry_after=retry_after)
 
 
 def _bounded(detail: Mapping[str, str]) -> dict[str, str]:

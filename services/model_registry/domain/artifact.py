@@ -61,10 +61,10 @@ class Manifest:
         manifest = cls(tuple(files))
         if not 1 <= len(manifest.files) <= FILES_MAX:
             raise InvalidArgument("files", f"must be 1 to {FILES_MAX}")
-        for file in manifest.files:
-            _check_path(file.path)
+        for place, file in enumerate(manifest.files):
+            _check_path(file.path, field=f"files[{place}].path")
             if file.artifact.size_bytes < 0:
-                raise InvalidArgument("files.size_bytes", "must not be negative")
+                raise InvalidArgument(f"files[{place}].size_bytes", "must not be negative")
         _check_layout(file.path for file in manifest.files)
         return manifest
 
@@ -87,13 +87,13 @@ class Manifest:
         return None
 
 
-def _check_path(path: str) -> None:
+def _check_path(path: str, *, field: str) -> None:
     if not 1 <= len(path.encode()) <= PATH_BYTES_MAX:
-        raise InvalidArgument("files.path", f"must have 1 to {PATH_BYTES_MAX} bytes")
+        raise InvalidArgument(field, f"must have 1 to {PATH_BYTES_MAX} bytes")
     if "\0" in path or "\\" in path:
-        raise InvalidArgument("files.path", "must not have NUL characters or backslashes")
+        raise InvalidArgument(field, "must not have NUL characters or backslashes")
     if any(part in {"", ".", ".."} for part in path.split("/")):
-        raise InvalidArgument("files.path", "must be relative, without empty, '.' or '..' parts")
+        raise InvalidArgument(field, "must be relative, without empty, '.' or '..' parts")
 
 
 def _check_layout(paths: Iterable[str]) -> None:
@@ -102,8 +102,8 @@ def _check_layout(paths: Iterable[str]) -> None:
     folders: set[str] = set()
     for path in paths:
         if path in files:
-            raise InvalidArgument("files.path", f"{path} is given twice")
+            raise InvalidArgument("files", f"{path} is given twice")
         files.add(path)
         folders.update(str(parent) for parent in PurePosixPath(path).parents)
     for path in files & folders:
-        raise InvalidArgument("files.path", f"{path} is a file and a folder")
+        raise InvalidArgument("files", f"{path} is a file and a folder")

@@ -37,9 +37,11 @@ def manifest_from_pb(files: Iterable[FileEntryPb]) -> Manifest:
     return Manifest.checked(
         FileEntry(
             file.path,
-            Artifact(checked_digest(file.digest, field="files.digest"), file.size_bytes),
+            Artifact(
+                checked_digest(file.digest, field=f"files[{place}].digest"), file.size_bytes
+            ),
         )
-        for file in files
+        for place, file in enumerate(files)
     )
 
 

@@ -141,8 +141,8 @@ async def test_output_without_a_model_name_is_only_an_artifact(consuming: Consum
 
 
 BROKEN: Mapping[str, Callable[[str], Record]] = {
-    "files.path": lambda topic: job_succeeded(an_output(a_file("../escape")), topic=topic),
-    "files.digest": lambda topic: job_succeeded(
+    "files[0].path": lambda topic: job_succeeded(an_output(a_file("../escape")), topic=topic),
+    "files[0].digest": lambda topic: job_succeeded(
         an_output(FileEntry(path="model.bin", digest="md5:0")), topic=topic
     ),
     "files:": lambda topic: job_succeeded(

@@ -86,7 +86,7 @@ async def test_a_refusal_by_fields_names_them(is_compressed: bool) -> None:
     problem = told(await asked(422, body, headers))
     assert (problem["status"], problem["code"]) == (422, "INVALID_ARGUMENT")
     assert problem["errors"] == [
-        {"field": "inputs.0.datatype", "problem": "No."},
+        {"field": "inputs[0].datatype", "problem": "No."},
         {"field": "body", "problem": "JSON decode error"},
     ]
 

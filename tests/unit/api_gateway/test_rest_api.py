@@ -55,11 +55,11 @@ async def test_submit_hands_spec_key_and_tenant_to_the_scheduler() -> None:
         (a_spec(timeouts={"stop_grace": False}), "timeouts.stop_grace"),
         (a_spec(timeouts={"queue": "PT0S"}), "timeouts.queue"),
         (a_spec(retries={"count_max": 11}), "retries.count_max"),
-        (a_spec(retries={"reasons": ["start"]}), "retries.reasons.0"),
-        (a_spec(retries={"exit_codes": [0]}), "retries.exit_codes.0"),
+        (a_spec(retries={"reasons": ["start"]}), "retries.reasons[0]"),
+        (a_spec(retries={"exit_codes": [0]}), "retries.exit_codes[0]"),
         (a_spec(priority=False), "priority"),
         (a_spec(resources={"memory_bytes": (6 << 20) - 1}), "resources.memory_bytes"),
-        (a_spec(outputs=[{"name": "m", "path": ""}]), "outputs.0.path"),
+        (a_spec(outputs=[{"name": "m", "path": ""}]), "outputs[0].path"),
     ],
 )
 async def test_a_wrong_field_is_named_and_nothing_is_submitted(

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from services.api_gateway.entrypoints.rest.words import PATTERNS, problem_in_words
-from tests.unit.api_gateway.edge import Edge, a_spec
+from services.chassis.errors import InvalidArgument, QuotaExceeded
+from tests.unit.api_gateway.edge import Edge, FakeJobs, a_spec
 
 DURATION = "must be an ISO 8601 duration, such as PT5M"
 
@@ -34,7 +35,7 @@ DURATION = "must be an ISO 8601 duration, such as PT5M"
         ({"retries": {"count_max": "x"}}, "retries.count_max", "must be a whole number"),
         (
             {"retries": {"reasons": ["start"]}},
-            "retries.reasons.0",
+            "retries.reasons[0]",
             "must be killed, out_of_memory, outputs or run_timeout",
         ),
         ({"priority": 101}, "priority", "must be at most 100; 101 was asked for"),
@@ -53,6 +54,47 @@ async def test_what_is_wrong_is_told_with_what_is_allowed(
     assert error["field"] == field
     assert words in error["problem"]
     assert answer.json()["detail"] == f"{field}: {error['problem']}"
+
+
+@pytest.mark.parametrize(
+    ("told", "field"),
+    [
+        ("spec.outputs[0].path", "outputs[0].path"),
+        ("spec.env.spec.A", "env.spec.A"),
+        ("page.page_token", "page_token"),
+        ("files[1].path", "files[1].path"),
+        ("specific", "specific"),
+    ],
+)
+async def test_an_owners_field_is_told_by_its_name_in_the_request(told: str, field: str) -> None:
+    edge = Edge(jobs=FakeJobs(error=InvalidArgument(told, "is wrong")))
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs", json=a_spec())
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [{"field": field, "problem": "is wrong"}]
+    assert answer.json()["detail"] == f"{field}: is wrong"
+
+
+async def test_an_owners_sentence_that_names_no_field_stays() -> None:
+    used_up = QuotaExceeded("replicas", limit=1, used=1, field="spec.replica_count")
+    edge = Edge(jobs=FakeJobs(error=used_up))
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs", json=a_spec())
+
+    assert answer.status_code == 403
+    assert answer.json()["errors"][0]["field"] == "replica_count"
+    assert answer.json()["detail"] == used_up.message
+
+
+async def test_a_wrong_key_that_looks_like_an_owners_field_is_told_as_it_is() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs", json=a_spec() | {"spec.name": "x"})
+
+    assert answer.json()["errors"] == [
+        {"field": "spec.name", "problem": "is no field of this request"}
+    ]
 
 
 async def test_a_missing_field_and_a_body_that_is_none_are_told() -> None:

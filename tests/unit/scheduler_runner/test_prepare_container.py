@@ -68,7 +68,7 @@ async def test_replica_is_refused_when_its_image_holds_no_known_server(bench: Be
 
 @pytest.mark.parametrize(
     ("missing", "field"),
-    [(DIGEST, "spec.source_digest"), (OTHER, "spec.inputs[1].digest")],
+    [(DIGEST, "source_digest"), (OTHER, "inputs[1].digest")],
 )
 async def test_artifact_that_is_missing_is_told_by_the_field_that_asks_for_it(
     bench: Bench, missing: str, field: str

@@ -317,14 +317,14 @@ def test_options_that_are_wrong_are_refused_before_anything_is_sent(
 @pytest.mark.parametrize(
     ("field", "option"),
     [
-        ("spec.outputs[1].path", "--output b/c:model"),
-        ("outputs.0.path", "--output a"),
-        ("spec.outputs", "--output"),
-        ("spec.env.A", "--env A"),
-        ("spec.resources.memory_bytes", "--memory"),
+        ("outputs[1].path", "--output b/c:model"),
+        ("outputs[0].path", "--output a"),
+        ("outputs", "--output"),
+        ("env.A", "--env A"),
+        ("resources.memory_bytes", "--memory"),
         ("resources.cpu_millicores", "--cpu"),
-        ("spec.timeouts.run", "--time-out"),
-        ("spec.labels.x", "spec.labels.x"),
+        ("timeouts.run", "--time-out"),
+        ("labels.x", "labels.x"),
     ],
 )
 def test_what_run_is_refused_for_is_told_by_the_option(
@@ -357,10 +357,10 @@ def test_what_run_is_refused_for_is_told_by_the_option(
     ("field", "option"),
     [
         ("name", "NAME"),
-        ("spec.model", "MODEL"),
-        ("spec.replica_count", "--replicas"),
+        ("model", "MODEL"),
+        ("replica_count", "--replicas"),
         ("resources.memory_bytes", "--memory"),
-        ("spec.image", "--image"),
+        ("image", "--image"),
         ("page", "page"),
     ],
 )

@@ -29,7 +29,13 @@ _PROBLEM: Final[Mapping[str, Any]] = {
             "items": {
                 "type": "object",
                 "required": ["field", "problem"],
-                "properties": {"field": {"type": "string"}, "problem": {"type": "string"}},
+                "properties": {
+                    "field": {
+                        "type": "string",
+                        "description": "A path from the request's body, such as outputs[0].path.",
+                    },
+                    "problem": {"type": "string"},
+                },
             },
         },
         "current_version": {

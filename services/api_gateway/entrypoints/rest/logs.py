@@ -32,6 +32,7 @@ from services.api_gateway.entrypoints.rest.access import needs, noun_router
 from services.api_gateway.entrypoints.rest.admission import StillAdmitted
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.entrypoints.rest.fields import Body, Id, instant
+from services.api_gateway.entrypoints.rest.words import in_request_words
 from services.chassis.errors import ModelyardError
 from services.chassis.web.problem import problem_of
 
@@ -282,7 +283,7 @@ async def _events(answers: _Answers, admitted: StillAdmitted) -> AsyncIterator[s
                 if not answer.records:
                     yield "event: quiet\ndata: {}\n\n"
     except ModelyardError as error:
-        yield f"event: problem\ndata: {json.dumps(problem_of(error).body)}\n\n"
+        yield f"event: problem\ndata: {json.dumps(problem_of(in_request_words(error)).body)}\n\n"
 
 
 def _position(text: str) -> service_pb.LogPosition:

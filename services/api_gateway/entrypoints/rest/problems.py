@@ -17,7 +17,11 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
-from services.api_gateway.entrypoints.rest.words import field_in_words, problem_in_words
+from services.api_gateway.entrypoints.rest.words import (
+    field_in_words,
+    in_request_words,
+    problem_in_words,
+)
 from services.chassis.errors import (
     FailedPrecondition,
     Internal,
@@ -65,7 +69,7 @@ def add_problem_handlers(app: FastAPI, *, ids: Ids) -> None:
 
     async def on_expected(request: Request, error: Exception) -> Response:
         assert isinstance(error, ModelyardError)
-        return problem_response(error, path=request.url.path)
+        return problem_response(in_request_words(error), path=request.url.path)
 
     async def on_invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)

@@ -1,13 +1,18 @@
 """What is wrong with a field of a request, in words for people.
 
 Pydantic's own words are for those who wrote the model: patterns, `constrained-str`, Python's types.
-Owns: the words for each kind of error, and for each pattern that a field may have; a test finds
-patterns without words. Where a validator of ours has said it, its words are the answer.
+Owns: how a field is named to callers, whoever refused it: as a path from the request's body, such
+as `outputs[0].path`; the words for each kind of error, and for each pattern that a field may have;
+a test finds patterns without words. Where a validator of ours has said it, its words are the
+answer.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final
+
+from services.chassis.errors import ModelyardError
 
 _DURATION: Final = "must be an ISO 8601 duration, such as PT5M"
 _INTEGER: Final = "must be a whole number, such as 3"
@@ -72,6 +77,7 @@ _WITH_FIGURES: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "enum": lambda c: f"must be {c['expected'].replace(chr(39), '')}",
     "string_pattern_mismatch": lambda c: PATTERNS.get(c["pattern"], _ANY_PATTERN),
 }
+_OWNERS_MESSAGE: Final = re.compile(r"^(spec|page|filter|header)\.")
 _BOUNDS: Final = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
 
 
@@ -93,15 +99,30 @@ def problem_in_words(found: Mapping[str, Any]) -> str:
 
 
 def field_in_words(kind: str, location: tuple[int | str, ...]) -> str:
-    """Return `resources.cpu_millicores` for ("body", "resources", "cpu_millicores").
+    """Return `outputs[0].path` for ("body", "outputs", 0, "path").
 
     Of what is no JSON the location is a position in the text, which is no field: it is `body`.
     Of a wrong key of an object it is the object's entry.
     """
     if kind == "json_invalid":
         return "body"
-    parts = [str(part) for part in location[1:] if part != "[key]"]
-    return ".".join(parts) or str(location[0])
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location[1:]]
+    return "".join(parts).replace(".[key]", "").removeprefix(".") or str(location[0])
+
+
+def in_request_words(error: ModelyardError) -> ModelyardError:
+    """Return what an owner says of `spec.outputs[0].path` as it is said of `outputs[0].path`.
+
+    Owners hold in messages of their own what is a body or a query here.
+    """
+    told = error.detail.get("field", "")
+    field = _OWNERS_MESSAGE.sub("", told)
+    if field == told:
+        return error
+    said = error.message.removeprefix(f"{told}: ")
+    message = error.message if said == error.message else f"{field}: {said}"
+    detail = {**error.detail, "field": field}
+    return type(error).worded(message, detail=detail, retry_after=error.retry_after)
 
 
 def _amount(asked: object) -> str:

@@ -106,12 +106,12 @@ class JobSpec:
         self._check_labels()
 
     def field_of_digest(self, digest: str) -> str | None:
-        """Return the first field that asks for an artifact."""
+        """Return the first field that asks for an artifact, as whoever asked has written it."""
         if digest == self.source_digest:
-            return "spec.source_digest"
+            return "source_digest"
         for place, given in enumerate(self.inputs):
             if given.digest == digest:
-                return f"spec.inputs[{place}].digest"
+                return f"inputs[{place}].digest"
         return None
 
     def _check_command(self) -> None:

@@ -54,11 +54,11 @@ def told_by_options(error: ApiError, spec: Asked) -> ApiError:
 
 
 def _option(field: str, spec: Asked) -> str:
-    """Return the option behind `spec.outputs[0].path`, as the scheduler writes it, or `outputs.0`.
+    """Return the option behind a field such as `outputs[0].path`.
 
     A field that no option sets is told as it is.
     """
-    parts = re.findall(r"[^.\[\]]+", field.removeprefix("spec."))
+    parts = re.findall(r"[^.\[\]]+", field)
     options = _options_of(spec)
     option = options.get(".".join(parts[:2])) or options.get(parts[0] if parts else "")
     match spec, parts:
