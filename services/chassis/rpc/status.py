@@ -7,7 +7,6 @@ gRPC itself or from a stranger and is read by its status code.
 
 import re
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Final
 
 import grpc

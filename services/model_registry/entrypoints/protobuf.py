@@ -37,9 +37,7 @@ def manifest_from_pb(files: Iterable[FileEntryPb]) -> Manifest:
     return Manifest.checked(
         FileEntry(
             file.path,
-            Artifact(
-                checked_digest(file.digest, field=f"files[{place}].digest"), file.size_bytes
-            ),
+            Artifact(checked_digest(file.digest, field=f"files[{place}].digest"), file.size_bytes),
         )
         for place, file in enumerate(files)
     )

@@ -30,7 +30,7 @@ DURATION = "must be an ISO 8601 duration, such as PT5M"
         (
             {"timeouts": {"start": "PT0S"}},
             "timeouts.start",
-            "must be more than 0 seconds; 0 seconds was asked for",
+            "must be at least 1 second; 0 seconds was asked for",
         ),
         ({"retries": {"count_max": "x"}}, "retries.count_max", "must be a whole number"),
         (

@@ -38,7 +38,7 @@ def test_digest_is_refused(text: str) -> None:
 def test_manifest_is_refused_when_a_path_could_leave_its_folder(path: str) -> None:
     with pytest.raises(InvalidArgument) as refused:
         a_manifest(path)
-    assert refused.value.detail["field"] .startswith("files")
+    assert refused.value.detail["field"].startswith("files")
 
 
 @pytest.mark.parametrize("paths", [("a", "a"), ("a", "a/b"), ("a/b/c", "a/b"), ("a/b", "c", "a")])

@@ -10,7 +10,13 @@ from pydantic import BaseModel, Field
 
 from services.api_gateway.entrypoints.rest.access import needs, noun_router
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
-from services.api_gateway.entrypoints.rest.fields import Body, IdempotencyKey, Resources, instant
+from services.api_gateway.entrypoints.rest.fields import (
+    Body,
+    IdempotencyKey,
+    ImageName,
+    Resources,
+    instant,
+)
 from services.api_gateway.entrypoints.rest.paging import PageSize, PageToken, page_request
 from services.api_gateway.entrypoints.rest.versions import TAGGED, IfVersion, tag
 
@@ -27,8 +33,8 @@ class DeploymentSpec(Body):
         pattern=r"^models:/[A-Za-z0-9._-]{1,128}(@[A-Za-z0-9_-]{1,255}|/[1-9][0-9]{0,17})$",
         description="models:/name@alias or models:/name/version",
     )
-    image: str = Field(default="modelyard/serve-sklearn", min_length=1, max_length=256)
-    replica_count: int = Field(default=1, ge=1, le=100)
+    image: ImageName = "modelyard/serve-sklearn"
+    replica_count: int = Field(default=1, ge=1, le=32)
     resources: Resources = Field(default_factory=Resources)
 
     def to_pb(self) -> pb.DeploymentSpec:

@@ -1,7 +1,10 @@
-"""Field types that several nouns share, each with its bound."""
+"""Field types that several nouns share, each with its bound.
+
+A bound on what another service owns is that service's: `tests/contract/edge` compares the two.
+"""
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final, get_args
+from typing import Annotated, Any, Final, get_args
 
 from fastapi import Header, Path
 from google.protobuf.duration_pb2 import Duration
@@ -13,17 +16,7 @@ Id = Annotated[str, Path(pattern=r"^[a-z0-9_-]{1,64}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 STORABLE: Final = r"^[^\x00]*$"
 """Text that a database takes: without NUL."""
-Labels = Annotated[
-    dict[
-        Annotated[str, Field(min_length=1, max_length=63, pattern=STORABLE)],
-        Annotated[str, Field(max_length=256, pattern=STORABLE)],
-    ],
-    Field(
-        max_length=64,
-        # Pydantic writes a key's pattern as one that keys may have, not as one that they must have.
-        json_schema_extra={"propertyNames": {"minLength": 1, "maxLength": 63, "pattern": STORABLE}},
-    ),
-]
+ImageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-zA-Z0-9._/:@-]{0,254}$")]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -51,6 +44,14 @@ MEMORY_BYTES_MIN = 6 << 20
 """Docker's engine needs it for a container; the scheduler has the same for every runtime."""
 
 
+def keys_as(pattern: str, *, length_max: int) -> dict[str, Any]:
+    """Return the description of an object's keys.
+
+    Pydantic writes a key's pattern as one that keys may have, not as one that they must have.
+    """
+    return {"propertyNames": {"minLength": 1, "maxLength": length_max, "pattern": pattern}}
+
+
 class Body(BaseModel):
     """A request body or a part of one: what is not described is refused."""
 
@@ -72,14 +73,14 @@ class Body(BaseModel):
 class Resources(Body):
     """What one attempt takes from its node."""
 
-    cpu_millicores: int = Field(default=1000, ge=1, le=1_024_000)
+    cpu_millicores: int = Field(default=1000, ge=1, le=1_000_000)
     memory_bytes: int = Field(
         default=1 << 30,
-        le=1 << 45,
+        le=1 << 50,
         description="At least 6 MiB: no container starts with less.",
         json_schema_extra={"minimum": MEMORY_BYTES_MIN},
     )
-    gpu_count: int = Field(default=0, ge=0, le=64)
+    gpu_count: int = Field(default=0, ge=0, le=1024)
 
     @field_validator("memory_bytes")
     @classmethod
@@ -112,7 +113,7 @@ class Resources(Body):
 class StoredFile(Body):
     """One file of an artifact: a relative path and its content by digest."""
 
-    path: str = Field(min_length=1, max_length=1024)
+    path: str = Field(min_length=1, max_length=512)
     size_bytes: int = Field(ge=0, le=INTEGER_MAX)
     digest: Digest
 

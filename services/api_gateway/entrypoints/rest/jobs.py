@@ -15,11 +15,12 @@ from services.api_gateway.entrypoints.rest.fields import (
     Digest,
     Id,
     IdempotencyKey,
-    Labels,
+    ImageName,
     Resources,
     duration_pb,
     instant,
     instant_if_set,
+    keys_as,
 )
 from services.api_gateway.entrypoints.rest.paging import PageSize, PageToken, page_request
 
@@ -34,6 +35,25 @@ JobState = Literal[
     "CANCELLED",
 ]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
+PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""Of an input or output: it becomes a folder's name."""
+LABEL: Final = r"^[a-z0-9][a-z0-9._/-]{0,62}$"
+Labels = Annotated[
+    dict[Annotated[str, Field(pattern=LABEL)], Annotated[str, Field(max_length=256)]],
+    Field(max_length=32, json_schema_extra=keys_as(LABEL, length_max=63)),
+]
+VARIABLE: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
+Variables = Annotated[
+    dict[
+        Annotated[str, Field(pattern=VARIABLE, max_length=128)],
+        Annotated[str, Field(max_length=32_768)],
+    ],
+    Field(
+        max_length=128,
+        description="32 KiB together at most.",
+        json_schema_extra=keys_as(VARIABLE, length_max=128),
+    ),
+]
 RetryReason = Literal["killed", "out_of_memory", "outputs", "run_timeout"]
 _STATE_PREFIX = "JOB_STATE_"
 _TIMEOUTS: Final = ("queue", "start", "run", "stop_grace")
@@ -42,17 +62,19 @@ _TIMEOUTS: Final = ("queue", "start", "run", "stop_grace")
 class JobInput(Body):
     """Bytes that the job reads at `$MODELYARD_INPUTS/<name>`."""
 
-    name: Name
+    name: PartName
     digest: Digest
 
 
 class JobOutput(Body):
     """A file or folder under `$MODELYARD_OUTPUTS`, collected after exit code 0."""
 
-    name: Name
-    path: str = Field(min_length=1, max_length=1024)
+    name: PartName
+    path: str = Field(min_length=1, max_length=512)
     register_as: str = Field(
-        default="", max_length=128, description="Model that it becomes a version of."
+        default="",
+        pattern=r"^([A-Za-z0-9._-]{1,128})?$",
+        description="Model that it becomes a version of.",
     )
 
 
@@ -61,19 +83,31 @@ class JobTimeouts(Body):
 
     queue: timedelta | None = Field(
         default=None,
-        gt=timedelta(0),
+        ge=timedelta(seconds=1),
         le=timedelta(days=30),
-        description="In line, the pause before a retry not counted; absent: however long.",
+        description="In line, the pause before a retry not counted: 1 second to 30 days; absent: "
+        "however long.",
     )
     start: timedelta | None = Field(
         default=None,
-        gt=timedelta(0),
+        ge=timedelta(seconds=1),
         le=timedelta(days=1),
-        description="From its admission to its first instruction; absent: as long as its node "
-        "tries.",
+        description="From its admission to its first instruction: 1 second to 1 day; absent: as "
+        "long as its node tries.",
     )
-    run: timedelta | None = Field(default=None, gt=timedelta(0), le=timedelta(days=30))
-    stop_grace: timedelta | None = Field(default=None, ge=timedelta(0), le=timedelta(hours=1))
+    run: timedelta | None = Field(
+        default=None,
+        ge=timedelta(seconds=1),
+        le=timedelta(days=7),
+        description="From its start to its end: 1 second to 7 days; absent: 24 hours.",
+    )
+    stop_grace: timedelta | None = Field(
+        default=None,
+        ge=timedelta(0),
+        le=timedelta(minutes=10),
+        description="From the request to stop until it is killed: 10 minutes at most; absent: "
+        "10 seconds.",
+    )
 
     def to_pb(self) -> pb.JobTimeouts:
         """Return the protobuf form; what is absent stays absent."""
@@ -124,15 +158,14 @@ class JobSpec(Body):
     """What to run."""
 
     name: Name
-    image: str = Field(min_length=1, max_length=256)
-    command: list[Annotated[str, Field(max_length=4096)]] = Field(min_length=1, max_length=256)
-    env: dict[
-        Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=256)],
-        Annotated[str, Field(max_length=32_768)],
-    ] = Field(default_factory=dict, max_length=256)
+    image: ImageName
+    command: list[Annotated[str, Field(max_length=32_768)]] = Field(
+        min_length=1, max_length=256, description="32 KiB together at most."
+    )
+    env: Variables = Field(default_factory=dict)
     source_digest: str = Field(default="", pattern=r"^(sha256:[0-9a-f]{64})?$")
-    inputs: list[JobInput] = Field(default_factory=list, max_length=64)
-    outputs: list[JobOutput] = Field(default_factory=list, max_length=64)
+    inputs: list[JobInput] = Field(default_factory=list, max_length=32)
+    outputs: list[JobOutput] = Field(default_factory=list, max_length=32)
     resources: Resources = Field(default_factory=Resources)
     timeouts: JobTimeouts = Field(default_factory=JobTimeouts)
     retries: JobRetries = Field(default_factory=JobRetries)

@@ -78,7 +78,7 @@ class LogQuery(Body):
         description="Position: attempt.sequence.",
     )
     follow: bool = Field(default=False, description="Live, as server-sent events.")
-    contains: str = Field(default="", max_length=500)
+    contains: str = Field(default="", max_length=1024)
     stream: Stream | None = None
     attempt: int = Field(default=0, ge=0, le=1_000_000, description="0: all.")
     limit: int = Field(default=500, ge=1, le=5000)

@@ -15,9 +15,9 @@ from services.api_gateway.entrypoints.rest.fields import (
     STORABLE,
     Body,
     IdempotencyKey,
-    Labels,
     StoredFile,
     instant,
+    keys_as,
 )
 from services.api_gateway.entrypoints.rest.paging import PageSize, PageToken, page_request
 from services.api_gateway.entrypoints.rest.versions import TAGGED, IfVersion, tag
@@ -32,6 +32,17 @@ NewAliasName = Annotated[
         json_schema_extra={"pattern": r"^[0-9]*[A-Za-z_-][A-Za-z0-9_-]*$", "maxLength": 255},
     ),
 ]
+Tagged = Annotated[
+    dict[
+        Annotated[str, Field(min_length=1, max_length=250, pattern=STORABLE)],
+        Annotated[str, Field(max_length=100_000, pattern=STORABLE)],
+    ],
+    Field(
+        max_length=100,
+        description="128 KiB together at most.",
+        json_schema_extra=keys_as(STORABLE, length_max=250),
+    ),
+]
 VersionNumber = Annotated[int, Path(ge=1, le=INTEGER_MAX)]
 VersionState = Literal["PREPARING", "READY", "FAILED", "DELETED"]
 
@@ -40,15 +51,15 @@ class NewModel(Body):
     """A model without versions."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]{1,128}$")
-    description: str = Field(default="", max_length=4096, pattern=STORABLE)
-    tags: Labels = Field(default_factory=dict)
+    description: str = Field(default="", max_length=5000, pattern=STORABLE)
+    tags: Tagged = Field(default_factory=dict)
 
 
 class NewVersion(Body):
     """The stored files of a new version."""
 
     files: list[StoredFile] = Field(min_length=1, max_length=1000)
-    tags: Labels = Field(default_factory=dict)
+    tags: Tagged = Field(default_factory=dict)
 
 
 class AliasTarget(Body):
@@ -60,7 +71,7 @@ class AliasTarget(Body):
 class Tags(Body):
     """All tags of a model."""
 
-    tags: Labels
+    tags: Tagged
 
 
 class Model(BaseModel):

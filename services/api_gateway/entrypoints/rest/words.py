@@ -25,16 +25,24 @@ PATTERNS: Final[Mapping[str, str]] = {
     r"^((in-force|ended)\.key_[0-9a-z]{26})?$": "must be the previous page's next_page_token",
     r"^([a-z][a-z0-9-]{0,39})?$": "must be the previous page's next_page_token",
     r"^(sha256:[0-9a-f]{64})?$": "must be sha256: and 64 of 0-9 and a-f, as of a stored artifact",
+    r"^([A-Za-z0-9._-]{1,128})?$": "must be a model's name: 1 to 128 of letters, digits, '.', '_' "
+    "and '-', such as digits",
     r"^[0-9]{1,18}$": "must be a version's number, such as 3",
     r"^[A-Za-z0-9._-]{1,128}$": "must be 1 to 128 of letters, digits, '.', '_' and '-', "
     "such as digits",
     r"^[A-Za-z0-9_-]{1,255}$": "must be 1 to 255 of letters, digits, '_' and '-', such as champion",
+    r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$": "must be 1 to 64 of letters, digits, '.', '_' and '-', "
+    "a letter or digit first, such as model",
     r"^[A-Za-z_][A-Za-z0-9_]*$": "must be a variable's name: letters, digits and '_', no digit "
     "first, such as LEARNING_RATE",
     r"^[\x21-\x7e]+$": "must be printable ASCII characters without spaces, such as a UUID",
     r"^[^\x00]*$": "must not contain NUL",
     r"^[a-z0-9][a-z0-9-]{0,62}$": "must be a node's name: 1 to 63 of a-z, 0-9 and '-', "
     "such as machine-7",
+    r"^[a-z0-9][a-z0-9._/-]{0,62}$": "must be a label's name: 1 to 63 of a-z, 0-9, '.', '_', '/' "
+    "and '-', a letter or digit first, such as team",
+    r"^[a-z0-9][a-zA-Z0-9._/:@-]{0,254}$": "must be an image's name: 1 to 255 of letters, digits, "
+    "'.', '_', '/', ':', '@' and '-', such as modelyard/train-sklearn",
     r"^[a-z0-9_-]{1,64}$": "must be an id or a name: 1 to 64 of a-z, 0-9, '_' and '-', "
     "such as digits",
     r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$": "must be 1 to 63 of a-z, 0-9 and '-', a letter first "

@@ -12,7 +12,7 @@ from services.scheduler.domain.files import FileEntry
 
 _REFERENCE: Final = re.compile(
     r"models:/(?P<name>[A-Za-z0-9_.-]{1,128})"
-    r"(?:@(?P<alias>[A-Za-z0-9_.-]{1,128})|/(?P<version>[1-9][0-9]{0,17}))"
+    r"(?:@(?P<alias>[A-Za-z0-9_-]{1,255})|/(?P<version>[1-9][0-9]{0,17}))"
 )
 
 

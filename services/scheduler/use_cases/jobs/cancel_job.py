@@ -23,10 +23,7 @@ class CancelJob:
 
     async def __call__(self, tenant: TenantId, job_id: JobId, *, reason: str) -> Job:
         """Return the job after the request; raises FailedPrecondition when it had ended itself."""
-        if len(reason) > REASON_CHARACTERS_MAX or not reason.isprintable():
-            raise InvalidArgument(
-                "reason", f"must have at most {REASON_CHARACTERS_MAX} printable characters"
-            )
+        check_reason(reason)
         async with self.unit_of_work(tenant) as tx:
             job = await tx.jobs.get_for_update(job_id)
             asked = job.asked_to_stop(reason=reason or "cancelled by request", at=tx.now)
@@ -36,3 +33,11 @@ class CancelJob:
             await tx.jobs.save(job)
             tx.emit(fact)
         return job
+
+
+def check_reason(reason: str) -> None:
+    """Raise InvalidArgument for what can't be shown as a job's reason."""
+    if len(reason) > REASON_CHARACTERS_MAX or not reason.isprintable():
+        raise InvalidArgument(
+            "reason", f"must have at most {REASON_CHARACTERS_MAX} printable characters"
+        )

@@ -18,7 +18,7 @@ def deploy_group() -> None:
 @deploy_group.command("create")
 @click.argument("name")
 @click.argument("model")
-@click.option("--replicas", type=click.IntRange(1, 100), default=1, show_default=True)
+@click.option("--replicas", type=click.IntRange(1, 32), default=1, show_default=True)
 @click.option("--image", default="modelyard/serve-sklearn", show_default=True)
 @click.option(
     "--cpu",
