@@ -30,6 +30,8 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import ClassVar, Self
 
+from services.chassis.amounts import size_in_words
+
 
 class ErrorCode(StrEnum):
     """Stable, machine-readable names; they appear in problem documents and in gRPC ErrorInfo."""
@@ -104,7 +106,7 @@ class PayloadTooLarge(ModelyardError):
 
     def __init__(self, what: str, *, bytes_max: int) -> None:
         super().__init__(
-            f"{what}: larger than {bytes_max} bytes",
+            f"{what}: larger than {size_in_words(bytes_max)}",
             detail={"field": what, "bytes_max": str(bytes_max)},
         )
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Final, TypeVar
 
+from services.chassis.amounts import size_in_words
 from services.chassis.errors import InvalidArgument, PayloadTooLarge, Unavailable
 from services.model_registry import telemetry
 from services.model_registry.domain.artifact import DIGEST_PREFIX, Artifact, Digest
@@ -132,13 +133,15 @@ class FileBlobStore:
             if received > self._blob_bytes_max:
                 raise PayloadTooLarge("artifact", bytes_max=self._blob_bytes_max)
             if size_bytes is not None and received > size_bytes:
-                raise InvalidArgument("size_bytes", f"more than {size_bytes} bytes came")
+                raise InvalidArgument("size_bytes", f"more than {size_in_words(size_bytes)} came")
             pending += chunk
             if len(pending) >= WRITE_BYTES:
                 await self._in_thread(upload.write, pending)
                 pending = bytearray()
         if size_bytes is not None and received != size_bytes:
-            raise InvalidArgument("size_bytes", f"{received} bytes came, not {size_bytes}")
+            raise InvalidArgument(
+                "size_bytes", f"{size_in_words(received)} came, not {size_in_words(size_bytes)}"
+            )
         await self._in_thread(upload.write, pending)
 
     def _path(self, digest: Digest) -> Path:

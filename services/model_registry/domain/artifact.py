@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final, NewType
 
+from services.chassis.amounts import size_in_words
 from services.chassis.errors import InvalidArgument
 
 Digest = NewType("Digest", str)
@@ -81,8 +82,8 @@ class Manifest:
                 return f"{file.path}: {file.artifact.digest} is not stored"
             if found.size_bytes != file.artifact.size_bytes:
                 return (
-                    f"{file.path}: {found.size_bytes} bytes are stored, "
-                    f"not {file.artifact.size_bytes}"
+                    f"{file.path}: its artifact has {size_in_words(found.size_bytes)}, "
+                    f"not {size_in_words(file.artifact.size_bytes)}"
                 )
         return None
 

@@ -6,6 +6,7 @@ Owns: the arithmetic of capacity. Always holds: amounts are never negative.
 from dataclasses import dataclass
 from typing import Final, Self
 
+from services.chassis.amounts import size_in_words
 from services.chassis.errors import InvalidArgument
 
 MEMORY_BYTES_MIN: Final = 6 << 20
@@ -80,7 +81,11 @@ def requested_resources(
         ("gpu_count", gpu_count, 0, _GPU_COUNT_MAX),
     ):
         if not least <= amount <= most:
-            raise InvalidArgument(f"{field}.{name}", f"must be between {least} and {most}")
+            bounds = f"{amount_in_words(name, least)} and {amount_in_words(name, most)}"
+            asked = amount_in_words(name, amount)
+            raise InvalidArgument(
+                f"{field}.{name}", f"must be between {bounds}; {asked} was asked for"
+            )
     check_memory(memory_bytes, field=f"{field}.memory_bytes")
     return Resources(cpu_millicores, memory_bytes, gpu_count)
 
@@ -89,5 +94,11 @@ def check_memory(memory_bytes: int, *, field: str) -> None:
     """Raise InvalidArgument naming `field` for less memory than any container starts with."""
     if memory_bytes < MEMORY_BYTES_MIN:
         raise InvalidArgument(
-            field, f"must be at least {MEMORY_BYTES_MIN} (6 MiB): no container starts with less"
+            field,
+            f"must be at least {size_in_words(MEMORY_BYTES_MIN)}: no container starts with less",
         )
+
+
+def amount_in_words(name: str, amount: int) -> str:
+    """Return an amount by its name among `Resources.amounts`; its name says the others' units."""
+    return size_in_words(amount) if name == "memory_bytes" else str(amount)

@@ -80,5 +80,5 @@ async def test_job_that_does_not_start_in_time_is_given_up(yard: RunnerYard) -> 
 
     assert job.failure is not None
     assert job.failure.reason is FailureReason.START_TIMEOUT
-    assert job.failure.message == "did not start within 0:00:01: model-registry is not available"
+    assert job.failure.message == "did not start within 1 s: model-registry is not available"
     assert (await yard.attempt(job)).state is AttemptState.CLOSED

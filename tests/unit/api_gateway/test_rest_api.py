@@ -296,6 +296,16 @@ async def test_a_follower_of_one_attempt_does_not_wait_for_another() -> None:
     assert "event: complete" in live.text
 
 
+@pytest.mark.parametrize("follow", ["false", "true"])
+async def test_output_of_an_attempt_that_there_never_was_is_not_found(follow: str) -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.get(f"/v1/jobs/job_1/logs?attempt=2&follow={follow}")
+    assert answer.status_code == 404
+    assert answer.json()["detail"] == "attempt 2 of job job_1 was not found"
+    assert edge.logs.followed == []
+
+
 async def test_a_follower_that_waits_for_long_is_to_come_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -495,7 +505,7 @@ async def test_least_memory_is_described_and_refused_with_its_reason() -> None:
     async with edge.client(key=await edge.key()) as client:
         answer = await client.post("/v1/jobs", json=a_spec(resources={"memory_bytes": 1 << 20}))
         described = (await client.get("/openapi.json")).json()["components"]["schemas"]
-    assert answer.json()["errors"][0]["problem"].startswith("must be at least 6291456 (6 MiB)")
+    assert answer.json()["errors"][0]["problem"].startswith("must be at least 6 MiB")
     memory = described["Resources"]["properties"]["memory_bytes"]
     assert (memory["minimum"], "6 MiB" in memory["description"]) == (6 << 20, True)
 

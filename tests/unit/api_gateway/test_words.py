@@ -30,7 +30,17 @@ DURATION = "must be an ISO 8601 duration, such as PT5M"
         (
             {"timeouts": {"start": "PT0S"}},
             "timeouts.start",
-            "must be at least 1 second; 0 seconds was asked for",
+            "must be at least 1 s; 0 s was asked for",
+        ),
+        (
+            {"timeouts": {"stop_grace": "PT1H30M"}},
+            "timeouts.stop_grace",
+            "must be at most 10 min; 1 h 30 min was asked for",
+        ),
+        (
+            {"resources": {"memory_bytes": 1 << 51}},
+            "resources.memory_bytes",
+            "must be at most 1 PiB; 2 PiB was asked for",
         ),
         ({"retries": {"count_max": "x"}}, "retries.count_max", "must be a whole number"),
         (

@@ -82,4 +82,4 @@ def test_manifest_has_a_problem_when_bytes_are_missing_or_of_another_size() -> N
     manifest = a_manifest("model.bin")
     assert "is not stored" in str(manifest.problem({}))
     digest = an_artifact().digest
-    assert "bytes are stored" in str(manifest.problem({digest: Artifact(digest, 1)}))
+    assert "has 1 byte, not 7 bytes" in str(manifest.problem({digest: Artifact(digest, 1)}))

@@ -49,6 +49,7 @@ def test_a_full_spec_within_bounds_is_accepted() -> None:
         ({"command": ("x",) * 257}, "spec.command"),
         ({"command": ("x" * 40_000,)}, "spec.command"),
         ({"command": ("a\0b",)}, "spec.command"),
+        ({"command": ("",)}, "spec.command[0]"),
         ({"env": {"1X": "a"}}, "spec.env.1X"),
         ({"env": {f"X{n}": "" for n in range(129)}}, "spec.env"),
         ({"env": {"X": "y" * 40_000}}, "spec.env"),
@@ -90,6 +91,32 @@ def test_a_field_out_of_bounds_is_named(changes: dict[str, Any], field: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("first", "second", "why"),
+    [
+        ("m", "m", "'m' is the path of output 'a', too"),
+        ("out", "out/m", "'out/m' of output 'b' lies in 'out' of output 'a'"),
+        ("out/m", "out", "'out/m' of output 'a' lies in 'out' of output 'b'"),
+    ],
+)
+def test_outputs_that_hold_the_same_are_refused_and_both_are_named(
+    first: str, second: str, why: str
+) -> None:
+    with pytest.raises(InvalidArgument) as refusal:
+        a_spec(outputs=(JobOutput("a", first), JobOutput("b", second))).check()
+    assert refusal.value.detail == {"field": "spec.outputs[1].path", "problem": why}
+
+
+def test_outputs_side_by_side_are_accepted() -> None:
+    a_spec(outputs=(JobOutput("a", "out/m"), JobOutput("b", "out/m.txt"))).check()
+
+
+def test_a_time_out_beyond_its_bound_is_told_with_both() -> None:
+    wanted = r"must be between 1 s and 7 days; 7 days 12 h was asked for"
+    with pytest.raises(InvalidArgument, match=wanted):
+        a_spec(timeouts=JobTimeouts(run=timedelta(days=7.5))).check()
+
+
+@pytest.mark.parametrize(
     ("amounts", "field"),
     [
         ((0, 1 << 30, 0), "spec.resources.cpu_millicores"),
@@ -115,5 +142,5 @@ def test_least_memory_is_what_a_container_starts_with() -> None:
         )
 
     assert asked(6 << 20).memory_bytes == 6 << 20
-    with pytest.raises(InvalidArgument, match=r"6291456 \(6 MiB\): no container starts with less"):
+    with pytest.raises(InvalidArgument, match=r"at least 6 MiB: no container starts with less"):
         asked((6 << 20) - 1)

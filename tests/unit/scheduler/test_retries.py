@@ -127,5 +127,5 @@ def test_a_job_that_waited_too_long_has_failed() -> None:
 
     assert expired.state is fact.state is JobState.FAILED
     assert expired.failure == JobFailure(
-        FailureReason.QUEUE_TIMEOUT, "stood in line for longer than 0:01:00"
+        FailureReason.QUEUE_TIMEOUT, "stood in line for longer than 1 min"
     )

@@ -188,6 +188,8 @@ def test_a_plan_refuses_what_could_never_run_in_it() -> None:
     with pytest.raises(InvalidArgument, match=r"3000 asked for, .* at most 2000 run") as refused:
         plan.check_resources(resources(cpu=3), field="spec.resources")
     assert refused.value.detail["field"] == "spec.resources.cpu_millicores"
+    with pytest.raises(InvalidArgument, match=r"3 GiB asked for, .* at most 2 GiB run"):
+        plan.check_resources(resources(memory=3), field="spec.resources")
 
 
 def asked(moved: tuple[Job, JobTransitioned] | None) -> Job:

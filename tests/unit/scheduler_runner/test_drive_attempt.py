@@ -138,7 +138,7 @@ async def test_start_is_given_up_when_its_time_is_over(bench: Bench, phase: P) -
     await bench.drive(work)
 
     assert bench.runtime.calls == ["entomb"]
-    assert bench.store.rows["job_1"].reason == "retry 1 of 3 in 5 s: did not start within 0:01:00"
+    assert bench.store.rows["job_1"].reason == "retry 1 of 3 in 5 s: did not start within 1 min"
 
 
 async def test_start_is_given_up_while_its_files_still_come(
@@ -291,6 +291,15 @@ async def test_end_says_why_the_job_failed(
     assert bench.store.fact_names == ["EXITED", "FAILED"]
     assert [span.traceparent for span in bench.traces.spans] == [TRACEPARENT]
     assert bench.traces.parents == [TRACEPARENT]
+
+
+async def test_too_little_memory_is_told_with_how_much_it_was(bench: Bench) -> None:
+    work = bench.store.given(some_work())
+    bench.runtime.exited(an_exit(137, cause=EndCause.MEMORY_LIMIT))
+
+    await bench.drive(work)
+
+    assert bench.store.rows["job_1"].failure.message == "used more memory than its 1 GiB"
 
 
 async def test_end_is_recorded_and_traced_once(bench: Bench) -> None:

@@ -20,7 +20,7 @@ from modelyard.cli import main as cli
 from modelyard.cli.job_file import SAMPLE
 from modelyard.cli.jobs import outputs_of
 from modelyard.cli.platform import status
-from modelyard.cli.session import duration
+from modelyard.cli.session import duration, size
 from modelyard.cli.settings import CliSettings
 from modelyard.client import JOB_STATES, ApiError, Client, ConnectionFailed, Job, JobSpec
 from modelyard.scheduler.v1 import job_pb2
@@ -465,6 +465,45 @@ def test_a_job_is_shown_with_what_was_asked(
 )
 def test_a_duration_is_shown_in_whole_units(seconds: int | None, shown: str) -> None:
     assert duration(None if seconds is None else timedelta(seconds=seconds)) == shown
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "shown"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (1023, "1023 bytes"),
+        (12_345, "12.1 KiB"),
+        (64 << 20, "64 MiB"),
+        (3 << 39, "1.5 TiB"),
+    ],
+)
+def test_a_size_is_shown_in_its_largest_unit(size_bytes: int, shown: str) -> None:
+    assert size(size_bytes) == shown
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "shown"),
+    [
+        ("outputs", "outputs: 'left' is an empty folder", "outputs: 'left' is an empty folder"),
+        ("outputs", "output m.bin was not found", "outputs: output m.bin was not found"),
+        ("exit_code", "exit code 3", "exit_code: exit code 3"),
+    ],
+)
+def test_why_a_job_failed_is_told_once(
+    reason: str,
+    message: str,
+    shown: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failure = A_FAILURE | {"reason": reason, "message": message}
+    failed = a_job("FAILED") | {"failure": failure}
+    answering(monkeypatch, lambda _: httpx.Response(200, json=failed))
+
+    assert exit_code_of(monkeypatch, "job", "show", "job_1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(maxsplit=1)[1] for line in lines if line.startswith("failure")] == [shown]
 
 
 def test_what_is_no_trace_id_is_wrong_usage(

@@ -12,6 +12,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelyard.common.v1 import files_pb2, resources_pb2
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from services.chassis.amounts import size_in_words
+
 Id = Annotated[str, Path(pattern=r"^[a-z0-9_-]{1,64}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 STORABLE: Final = r"^[^\x00]*$"
@@ -88,7 +90,7 @@ class Resources(Body):
         """Refuse too little in words: a bound of the field would not say why."""
         if value < MEMORY_BYTES_MIN:
             raise ValueError(
-                f"must be at least {MEMORY_BYTES_MIN} (6 MiB): no container starts with less"
+                f"must be at least {size_in_words(MEMORY_BYTES_MIN)}: no container starts with less"
             )
         return value
 

@@ -33,7 +33,7 @@ from services.api_gateway.entrypoints.rest.admission import StillAdmitted
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.entrypoints.rest.fields import Body, Id, instant
 from services.api_gateway.entrypoints.rest.words import in_request_words
-from services.chassis.errors import ModelyardError
+from services.chassis.errors import ModelyardError, NotFound
 from services.chassis.web.problem import problem_of
 
 Stream = Literal["stdout", "stderr"]
@@ -67,6 +67,13 @@ class _Owner:
     may_print_more: bool
     """Though all of its attempts may have ended."""
     follow: Callable[[Gateway, service_pb.FollowLogsRequest], _Answers]
+    attempt_count: int | None = None
+    """How many attempts it has had; None where its owner does not count them."""
+
+    def check_attempt(self, number: int) -> None:
+        """Raise NotFound for an attempt that there never was."""
+        if self.attempt_count is not None and number > self.attempt_count:
+            raise NotFound("attempt", f"{number} of job {self.id}")
 
 
 class LogQuery(Body):
@@ -133,7 +140,12 @@ def logs_router(edge: Gateway) -> APIRouter:
         has_ended = job.state in _TERMINAL
         # The log collector would wait for the first attempt of a job that ended in line.
         follow = _nothing if has_ended and job.attempt_number == 0 else _follow_job
-        return _Owner(job.id, may_print_more=not has_ended, follow=follow)
+        return _Owner(
+            job.id,
+            may_print_more=not has_ended,
+            follow=follow,
+            attempt_count=job.attempt_number,
+        )
 
     async def deployment_of(edge: Gateway, name: str) -> _Owner:
         answer = await edge.deployments.get(deployments_pb.GetDeploymentRequest(deployment=name))
@@ -155,6 +167,7 @@ def logs_router(edge: Gateway) -> APIRouter:
             Whoever would not be let in any more is told nothing more: an event `problem` ends it.
             """
             found = await owner(gateway(request), owner_id)
+            found.check_attempt(query.attempt)
             position = _position(last_event_id or query.after)
             narrowed = service_pb.LogFilter(
                 contains=query.contains,

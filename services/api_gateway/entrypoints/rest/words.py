@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
+from services.chassis.amounts import duration_in_words, size_in_words
 from services.chassis.errors import ModelyardError
 
 _DURATION: Final = "must be an ISO 8601 duration, such as PT5M"
@@ -86,6 +87,8 @@ _WITH_FIGURES: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "string_pattern_mismatch": lambda c: PATTERNS.get(c["pattern"], _ANY_PATTERN),
 }
 _OWNERS_MESSAGE: Final = re.compile(r"^(spec|page|filter|header)\.")
+_SHORT_UNITS: Final = {"second": "s", "minute": "min", "hour": "h"}
+_LONG_UNITS: Final = re.compile(r" (second|minute|hour)s?\b")
 _BOUNDS: Final = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
 
 
@@ -101,9 +104,12 @@ def problem_in_words(found: Mapping[str, Any]) -> str:
         return _PLAIN[kind]
     if kind not in _WITH_FIGURES:
         return str(found["msg"])
-    words = _WITH_FIGURES[kind](context)
-    asked = _amount(found.get("input"))[:_SHOWN_MAX]
-    return f"{words}; {asked} was asked for" if kind in _BOUNDS else words
+    if kind not in _BOUNDS:
+        return _WITH_FIGURES[kind](context)
+    is_size = "_bytes" in str(found["loc"][-1])
+    bounds = {name: _amount(bound, is_size=is_size) for name, bound in context.items()}
+    asked = _amount(found.get("input"), is_size=is_size)[:_SHOWN_MAX]
+    return f"{_WITH_FIGURES[kind](bounds)}; {asked} was asked for"
 
 
 def field_in_words(kind: str, location: tuple[int | str, ...]) -> str:
@@ -133,13 +139,17 @@ def in_request_words(error: ModelyardError) -> ModelyardError:
     return type(error).worded(message, detail=detail, retry_after=error.retry_after)
 
 
-def _amount(asked: object) -> str:
-    """Return what was sent, a duration in the words of its bounds."""
-    if not isinstance(asked, timedelta):
-        return str(asked)
-    if asked and not asked % timedelta(days=1):
-        return f"{asked.days} days"
-    return f"{asked.total_seconds():g} seconds"
+def _amount(told: object, *, is_size: bool) -> str:
+    """Return a bound or what was sent, with its unit where it has one."""
+    match told:
+        case timedelta():
+            return duration_in_words(told)
+        case int() if is_size:
+            return size_in_words(told)
+        case str():  # pydantic's words for a bound on a duration
+            return _LONG_UNITS.sub(lambda found: f" {_SHORT_UNITS[found[1]]}", told)
+        case _:
+            return str(told)
 
 
 def _count(count: int, what: str) -> str:

@@ -8,10 +8,11 @@ never moves again.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
+from services.chassis.amounts import duration_in_words
 from services.chassis.errors import FailedPrecondition
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.files import FileEntry
@@ -325,7 +326,8 @@ class Job:
         """
         count = self.retry_count + 1
         pause = backoff(count, chance=chance)
-        told = f"retry {count} of {self.spec.retries.count_max} in {pause.total_seconds():.0f} s"
+        soon = duration_in_words(timedelta(seconds=round(pause.total_seconds())))
+        told = f"retry {count} of {self.spec.retries.count_max} in {soon}"
         why = storable(failure.message)[: MESSAGE_CHARACTERS_MAX - len(told) - 2]
         return self._back_in_line(
             f"{told}: {why}",
@@ -337,7 +339,8 @@ class Job:
 
     def expired(self, *, at: datetime) -> "tuple[Job, JobTransitioned]":
         """It stood in line for as long as it may."""
-        waited = f"stood in line for longer than {self.spec.timeouts.queue}"
+        assert self.spec.timeouts.queue is not None, "only who bounds it runs out of it"
+        waited = f"stood in line for longer than {duration_in_words(self.spec.timeouts.queue)}"
         return self.failed(JobFailure(FailureReason.QUEUE_TIMEOUT, waited), at=at)
 
     def succeeded(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
+from services.chassis.amounts import duration_in_words, size_in_words
 from services.chassis.errors import InvalidArgument
 from services.scheduler.domain.files import check_digest, check_relative_path
 from services.scheduler.domain.jobs.retries import JobRetries
@@ -25,6 +26,7 @@ OUTPUTS_MAX: Final = 32
 LABELS_MAX: Final = 32
 LABEL_VALUE_CHARACTERS_MAX: Final = 256
 PRIORITY_MAX: Final = 100
+TIMEOUT_MIN: Final = timedelta(seconds=1)
 QUEUE_TIMEOUT_MAX: Final = timedelta(days=30)
 START_TIMEOUT_MAX: Final = timedelta(days=1)
 RUN_TIMEOUT_MAX: Final = timedelta(days=7)
@@ -117,7 +119,11 @@ class JobSpec:
     def _check_command(self) -> None:
         _check_count("spec.command", len(self.command), least=1, most=COMMAND_PARTS_MAX)
         if sum(len(part.encode()) for part in self.command) > COMMAND_BYTES_MAX:
-            raise InvalidArgument("spec.command", f"must have at most {COMMAND_BYTES_MAX} bytes")
+            raise InvalidArgument(
+                "spec.command", f"must have at most {size_in_words(COMMAND_BYTES_MAX)}"
+            )
+        if not self.command[0]:
+            raise InvalidArgument("spec.command[0]", "must name a program")
         if any("\0" in part for part in self.command):
             raise InvalidArgument("spec.command", "must not contain NUL")
 
@@ -134,7 +140,7 @@ class JobSpec:
             if "\0" in value:
                 raise InvalidArgument(f"spec.env.{name}", "must not contain NUL")
         if sum(len(n) + len(v.encode()) for n, v in self.env.items()) > ENV_BYTES_MAX:
-            raise InvalidArgument("spec.env", f"must have at most {ENV_BYTES_MAX} bytes")
+            raise InvalidArgument("spec.env", f"must have at most {size_in_words(ENV_BYTES_MAX)}")
 
     def _check_inputs(self) -> None:
         _check_names("spec.inputs", [given.name for given in self.inputs], most=INPUTS_MAX)
@@ -150,19 +156,23 @@ class JobSpec:
                     f"spec.outputs[{place}].register_as",
                     "must be 1 to 128 of letters, digits, '.', '_' and '-', such as digits",
                 )
+            for other in self.outputs[:place]:
+                _check_apart(left, other, field=f"spec.outputs[{place}].path")
 
     def _check_timeouts(self) -> None:
-        queue, start = self.timeouts.queue, self.timeouts.start
-        if queue is not None and not timedelta(seconds=1) <= queue <= QUEUE_TIMEOUT_MAX:
-            raise InvalidArgument("spec.timeouts.queue", "must be between 1 second and 30 days")
-        if start is not None and not timedelta(seconds=1) <= start <= START_TIMEOUT_MAX:
-            raise InvalidArgument("spec.timeouts.start", "must be between 1 second and 1 day")
-        if not timedelta(seconds=1) <= self.timeouts.run <= RUN_TIMEOUT_MAX:
-            raise InvalidArgument("spec.timeouts.run", "must be between 1 second and 7 days")
-        if not timedelta() <= self.timeouts.stop_grace <= STOP_GRACE_MAX:
-            raise InvalidArgument(
-                "spec.timeouts.stop_grace", "must be between 0 seconds and 10 minutes"
-            )
+        asked = self.timeouts
+        for name, length, least, most in (
+            ("queue", asked.queue, TIMEOUT_MIN, QUEUE_TIMEOUT_MAX),
+            ("start", asked.start, TIMEOUT_MIN, START_TIMEOUT_MAX),
+            ("run", asked.run, TIMEOUT_MIN, RUN_TIMEOUT_MAX),
+            ("stop_grace", asked.stop_grace, timedelta(0), STOP_GRACE_MAX),
+        ):
+            if length is not None and not least <= length <= most:
+                raise InvalidArgument(
+                    f"spec.timeouts.{name}",
+                    f"must be between {duration_in_words(least)} and {duration_in_words(most)}; "
+                    f"{duration_in_words(length)} was asked for",
+                )
 
     def _check_labels(self) -> None:
         _check_count("spec.labels", len(self.labels), most=LABELS_MAX)
@@ -194,6 +204,19 @@ def check_image_known(image: str, known: Collection[str], *, field: str) -> None
     """Raise InvalidArgument unless something here runs this image."""
     if image not in known:
         raise InvalidArgument(field, f"must be one of {', '.join(sorted(known))}")
+
+
+def _check_apart(left: JobOutput, other: JobOutput, *, field: str) -> None:
+    """What two outputs hold would be stored, and registered, twice."""
+    if left.path == other.path:
+        raise InvalidArgument(field, f"{left.path!r} is the path of output {other.name!r}, too")
+    for inner, outer in ((left, other), (other, left)):
+        if inner.path.startswith(f"{outer.path}/"):
+            raise InvalidArgument(
+                field,
+                f"{inner.path!r} of output {inner.name!r} lies in {outer.path!r} of output "
+                f"{outer.name!r}",
+            )
 
 
 def _check_count(field: str, count: int, *, least: int = 0, most: int) -> None:

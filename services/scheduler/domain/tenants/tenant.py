@@ -16,7 +16,7 @@ from services.chassis.tenancy import TenantId
 from services.scheduler.domain.deployments.replica import Replica, ReplicaState
 from services.scheduler.domain.fleet.reach import FleetDoors
 from services.scheduler.domain.jobs.job import Job, JobState
-from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.resources import Resources, amount_in_words
 
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
@@ -40,8 +40,8 @@ class Plan:
             if amount > most_of[name]:
                 raise InvalidArgument(
                     f"{field}.{name}",
-                    f"{amount} asked for, and this tenant's plan lets at most {most_of[name]}"
-                    " run together",
+                    f"{amount_in_words(name, amount)} asked for, and this tenant's plan lets"
+                    f" at most {amount_in_words(name, most_of[name])} run together",
                 )
 
     def check_priority(self, priority: int, *, field: str) -> None:

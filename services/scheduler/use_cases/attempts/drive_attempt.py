@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, assert_never
 
+from services.chassis.amounts import duration_in_words, size_in_words
 from services.chassis.clock import Clock
 from services.chassis.errors import ModelyardError, Unavailable
 from services.scheduler.domain.attempts.next_step import Step, next_step, start_due_at
@@ -211,7 +212,9 @@ class DriveAttempt:
         self, work: AttemptWork, memory: AttemptMemory
     ) -> timedelta | None:
         assert isinstance(work.owner, JobWork), "only jobs bound their start"
-        told = f"did not start within {work.owner.spec.timeouts.start}"
+        start_max = work.owner.spec.timeouts.start
+        assert start_max is not None, "only who bounds it runs out of it"
+        told = f"did not start within {duration_in_words(start_max)}"
         if memory.hindered_by is not None:
             told = f"{told}: {memory.hindered_by}"
         memory.start_failure = JobFailure(FailureReason.START_TIMEOUT, told)
@@ -435,7 +438,10 @@ def _why(end: ContainerExit, *, memory_bytes: int) -> tuple[FailureReason, str]:
         case EndCause.TIME_LIMIT:
             return FailureReason.RUN_TIMEOUT, "ran longer than its limit"
         case EndCause.MEMORY_LIMIT:
-            return FailureReason.OUT_OF_MEMORY, f"used more memory than its {memory_bytes} bytes"
+            return (
+                FailureReason.OUT_OF_MEMORY,
+                f"used more memory than its {size_in_words(memory_bytes)}",
+            )
         case EndCause.STOP if end.signal is not None:
             return FailureReason.KILLED, "was stopped"
     if end.signal == signal.SIGKILL:  # a runtime may miss a want of memory right at the start

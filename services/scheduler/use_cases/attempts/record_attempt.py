@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from services.chassis.amounts import duration_in_words
 from services.chassis.errors import Conflict
 from services.scheduler.domain.attempts.attempt import (
     Attempt,
@@ -137,7 +138,7 @@ class RecordAttempt:
             job = await _current_job(tx, work)
             if job is None or job.state is not JobState.RUNNING:
                 return
-            reason = f"ran longer than {job.spec.timeouts.run}"
+            reason = f"ran longer than {duration_in_words(job.spec.timeouts.run)}"
             await ask_to_stop(tx, job, reason=reason, cause=StopCause.RUN_TIMEOUT)
 
     async def answers(self, lease: Lease, work: AttemptWork, *, address: str) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from modelyard.cli.session import size
+
 IGNORED: Final = frozenset(
     {".git", ".hg", ".venv", "venv", "__pycache__", ".modelyard", ".mypy_cache", ".ruff_cache"}
     | {".pytest_cache", ".ipynb_checkpoints", "node_modules"}
@@ -46,10 +48,12 @@ def pack(folder: Path, into: Path) -> Bundle:
             entry.uname = entry.gname = ""
             with file.open("rb") as content:
                 tar.addfile(entry, content)
-    size = into.stat().st_size
+    size_bytes = into.stat().st_size
     with into.open("rb") as packed:
         digest = hashlib.file_digest(packed, "sha256").hexdigest()
-    return Bundle(path=into, digest=f"sha256:{digest}", size_bytes=size, file_count=len(files))
+    return Bundle(
+        path=into, digest=f"sha256:{digest}", size_bytes=size_bytes, file_count=len(files)
+    )
 
 
 @dataclass(slots=True)
@@ -63,7 +67,7 @@ class _Bounded:
     def write(self, packed: bytes) -> int:
         self.size_bytes += len(packed)
         if self.size_bytes > BUNDLE_BYTES_MAX:
-            raise BundleTooLarge(f"{self.folder}: more than {BUNDLE_BYTES_MAX} bytes packed")
+            raise BundleTooLarge(f"{self.folder}: more than {size(BUNDLE_BYTES_MAX)} packed")
         return self.file.write(packed)
 
     def flush(self) -> None:

@@ -20,12 +20,14 @@ from modelyard.cli.session import (
     duration,
     memory_of,
     pass_session,
+    size,
 )
 from modelyard.cli.told_options import told_by_options
 from modelyard.client import (
     JOB_STATES,
     ApiError,
     Job,
+    JobFailure,
     JobOutput,
     JobRetries,
     JobSpec,
@@ -165,7 +167,7 @@ def run(  # noqa: PLR0917
         except (BundleTooLarge, OSError) as error:
             raise click.UsageError(str(error)) from error
         files = "1 file" if bundle.file_count == 1 else f"{bundle.file_count} files"
-        click.echo(f"sending {files}, {bundle.size_bytes} bytes", err=True)
+        click.echo(f"sending {files}, {size(bundle.size_bytes)}", err=True)
         digest = session.client.put_artifact(bundle.path, digest=bundle.digest)
     spec = JobSpec(
         name=name or folder.resolve().name,
@@ -284,9 +286,16 @@ def _show_job(session: Session, job: Job) -> None:
     if job.progress:
         fields.append(("progress", f"{job.progress.fraction:.0%} {job.progress.message}"))
     if job.failure:
-        fields.append(("failure", f"{job.failure.reason}: {job.failure.message}"))
+        fields.append(("failure", _why_it_failed(job.failure)))
         fields.append(("last lines", job.failure.last_lines))
     show_fields(fields)
+
+
+def _why_it_failed(failure: JobFailure) -> str:
+    """Return the reason and the message, which may begin with the reason itself."""
+    if failure.message.startswith(f"{failure.reason}:"):
+        return failure.message
+    return f"{failure.reason}: {failure.message}"
 
 
 def _asked(spec: JobSpec) -> list[tuple[str, object]]:
@@ -301,7 +310,7 @@ def _asked(spec: JobSpec) -> list[tuple[str, object]]:
         ("command", _one_line(shlex.join(spec.command))),
         (
             "resources",
-            f"cpu {asked.cpu_millicores}, memory {asked.memory_bytes / (1 << 20):g} MiB, "
+            f"cpu {asked.cpu_millicores}, memory {size(asked.memory_bytes)}, "
             f"gpus {asked.gpu_count}",
         ),
         ("priority", spec.priority),

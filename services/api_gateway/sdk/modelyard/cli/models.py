@@ -2,7 +2,7 @@
 
 import click
 from modelyard.cli.output import show_fields, show_json, show_table
-from modelyard.cli.session import Session, age, pass_session
+from modelyard.cli.session import Session, age, pass_session, size
 from modelyard.client import Model
 
 _if_revision_option = click.option(
@@ -51,13 +51,13 @@ def model_show(session: Session, name: str) -> None:
         return
     _show_model(model)
     show_table(
-        ("VERSION", "STATE", "FILES", "BYTES", "JOB", "METRICS"),
+        ("VERSION", "STATE", "FILES", "SIZE", "JOB", "METRICS"),
         [
             (
                 version.version,
                 version.state,
                 len(version.files),
-                sum(file.size_bytes for file in version.files),
+                size(sum(file.size_bytes for file in version.files)),
                 version.job_id or "-",
                 " ".join(f"{key}={value:g}" for key, value in version.metrics.items()),
             )

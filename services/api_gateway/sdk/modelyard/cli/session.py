@@ -72,6 +72,14 @@ def duration(length: timedelta | None) -> str:
     return f"{seconds:g}s"
 
 
+def size(size_bytes: int) -> str:
+    """Return an amount of bytes in its largest unit, rounded: `12.1 KiB`."""
+    for unit, unit_bytes in sorted(_BYTES.items(), key=lambda each: -each[1]):
+        if unit and size_bytes >= unit_bytes:
+            return f"{round(size_bytes / unit_bytes, 1):g} {unit}iB"
+    return "1 byte" if size_bytes == 1 else f"{size_bytes} bytes"
+
+
 def bytes_of(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
     """Read an option such as `512M`."""
     if text is None:
