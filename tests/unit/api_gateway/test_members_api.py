@@ -140,7 +140,7 @@ async def test_the_platforms_administrators_remove_a_tenants_last_one() -> None:
         (ANNA | {"issuer": "https://["}, roles("viewer"), "issuer"),
         (ANNA, {}, "roles"),
         (ANNA, roles(), "roles"),
-        (ANNA, roles("viewer", "root"), "roles.1"),
+        (ANNA, roles("viewer", "root"), "roles[1]"),
         (ANNA, roles(*["viewer"] * 6), "roles"),
         (ANNA, roles("viewer") | {"version": 7}, "version"),
     ],

@@ -20,6 +20,11 @@ from typing_extensions import override
 from services.api_gateway.domain.member import TENANT_HEADER
 from services.api_gateway.domain.scopes import SCOPES, require
 from services.api_gateway.entrypoints.rest.description import PROBLEMS
+from services.api_gateway.entrypoints.rest.strictness import (
+    StrictRequest,
+    check_query,
+    parameters_of,
+)
 from services.chassis.tenancy import Principal
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -80,7 +85,7 @@ class GuardedRoute(APIRoute):
         guards = [each.call for each in declared.dependencies if isinstance(each.call, Needs)]
         rest = [each for each in declared.dependencies if not _is_guard_alone(each)]
         self.dependant = replace(declared, dependencies=rest)
-        handle = super().get_route_handler()
+        handle = self._reader(super().get_route_handler())
         self.dependant = declared  # whole again, for the description
 
         async def guarded(request: Request) -> Response:
@@ -90,10 +95,39 @@ class GuardedRoute(APIRoute):
 
         return guarded
 
+    def _reader(self, handle: Handler) -> Handler:
+        """Return what reads a request that may enter, and handles it."""
+        return handle
+
+
+class StrictRoute(GuardedRoute):
+    """Refuses what it does not know of a request, as `strictness` says."""
+
+    @override
+    def _reader(self, handle: Handler) -> Handler:
+        known, has_body = parameters_of(self.dependant), self.body_field is not None
+
+        async def strict(request: Request) -> Response:
+            check_query(request, known)
+            if has_body:
+                request = StrictRequest(request.scope, request.receive)
+            return await handle(request)
+
+        return strict
+
 
 def noun_router(prefix: str, *, tag: str) -> APIRouter:
     """Return an empty router for the routes on one noun."""
-    return APIRouter(prefix=prefix, tags=[tag], responses=dict(PROBLEMS), route_class=GuardedRoute)
+    return _router(prefix, tag, StrictRoute)
+
+
+def tolerant_router(prefix: str, *, tag: str) -> APIRouter:
+    """Return an empty router for routes whose callers are written for others, too."""
+    return _router(prefix, tag, GuardedRoute)
+
+
+def _router(prefix: str, tag: str, route_class: type[GuardedRoute]) -> APIRouter:
+    return APIRouter(prefix=prefix, tags=[tag], responses=dict(PROBLEMS), route_class=route_class)
 
 
 def needs(*scopes: str) -> Any:

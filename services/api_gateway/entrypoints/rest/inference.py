@@ -13,7 +13,7 @@ from modelyard.scheduler.v1 import deployment_service_pb2 as pb
 from modelyard.scheduler.v1.deployment_pb2 import REPLICA_STATE_READY, ReplicaState
 
 from services.api_gateway.domain.routing import NoReplica
-from services.api_gateway.entrypoints.rest.access import needs, noun_router
+from services.api_gateway.entrypoints.rest.access import needs, tolerant_router
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.entrypoints.rest.replica_answers import response_of
 from services.api_gateway.use_cases.infer import InferenceRequest
@@ -39,7 +39,7 @@ Version = Annotated[str, Path(pattern=r"^[0-9]{1,18}$")]
 
 def inference_router(edge: Gateway) -> APIRouter:
     """Return the protocol's routes."""
-    router = noun_router("/v2", tag="inference")
+    router = tolerant_router("/v2", tag="inference")
 
     @router.get("/health/live")
     async def server_live() -> dict[str, bool]:

@@ -5,14 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from services.api_gateway.entrypoints.rest.access import noun_router
+from services.api_gateway.entrypoints.rest.access import tolerant_router
 from services.api_gateway.entrypoints.rest.dependencies import gateway
 from services.chassis.telemetry.metrics import render_metrics
 
 
 def operations_router() -> APIRouter:
     """Return the routes for operators; they need no key."""
-    router = noun_router("", tag="operations")
+    router = tolerant_router("", tag="operations")
 
     @router.get("/livez", response_class=PlainTextResponse)
     @router.get("/healthz", response_class=PlainTextResponse, operation_id="healthz")

@@ -112,7 +112,7 @@ def add_problem_handlers(app: FastAPI, *, ids: Ids) -> None:
 
 def _expected(error: HTTPException, request: Request) -> ModelyardError:
     match error.status_code:
-        case 400:
+        case 400 | 422:
             return InvalidArgument("body", str(error.detail))
         case 404:
             return NotFound("path", request.url.path)

@@ -1,0 +1,70 @@
+"""Refuses what a reader would pass over in silence: whoever sent it would take it for understood.
+
+Owns: that a query has no parameter that its route does not declare, and no object of a JSON body
+the same key twice, of which the last would count. Fields that a body does not have are
+`fields.Body`'s. Routes that follow another's protocol, and those for probes, take what they get.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from fastapi import Request
+from fastapi.dependencies.models import Dependant
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from typing_extensions import override
+
+from services.chassis.errors import InvalidArgument
+
+_SHOWN_MAX: Final = 64
+"""Characters of a name that an answer repeats."""
+
+
+class StrictRequest(Request):
+    """A request whose JSON names nothing twice."""
+
+    @override
+    async def json(self) -> Any:
+        """Return the body, read once; raises HTTPException for a key that comes again."""
+        body = await self.body()
+        return _DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
+
+
+def parameters_of(dependant: Dependant) -> frozenset[str]:
+    """Return the names that a route's query may have."""
+    return frozenset(_parameters(dependant))
+
+
+def check_query(request: Request, known: frozenset[str]) -> None:
+    """Raise InvalidArgument for the first parameter that is not known."""
+    if not request.scope["query_string"]:
+        return
+    for name in request.query_params:
+        if name not in known:
+            raise InvalidArgument(name[:_SHOWN_MAX], "is no parameter of this request")
+
+
+def _parameters(dependant: Dependant) -> Iterator[str]:
+    for field in dependant.query_params:
+        described = field.field_info.annotation
+        if isinstance(described, type) and issubclass(described, BaseModel):
+            yield from described.model_fields
+        else:
+            yield field.alias
+    for inner in dependant.dependencies:
+        yield from _parameters(inner)
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        # FastAPI lets this one pass while it reads a body; others it would turn into a 400.
+        raise HTTPException(422, f"has the key {twice[:_SHOWN_MAX]!r} twice")
+    return found
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_each_once)
+"""As `json.loads` reads bytes, which would make one for each body."""
