@@ -107,6 +107,8 @@ from services.scheduler.use_cases.fleet.declare_nodes_lost import DeclareNodesLo
 from services.scheduler.use_cases.fleet.drain_nodes import DrainNodes
 from services.scheduler.use_cases.fleet.list_nodes import ListNodes
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
+from services.scheduler.use_cases.jobs.check_job import CheckJob
+from services.scheduler.use_cases.jobs.checks import JobChecks
 from services.scheduler.use_cases.jobs.delete_ended_jobs import DeleteEndedJobs
 from services.scheduler.use_cases.jobs.expire_queued_jobs import ExpireQueuedJobs
 from services.scheduler.use_cases.jobs.get_job import GetJob
@@ -129,6 +131,7 @@ PROCESSES_FOLDER: Final = ".processes"
 MODEL_SERVERS: Final[Mapping[str, ModelServer]] = {"modelyard/serve-sklearn": MlServerSklearn()}
 REQUIRED_SCOPES: Final[Mapping[str, str]] = {
     f"/{JOB_SERVICE}/SubmitJob": "jobs:write",
+    f"/{JOB_SERVICE}/CheckJob": "jobs:write",
     f"/{JOB_SERVICE}/GetJob": "jobs:read",
     f"/{JOB_SERVICE}/ListJobs": "jobs:read",
     f"/{JOB_SERVICE}/CancelJob": "jobs:write",
@@ -369,9 +372,10 @@ def wire(ports: Ports, settings: Settings) -> App:
         store, retried_jobs_max=settings.admission.retried_jobs_max, chance=ports.chance
     )
     runner, isolation, remove_container = _wire_runner(ports, settings, record)
-    submissions = _wire_submissions(ports, settings, known)
+    checks = _wire_checks(settings, known)
+    submissions = _wire_submissions(ports, settings, checks)
     return App(
-        jobs=_wire_jobs(ports, settings, known, submissions),
+        jobs=_wire_jobs(ports, settings, known, checks, submissions),
         submissions=submissions,
         deployments=_wire_deployments(ports, settings, known),
         nodes=NodeRpcs(
@@ -494,17 +498,20 @@ def wire(ports: Ports, settings: Settings) -> App:
     )
 
 
-def _wire_submissions(ports: Ports, settings: Settings, known: TenantTable) -> Submissions:
+def _wire_checks(settings: Settings, known: TenantTable) -> JobChecks:
+    admission = settings.admission
+    return JobChecks(
+        known,
+        queued_jobs_max=admission.queued_jobs_max,
+        retry_after=admission.queue_retry_after,
+        images=settings.runtime.images.keys(),
+    )
+
+
+def _wire_submissions(ports: Ports, settings: Settings, checks: JobChecks) -> Submissions:
     admission = settings.admission
     return Submissions(
-        SubmitJobs(
-            ports.unit_of_work,
-            known,
-            ports.ids,
-            queued_jobs_max=admission.queued_jobs_max,
-            retry_after=admission.queue_retry_after,
-            images=settings.runtime.images.keys(),
-        ),
+        SubmitJobs(ports.unit_of_work, ports.ids, checks),
         together_max=admission.submissions_together_max,
         waiting_max=admission.submissions_waiting_max,
         retry_after=admission.queue_retry_after,
@@ -512,12 +519,17 @@ def _wire_submissions(ports: Ports, settings: Settings, known: TenantTable) -> S
 
 
 def _wire_jobs(
-    ports: Ports, settings: Settings, known: TenantTable, submissions: Submissions
+    ports: Ports,
+    settings: Settings,
+    known: TenantTable,
+    checks: JobChecks,
+    submissions: Submissions,
 ) -> JobRpcs:
     store = ports.unit_of_work
     silence_max = settings.scheduling.node_silence_max
     return JobRpcs(
         submit_job=submissions,
+        check_job=CheckJob(store, checks),
         get_job=GetJob(store, known, silence_max),
         list_jobs=ListJobs(store, known, silence_max),
         cancel_job=CancelJob(store),

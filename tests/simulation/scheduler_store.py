@@ -417,6 +417,10 @@ class MemoryLine:
             await self._tx.server.lock(TURNS, f"line of {tenant}")
         return Counter(row.job.tenant for row in await self._queued() if row.job.tenant in tenants)
 
+    async def queued_count(self, tenant: TenantId) -> int:
+        """Count a tenant's jobs in line as they are just now."""
+        return sum(row.job.tenant == tenant for row in await self._queued())
+
     async def heads(
         self,
         *,
@@ -534,6 +538,8 @@ class MemoryReading:
 
     def __init__(self, tx: Transaction) -> None:
         self.attempts = MemoryAttempts(tx)
+        self.fleet = MemoryNodes(tx)
+        self.line = MemoryLine(tx)
 
 
 class MemoryAnswers:

@@ -33,6 +33,10 @@ class GrpcJobs:
             metadata=idempotent(key),
         )
 
+    async def check(self, request: jobs_pb.CheckJobRequest) -> None:
+        """Raise what a submission would be refused for."""
+        await self.edge.call(self.stub.CheckJob, request, timeout=self.timeout, idempotent=True)
+
     async def get(self, request: jobs_pb.GetJobRequest) -> jobs_pb.GetJobResponse:
         """Show a job."""
         return await self.edge.call(

@@ -266,6 +266,10 @@ class JobsClient(Protocol):
         """Queue a job; repeatable only with an idempotency key."""
         ...
 
+    async def check(self, request: jobs_pb.CheckJobRequest) -> None:
+        """Raise what a submission would be refused for."""
+        ...
+
     async def get(self, request: jobs_pb.GetJobRequest) -> jobs_pb.GetJobResponse:
         """Show a job."""
         ...

@@ -434,6 +434,14 @@ class Nodes(Fleet, Protocol):
         ...
 
 
+class LineLength(Protocol):
+    """How many wait for capacity."""
+
+    async def queued_count(self, tenant: TenantId) -> int:
+        """Count a tenant's jobs in line; nothing is locked, so there may be others by now."""
+        ...
+
+
 class Line(Protocol):
     """Who waits for capacity."""
 
@@ -572,6 +580,16 @@ class Reading(Protocol):
         """Return those that are open."""
         ...
 
+    @property
+    def fleet(self) -> Fleet:
+        """Return what callers may know of the nodes."""
+        ...
+
+    @property
+    def line(self) -> LineLength:
+        """Return how many wait for capacity."""
+        ...
+
 
 class UnitOfWork(Protocol):
     """Opens transactions."""
@@ -585,7 +603,7 @@ class UnitOfWork(Protocol):
         ...
 
     def reading(self, *, because: str) -> AbstractAsyncContextManager[Reading]:
-        """Open for reads that are no tenant's and each stand alone: quicker than a transaction."""
+        """Open for reads that each stand alone: quicker than a transaction."""
         ...
 
 

@@ -124,6 +124,7 @@ def rows(own: Things, foreign: Things, spare_tenants: tuple[str, str]) -> dict[s
     infer: dict[str, object] = {"inputs": []}
     return {
         "post /v1/jobs": Row(json=a_job),
+        "post /v1/jobs/check": Row(json=a_job),
         "get /v1/jobs": Row(),
         "get /v1/jobs/{job_id}": Row(**of_job("job_id")),
         "post /v1/jobs/{job_id}/cancel": Row(**of_job("job_id") | {"own": own.job}, json=dict),

@@ -46,6 +46,7 @@ NAMING: Final = frozenset({"job_id", "owner_id", "name", "model_name", "deployme
 """The fields by which a request says what it is about."""
 ABOUT_NOTHING: Final = frozenset(
     {
+        "CheckJob",
         "CordonNode",
         "CreateDeployment",
         "CreateModel",

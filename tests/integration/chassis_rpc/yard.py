@@ -35,7 +35,10 @@ JOBS = "modelyard.scheduler.v1.JobService"
 LOGS = "modelyard.logs.v1.LogService"
 ARTIFACTS = "modelyard.registry.v1.ArtifactService"
 SCOPES = {
-    **{f"/{JOBS}/{method}": "jobs:read" for method in ("SubmitJob", "GetJob", "ListJobs")},
+    **{
+        f"/{JOBS}/{method}": "jobs:read"
+        for method in ("SubmitJob", "CheckJob", "GetJob", "ListJobs")
+    },
     f"/{JOBS}/CancelJob": "jobs:write",
     **{f"/{LOGS}/{method}": "logs:read" for method in ("ReadLogs", "FollowLogs")},
     **{
@@ -127,7 +130,7 @@ class Handlers:
     async def not_offered(self, request: Any, context: Context) -> Any:
         raise Unimplemented("not offered here")
 
-    SubmitJob = ListJobs = ReadLogs = GetArtifact = StatArtifact = not_offered
+    SubmitJob = CheckJob = ListJobs = ReadLogs = GetArtifact = StatArtifact = not_offered
 
     def register(self, server: grpc.aio.Server) -> None:
         servicer: Any = self

@@ -42,6 +42,7 @@ async def serving(
         job_service_pb2_grpc.add_JobServiceServicer_to_server(
             JobRpcs(
                 yard.submit_job,
+                yard.check_job,
                 yard.get_job,
                 yard.list_jobs,
                 CancelJob(yard.store),

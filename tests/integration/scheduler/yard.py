@@ -34,6 +34,8 @@ from services.scheduler.use_cases.deployments.get_deployment import GetDeploymen
 from services.scheduler.use_cases.deployments.list_deployments import ListDeployments
 from services.scheduler.use_cases.deployments.reconcile_deployments import ReconcileDeployments
 from services.scheduler.use_cases.deployments.shown import ShownDeployment
+from services.scheduler.use_cases.jobs.check_job import CheckJob
+from services.scheduler.use_cases.jobs.checks import JobChecks
 from services.scheduler.use_cases.jobs.get_job import GetJob
 from services.scheduler.use_cases.jobs.list_jobs import ListJobs
 from services.scheduler.use_cases.jobs.submit_jobs import Submission, SubmitJobs
@@ -108,14 +110,11 @@ class Yard:
         self.store = PostgresUnitOfWork(self.database, event_of)
         self.catalog = FakeCatalog()
         self.tenants = TenantTable()
-        self.submit_jobs = SubmitJobs(
-            self.store,
-            self.tenants,
-            self.ids,
-            queued_jobs_max=3,
-            retry_after=timedelta(seconds=5),
-            images=IMAGES,
+        checks = JobChecks(
+            self.tenants, queued_jobs_max=3, retry_after=timedelta(seconds=5), images=IMAGES
         )
+        self.submit_jobs = SubmitJobs(self.store, self.ids, checks)
+        self.check_job = CheckJob(self.store, checks)
         self.run_cycle = RunSchedulingCycle(
             self.store,
             self.tenants,

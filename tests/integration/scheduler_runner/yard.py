@@ -42,6 +42,7 @@ from services.scheduler.use_cases.deployments.delete_deployment import DeleteDep
 from services.scheduler.use_cases.deployments.reconcile_deployments import ReconcileDeployments
 from services.scheduler.use_cases.deployments.shown import ShownDeployment
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
+from services.scheduler.use_cases.jobs.checks import JobChecks
 from services.scheduler.use_cases.jobs.submit_jobs import Submission, SubmitJobs
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import RunSchedulingCycle
 from services.scheduler.use_cases.tenants.stop_suspended_jobs import StopSuspendedJobs
@@ -83,11 +84,13 @@ class RunnerYard:
         images = {BASE_IMAGE, SERVER_IMAGE}
         self._submit = SubmitJobs(
             self.store,
-            self.tenants,
             ids,
-            queued_jobs_max=10,
-            retry_after=timedelta(seconds=1),
-            images=images,
+            JobChecks(
+                self.tenants,
+                queued_jobs_max=10,
+                retry_after=timedelta(seconds=1),
+                images=images,
+            ),
         )
         self._create_deployment = CreateDeployment(
             self.store, self.tenants, self, ids, replicas_max=5, images=images

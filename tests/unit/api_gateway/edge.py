@@ -297,6 +297,7 @@ class FakeJobs:
     submitted: list[tuple[job_service_pb2.SubmitJobRequest, str | None, str]] = field(
         default_factory=list
     )
+    checked: list[job_service_pb2.CheckJobRequest] = field(default_factory=list)
     listed: list[job_service_pb2.ListJobsRequest] = field(default_factory=list)
     shown: list[job_pb2.Job] = field(default_factory=list)
     """What it answers first, in turn, when it is asked for a job."""
@@ -307,6 +308,10 @@ class FakeJobs:
         self._fail()
         self.submitted.append((request, key, principal().tenant))
         return job_service_pb2.SubmitJobResponse(job=a_job(spec=request.spec))
+
+    async def check(self, request: job_service_pb2.CheckJobRequest) -> None:
+        self._fail()
+        self.checked.append(request)
 
     async def get(self, request: job_service_pb2.GetJobRequest) -> job_service_pb2.GetJobResponse:
         self._fail()

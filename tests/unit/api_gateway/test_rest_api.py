@@ -11,6 +11,7 @@ from services.api_gateway.entrypoints.rest import logs
 from services.api_gateway.use_cases.recent import AGE_MAX
 from services.chassis.errors import (
     InProgress,
+    InvalidArgument,
     KeyReused,
     ModelyardError,
     NotFound,
@@ -19,7 +20,7 @@ from services.chassis.errors import (
     Unavailable,
 )
 from services.chassis.tenancy import TenantId
-from tests.unit.api_gateway.edge import TENANT, Edge, a_job, a_spec
+from tests.unit.api_gateway.edge import TENANT, Edge, FakeJobs, a_job, a_spec
 
 
 async def test_submit_hands_spec_key_and_tenant_to_the_scheduler() -> None:
@@ -74,6 +75,31 @@ async def test_a_wrong_field_is_named_and_nothing_is_submitted(
     assert problem["code"] == "INVALID_ARGUMENT"
     assert any(error["field"].startswith(field) for error in problem["errors"]), problem
     assert edge.jobs.submitted == []
+
+
+async def test_a_check_passes_the_job_on_and_answers_nothing() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key("jobs:write")) as client:
+        answer = await client.post("/v1/jobs/check", json=a_spec(priority=7))
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert [request.spec.priority for request in edge.jobs.checked] == [7]
+    assert edge.jobs.submitted == []
+
+
+async def test_a_check_is_refused_as_a_submission_is() -> None:
+    edge = Edge(jobs=FakeJobs(error=InvalidArgument("spec.image", "must be one of a, b")))
+    async with edge.client(key=await edge.key()) as client:
+        checked, submitted = [
+            await client.post(path, json=a_spec()) for path in ("/v1/jobs/check", "/v1/jobs")
+        ]
+    assert checked.status_code == submitted.status_code == 422
+    assert checked.json() == submitted.json()
+
+
+async def test_a_check_needs_what_a_submission_needs() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key("jobs:read")) as client:
+        assert (await client.post("/v1/jobs/check", json=a_spec())).status_code == 403
 
 
 async def test_malformed_json_is_a_problem_document() -> None:

@@ -44,7 +44,8 @@ def leader(look: Pass, waking: Waking) -> Callable[[asyncio.Event], Awaitable[No
 
 
 def scheduling(look: Pass, waking: Waking) -> Callable[[asyncio.Event], Awaitable[None]]:
-    return SchedulingLoop(cast("RunSchedulingCycle", look), KEEPER, waking, lambda: True).run
+    cycle = cast("RunSchedulingCycle", look)
+    return SchedulingLoop(cycle, KEEPER, waking, lambda: True, lambda _: None).run
 
 
 def purges(look: Pass, waking: Waking) -> Callable[[asyncio.Event], Awaitable[None]]:
@@ -54,7 +55,7 @@ def purges(look: Pass, waking: Waking) -> Callable[[asyncio.Event], Awaitable[No
 @pytest.mark.parametrize("failure", BUGS, ids=lambda failure: type(failure).__name__)
 @pytest.mark.parametrize(
     ("loop", "finds"),
-    [(leader, 0), (scheduling, CycleReport([], [], is_cut=False)), (purges, 0)],
+    [(leader, 0), (scheduling, CycleReport([], [], is_cut=False, admitted=[])), (purges, 0)],
     ids=["leader", "scheduling", "purges"],
 )
 async def test_pass_that_fails_in_whatever_way_is_taken_again(

@@ -127,6 +127,8 @@ def a_platform(
         if request.url.path == "/readyz":
             ailing = {"ready": True, "advisories": {"kafka": "kafka is not available"}}
             return httpx.Response(200, json=ailing)
+        if request.url.path == "/v1/jobs/check":
+            return httpx.Response(204)
         if request.url.path == "/v1/artifacts":
             return httpx.Response(201, json={"digest": "sha256:0"})
         return httpx.Response(200, json=next(looks, a_job("SUCCEEDED")))
@@ -134,6 +136,34 @@ def a_platform(
     transport = httpx.MockTransport(handler)
     at_once = partial(Client, transport=transport, sleep=lambda _: None)
     monkeypatch.setattr("modelyard.cli.main.Client", at_once)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        httpx.Response(204),
+        httpx.Response(405, json={"code": "UNIMPLEMENTED", "detail": "POST is not offered"}),
+        httpx.Response(501, json={"code": "UNIMPLEMENTED", "detail": "not offered"}),
+    ],
+    ids=["offered", "a gateway of before", "a scheduler of before"],
+)
+def test_a_folder_is_sent_once_the_job_could_be_taken_in(
+    check: httpx.Response, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if path == "/v1/artifacts":
+            asked.append((path, ""))
+            return httpx.Response(201, json={"digest": "sha256:0"})
+        asked.append((path, json.loads(request.content)["source_digest"]))
+        return check if path == "/v1/jobs/check" else httpx.Response(202, json=a_job("QUEUED"))
+
+    at_once = partial(Client, transport=httpx.MockTransport(answer), sleep=lambda _: None)
+    monkeypatch.setattr("modelyard.cli.main.Client", at_once)
+    assert exit_code_of(monkeypatch, "run", str(tmp_path), "--detach", "--", "true") == 0
+    assert asked == [("/v1/jobs/check", ""), ("/v1/artifacts", ""), ("/v1/jobs", "sha256:0")]
 
 
 @pytest.mark.parametrize(("queued_for", "is_told"), [(0, False), (5, False), (60, True)])
@@ -337,8 +367,7 @@ def test_what_run_is_refused_for_is_told_by_the_option(
     sent: list[dict[str, Any]] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
-        if request.url.path == "/v1/artifacts":
-            return httpx.Response(201, json={"digest": "sha256:0"})
+        assert request.url.path == "/v1/jobs/check", "nothing is sent for what is refused"
         sent.append(json.loads(request.content))
         errors = [{"field": field, "problem": "is wrong"}]
         problem = {"code": "INVALID_ARGUMENT", "detail": f"{field}: is wrong", "errors": errors}

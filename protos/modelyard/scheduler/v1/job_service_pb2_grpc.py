@@ -40,6 +40,11 @@ class JobServiceStub:
                 request_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.SubmitJobRequest.SerializeToString,
                 response_deserializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.SubmitJobResponse.FromString,
                 _registered_method=True)
+        self.CheckJob = channel.unary_unary(
+                '/modelyard.scheduler.v1.JobService/CheckJob',
+                request_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.CheckJobRequest.SerializeToString,
+                response_deserializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.CheckJobResponse.FromString,
+                _registered_method=True)
         self.GetJob = channel.unary_unary(
                 '/modelyard.scheduler.v1.JobService/GetJob',
                 request_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.GetJobRequest.SerializeToString,
@@ -63,6 +68,13 @@ class JobServiceServicer:
 
     def SubmitJob(self, request, context):
         """SubmitJob queues a job. Metadata "idempotency-key" makes it repeatable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckJob(self, request, context):
+        """CheckJob answers as SubmitJob would now, and takes nothing in: no place in line is kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +108,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.SubmitJob,
                     request_deserializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.SubmitJobRequest.FromString,
                     response_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.SubmitJobResponse.SerializeToString,
+            ),
+            'CheckJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckJob,
+                    request_deserializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.CheckJobRequest.FromString,
+                    response_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.CheckJobResponse.SerializeToString,
             ),
             'GetJob': grpc.unary_unary_rpc_method_handler(
                     servicer.GetJob,
@@ -141,6 +158,33 @@ class JobService:
             '/modelyard.scheduler.v1.JobService/SubmitJob',
             modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.SubmitJobRequest.SerializeToString,
             modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.SubmitJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.scheduler.v1.JobService/CheckJob',
+            modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.CheckJobRequest.SerializeToString,
+            modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.CheckJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

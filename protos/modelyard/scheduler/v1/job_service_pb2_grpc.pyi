@@ -18,6 +18,8 @@ class JobServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.SubmitJobRequest, _job_service_pb2.SubmitJobResponse]
     """SubmitJob queues a job. Metadata "idempotency-key" makes it repeatable."""
+    CheckJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CheckJobRequest, _job_service_pb2.CheckJobResponse]
+    """CheckJob answers as SubmitJob would now, and takes nothing in: no place in line is kept."""
     GetJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.GetJobResponse]
     """GetJob shows one job."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
@@ -35,6 +37,14 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_job_service_pb2.SubmitJobRequest, _abc.Awaitable[_job_service_pb2.SubmitJobResponse]],
     ) -> _abc.Awaitable[_job_service_pb2.SubmitJobResponse]:
         """SubmitJob queues a job. Metadata "idempotency-key" makes it repeatable."""
+
+    @_abc_1.abstractmethod
+    def CheckJob(
+        self,
+        request: _job_service_pb2.CheckJobRequest,
+        context: _aio.ServicerContext[_job_service_pb2.CheckJobRequest, _abc.Awaitable[_job_service_pb2.CheckJobResponse]],
+    ) -> _abc.Awaitable[_job_service_pb2.CheckJobResponse]:
+        """CheckJob answers as SubmitJob would now, and takes nothing in: no place in line is kept."""
 
     @_abc_1.abstractmethod
     def GetJob(

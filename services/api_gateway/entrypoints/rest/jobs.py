@@ -1,4 +1,4 @@
-"""`/v1/jobs`: submit, show, list, cancel."""
+"""`/v1/jobs`: submit, check, show, list, cancel."""
 
 from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal, cast
@@ -307,6 +307,15 @@ def jobs_router(edge: Gateway) -> APIRouter:
         )
         response.headers["Location"] = f"/v1/jobs/{answer.job.id}"
         return Job.from_pb(answer.job)
+
+    @router.post("/check", status_code=204, dependencies=[needs("jobs:write")])
+    @burst
+    async def check_job(request: Request, body: JobSpec) -> None:
+        """Answer as a submission would now, but queue nothing: 204, or its very refusal.
+
+        Source and inputs need not be stored yet. No place in line is kept.
+        """
+        await gateway(request).jobs.check(service_pb.CheckJobRequest(spec=body.to_pb()))
 
     @router.get("", response_model=JobPage, dependencies=[needs("jobs:read")])
     @burst

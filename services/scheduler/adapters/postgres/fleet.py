@@ -211,7 +211,30 @@ _WAITING_TENANTS: Final = sa.union(
 )
 
 
-class PostgresNodes:
+class PostgresFleet:
+    """What callers may know of the nodes; implements `ports.Fleet`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def reach_for(self, resources: Resources) -> FleetReach:
+        """Tell whether some node is large enough for this, and the most that any has."""
+        found = await self._connection.execute(_REACH, from_resources(resources))
+        row = found.mappings().one()
+        if row["could_hold"] is None:  # no node yet
+            return FleetReach(is_enough=True, largest=Resources())
+        return FleetReach(is_enough=row["could_hold"], largest=to_resources(row))
+
+    async def doors_for(
+        self, resources: Resources, *, tenant: TenantId, alive_since: datetime
+    ) -> FleetDoors:
+        """Tell which of the nodes that are large enough take anything new of a tenant's."""
+        asked = {**from_resources(resources), "tenant": tenant, "alive_since": alive_since}
+        found = await self._connection.execute(_DOORS, asked)
+        return FleetDoors(**found.mappings().one())
+
+
+class PostgresNodes(PostgresFleet):
     """The nodes; implements `ports.Nodes`."""
 
     def __init__(self, connection: AsyncConnection, *, now: datetime) -> None:
@@ -326,22 +349,6 @@ class PostgresNodes:
         )
         assert released.rowcount == 1, "attempts are placed on registered nodes"
 
-    async def reach_for(self, resources: Resources) -> FleetReach:
-        """Tell whether some node is large enough for this, and the most that any has."""
-        found = await self._connection.execute(_REACH, from_resources(resources))
-        row = found.mappings().one()
-        if row["could_hold"] is None:  # no node yet
-            return FleetReach(is_enough=True, largest=Resources())
-        return FleetReach(is_enough=row["could_hold"], largest=to_resources(row))
-
-    async def doors_for(
-        self, resources: Resources, *, tenant: TenantId, alive_since: datetime
-    ) -> FleetDoors:
-        """Tell which of the nodes that are large enough take anything new of a tenant's."""
-        asked = {**from_resources(resources), "tenant": tenant, "alive_since": alive_since}
-        found = await self._connection.execute(_DOORS, asked)
-        return FleetDoors(**found.mappings().one())
-
 
 class PostgresLine:
     """Who waits for capacity; implements `ports.Line`."""
@@ -358,8 +365,11 @@ class PostgresLine:
         if not tenants:
             return {}
         await take_turns(self._connection, [f"line of {tenant}" for tenant in tenants])
-        found = await self._connection.execute(_QUEUED_COUNTS, {"tenants": list(tenants)})
-        return {TenantId(row.tenant): row.job_count for row in found}
+        return await self._counts(tenants)
+
+    async def queued_count(self, tenant: TenantId) -> int:
+        """Count a tenant's jobs in line as they are just now."""
+        return (await self._counts([tenant])).get(tenant, 0)
 
     async def heads(
         self,
@@ -380,6 +390,10 @@ class PostgresLine:
         }
         found = await self._connection.execute(_HEADS, given)
         return [to_head(row) for row in found.mappings()]
+
+    async def _counts(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, int]:
+        found = await self._connection.execute(_QUEUED_COUNTS, {"tenants": list(tenants)})
+        return {TenantId(row.tenant): row.job_count for row in found}
 
 
 def to_node(row: sa.RowMapping) -> Node:

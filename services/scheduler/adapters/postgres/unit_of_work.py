@@ -26,7 +26,11 @@ from services.scheduler.adapters.postgres.deployments import (
     PostgresReplicas,
     PostgresTenantDeployments,
 )
-from services.scheduler.adapters.postgres.fleet import PostgresLine, PostgresNodes
+from services.scheduler.adapters.postgres.fleet import (
+    PostgresFleet,
+    PostgresLine,
+    PostgresNodes,
+)
 from services.scheduler.adapters.postgres.jobs import PostgresJobs, PostgresTenantJobs
 from services.scheduler.adapters.postgres.leavings import PostgresLeavings
 from services.scheduler.adapters.postgres.tables import CHASSIS
@@ -117,6 +121,8 @@ class PostgresReading:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self.attempts = PostgresAttempts(connection)
+        self.fleet = PostgresFleet(connection)
+        self.line = PostgresLine(connection)
 
 
 class PostgresAnswers:

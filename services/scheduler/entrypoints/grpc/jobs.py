@@ -30,6 +30,7 @@ from services.scheduler.entrypoints.grpc.messages import (
 )
 from services.scheduler.telemetry import JOBS_SUBMITTED
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
+from services.scheduler.use_cases.jobs.check_job import CheckJob
 from services.scheduler.use_cases.jobs.get_job import GetJob
 from services.scheduler.use_cases.jobs.list_jobs import ListJobs
 from services.scheduler.use_cases.ports import RequestKey
@@ -50,6 +51,7 @@ class JobRpcs(JobServiceServicer):
     """Answers `modelyard.scheduler.v1.JobService` for the caller's tenant."""
 
     submit_job: SubmitOne
+    check_job: CheckJob
     get_job: GetJob
     list_jobs: ListJobs
     cancel_job: CancelJob
@@ -67,6 +69,12 @@ class JobRpcs(JobServiceServicer):
         )
         JOBS_SUBMITTED.inc()
         return pb.SubmitJobResponse(job=job_to_pb(job))
+
+    @override
+    async def CheckJob(self, request: pb.CheckJobRequest, context: Context) -> pb.CheckJobResponse:
+        """Refuse what a submission would be refused for."""
+        await self.check_job(principal().tenant, spec_from_pb(request.spec))
+        return pb.CheckJobResponse()
 
     @override
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:

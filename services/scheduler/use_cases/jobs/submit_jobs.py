@@ -1,23 +1,22 @@
 """Take jobs in, many in one commit."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from typing import Final
 
-from services.chassis.errors import ModelyardError, NotFound, QueueFull
+from services.chassis.errors import ModelyardError, NotFound
 from services.chassis.ids import Ids
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import Job
-from services.scheduler.domain.jobs.spec import JobSpec, check_image_known
+from services.scheduler.domain.jobs.spec import JobSpec
+from services.scheduler.use_cases.jobs.checks import JobChecks
 from services.scheduler.use_cases.ports import (
     Repeatable,
     RequestKey,
     SystemTransaction,
-    Tenants,
     UnitOfWork,
 )
 
@@ -67,13 +66,8 @@ class SubmitJobs:
     """
 
     unit_of_work: UnitOfWork
-    tenants: Tenants
     ids: Ids
-    queued_jobs_max: int
-    """How many of a tenant's jobs may stand in line, where its plan does not say."""
-    retry_after: timedelta
-    images: Collection[str]
-    """Those that the nodes' runtime knows."""
+    checks: JobChecks
 
     async def __call__(self, asked: Sequence[Submission]) -> Sequence[Answer]:
         """Return an answer for each, in their order."""
@@ -92,7 +86,7 @@ class SubmitJobs:
         fresh = _open(cases)
         # 3. Its tenant may start it; there are an image and a machine for it, and a place in line.
         for case in fresh:
-            case.refuse_by(partial(self._check_allowed, case.asked))
+            case.refuse_by(partial(self.checks.check_allowed, case.asked.tenant, case.asked.spec))
         await self._refuse_too_large(tx, _open(fresh))
         await self._refuse_without_place(tx, _open(fresh))
         # 4. Last in line.
@@ -124,29 +118,20 @@ class SubmitJobs:
             else:
                 case.answer = answer
 
-    def _check_allowed(self, asked: Submission) -> None:
-        known = self.tenants.get(asked.tenant)
-        known.check_active()
-        known.plan.check_priority(asked.spec.priority, field="spec.priority")
-        known.plan.check_resources(asked.spec.resources, field="spec.resources")
-        check_image_known(asked.spec.image, self.images, field="spec.image")
-
     async def _refuse_too_large(self, tx: SystemTransaction, cases: Sequence[_Case]) -> None:
         for resources in {case.asked.spec.resources for case in cases}:
             reach = await tx.nodes.reach_for(resources)
             for case in cases:
                 if case.asked.spec.resources == resources:
-                    case.refuse_by(partial(reach.check, resources, field="spec.resources"))
+                    case.refuse_by(partial(self.checks.check_reach, reach, case.asked.spec))
 
     async def _refuse_without_place(self, tx: SystemTransaction, cases: Sequence[_Case]) -> None:
         tenants = sorted({case.asked.tenant for case in cases})
         in_line = Counter(await tx.line.queued_counts(tenants))
         for case in cases:
-            limit = self.tenants.get(case.asked.tenant).plan.queued_jobs_max
-            limit = self.queued_jobs_max if limit is None else limit
-            if in_line[case.asked.tenant] >= limit:
-                case.answer = QueueFull("jobs in line", limit=limit, retry_after=self.retry_after)
-            in_line[case.asked.tenant] += 1
+            tenant = case.asked.tenant
+            case.refuse_by(partial(self.checks.check_place, tenant, queued_count=in_line[tenant]))
+            in_line[tenant] += 1
 
 
 def _open(cases: Sequence[_Case]) -> list[_Case]:

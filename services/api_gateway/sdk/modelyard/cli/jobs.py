@@ -161,20 +161,11 @@ def run(  # noqa: PLR0917
     idempotency_key: str | None,
 ) -> int:
     """Send FOLDER, run COMMAND in it, follow its output, and end with its exit code."""
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            bundle = pack(folder, Path(scratch) / "source.tar.gz")
-        except (BundleTooLarge, OSError) as error:
-            raise click.UsageError(str(error)) from error
-        files = "1 file" if bundle.file_count == 1 else f"{bundle.file_count} files"
-        click.echo(f"sending {files}, {size(bundle.size_bytes)}", err=True)
-        digest = session.client.put_artifact(bundle.path, digest=bundle.digest)
     spec = JobSpec(
         name=name or folder.resolve().name,
         image=image,
         command=list(command),
         env=env,
-        source_digest=digest,
         outputs=outputs,
         resources=Resources(cpu_millicores=cpu, memory_bytes=memory),
         timeouts=JobTimeouts(run=None if time_out is None else timedelta(seconds=time_out)),
@@ -184,7 +175,11 @@ def run(  # noqa: PLR0917
         priority=priority,
     )
     try:
-        job = session.client.submit_job(spec, idempotency_key=idempotency_key)
+        _check(session, spec)
+        digest = _send(session, folder)
+        job = session.client.submit_job(
+            spec.model_copy(update={"source_digest": digest}), idempotency_key=idempotency_key
+        )
     except ApiError as error:
         raise told_by_options(error, spec) from error
     click.echo(f"job {job.id}", err=True)
@@ -200,6 +195,27 @@ def run(  # noqa: PLR0917
         raise
     click.echo(f"job {job.id} {job.state}: {job.reason}", err=True)
     return _exit_code(job)
+
+
+def _check(session: Session, spec: JobSpec) -> None:
+    """Hear a refusal before anything is sent."""
+    try:
+        session.client.check_job(spec)
+    except ApiError as error:
+        if error.code != "UNIMPLEMENTED":  # a platform of before: it refuses what it gets
+            raise
+
+
+def _send(session: Session, folder: Path) -> str:
+    """Store a folder's files; return the digest of them all."""
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            bundle = pack(folder, Path(scratch) / "source.tar.gz")
+        except (BundleTooLarge, OSError) as error:
+            raise click.UsageError(str(error)) from error
+        files = "1 file" if bundle.file_count == 1 else f"{bundle.file_count} files"
+        click.echo(f"sending {files}, {size(bundle.size_bytes)}", err=True)
+        return session.client.put_artifact(bundle.path, digest=bundle.digest)
 
 
 @click.group("job")

@@ -104,6 +104,13 @@ class Client:
         )
         return Job.model_validate(answer)
 
+    def check_job(self, spec: JobSpec) -> None:
+        """Raise ApiError for what a submission would be refused for now; nothing is queued.
+
+        Source and inputs need not be stored yet: ask before sending them.
+        """
+        self._call("POST", "/v1/jobs/check", json=spec.model_dump(mode="json"), is_repeatable=True)
+
     def job(self, job_id: str) -> Job:
         """Show a job."""
         return Job.model_validate(self._call("GET", _path("jobs", job_id), is_repeatable=True))
