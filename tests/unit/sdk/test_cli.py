@@ -236,6 +236,27 @@ def test_output_that_does_not_come_is_told_of_with_what_ails_and_given_up_after_
     ]
 
 
+def test_output_of_an_ended_job_that_can_not_be_complete_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_platform(monkeypatch, output=QUIET * 7)
+    assert exit_code_of(monkeypatch, "job", "logs", "job_1", "--follow") == 0
+    why = "; kafka: kafka is not available"
+    assert capsys.readouterr().err.splitlines() == [
+        f"job job_1 has ended, its output is not complete (SUCCEEDED: exit code 0){why}",
+        "job job_1 its output is not complete, and no more comes; "
+        f"what comes later: modelyard job logs job_1{why}",
+    ]
+
+
+def test_output_of_an_ended_job_that_is_complete_ends_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_platform(monkeypatch, output=COMPLETE)
+    assert exit_code_of(monkeypatch, "job", "logs", "job_1", "--follow") == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_job_that_prints_nothing_for_long_is_followed_to_its_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -27,7 +27,16 @@ _LOOKS_AFTER_END_MAX: Final = 4
 def followed(client: Client, job: Job) -> Iterator[LogRecord]:
     """Yield a job's output as it comes, until it is complete, or can't be expected any more."""
     _tell_what_it_waits_for(client, job)
-    yield from client.follow_logs(job.id, on_quiet=_Quiet(client, job.id).is_worth_waiting)
+    yield from output_of(client, job.id)
+
+
+def output_of(client: Client, job_id: str, *, after: str = "") -> Iterator[LogRecord]:
+    """Yield a job's output after a position, until it is complete, or no more can be expected.
+
+    The latter is told, and so is what quiet output waits for.
+    """
+    quiet = _Quiet(client, job_id)
+    yield from client.follow_logs(job_id, after=after, on_quiet=quiet.is_worth_waiting)
 
 
 def ended(client: Client, job_id: str) -> Job:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 from modelyard.cli.bundle import BundleTooLarge, pack
-from modelyard.cli.following import ended, followed
+from modelyard.cli.following import ended, followed, output_of
 from modelyard.cli.job_file import HELP, read_job_file
 from modelyard.cli.output import show_fields, show_json, show_record, show_table
 from modelyard.cli.session import (
@@ -274,13 +274,19 @@ def job_cancel(session: Session, job_id: str, reason: str) -> None:
 
 @job_group.command("logs")
 @click.argument("job_id")
-@click.option("-f", "--follow", is_flag=True, help="Go on until the job's output is complete.")
+@click.option(
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Go on until the job's output is complete, or 40 s after its end nothing of it comes.",
+)
 @click.option("--after", default="", help="Position to go on after, attempt.sequence.")
 @pass_session
 def job_logs(session: Session, job_id: str, follow: bool, after: str) -> None:
     """Print a job's output."""
-    read = session.client.follow_logs if follow else session.client.logs
-    for record in read(job_id, after=after):
+    client = session.client
+    records = output_of(client, job_id, after=after) if follow else client.logs(job_id, after=after)
+    for record in records:
         show_record(record, is_json=session.is_json)
 
 
