@@ -67,6 +67,11 @@ def problem_of(answer: httpx.Response, status: int) -> dict[str, Any]:
             id="no such node",
         ),
         pytest.param(
+            b'{"name": "a", "name": "b", "image": "modelyard/base", "command": ["true"]}',
+            "body",
+            id="a key twice",
+        ),
+        pytest.param(
             VALID | {"outputs": [{"name": "m", "path": "../m"}]}, "outputs[0].path", id="leads out"
         ),
     ],
@@ -83,6 +88,29 @@ def test_invalid_job_is_answered_422_naming_the_field_and_is_not_stored(
     assert problem["code"] == "INVALID_ARGUMENT"
     assert field in [error["field"] for error in problem["errors"]]
     assert newest(client) == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image": "nobody/knows"},
+        {"resources": {"cpu_millicores": 1_000_000}},
+        {"command": [""]},
+        {"outputs": [{"name": "a", "path": "out"}, {"name": "b", "path": "out/m"}]},
+    ],
+    ids=["image", "no such node", "no program", "nested outputs"],
+)
+def test_a_check_is_answered_as_the_submission_would_be(
+    http: httpx.Client, client: Client, changes: dict[str, Any]
+) -> None:
+    before = newest(client)
+
+    checked = problem_of(http.post("/v1/jobs/check", json=VALID | changes), 422)
+    accepted = http.post("/v1/jobs/check", json=VALID)
+
+    assert (accepted.status_code, accepted.content) == (204, b"")
+    assert newest(client) == before
+    assert checked == problem_of(http.post("/v1/jobs", json=VALID | changes), 422)
 
 
 def newest(client: Client) -> list[str]:
@@ -113,6 +141,11 @@ def test_key_without_the_scope_is_answered_403(platform: Platform, client: Clien
     _, text = client.issue_key("reader", ["jobs:read"])
     with platform.http(text) as reader:
         assert problem_of(reader.post("/v1/jobs", json=VALID), 403)["code"] == "PERMISSION_DENIED"
+
+
+def test_a_query_that_no_route_knows_is_answered_422(http: httpx.Client) -> None:
+    problem = problem_of(http.get("/v1/jobs?sate=RUNNING"), 422)
+    assert problem["errors"][0]["field"] == "sate"
 
 
 # 404
