@@ -172,7 +172,7 @@ async def test_a_job_that_no_node_could_hold_is_refused(yard: Yard) -> None:
     with pytest.raises(InvalidArgument, match="no node has more than 8000") as refused:
         await yard.a_job(resources=cores(99))
     assert refused.value.detail["field"] == "spec.resources.cpu_millicores"
-    with pytest.raises(InvalidArgument, match="memory_bytes 8589934592") as together:
+    with pytest.raises(InvalidArgument, match="memory_bytes 8 GiB") as together:
         await yard.a_job(resources=resources(cpu=8, memory=8))
     assert together.value.detail["field"] == "spec.resources"
     await yard.a_job(resources=resources(cpu=8, memory=2))

@@ -132,13 +132,13 @@ LARGEST = Resources(cpu_millicores=4_000, memory_bytes=8 << 30, gpu_count=0)
 @pytest.mark.parametrize(
     ("asked", "field", "most"),
     [
-        (replace(LARGEST, cpu_millicores=4_001), "spec.resources.cpu_millicores", 4_000),
-        (replace(LARGEST, memory_bytes=9 << 30), "spec.resources.memory_bytes", 8 << 30),
-        (replace(LARGEST, gpu_count=1), "spec.resources.gpu_count", 0),
+        (replace(LARGEST, cpu_millicores=4_001), "spec.resources.cpu_millicores", "4000"),
+        (replace(LARGEST, memory_bytes=9 << 30), "spec.resources.memory_bytes", "8 GiB"),
+        (replace(LARGEST, gpu_count=1), "spec.resources.gpu_count", "0"),
     ],
 )
 def test_an_amount_that_no_node_has_is_named_with_the_most_there_is(
-    asked: Resources, field: str, most: int
+    asked: Resources, field: str, most: str
 ) -> None:
     with pytest.raises(InvalidArgument, match=f"no node has more than {most}; ") as refused:
         FleetReach(is_enough=False, largest=LARGEST).check(asked, field="spec.resources")
@@ -146,7 +146,7 @@ def test_an_amount_that_no_node_has_is_named_with_the_most_there_is(
 
 
 def test_amounts_that_no_single_node_has_together_are_told_as_that() -> None:
-    with pytest.raises(InvalidArgument, match="cpu_millicores 4000, memory_bytes") as refused:
+    with pytest.raises(InvalidArgument, match="4000, memory_bytes 8 GiB") as refused:
         FleetReach(is_enough=False, largest=LARGEST).check(LARGEST, field="spec.resources")
     assert refused.value.detail["field"] == "spec.resources"
 

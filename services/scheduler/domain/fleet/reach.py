@@ -7,7 +7,7 @@ now.
 from dataclasses import dataclass
 
 from services.chassis.errors import InvalidArgument
-from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.resources import Resources, amount_in_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,12 @@ class FleetReach:
             if amount > most_of[name]:
                 raise InvalidArgument(
                     f"{field}.{name}",
-                    f"no node has more than {most_of[name]}; {amount} was asked for",
+                    f"no node has more than {amount_in_words(name, most_of[name])};"
+                    f" {amount_in_words(name, amount)} was asked for",
                 )
-        there_is = ", ".join(f"{name} {most}" for name, most in most_of.items())
+        there_is = ", ".join(
+            f"{name} {amount_in_words(name, most)}" for name, most in most_of.items()
+        )
         raise InvalidArgument(
             field, f"no single node has all of it together; the most of each is {there_is}"
         )
