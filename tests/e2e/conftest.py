@@ -113,14 +113,19 @@ def docker_platform(pytestconfig: pytest.Config, docker_platform: RunningPlatfor
 
 
 @pytest.fixture(scope="module")
-def own_platform(pytestconfig: pytest.Config) -> Iterator[Platform]:
-    """Give a module's tests a platform of their own, which they may leave as they like.
+def own_wish() -> Wish:
+    """Say how a platform of a module's own is started; a folder may say otherwise.
 
     Tenants' jobs need not wait for each other there.
     """
-    wish = Wish(Kind.PROCESS, settings={"scheduler": {"RUNTIME__ALLOW_MIXED_TENANTS": "true"}})
+    return Wish(Kind.PROCESS, settings={"scheduler": {"RUNTIME__ALLOW_MIXED_TENANTS": "true"}})
+
+
+@pytest.fixture(scope="module")
+def own_platform(pytestconfig: pytest.Config, own_wish: Wish) -> Iterator[Platform]:
+    """Give a module's tests a platform of their own, which they may leave as they like."""
     with own_state("own") as state:
-        yield _noted(pytestconfig, "own_platform", brought_up(state, wish))
+        yield _noted(pytestconfig, "own_platform", brought_up(state, own_wish))
 
 
 def _noted(config: pytest.Config, name: str, running: RunningPlatform) -> Platform:

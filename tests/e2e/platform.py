@@ -181,8 +181,8 @@ class Platform:
         finally:
             self.start_again()
 
-    def start_another_scheduler(self, node_id: str, **settings: str) -> None:
-        """Start a second scheduler, with a node of its own, or start it again."""
+    def another_scheduler(self, node_id: str, **settings: str) -> dict[str, str]:
+        """Return the environment of a second scheduler, with a node of its own."""
         folder = self.state.folder(ANOTHER_SCHEDULER)
         own = {
             "GRPC__PORT": "0",
@@ -191,7 +191,11 @@ class Platform:
             "RUNNER__NODE_CACHE_ROOT": str(folder / "node-cache"),
             "RUNTIME__CONTAINERS_ROOT": str(folder / "containers"),
         }
-        environment = self.environment_of("scheduler") | _named(own) | _named(settings)
+        return self.environment_of("scheduler") | _named(own) | _named(settings)
+
+    def start_another_scheduler(self, node_id: str, **settings: str) -> None:
+        """Start a second scheduler, with a node of its own, or start it again."""
+        environment = self.another_scheduler(node_id, **settings)
         schedulers.start(self.state, ANOTHER_SCHEDULER, environment)
 
     def stop_another_scheduler(self) -> None:

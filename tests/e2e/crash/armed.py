@@ -5,8 +5,8 @@ a consumer's position) and then runs the service's own `__main__`. The product k
 there is nothing to switch off (ADR-0031).
 
 `CRASH_AT` is a file that names the fatal steps of the moment, one a line, none while it is to live.
-`CRASH_NOTES` is the file that gets each step as it is first passed, and the fatal one with the
-instant of the kill.
+`CRASH_NOTES` is the file that gets each step as it is first passed, with how old the process was
+then in seconds, and the fatal one with the instant of the kill.
 """
 
 import functools
@@ -16,7 +16,7 @@ import runpy
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -35,9 +35,26 @@ from services.chassis.events.ports import TopicPartition
 from tests.e2e.crash.steps import PORTS, named
 
 KILLED: Final = "killed"
+_AT: Final = "CRASH_AT"
+_NOTES: Final = "CRASH_NOTES"
 _WRITES: Final = re.compile(r"\b(INSERT INTO|UPDATE \w+ SET|DELETE FROM)\b", re.IGNORECASE)
 _WROTE: Final = "crash_wrote"
 _USE_CASES: Final = re.compile(r"services/\w+/use_cases/")
+
+
+def settings(folder: Path) -> Mapping[str, str]:
+    """Return the environment of a service that is to read and write in a folder."""
+    return {_AT: str(at_of(folder)), _NOTES: str(notes_of(folder))}
+
+
+def at_of(folder: Path) -> Path:
+    """Return the file with the fatal steps."""
+    return folder / "at"
+
+
+def notes_of(folder: Path) -> Path:
+    """Return the file with what happened."""
+    return folder / "notes"
 
 
 class Death:
@@ -48,6 +65,7 @@ class Death:
         self._at = at
         self._notes = notes
         self._seen: set[str] = set()
+        self._began_at_s = time.monotonic()
 
     def reached(self, who: str, when: str) -> None:
         """Go on, unless this is a fatal step."""
@@ -57,7 +75,7 @@ class Death:
             os.kill(os.getpid(), signal.SIGKILL)
         if step not in self._seen:
             self._seen.add(step)
-            self._note(step)
+            self._note(f"{step} {time.monotonic() - self._began_at_s:.3f}")
 
     def _note(self, line: str) -> None:
         with self._notes.open("a") as notes:  # the kernel keeps it, whatever follows
@@ -96,12 +114,12 @@ def _arm_commits(death: Death) -> None:
     def begun(connection: sa.Connection) -> None:
         connection.info.pop(_WROTE, None)
 
-    def executes(connection: sa.Connection, _cursor: Any, statement: str, *_: Any) -> None:
-        if _WRITES.search(statement):
+    def executed(connection: sa.Connection, cursor: Any, statement: str, *_: Any) -> None:
+        if cursor.rowcount and _WRITES.search(statement):  # -1: it is not told of how many rows
             connection.info[_WROTE] = True
 
     event.listen(sa.Engine, "begin", begun)
-    event.listen(sa.Engine, "before_cursor_execute", executes)
+    event.listen(sa.Engine, "after_cursor_execute", executed)
 
 
 def _has_written(connection: sa.Connection) -> bool:
@@ -171,7 +189,7 @@ def _arm_call(kind: type, act: str, death: Death, port: str) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Run a service until it dies."""
     [service] = arguments
-    at, notes = Path(os.environ["CRASH_AT"]), Path(os.environ["CRASH_NOTES"])
+    at, notes = Path(os.environ[_AT]), Path(os.environ[_NOTES])
     arm(Death(service, at, notes), service)
     sys.argv = [service]
     runpy.run_module(f"services.{service}", run_name="__main__")

@@ -1,8 +1,13 @@
 """Lets services die, each at a step at which it has not died yet, and starts them again.
 
-A round: all services are armed; one or more die, and are started again with no arms; a fresh job
-tells when all is well again. Where nobody died in time, all are begun anew under arms, for some
-steps are reached at a start alone.
+A round: all services are armed; one or more die and are started again; a fresh job tells when all
+is well again. Some steps are reached at a start alone: a service that has left such a one is
+started under arms, and dies once more. Others are reached on the way out alone: where nobody died
+in time, those services are ended in good order that may have such a step left.
+
+Beside the stack's own scheduler there is another one with a node of its own, which stays away after
+each of its ends for longer than it takes until its node is given up. It dies of that alone which
+the stack's own does not reach.
 
 Owns: the services' lives. Always holds: when the block is left each is one that nobody has armed.
 """
@@ -13,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,16 +27,23 @@ from typing import Final
 
 from deploy.local import processes
 from deploy.local.state import ProcessRecord
-from tests.e2e.crash.armed import KILLED
+from tests.e2e.crash.armed import KILLED, at_of, notes_of, settings
 from tests.e2e.crash.steps import ROOT
-from tests.e2e.platform import Platform
+from tests.e2e.platform import ANOTHER_SCHEDULER, Platform
 from tests.support.eventually import is_within
+from tests.support.schedulers import FIRST
 
-_LOOK_S: Final = 1.0
+_LOOK_S: Final = 0.5
 _ROUND_S_MAX: Final = 20.0
-"""Until somebody dies; then all are begun anew, and given as long again."""
+"""Until somebody dies; then some are begun anew, and given as long again."""
 _TOGETHER_S: Final = 2.0
 """For others to die beside the first one."""
+_BEGINNING_S: Final = 10.0
+"""What a process first passes before this age it may do at its start alone."""
+_AWAY_S: Final = 18.0
+"""Longer than a node's lease and the wait for its holder: `conftest` has this test's settings."""
+_END_S_MAX: Final = 90.0
+"""Of an end in good order: more than all stages of a shutdown may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,85 +55,137 @@ class Kill:
 
 
 @dataclass(slots=True)
+class Course:
+    """How far a service has come, all its processes together."""
+
+    left: frozenset[str]
+    """Steps at which none has died yet."""
+    passed: frozenset[str] = frozenset()
+    """Steps that one has passed alive."""
+
+
+@dataclass(slots=True)
 class Keeper:
-    """Keeps one service, whatever it dies of."""
+    """Keeps one process of a service, whatever it dies of."""
 
     platform: Platform
-    service: str
+    program: processes.Program
     folder: Path
-    left: set[str]
-    """Steps at which it has not died yet."""
+    course: Course
+    away_s: float = 0.0
+    """For so long it stays dead."""
+    before: "Keeper | None" = None
+    """Who is to die of what both reach, since less comes of that."""
     kills: list[Kill] = field(default_factory=list)
-    passed: set[str] = field(default_factory=set)
-    """Steps that it has passed alive."""
+    ages_s: dict[str, float] = field(default_factory=dict)
+    """Of steps that it has passed alive: how old it was then in the shortest of its lives."""
     strange: list[str] = field(default_factory=list)
-    """Ends that nobody has brought about."""
-    _is_begun_anew: bool = False
+    """Ends that nobody has brought about, and those that did not come."""
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    """Of who changes what it is to die of."""
+    dies_at_start: bool = False
+    """It is started under arms, and has not died of them yet."""
+    _is_armed: bool = False
+    _is_asked_to_end: bool = False
+
+    @property
+    def left(self) -> frozenset[str]:
+        """Return the steps that it is to die of."""
+        return self.course.left - (self.before.ages_s.keys() if self.before else frozenset())
+
+    @property
+    def left_at_start(self) -> Collection[str]:
+        """Return those of them that it may pass at a start alone."""
+        return [step for step in self.left if self.ages_s.get(step, _BEGINNING_S) < _BEGINNING_S]
+
+    def learn(self) -> None:
+        """Take in what it has passed so far."""
+        for note in self._noted():
+            if note[0] != KILLED:
+                step, age_s = note[0], float(note[1])
+                self.ages_s[step] = min(age_s, self.ages_s.get(step, age_s))
+                self.course.passed |= {step}
 
     def arm(self) -> None:
         """Let it die at the next step of those that are left."""
-        self._at.write_text("\n".join(sorted(self.left)))
+        with self.turn:
+            self._is_armed = True
+            self._aim_at(self.left)
 
     def disarm(self) -> None:
         """Let it live."""
-        self._at.write_text("")
+        with self.turn:
+            self._is_armed = self.dies_at_start = False
+            self._aim_at(())
 
-    def begin_anew(self) -> None:
-        """Kill it wherever it is, to start it under arms."""
-        self._is_begun_anew = True
-        self.arm()
-        if (record := processes.running(self.platform.state, self.service)) is not None:
-            os.kill(record.pid, signal.SIGKILL)
+    def end(self) -> None:
+        """Ask it to end in good order, if that may help; it is begun anew."""
+        record = processes.running(self.platform.state, self.program.part)
+        if record is None or not (self.left_at_start or self.left - self.course.passed):
+            return
+        self._is_asked_to_end = True
+        os.kill(record.pid, signal.SIGTERM)
 
     def live(self, over: threading.Event) -> None:
         """Live and die until told."""
-        program = self._program()
-        self.platform.end(self.service)
-        self.disarm()
+        part = self.program.part
+        if processes.running(self.platform.state, part) is not None:
+            self.platform.end(part)
         while not over.is_set():
             self._notes.write_text("")
-            record = processes.launch(self.platform.state, program)
-            died = partial(_is_dead, record)
-            while not over.is_set() and not is_within(died, within_s=_LOOK_S):
-                pass
-            self._read(has_died=died())
-        if processes.running(self.platform.state, self.service) is not None:
-            self.platform.end(self.service)
+            record = processes.launch(self.platform.state, self.program)
+            self._see_to_its_end(record, over)
+            has_died = _is_dead(record)
+            self._read(record, has_died=has_died)
+            if has_died:
+                over.wait(self.away_s)
+        if processes.running(self.platform.state, part) is not None:
+            self.platform.end(part)
+
+    def _see_to_its_end(self, record: ProcessRecord, over: threading.Event) -> None:
+        asked_for_s = 0.0
+        while not over.is_set() and not is_within(partial(_is_dead, record), within_s=_LOOK_S):
+            asked_for_s += _LOOK_S if self._is_asked_to_end else 0.0
+            if asked_for_s > _END_S_MAX:
+                self.strange.append(f"{self.program.part} did not end within {_END_S_MAX:.0f} s")
+                asked_for_s = 0.0
+                os.kill(record.pid, signal.SIGKILL)
 
     @property
     def _at(self) -> Path:
-        return self.folder / "at"
+        return at_of(self.folder)
 
     @property
     def _notes(self) -> Path:
-        return self.folder / "notes"
+        return notes_of(self.folder)
 
-    def _program(self) -> processes.Program:
-        return processes.Program(
-            part=self.service,
-            command=[sys.executable, "-m", "tests.e2e.crash.armed", self.service],
-            address=self.platform.address_of(self.service),
-            environment=self.platform.environment_of(self.service)
-            | {
-                "PYTHONPATH": str(ROOT),
-                "CRASH_AT": str(self._at),
-                "CRASH_NOTES": str(self._notes),
-            },
-            folder=self.platform.state.folder(self.service),
-        )
+    def _aim_at(self, steps: Collection[str]) -> None:
+        fresh = self.folder / "at.fresh"
+        fresh.write_text("\n".join(sorted(steps)))
+        fresh.replace(self._at)  # whoever reads it meanwhile finds all of it
 
-    def _read(self, *, has_died: bool) -> None:
-        notes = self._notes.read_text().splitlines()
-        killed = [line.split()[1:] for line in notes if line.startswith(KILLED)]
-        self.passed |= {line for line in notes if not line.startswith(KILLED)}
+    def _noted(self) -> Iterator[Sequence[str]]:
+        return (line.split() for line in self._notes.read_text().splitlines())
+
+    def _read(self, record: ProcessRecord, *, has_died: bool) -> None:
+        self.learn()
+        killed = [(note[1], float(note[2])) for note in self._noted() if note[0] == KILLED]
         for step, at in killed:
-            self.disarm()
-            self.left.discard(step)
-            self.kills.append(Kill(step, float(at)))
-        is_begun_anew, self._is_begun_anew = self._is_begun_anew, False
-        if has_died and not killed and not is_begun_anew:
-            log = self.platform.state.read().processes[self.service].log
-            self.strange.append(f"{self.service} ended by itself: {processes.tail(log)}")
+            self.course.left -= {step}
+            self.kills.append(Kill(step, at))
+        if killed:
+            self._aim_at_start()
+        is_asked, self._is_asked_to_end = self._is_asked_to_end, False
+        if has_died and not killed and not is_asked:
+            end = processes.tail(record.log)
+            self.strange.append(f"{self.program.part} ended by itself: {end}")
+
+    def _aim_at_start(self) -> None:
+        """After the first death of a round: let it die of its start, too, if it can."""
+        with self.turn:
+            at_start = self.left_at_start if self._is_armed else ()
+            self._is_armed, self.dies_at_start = False, bool(at_start)
+            self._aim_at(at_start)
 
 
 def _is_dead(record: ProcessRecord) -> bool:
@@ -129,14 +193,23 @@ def _is_dead(record: ProcessRecord) -> bool:
 
 
 @contextlib.contextmanager
-def dying(platform: Platform, folder: Path, steps: Collection[str]) -> Iterator[Sequence[Keeper]]:
-    """Keep services that can be armed while the block runs; afterwards all of them run on."""
-    services = sorted({step.split(".")[0] for step in steps})
+def dying(
+    platform: Platform, folder: Path, steps: Collection[str], *, another_node: str
+) -> Iterator[Sequence[Keeper]]:
+    """Keep services that can be armed while the block runs; afterwards the stack's own run on."""
+    courses = {
+        service: Course(frozenset(step for step in steps if step.startswith(f"{service}.")))
+        for service in sorted({step.split(".")[0] for step in steps})
+    }
     keepers = []
-    for service in services:
-        (folder / service).mkdir()
-        own = {step for step in steps if step.startswith(f"{service}.")}
-        keepers.append(Keeper(platform, service, folder / service, own))
+    for service, course in courses.items():
+        environment = platform.environment_of(service)
+        keepers.append(_keeper(platform, folder, service, course, environment))
+        if service == FIRST:
+            own = platform.another_scheduler(another_node)
+            another = _keeper(platform, folder, service, course, own, part=ANOTHER_SCHEDULER)
+            another.away_s, another.before = _AWAY_S, keepers[-1]
+            keepers.append(another)
     over = threading.Event()
     with ThreadPoolExecutor(max_workers=len(keepers)) as pool:
         lives = [pool.submit(keeper.live, over) for keeper in keepers]
@@ -149,6 +222,30 @@ def dying(platform: Platform, folder: Path, steps: Collection[str]) -> Iterator[
     platform.start_again()
 
 
+def _keeper(
+    platform: Platform,
+    folder: Path,
+    service: str,
+    course: Course,
+    environment: Mapping[str, str],
+    *,
+    part: str = "",
+) -> Keeper:
+    own = folder / (part or service)
+    own.mkdir()
+    program = processes.Program(
+        part=part or service,
+        command=[sys.executable, "-m", "tests.e2e.crash.armed", service],
+        address=platform.address_of(service),
+        environment={**environment, "PYTHONPATH": str(ROOT), **settings(own)},
+        folder=platform.state.folder(part or service),
+    )
+    keeper = Keeper(platform, program, own, course)
+    notes_of(own).touch()
+    keeper.disarm()
+    return keeper
+
+
 def struck(
     keepers: Sequence[Keeper], *, within_s: float, is_well: Callable[[], object]
 ) -> list[float]:
@@ -158,23 +255,34 @@ def struck(
     """
     ends_at_s = time.monotonic() + within_s
     recoveries_s: list[float] = []
-    while any(keeper.left for keeper in keepers) and time.monotonic() < ends_at_s:
+    while any(keeper.course.left for keeper in keepers) and time.monotonic() < ends_at_s:
         before = _kill_count(keepers)
         for keeper in keepers:
+            keeper.learn()
+        for keeper in keepers:
             keeper.arm()
-        if not is_within(lambda: _kill_count(keepers) > before, within_s=_ROUND_S_MAX):  # noqa: B023
+        has_struck = partial(_have_died, keepers, before)
+        if not is_within(has_struck, within_s=_ROUND_S_MAX):
             for keeper in keepers:
-                keeper.begin_anew()
-            is_within(lambda: _kill_count(keepers) > before, within_s=_ROUND_S_MAX)  # noqa: B023
-        if (count := _kill_count(keepers)) == before:
+                keeper.end()
+        if not is_within(has_struck, within_s=_ROUND_S_MAX):
             continue
-        is_within(lambda: _kill_count(keepers) >= count + len(keepers), within_s=_TOGETHER_S)
+        is_within(partial(_have_died, keepers, before + len(keepers)), within_s=_TOGETHER_S)
+        is_within(partial(_have_begun, keepers), within_s=_BEGINNING_S)
         for keeper in keepers:
             keeper.disarm()
         is_well()
         last_at = max(kill.at for keeper in keepers for kill in keeper.kills)
         recoveries_s.append(time.time() - last_at)
     return recoveries_s
+
+
+def _have_died(keepers: Sequence[Keeper], count: int) -> bool:
+    return sum(len(keeper.kills) for keeper in keepers) > count
+
+
+def _have_begun(keepers: Sequence[Keeper]) -> bool:
+    return not any(keeper.dies_at_start for keeper in keepers)
 
 
 def _kill_count(keepers: Sequence[Keeper]) -> int:

@@ -7,6 +7,7 @@ Always holds: each scenario is under way once at a time, until all are told to e
 accepted is never forgotten.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -23,6 +24,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import asyncpg
 import httpx
 from modelyard.client import (
     ApiError,
@@ -39,6 +41,7 @@ from modelyard.client import (
     Resources,
 )
 
+from deploy.local import postgres
 from tests.e2e.platform import CPU_MILLICORES, Platform
 from tests.support.eventually import is_within
 
@@ -49,6 +52,8 @@ _SERVED: Final = "served-"
 _TRIES_MAX: Final = 100
 _WAIT_S_MAX: Final = 90.0
 _PAUSE_S: Final = 0.2
+_RETRIES_MAX: Final = 10
+"""Of a job: its node may be lost again and again."""
 _PRELUDE: Final = """
 import json, os, pathlib, signal, sys, time
 attempt = os.environ["MODELYARD_ATTEMPT"]
@@ -71,6 +76,8 @@ sys.exit(75 if attempt == "1" else 0)
 _LOST_ONCE: Final = f"if attempt == '1': {_WAITS}"
 _LASTS: Final = "time.sleep(1)"
 _LASTS_LONGER: Final = "time.sleep(4)"
+_ISSUER: Final = "https://issuer.test"
+_AGED: Final = "UPDATE job SET ended_at = ended_at - interval '31 days' WHERE id = $1"
 _MISSING: Final = f"sha256:{'0' * 64}"
 
 
@@ -116,7 +123,10 @@ class Work:
             "models": self._models,
             "deployment": self._deployment,
             "tenant": self._tenant,
+            "suspended tenant": self._suspended,
+            "people and keys": self._people,
             "node": self._node,
+            "old jobs": self._old_jobs,
         }
         with ThreadPoolExecutor(max_workers=len(scenarios)) as pool:
             going = [pool.submit(self._repeat, name, do) for name, do in scenarios.items()]
@@ -198,7 +208,7 @@ class Work:
 
     def _retried(self, client: Client) -> None:
         """Fail once and go on from a checkpoint; be lost once; have an input that nobody has."""
-        retries = JobRetries(count_max=10, exit_codes=[75])
+        retries = JobRetries(count_max=_RETRIES_MAX, exit_codes=[75])
         failing = self._submit(client, _FAILS_ONCE, retries=retries)
         lost = self._submit(client, _LOST_ONCE, ends={"SUCCEEDED", "CANCELLED"}, retries=retries)
         unmet = self._submit(
@@ -256,45 +266,91 @@ class Work:
         self._wait(lambda: name not in {each.spec.name for each in client.deployments()}, client)
 
     def _tenant(self, client: Client) -> None:
-        """Live from its making to its purge, with people, keys and a job that runs on its way."""
+        """Live from its making to its purge, with all that is purged."""
+        name, api_key = self._new_tenant(client)
+        client.plan_tenant(name, Plan(queued_jobs_max=10))
+        with self._as(api_key) as theirs:
+            self._model(theirs, name, secrets.token_bytes(8))
+            job = self._submit(theirs, _LASTS, ends={"SUCCEEDED", "GONE"})
+            self._ended(theirs, job)
+        client.delete_tenant(name, grace=timedelta(0))
+        self._wait(lambda: client.tenant(name).state == "PURGED", client)
+
+    def _suspended(self, client: Client) -> None:
+        """Have a job that runs stopped, and run again."""
+        name, api_key = self._new_tenant(client)
+        with self._as(api_key) as theirs:
+            job = self._submit(theirs, _WAITS, ends={"CANCELLED", "GONE"})
+            self._wait(lambda: self.started(job.id), client)
+            for start_count in (2, 3):
+                client.suspend_tenant(name, reason="unpaid")
+                self._seen(theirs, job, "QUEUED")
+                client.resume_tenant(name)
+                self._wait(lambda: len(self.started(job.id)) >= start_count, client)  # noqa: B023
+        client.delete_tenant(name, grace=timedelta(0))
+
+    def _people(self, client: Client) -> None:
+        """Come, get keys, and go."""
+        tenant = self._patiently(client.whoami).tenant
+        subject = f"auth0|{secrets.token_hex(6)}"
+        client.put_member(tenant, subject, ["viewer"], issuer=_ISSUER)
+        client.remove_member(tenant, subject, issuer=_ISSUER)
+        key, _ = self._patiently(lambda: client.issue_key("one", role="viewer"))
+        new, _, _ = self._patiently(lambda: client.rotate_key(key.id, overlap=timedelta(seconds=1)))
+        client.revoke_key(new.id)
+
+    def _node(self, client: Client) -> None:
+        """Take a node from a job that runs on it."""
+        job = self._submit(client, _LASTS_LONGER)
+        self._wait(lambda: self.started(job.id), client)
+        node_id = client.job(job.id).node_id
+        if not node_id:  # it has ended, or is in line again
+            return
+        try:
+            client.cordon_node(node_id)
+            client.drain_node(node_id)
+            self._wait(lambda: client.job(job.id).node_id != node_id, client)
+        finally:
+            client.uncordon_node(node_id)
+        self._ended(client, job)
+
+    def _old_jobs(self, client: Client) -> None:
+        """Have a job that nobody asks for any more.
+
+        No test waits for a month: to the database it ended that long ago.
+        """
+        job = self._submit(client, _LASTS, ends={"SUCCEEDED", "GONE"})
+        self._ended(client, job)
+        asyncio.run(self._aged(job))
+        self._wait(lambda: self._is_gone(client, job), client)
+
+    # How
+
+    def _new_tenant(self, client: Client) -> tuple[str, str]:
+        """Return a tenant's name and a key."""
         name = f"crash-{secrets.token_hex(6)}"
         self.tenants.add(name)
         with contextlib.suppress(ApiError):  # it was made, and the answer was lost
             self._patiently(lambda: client.create_tenant(name))
-        api_key = self._patiently(lambda: client.issue_tenant_key(name))
-        client.plan_tenant(name, Plan(queued_jobs_max=10))
-        client.put_member(name, "auth0|12", ["viewer"], issuer="https://issuer.test")
-        client.remove_member(name, "auth0|12", issuer="https://issuer.test")
-        with self.platform.client(api_key, tries_max=_TRIES_MAX, sleep=self._sleep) as theirs:
-            key, _ = self._patiently(lambda: theirs.issue_key("one", role="viewer"))
-            new, _, _ = self._patiently(
-                lambda: theirs.rotate_key(key.id, overlap=timedelta(seconds=1))
-            )
-            theirs.revoke_key(new.id)
-            self._model(theirs, name, secrets.token_bytes(8))
-            job = self._submit(theirs, _WAITS, ends={"CANCELLED", "GONE"})
-            self._wait(lambda: self.started(job.id), client)
-            client.suspend_tenant(name, reason="unpaid")
-            self._seen(theirs, job, "QUEUED")
-            client.resume_tenant(name)
-            self._wait(lambda: len(self.started(job.id)) > 1, client)
-        client.delete_tenant(name, grace=timedelta(0))
-        self._wait(lambda: client.tenant(name).state == "PURGED", client)
+        return name, self._patiently(lambda: client.issue_tenant_key(name))
 
-    def _node(self, client: Client) -> None:
-        self._wait(client.nodes, client)
-        [node] = client.nodes()
-        job = self._submit(client, _LASTS_LONGER)
-        self._wait(lambda: self.started(job.id), client)
+    def _as(self, api_key: str) -> Client:
+        return self.platform.client(api_key, tries_max=_TRIES_MAX, sleep=self._sleep)
+
+    async def _aged(self, job: Job) -> None:
+        url = postgres.service_url(self.platform.state, "scheduler")
+        connection = await asyncpg.connect(url.replace("postgresql+asyncpg", "postgresql"))
         try:
-            client.cordon_node(node.id)
-            client.drain_node(node.id)
-            self._wait(lambda: client.job(job.id).state in {"QUEUED", "SUCCEEDED"}, client)
+            await connection.execute(_AGED, job.id)
         finally:
-            client.uncordon_node(node.id)
-        self._ended(client, job)
+            await connection.close()
 
-    # How
+    def _is_gone(self, client: Client, job: Job) -> bool:
+        try:
+            client.job(job.id)
+        except ApiError as error:
+            return error.status == HTTPStatus.NOT_FOUND
+        return False
 
     def _submit(
         self, client: Client, program: str, *, ends: set[str] | None = None, **more: Any
@@ -305,7 +361,11 @@ class Work:
             image="modelyard/base",
             command=["python", "-c", _PRELUDE + program],
             env={"STARTS": str(self.starts), "NONCE": key},
-            **{"resources": Resources(cpu_millicores=100, memory_bytes=64 << 20), **more},
+            **{
+                "resources": Resources(cpu_millicores=100, memory_bytes=64 << 20),
+                "retries": JobRetries(count_max=_RETRIES_MAX),
+                **more,
+            },
         )
         job = client.submit_job(spec, idempotency_key=key)
         ends = ends or {"SUCCEEDED"}
