@@ -122,6 +122,7 @@ class Work:
             "jobs that run out of time": self._out_of_time,
             "models": self._models,
             "deployment": self._deployment,
+            "short deployment": self._short_deployment,
             "tenant": self._tenant,
             "suspended tenant": self._suspended,
             "people and keys": self._people,
@@ -246,15 +247,7 @@ class Work:
 
     def _deployment(self, client: Client) -> None:
         """Serve, answer no more for a while, serve again, and go."""
-        name = f"{_SERVED}{secrets.token_hex(6)}"
-        self._model(client, name, pickle.dumps({}))
-        client.create_deployment(
-            DeploymentSpec(
-                name=name,
-                model=f"models:/{name}/1",
-                resources=Resources(cpu_millicores=100, memory_bytes=1 << 29),
-            )
-        )
+        name = self._new_deployment(client)
         try:
             self._wait(lambda: client.deployment(name).state == "SERVING", client)
             replica = client.deployment(name).replicas[0]
@@ -263,6 +256,12 @@ class Work:
             self._wait(lambda: client.deployment(name).state == "SERVING", client)
         finally:
             client.delete_deployment(name)
+        self._wait(lambda: name not in {each.spec.name for each in client.deployments()}, client)
+
+    def _short_deployment(self, client: Client) -> None:
+        """Be deleted before anything serves."""
+        name = self._new_deployment(client)
+        client.delete_deployment(name)
         self._wait(lambda: name not in {each.spec.name for each in client.deployments()}, client)
 
     def _tenant(self, client: Client) -> None:
@@ -333,6 +332,18 @@ class Work:
         with contextlib.suppress(ApiError):  # it was made, and the answer was lost
             self._patiently(lambda: client.create_tenant(name))
         return name, self._patiently(lambda: client.issue_tenant_key(name))
+
+    def _new_deployment(self, client: Client) -> str:
+        name = f"{_SERVED}{secrets.token_hex(6)}"
+        self._model(client, name, pickle.dumps({}))
+        client.create_deployment(
+            DeploymentSpec(
+                name=name,
+                model=f"models:/{name}/1",
+                resources=Resources(cpu_millicores=100, memory_bytes=1 << 29),
+            )
+        )
+        return name
 
     def _as(self, api_key: str) -> Client:
         return self.platform.client(api_key, tries_max=_TRIES_MAX, sleep=self._sleep)
