@@ -79,6 +79,6 @@ def test_nothing_is_lost_or_done_twice_when_services_die_at_any_step(
     assert [end for keeper in keepers for end in keeper.strange] == []
     assert sorted(passed - set(ALL)) == [], "steps that the list lacks"
     assert len(kills) >= KILLS_MIN
-    assert all(keeper.kills for keeper in keepers)
+    assert {kill.step.split(".")[0] for kill in kills} == set(SERVICES)
     if IS_SOAK:
         assert matrix.unreached == []
