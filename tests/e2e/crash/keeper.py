@@ -1,8 +1,8 @@
 """Lets services die, each at a step at which it has not died yet, and starts them again.
 
 A round: all services are armed; one or more die and are started again; a fresh job tells when all
-is well again. Some steps are reached at a start alone: a service that has left such a one is
-started under arms, and dies once more. Others are reached on the way out alone: where nobody died
+is well again. Some steps are reached at a start alone: a service that has left such ones is started
+under arms, and dies again. Others are reached on the way out alone: where nobody died
 in time, those services are ended in good order that may have such a step left.
 
 Beside the stack's own scheduler there is another one with a node of its own, which stays away after
@@ -40,6 +40,10 @@ _TOGETHER_S: Final = 2.0
 """For others to die beside the first one."""
 _BEGINNING_S: Final = 10.0
 """What a process first passes before this age it may do at its start alone."""
+_DEATHS_MAX: Final = 4
+"""Of a process in a round: all but the first soon after its start."""
+_STARTS_S_MAX: Final = 25.0
+"""Until a round goes on, though a process that was started under arms lives."""
 _AWAY_S: Final = 18.0
 """Longer than a node's lease and the wait for its holder: `conftest` has this test's settings."""
 _END_S_MAX: Final = 90.0
@@ -77,45 +81,49 @@ class Keeper:
     before: "Keeper | None" = None
     """Who is to die of what both reach, since less comes of that."""
     kills: list[Kill] = field(default_factory=list)
-    ages_s: dict[str, float] = field(default_factory=dict)
-    """Of steps that it has passed alive: how old it was then in the shortest of its lives."""
+    passed: set[str] = field(default_factory=set)
+    """Steps that it has passed alive."""
+    began_with: frozenset[str] = frozenset()
+    """Those that the last of its lives that got beyond its beginning had passed by then."""
     strange: list[str] = field(default_factory=list)
     """Ends that nobody has brought about, and those that did not come."""
     turn: threading.Lock = field(default_factory=threading.Lock)
     """Of who changes what it is to die of."""
     dies_at_start: bool = False
     """It is started under arms, and has not died of them yet."""
-    _is_armed: bool = False
+    _deaths_left: int = 0
+    """Of this round."""
     _is_asked_to_end: bool = False
 
     @property
     def left(self) -> frozenset[str]:
         """Return the steps that it is to die of."""
-        return self.course.left - (self.before.ages_s.keys() if self.before else frozenset())
+        return self.course.left - (frozenset(self.before.passed) if self.before else frozenset())
 
     @property
-    def left_at_start(self) -> Collection[str]:
-        """Return those of them that it may pass at a start alone."""
-        return [step for step in self.left if self.ages_s.get(step, _BEGINNING_S) < _BEGINNING_S]
+    def left_at_start(self) -> frozenset[str]:
+        """Return those of them that it passes soon after its start, some of them there alone."""
+        return self.left & self.began_with
 
     def learn(self) -> None:
         """Take in what it has passed so far."""
-        for note in self._noted():
-            if note[0] != KILLED:
-                step, age_s = note[0], float(note[1])
-                self.ages_s[step] = min(age_s, self.ages_s.get(step, age_s))
-                self.course.passed |= {step}
+        ages_s = {note[0]: float(note[1]) for note in self._noted() if note[0] != KILLED}
+        self.passed |= ages_s.keys()
+        self.course.passed |= ages_s.keys()
+        if any(age_s > _BEGINNING_S for age_s in ages_s.values()):
+            early = (step for step, age_s in ages_s.items() if age_s <= _BEGINNING_S)
+            self.began_with = frozenset(early)
 
     def arm(self) -> None:
         """Let it die at the next step of those that are left."""
         with self.turn:
-            self._is_armed = True
+            self._deaths_left = _DEATHS_MAX
             self._aim_at(self.left)
 
     def disarm(self) -> None:
         """Let it live."""
         with self.turn:
-            self._is_armed = self.dies_at_start = False
+            self._deaths_left, self.dies_at_start = 0, False
             self._aim_at(())
 
     def end(self) -> None:
@@ -181,10 +189,11 @@ class Keeper:
             self.strange.append(f"{self.program.part} ended by itself: {end}")
 
     def _aim_at_start(self) -> None:
-        """After the first death of a round: let it die of its start, too, if it can."""
+        """After a death: let it die of its start, too, if it may this round, and can."""
         with self.turn:
-            at_start = self.left_at_start if self._is_armed else ()
-            self._is_armed, self.dies_at_start = False, bool(at_start)
+            self._deaths_left = max(0, self._deaths_left - 1)
+            at_start = self.left_at_start if self._deaths_left else frozenset()
+            self.dies_at_start = bool(at_start)
             self._aim_at(at_start)
 
 
@@ -268,7 +277,7 @@ def struck(
         if not is_within(has_struck, within_s=_ROUND_S_MAX):
             continue
         is_within(partial(_have_died, keepers, before + len(keepers)), within_s=_TOGETHER_S)
-        is_within(partial(_have_begun, keepers), within_s=_BEGINNING_S)
+        is_within(partial(_have_begun, keepers), within_s=_STARTS_S_MAX)
         for keeper in keepers:
             keeper.disarm()
         is_well()

@@ -52,7 +52,7 @@ def test_nothing_is_lost_or_done_twice_when_services_die_at_any_step(
         recoveries = struck(keepers, within_s=DYING_S_MAX, is_well=lambda: work.probe(client))
     seconds = time.monotonic() - began_at_s
     kills = [kill for keeper in keepers for kill in keeper.kills]
-    passed = {step for keeper in keepers for step in keeper.ages_s}
+    passed = {step for keeper in keepers for step in keeper.passed}
     with own_platform.client(tries_max=30) as client:
         work.settle(client)
         verdict = asyncio.run(judged(own_platform, work, client))
