@@ -2,8 +2,8 @@
 
 A round: all services are armed; one or more die and are started again; a fresh job tells when all
 is well again. Some steps are reached at a start alone: a service that has left such ones is started
-under arms, and dies again. Others are reached on the way out alone: where nobody died
-in time, those services are ended in good order that may have such a step left.
+under arms, and dies again. Others are reached on the way out alone: where nobody died in time,
+those services are ended in good order that may have such a step left.
 
 Beside the stack's own scheduler there is another one with a node of its own, which stays away after
 each of its ends for longer than it takes until its node is given up. It dies of that alone which
@@ -132,7 +132,8 @@ class Keeper:
         if record is None or not (self.left_at_start or self.left - self.course.passed):
             return
         self._is_asked_to_end = True
-        os.kill(record.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it was quicker
+            os.kill(record.pid, signal.SIGTERM)
 
     def live(self, over: threading.Event) -> None:
         """Live and die until told."""
