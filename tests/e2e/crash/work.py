@@ -308,7 +308,7 @@ class Work:
         try:
             client.cordon_node(node_id)
             client.drain_node(node_id)
-            self._wait(lambda: client.job(job.id).node_id != node_id, client)
+            self._wait(lambda: self._has_left(client, job, node_id), client)
         finally:
             client.uncordon_node(node_id)
         self._ended(client, job)
@@ -355,6 +355,10 @@ class Work:
             await connection.execute(_AGED, job.id)
         finally:
             await connection.close()
+
+    def _has_left(self, client: Client, job: Job, node_id: str) -> bool:
+        found = client.job(job.id)
+        return found.is_terminal or found.node_id != node_id
 
     def _is_gone(self, client: Client, job: Job) -> bool:
         try:
