@@ -5,9 +5,9 @@ is well again. Some steps are reached at a start alone: a service that has left 
 under arms, and dies again. Others are reached on the way out alone: where nobody died in time,
 those services are ended in good order that may have such a step left.
 
-Beside the stack's own scheduler there is another one with a node of its own, which stays away after
-each of its ends for longer than it takes until its node is given up. It dies of that alone which
-the stack's own does not reach.
+Beside the stack's own scheduler there may be another one with a node of its own, which stays away
+after each of its ends for longer than it takes until its node is given up. It dies of that alone
+which the stack's own does not reach.
 
 Owns: the services' lives. Always holds: when the block is left each is one that nobody has armed.
 """
@@ -204,9 +204,12 @@ def _is_dead(record: ProcessRecord) -> bool:
 
 @contextlib.contextmanager
 def dying(
-    platform: Platform, folder: Path, steps: Collection[str], *, another_node: str
+    platform: Platform, folder: Path, steps: Collection[str], *, another_node: str | None
 ) -> Iterator[Sequence[Keeper]]:
-    """Keep services that can be armed while the block runs; afterwards the stack's own run on."""
+    """Keep services that can be armed while the block runs; afterwards the stack's own run on.
+
+    Without another node there is no other scheduler.
+    """
     courses = {
         service: Course(frozenset(step for step in steps if step.startswith(f"{service}.")))
         for service in sorted({step.split(".")[0] for step in steps})
@@ -215,7 +218,7 @@ def dying(
     for service, course in courses.items():
         environment = platform.environment_of(service)
         keepers.append(_keeper(platform, folder, service, course, environment))
-        if service == FIRST:
+        if service == FIRST and another_node is not None:
             own = platform.another_scheduler(another_node)
             another = _keeper(platform, folder, service, course, own, part=ANOTHER_SCHEDULER)
             another.away_s, another.before = _AWAY_S, keepers[-1]
