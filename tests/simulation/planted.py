@@ -114,8 +114,8 @@ class MixingNodes(MemoryNodes):
     """Nobody knows that a node takes one tenant's work at a time."""
 
     @override
-    async def at_work(self, *, alive_since: datetime) -> Sequence[Node]:
-        nodes = await super().at_work(alive_since=alive_since)
+    async def at_work(self, *, silence_max: timedelta) -> Sequence[Node]:
+        nodes = await super().at_work(silence_max=silence_max)
         return [replace(node, allows_mixed_tenants=True) for node in nodes]
 
     @override
@@ -165,11 +165,11 @@ class LineFromItsEnd(MemoryLine):
         self,
         *,
         at: datetime,
-        alive_since: datetime,
+        silence_max: timedelta,
         left: Mapping[TenantId, Resources],
         limit: int,
     ) -> Sequence[Head]:
-        heads = await super().heads(at=at, alive_since=alive_since, left=left, limit=limit)
+        heads = await super().heads(at=at, silence_max=silence_max, left=left, limit=limit)
         return [replace(head, queue_seq=-head.queue_seq) for head in heads]
 
 

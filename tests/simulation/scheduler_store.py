@@ -5,7 +5,7 @@ of `services/scheduler/adapters/postgres`.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -204,7 +204,8 @@ class MemoryAttempts:
             and (not other.is_terminal or other.number == attempt.number)
             for other in others
         ), f"uq_attempt_open_owner: {attempt.owner.id} has an open attempt"
-        self._tx.server.write(ATTEMPTS, attempt.id, attempt)
+        created_at = self._tx.server.database_now
+        self._tx.server.write(ATTEMPTS, attempt.id, replace(attempt, created_at=created_at))
 
     async def get(self, attempt_id: AttemptId) -> Attempt:
         """Return an attempt, locked."""
@@ -256,6 +257,7 @@ class MemoryAttempts:
                     JobWork(job.id, job.state, job.spec, job.checkpoint),
                     job.stop,
                     is_current=job.attempt_id == attempt.id,
+                    placed_for=self._tx.server.database_now - attempt.created_at,
                 )
             )
         return sorted(found, key=lambda work: work.attempt.id)
@@ -277,13 +279,14 @@ class MemoryNodes:
     ) -> bool:
         """Add a node or change what it has; tell whether it counts as lost."""
         node = await self._tx.server.lock(NODES, node_id)
-        node = node or Node(node_id, capacity, Resources(), self._tx.now, runtime, None)
+        now = self._tx.server.database_now
+        node = node or Node(node_id, capacity, Resources(), now, runtime, None)
         seen = replace(
             node,
             capacity=capacity,
             runtime=runtime,
             allows_mixed_tenants=allows_mixed_tenants,
-            heartbeat_at=self._tx.now,
+            heartbeat_at=now,
         )
         self._tx.server.write(NODES, node_id, seen)
         return seen.lost_at is not None
@@ -291,8 +294,9 @@ class MemoryNodes:
     async def heartbeat(self, node_id: NodeId, *, is_runtime_up: bool) -> None:
         """Note that the node's runner is alive, and whether its runtime is."""
         node = await self._locked(node_id)
-        down_since = None if is_runtime_up else node.runtime_down_since or self._tx.now
-        seen = replace(node, heartbeat_at=self._tx.now, runtime_down_since=down_since)
+        now = self._tx.server.database_now
+        down_since = None if is_runtime_up else node.runtime_down_since or now
+        seen = replace(node, heartbeat_at=now, runtime_down_since=down_since)
         self._tx.server.write(NODES, node_id, seen)
 
     async def get(self, node_id: NodeId) -> Node:
@@ -300,19 +304,31 @@ class MemoryNodes:
         [node] = await self._with_what_they_hold([await self._locked(node_id)])
         return node
 
-    async def at_work(self, *, alive_since: datetime) -> Sequence[Node]:
+    async def at_work(self, *, silence_max: timedelta) -> Sequence[Node]:
         """Return open nodes with a recent heartbeat whose runtime answers, with what they hold."""
         nodes, _ = await self.first(limit=1_000)
         return await self._with_what_they_hold(
             [
                 node
                 for node in nodes
-                if node.heartbeat_at >= alive_since
+                if self._is_alive(node, silence_max)
                 and node.runtime_down_since is None
                 and node.cordoned_at is None
                 and node.lost_at is None
             ]
         )
+
+    async def alive(
+        self, node_ids: Sequence[NodeId], *, silence_max: timedelta
+    ) -> Collection[NodeId]:
+        """Return those of the nodes that have a recent heartbeat."""
+        nodes, _ = await self.first(limit=1_000)
+        return {
+            node.id for node in nodes if node.id in node_ids and self._is_alive(node, silence_max)
+        }
+
+    def _is_alive(self, node: Node, silence_max: timedelta) -> bool:
+        return node.heartbeat_at >= self._tx.server.database_now - silence_max
 
     async def _with_what_they_hold(self, nodes: Sequence[Node]) -> Sequence[Node]:
         """Say of nodes whose work they hold, where that keeps others' away."""
@@ -380,11 +396,11 @@ class MemoryNodes:
         return FleetReach(is_enough=is_enough, largest=Resources())
 
     async def doors_for(
-        self, resources: Resources, *, tenant: TenantId, alive_since: datetime
+        self, resources: Resources, *, tenant: TenantId, silence_max: timedelta
     ) -> FleetDoors:
         """Tell how many nodes are large enough for this and at work, and whom they take."""
         _, count = await self.first(limit=1_000)
-        at_work = await self.at_work(alive_since=alive_since)
+        at_work = await self.at_work(silence_max=silence_max)
         large = [node for node in at_work if resources.fits_in(node.capacity)]
         open_count = sum(node.takes(tenant) for node in large)
         return FleetDoors(
@@ -425,12 +441,12 @@ class MemoryLine:
         self,
         *,
         at: datetime,
-        alive_since: datetime,
+        silence_max: timedelta,
         left: Mapping[TenantId, Resources],
         limit: int,
     ) -> Sequence[Head]:
         """Return the heads that may run and a node at work could hold."""
-        nodes = await MemoryNodes(self._tx).at_work(alive_since=alive_since)
+        nodes = await MemoryNodes(self._tx).at_work(silence_max=silence_max)
         heads = []
         for row in await self._queued():
             asked, theirs = row.job.spec.resources, left.get(row.job.tenant)

@@ -51,8 +51,8 @@ class Transaction:
     """An open transaction; its repositories and helpers live no longer than its block.
 
     `tenant` is None in system work. `now` is this process's clock, read once as the block began, so
-    that everything one unit of work stamps agrees; instants that processes compare (leases) are
-    taken from the database instead.
+    that everything one unit of work stamps agrees; instants that machines compare (leases,
+    heartbeats) are taken from the database instead.
     """
 
     connection: AsyncConnection

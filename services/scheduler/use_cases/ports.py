@@ -9,7 +9,7 @@ it. Rows are locked in this order, so that transactions never wait for each othe
 attempt, deployment, replica, job, node; several of a kind by id.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -213,7 +213,7 @@ class Fleet(Protocol):
         ...
 
     async def doors_for(
-        self, resources: Resources, *, tenant: TenantId, alive_since: datetime
+        self, resources: Resources, *, tenant: TenantId, silence_max: timedelta
     ) -> FleetDoors:
         """Tell which of the nodes that are large enough take anything new of a tenant's."""
         ...
@@ -379,7 +379,11 @@ class Replicas(Protocol):
 
 
 class Nodes(Fleet, Protocol):
-    """The machines that run containers."""
+    """The machines that run containers.
+
+    When a runner was last heard of, and whether that is recent, the database's clock tells: those
+    of runners, leaders and whoever else asks may differ.
+    """
 
     async def register(
         self,
@@ -403,11 +407,17 @@ class Nodes(Fleet, Protocol):
         """Return a node, locked, with what it holds; raises NotFound."""
         ...
 
-    async def at_work(self, *, alive_since: datetime) -> Sequence[Node]:
+    async def at_work(self, *, silence_max: timedelta) -> Sequence[Node]:
         """Return open nodes with a recent heartbeat whose runtime answers, with what they hold.
 
         Nothing is locked.
         """
+        ...
+
+    async def alive(
+        self, node_ids: Sequence[NodeId], *, silence_max: timedelta
+    ) -> Collection[NodeId]:
+        """Return those of the nodes that have a recent heartbeat; nothing is locked."""
         ...
 
     async def draining(self) -> Mapping[NodeId, datetime]:
@@ -460,13 +470,13 @@ class Line(Protocol):
         self,
         *,
         at: datetime,
-        alive_since: datetime,
+        silence_max: timedelta,
         left: Mapping[TenantId, Resources],
         limit: int,
     ) -> Sequence[Head]:
         """Return the first of each kind, at most `limit`, in any order; nothing is locked.
 
-        Those that no node at work since then could ever hold are passed over, or only ones with
+        Those that no node at work could ever hold are passed over, or only ones with
         another tenant's replica that take no second tenant; those that ask for more than their
         tenant has left, and those whose retry begins later than `at`. They must not fill the places
         of all who could run.

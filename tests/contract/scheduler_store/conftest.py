@@ -1,13 +1,14 @@
 """The scheduler's database behind one fixture: PostgreSQL, and the simulation's (ADR-0025)."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from random import Random
 
 import pytest
 from pydantic import SecretStr
 
-from services.chassis.clock import SystemClock
+from services.chassis.clock import Clock, SystemClock
 from services.chassis.db.engine import open_engine
 from services.chassis.db.lease import Leases, PostgresLeases
 from services.chassis.db.outbox import PostgresOutbox
@@ -22,6 +23,7 @@ from services.scheduler.use_cases.ports import UnitOfWork
 from tests.simulation.database import Client, Database
 from tests.simulation.scheduler_store import MemoryUnitOfWork
 from tests.simulation.wire import Odds, Wire
+from tests.support.clock import MovedClock
 from tests.support.databases import Databases
 
 
@@ -32,6 +34,13 @@ class Store:
     unit_of_work: UnitOfWork
     leases: Leases
     outbox: Outbox
+    unit_of_work_by: Callable[[Clock], UnitOfWork]
+
+    def on_a_machine(self, *, ahead: timedelta) -> UnitOfWork:
+        """Return how a process reaches the database whose machine's clock is wrong."""
+        clock = MovedClock()
+        clock.ahead = ahead
+        return self.unit_of_work_by(clock)
 
 
 @pytest.fixture
@@ -39,22 +48,31 @@ def memory_store() -> Store:
     clock = SystemClock()
     database = Database("scheduler", clock, lambda _database, _commit: None)
     wire = Wire("database", Random(0), Odds(), patience_s=10, is_database=True)
-    client = Client(database, wire, source="/scheduler", clock=clock, ids=TimeOrderedIds(clock))
-    return Store(MemoryUnitOfWork(client, event_of), client, client)
+
+    def client(clock: Clock) -> Client:
+        return Client(database, wire, source="/scheduler", clock=clock, ids=TimeOrderedIds(clock))
+
+    def unit_of_work(clock: Clock) -> UnitOfWork:
+        return MemoryUnitOfWork(client(clock), event_of)
+
+    return Store(unit_of_work(clock), client(clock), client(clock), unit_of_work)
 
 
 @pytest.fixture
 async def postgres_store(database_url: Databases) -> AsyncIterator[Store]:
     settings = PostgresSettings(url=SecretStr(database_url("scheduler")))
-    clock = SystemClock()
     async with open_engine(settings, application_name="tests") as engine:
-        database = ChassisUnitOfWork(
-            engine, CHASSIS, source="/scheduler", clock=clock, ids=TimeOrderedIds(clock)
-        )
+
+        def unit_of_work(clock: Clock) -> UnitOfWork:
+            ids = TimeOrderedIds(clock)
+            database = ChassisUnitOfWork(engine, CHASSIS, source="/scheduler", clock=clock, ids=ids)
+            return PostgresUnitOfWork(database, event_of)
+
         yield Store(
-            PostgresUnitOfWork(database, event_of),
+            unit_of_work(SystemClock()),
             PostgresLeases(engine, CHASSIS),
             PostgresOutbox(engine, CHASSIS),
+            unit_of_work,
         )
 
 

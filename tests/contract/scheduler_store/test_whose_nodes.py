@@ -63,7 +63,7 @@ async def end(store: Store, number: int) -> None:
 async def held(store: Store, node_id: NodeId = NODE) -> frozenset[HeldWork]:
     """Return what both ways to read a node for a placement tell of it."""
     async with store.unit_of_work.system(because="test") as tx:
-        at_work = await tx.nodes.at_work(alive_since=tx.now - AT_ALL_TIMES)
+        at_work = await tx.nodes.at_work(silence_max=AT_ALL_TIMES)
         locked = await tx.nodes.get(node_id)
     assert {node.id: node for node in at_work}[node_id] == locked
     return locked.holds
@@ -71,8 +71,7 @@ async def held(store: Store, node_id: NodeId = NODE) -> frozenset[HeldWork]:
 
 async def doors(store: Store, tenant: TenantId) -> FleetDoors:
     async with store.unit_of_work(tenant) as tx:
-        alive_since = tx.now - AT_ALL_TIMES
-        return await tx.fleet.doors_for(resources(), tenant=tenant, alive_since=alive_since)
+        return await tx.fleet.doors_for(resources(), tenant=tenant, silence_max=AT_ALL_TIMES)
 
 
 async def heads(store: Store, *tenants: TenantId) -> Sequence[TenantId]:
@@ -84,9 +83,7 @@ async def heads(store: Store, *tenants: TenantId) -> Sequence[TenantId]:
             job, _ = Job.queued(job_id, tenant, spec, at=NOW, traceparent=None)
             await tx.jobs.add([job])
     async with store.unit_of_work.system(because="test") as tx:
-        seen = await tx.line.heads(
-            at=tx.now, alive_since=tx.now - AT_ALL_TIMES, left={}, limit=len(tenants)
-        )
+        seen = await tx.line.heads(at=tx.now, silence_max=AT_ALL_TIMES, left={}, limit=len(tenants))
     return [head.tenant for head in sorted(seen, key=lambda head: head.order)]
 
 

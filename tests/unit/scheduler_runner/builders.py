@@ -62,6 +62,7 @@ def some_work(
     stop: StopRequest | None = None,
     is_current: bool = True,
     traceparent: str | None = None,
+    placed_for: timedelta = timedelta(0),
 ) -> AttemptWork:
     owner = owner or a_job()
     kind = OwnerKind.JOB if isinstance(owner, JobWork) else OwnerKind.REPLICA
@@ -80,7 +81,9 @@ def some_work(
         traceparent=traceparent,
         started_at=None if state is AttemptState.CREATED else NOW,
     )
-    return AttemptWork(attempt=attempt, owner=owner, stop=stop, is_current=is_current)
+    return AttemptWork(
+        attempt=attempt, owner=owner, stop=stop, is_current=is_current, placed_for=placed_for
+    )
 
 
 def a_container(phase: ContainerPhase, **changes: Any) -> ContainerStatus:

@@ -131,9 +131,9 @@ async def test_start_is_tried_again_while_the_registry_is_down(bench: Bench) -> 
 @pytest.mark.parametrize("phase", [P.ABSENT, P.CREATED])
 async def test_start_is_given_up_when_its_time_is_over(bench: Bench, phase: P) -> None:
     owner = a_job(timeouts=JobTimeouts(start=timedelta(minutes=1)))
-    work = bench.store.given(some_work(CREATED, owner=owner), state=JobState.STARTING)
+    late = some_work(CREATED, owner=owner, placed_for=timedelta(minutes=1))
+    work = bench.store.given(late, state=JobState.STARTING)
     bench.runtime.is_(phase)
-    bench.clock.time = NOW + timedelta(minutes=1)
 
     await bench.drive(work)
 
@@ -145,8 +145,8 @@ async def test_start_is_given_up_while_its_files_still_come(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner = a_job(timeouts=JobTimeouts(start=timedelta(minutes=1)))
-    work = bench.store.given(some_work(CREATED, owner=owner), state=JobState.STARTING)
-    bench.clock.time = NOW + timedelta(seconds=59.999)
+    almost_late = some_work(CREATED, owner=owner, placed_for=timedelta(seconds=59.999))
+    work = bench.store.given(almost_late, state=JobState.STARTING)
 
     async def never(_: object) -> None:
         await asyncio.Event().wait()
@@ -161,9 +161,9 @@ async def test_start_is_given_up_while_its_files_still_come(
 
 async def test_a_program_that_has_started_is_not_given_up_for_a_late_start(bench: Bench) -> None:
     owner = a_job(timeouts=JobTimeouts(start=timedelta(minutes=1)))
-    work = bench.store.given(some_work(CREATED, owner=owner), state=JobState.STARTING)
+    late = some_work(CREATED, owner=owner, placed_for=timedelta(hours=1))
+    work = bench.store.given(late, state=JobState.STARTING)
     bench.runtime.is_(P.RUNNING)
-    bench.clock.time = NOW + timedelta(hours=1)
 
     await bench.drive(work)
 

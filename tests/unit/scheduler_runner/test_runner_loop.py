@@ -20,7 +20,7 @@ from services.scheduler.domain.attempts.runtime import LeftFile
 from services.scheduler.domain.attempts.work import JobWork
 from services.scheduler.domain.identities import AttemptId, NodeId
 from services.scheduler.domain.jobs.job import JobState, StopCause, StopRequest
-from services.scheduler.domain.jobs.spec import JobOutput
+from services.scheduler.domain.jobs.spec import JobOutput, JobTimeouts
 from services.scheduler.domain.resources import Resources
 from services.scheduler.entrypoints.loops.runner import RunnerIntervals, RunnerLoop
 from services.scheduler.entrypoints.loops.runtime_watch import RuntimeWatch
@@ -332,6 +332,33 @@ async def test_job_that_is_to_end_does_not_wait_for_the_outputs_that_it_stores(
             await seen(lambda: bench.store.rows["job_1"].state is end, what="it ends")
 
     assert len(uploads) == 1
+
+
+async def test_start_is_given_up_by_the_age_that_the_last_look_has_read(
+    bench: Bench, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, gate = list[object](), asyncio.Event()
+    create = bench.runtime.create
+
+    async def slow(spec: Any) -> None:
+        asked.append(spec)
+        await gate.wait()
+        await create(spec)
+
+    monkeypatch.setattr(bench.runtime, "create", slow)
+    start_max = timedelta(minutes=1)
+    owner = a_job(timeouts=JobTimeouts(start=start_max))
+    work = bench.store.given(some_work(AttemptState.CREATED, owner=owner), state=JobState.ADMITTED)
+    bench.store.works = [work]
+    async with running(bench, drive):
+        await seen(lambda: bool(asked), what="it is created")
+        told = len(bench.store.is_runtime_up)
+        bench.store.works = [replace(work, placed_for=start_max)]
+        await seen(lambda: len(bench.store.is_runtime_up) > told + 3, what="time passes")
+        gate.set()
+        await seen(lambda: "entomb" in bench.runtime.calls, what="it is given up")
+
+    assert "start" not in bench.runtime.calls
 
 
 async def test_what_no_stop_has_asked_for_is_not_cut_short(

@@ -42,7 +42,8 @@ from services.scheduler.domain.jobs.job import (
 from services.scheduler.domain.jobs.spec import JobSpec
 from services.scheduler.domain.resources import Resources
 
-_INSERT: Final = sa.insert(ATTEMPTS)
+# By the clock that also tells how long ago that was; the leader's may differ (ADR-0007).
+_INSERT: Final = sa.insert(ATTEMPTS).values(created_at=sa.func.clock_timestamp())
 _UPDATE: Final = versioned_update(ATTEMPTS)
 _BOOKED: Final = (
     sa.select(
@@ -58,6 +59,7 @@ _BOOKED: Final = (
 _OPEN_WORK: Final = (
     sa.select(
         ATTEMPTS,
+        (sa.func.clock_timestamp() - ATTEMPTS.c.created_at).label("placed_for"),
         JOBS.c.state.label("job_state"),
         JOBS.c.spec.label("job_spec"),
         JOBS.c.stop.label("job_stop"),
@@ -106,7 +108,6 @@ class PostgresAttempts:
                 "number": attempt.number,
                 "node_id": attempt.node_id,
                 "traceparent": attempt.traceparent,
-                "created_at": attempt.created_at,
                 **from_resources(attempt.resources),
                 **from_attempt(attempt),
             },
@@ -187,6 +188,7 @@ def to_work(row: sa.RowMapping) -> AttemptWork:
             ),
             stop=maybe_from_document(StopRequest, row["job_stop"]),
             is_current=row["job_attempt_id"] == attempt.id,
+            placed_for=row["placed_for"],
         )
     return AttemptWork(
         attempt=attempt,
@@ -200,6 +202,7 @@ def to_work(row: sa.RowMapping) -> AttemptWork:
         ),
         stop=_replica_stop(row),
         is_current=row["replica_attempt_id"] == attempt.id,
+        placed_for=row["placed_for"],
     )
 
 

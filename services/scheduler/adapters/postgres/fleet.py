@@ -1,6 +1,9 @@
-"""Nodes and the line of those who wait for them, in PostgreSQL."""
+"""Nodes and the line of those who wait for them, in PostgreSQL.
 
-from collections.abc import Mapping, Sequence
+The database's clock tells when a node was heard of, and whether that is recent (ADR-0007).
+"""
+
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -33,7 +36,11 @@ from services.scheduler.domain.scheduling.plan import Head
 
 # Statements are built once: building one costs about as much as running it.
 _AMOUNTS: Final = tuple(from_resources(Resources()))
-_IS_ALIVE: Final = NODES.c.heartbeat_at >= sa.bindparam("alive_since")
+_DATABASE_NOW: Final = sa.func.clock_timestamp()
+# One instant for all rows of a statement, so that an index may be asked and counts agree.
+_IS_ALIVE: Final = NODES.c.heartbeat_at >= sa.func.statement_timestamp() - sa.bindparam(
+    "silence_max", type_=sa.Interval
+)
 _IS_AT_WORK: Final = sa.and_(
     _IS_ALIVE,
     NODES.c.runtime_down_since.is_(None),
@@ -42,6 +49,7 @@ _IS_AT_WORK: Final = sa.and_(
 )
 _GET: Final = sa.select(NODES).where(NODES.c.id == sa.bindparam("node_id")).with_for_update()
 _AT_WORK: Final = sa.select(NODES).where(_IS_AT_WORK).order_by(NODES.c.id)
+_ALIVE: Final = sa.select(NODES.c.id).where(_IS_ALIVE, is_one_of(NODES.c.id, "node_ids"))
 _HELD: Final = (
     sa.select(ATTEMPTS.c.node_id, ATTEMPTS.c.tenant, ATTEMPTS.c.owner_kind)
     .where(ATTEMPTS.c.state.in_(OPEN), is_one_of(ATTEMPTS.c.node_id, "node_ids"))
@@ -56,7 +64,7 @@ IS_OPEN_ON_DRAINED: Final = sa.and_(
 )
 """Of an attempt: it has capacity of a node that is drained. By an index, as a drain may last."""
 _LEASES: Final = CHASSIS.lease
-_UNHELD_FOR: Final = sa.func.clock_timestamp() - _LEASES.c.expires_at
+_UNHELD_FOR: Final = _DATABASE_NOW - _LEASES.c.expires_at
 _UNHELD: Final = (
     sa.select(
         NODES.c.id,
@@ -226,20 +234,16 @@ class PostgresFleet:
         return FleetReach(is_enough=row["could_hold"], largest=to_resources(row))
 
     async def doors_for(
-        self, resources: Resources, *, tenant: TenantId, alive_since: datetime
+        self, resources: Resources, *, tenant: TenantId, silence_max: timedelta
     ) -> FleetDoors:
         """Tell which of the nodes that are large enough take anything new of a tenant's."""
-        asked = {**from_resources(resources), "tenant": tenant, "alive_since": alive_since}
+        asked = {**from_resources(resources), "tenant": tenant, "silence_max": silence_max}
         found = await self._connection.execute(_DOORS, asked)
         return FleetDoors(**found.mappings().one())
 
 
 class PostgresNodes(PostgresFleet):
     """The nodes; implements `ports.Nodes`."""
-
-    def __init__(self, connection: AsyncConnection, *, now: datetime) -> None:
-        self._connection = connection
-        self._now = now
 
     async def register(
         self,
@@ -254,13 +258,13 @@ class PostgresNodes(PostgresFleet):
             **from_resources(capacity),
             "runtime": runtime,
             "allows_mixed_tenants": allows_mixed_tenants,
-            "heartbeat_at": self._now,
+            "heartbeat_at": _DATABASE_NOW,
         }
         lost_at = await self._connection.scalar(
             insert(NODES)
             .values(
                 id=node_id,
-                registered_at=self._now,
+                registered_at=_DATABASE_NOW,
                 **from_resources(Resources(), prefix="used_"),
                 **seen,
             )
@@ -271,12 +275,12 @@ class PostgresNodes(PostgresFleet):
 
     async def heartbeat(self, node_id: NodeId, *, is_runtime_up: bool) -> None:
         """Note that the node's runner is alive, and whether its runtime is."""
-        down_since = sa.func.coalesce(NODES.c.runtime_down_since, self._now)
+        down_since = sa.func.coalesce(NODES.c.runtime_down_since, _DATABASE_NOW)
         await self._connection.execute(
             sa.update(NODES)
             .where(NODES.c.id == node_id)
             .values(
-                heartbeat_at=self._now,
+                heartbeat_at=_DATABASE_NOW,
                 runtime_down_since=None if is_runtime_up else down_since,
             )
         )
@@ -290,10 +294,17 @@ class PostgresNodes(PostgresFleet):
         [node] = await self._with_what_they_hold([to_node(row)])
         return node
 
-    async def at_work(self, *, alive_since: datetime) -> Sequence[Node]:
+    async def at_work(self, *, silence_max: timedelta) -> Sequence[Node]:
         """Return open nodes with a recent heartbeat whose runtime answers, with what they hold."""
-        found = await self._connection.execute(_AT_WORK, {"alive_since": alive_since})
+        found = await self._connection.execute(_AT_WORK, {"silence_max": silence_max})
         return await self._with_what_they_hold([to_node(row) for row in found.mappings()])
+
+    async def alive(
+        self, node_ids: Sequence[NodeId], *, silence_max: timedelta
+    ) -> Collection[NodeId]:
+        """Return those of the nodes that have a recent heartbeat."""
+        asked = {"node_ids": node_ids, "silence_max": silence_max}
+        return {NodeId(each) for each in await self._connection.scalars(_ALIVE, asked)}
 
     async def _with_what_they_hold(self, nodes: Sequence[Node]) -> Sequence[Node]:
         """Say of nodes whose work they hold, where that keeps others' away.
@@ -375,7 +386,7 @@ class PostgresLine:
         self,
         *,
         at: datetime,
-        alive_since: datetime,
+        silence_max: timedelta,
         left: Mapping[TenantId, Resources],
         limit: int,
     ) -> Sequence[Head]:
@@ -384,7 +395,7 @@ class PostgresLine:
         given = {
             "heads_max": limit,
             "at": at,
-            "alive_since": alive_since,
+            "silence_max": silence_max,
             "left_tenants": list(left),
             **{f"left_{name}": [each[name] for each in amounts] for name in _AMOUNTS},
         }

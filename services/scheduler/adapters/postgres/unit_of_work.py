@@ -88,7 +88,7 @@ class PostgresTransaction(_Emitting):
         self.answers = PostgresAnswers(inner)
         self.jobs = PostgresTenantJobs(inner.connection, tenant)
         self.deployments = PostgresTenantDeployments(inner.connection, tenant)
-        self.fleet = PostgresNodes(inner.connection, now=inner.now)
+        self.fleet = PostgresNodes(inner.connection)
 
 
 class PostgresSystemTransaction(_Emitting):
@@ -103,7 +103,7 @@ class PostgresSystemTransaction(_Emitting):
         self.attempts = PostgresAttempts(inner.connection)
         self.deployments = PostgresDeployments(inner.connection)
         self.replicas = PostgresReplicas(inner.connection)
-        self.nodes = PostgresNodes(inner.connection, now=inner.now)
+        self.nodes = PostgresNodes(inner.connection)
         self.line = PostgresLine(inner.connection)
         self.leavings = PostgresLeavings(inner.connection)
 

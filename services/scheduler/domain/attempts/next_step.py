@@ -4,7 +4,7 @@ Pure. `use_cases.attempts.drive_attempt` takes the step and asks again, so a run
 between an act and its record goes on where it was: nothing is remembered but the two states.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -54,7 +54,7 @@ def next_step(work: AttemptWork, container: ContainerStatus, *, now: datetime) -
             return step
         if work.should_end:
             return Step.CLOSE
-        return Step.GIVE_UP_START if _is_late(work, now=now) else step
+        return Step.GIVE_UP_START if _is_late(work) else step
     assert work.attempt.state is AttemptState.STARTED, "only open attempts are driven"
     step = _AFTER_START.get(container.phase, Step.RECORD_LOSS)
     if step is Step.WATCH and work.should_end:
@@ -64,16 +64,16 @@ def next_step(work: AttemptWork, container: ContainerStatus, *, now: datetime) -
     return step
 
 
-def start_due_at(work: AttemptWork) -> datetime | None:
-    """Return until when its first instruction must have run, if that is bounded."""
+def start_time_left(work: AttemptWork) -> timedelta | None:
+    """Return how long its first instruction may still take to come, if that is bounded."""
     if not isinstance(work.owner, JobWork) or work.owner.spec.timeouts.start is None:
         return None
-    return work.attempt.created_at + work.owner.spec.timeouts.start
+    return work.owner.spec.timeouts.start - work.placed_for
 
 
-def _is_late(work: AttemptWork, *, now: datetime) -> bool:
-    due_at = start_due_at(work)
-    return due_at is not None and now >= due_at
+def _is_late(work: AttemptWork) -> bool:
+    time_left = start_time_left(work)
+    return time_left is not None and time_left <= timedelta(0)
 
 
 def _is_out_of_time(work: AttemptWork, *, now: datetime) -> bool:

@@ -3,7 +3,8 @@
 Owns: nothing; it joins an attempt with its owner's description and wish to stop.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 
 from services.scheduler.domain.attempts.attempt import Attempt
 from services.scheduler.domain.deployments.deployment import Deployment
@@ -65,6 +66,9 @@ class AttemptWork:
     """Set from the moment that its owner is STOPPING."""
     is_current: bool
     """False when the owner has moved on to another attempt: only its end still matters."""
+    placed_for: timedelta = field(compare=False)
+    """How long ago it was created when this was read, by the database's clock; that it grows is
+    no news."""
 
     @property
     def should_end(self) -> bool:

@@ -73,10 +73,10 @@ class _Attended:
 
     def learn(self, work: AttemptWork | None) -> None:
         """Take in what was read; only a change is news."""
-        if work == self.work:
+        before, self.work = self.work, work
+        if work == before:
             return
-        was_to_go_on = self.work is not None and not self.work.should_end
-        self.work = work
+        was_to_go_on = before is not None and not before.should_end
         self.news.set()
         if was_to_go_on and (work is None or work.should_end) and self.memory.is_moving_files:
             self.turn.reschedule(asyncio.get_running_loop().time())

@@ -11,7 +11,7 @@ from typing import Final, assert_never
 from services.chassis.amounts import duration_in_words, size_in_words
 from services.chassis.clock import Clock
 from services.chassis.errors import ModelyardError, Unavailable
-from services.scheduler.domain.attempts.next_step import Step, next_step, start_due_at
+from services.scheduler.domain.attempts.next_step import Step, next_step, start_time_left
 from services.scheduler.domain.attempts.progress import ProgressTail, Said
 from services.scheduler.domain.attempts.runtime import (
     ContainerExit,
@@ -173,7 +173,8 @@ class DriveAttempt:
         # intent, the attempt with its node and its container's name, was committed on admission.
         if self.prepare.fetches_files(work) or memory.hindered_since is not None:
             await self.record.starting(lease, work, hindered_by=memory.hindered_by)
-        start_time = asyncio.timeout(self._start_time_left_s(work))
+        time_left = start_time_left(work)
+        start_time = asyncio.timeout(None if time_left is None else time_left.total_seconds())
         try:
             async with start_time:
                 with memory.moving_files():
@@ -219,10 +220,6 @@ class DriveAttempt:
             told = f"{told}: {memory.hindered_by}"
         memory.start_failure = JobFailure(FailureReason.START_TIMEOUT, told)
         return await self._close(work, memory)
-
-    def _start_time_left_s(self, work: AttemptWork) -> float | None:
-        due_at = start_due_at(work)
-        return None if due_at is None else (due_at - self.clock.now()).total_seconds()
 
     async def _close(self, work: AttemptWork, memory: AttemptMemory) -> timedelta | None:
         lease = self._lease()

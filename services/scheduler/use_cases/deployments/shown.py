@@ -26,14 +26,13 @@ async def shown(
 ) -> Sequence[ShownDeployment]:
     """Return deployments that this transaction has read with their replicas: a question a size."""
     replicas = await tx.deployments.replicas([each.id for each in deployments])
-    alive_since = tx.now - node_silence_max
     sizes = {
         each.spec.resources
         for each in deployments
         if any(replica.state is ReplicaState.QUEUED for replica in replicas[each.id])
     }
     doors = {
-        size: await tx.fleet.doors_for(size, tenant=of.id, alive_since=alive_since)
+        size: await tx.fleet.doors_for(size, tenant=of.id, silence_max=node_silence_max)
         for size in sizes
     }
     return [

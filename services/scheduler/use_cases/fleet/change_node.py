@@ -42,7 +42,7 @@ class ChangeNode:
         async with self.unit_of_work.system(because="nodes are no tenant's") as tx:
             node = how(await tx.nodes.get(node_id), tx.now)
             await tx.nodes.save(node)
-            is_alive = node.heartbeat_at >= tx.now - self.node_silence_max
+            alive = await tx.nodes.alive([node_id], silence_max=self.node_silence_max)
         logger.info(
             "node changed",
             node_id=node.id,
@@ -51,4 +51,4 @@ class ChangeNode:
             by=by,
         )
         self.changed()
-        return ShownNode(node, is_alive)
+        return ShownNode(node, node_id in alive)

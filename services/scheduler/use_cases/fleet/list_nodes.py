@@ -30,5 +30,6 @@ class ListNodes:
         """Return the first nodes by id, and how many there are."""
         async with self.unit_of_work.system(because="nodes are no tenant's") as tx:
             nodes, count = await tx.nodes.first(SHOWN_MAX)
-            alive_since = tx.now - self.node_silence_max
-        return [ShownNode(node, node.heartbeat_at >= alive_since) for node in nodes], count
+            node_ids = [node.id for node in nodes]
+            alive = await tx.nodes.alive(node_ids, silence_max=self.node_silence_max)
+        return [ShownNode(node, node.id in alive) for node in nodes], count

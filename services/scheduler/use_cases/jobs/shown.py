@@ -17,10 +17,9 @@ async def shown(
 ) -> Sequence[Job]:
     """Return jobs that this transaction has read with what they wait for: a question a size."""
     booked = await tx.jobs.booked() if of.plan.running_max else Resources()
-    alive_since = tx.now - node_silence_max
     sizes = {job.spec.resources for job in jobs if job.state is JobState.QUEUED}
     doors = {
-        size: await tx.fleet.doors_for(size, tenant=of.id, alive_since=alive_since)
+        size: await tx.fleet.doors_for(size, tenant=of.id, silence_max=node_silence_max)
         for size in sizes
     }
     return [

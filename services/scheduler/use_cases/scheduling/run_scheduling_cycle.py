@@ -90,11 +90,10 @@ class RunSchedulingCycle:
     async def _snapshot(
         self, tx: SystemTransaction
     ) -> tuple[Sequence[Head], Sequence[Node], Mapping[TenantId, Resources]]:
-        alive_since = tx.now - self.node_silence_max
-        nodes = await tx.nodes.at_work(alive_since=alive_since)
+        nodes = await tx.nodes.at_work(silence_max=self.node_silence_max)
         left = await self._left(tx)
         heads = await tx.line.heads(
-            at=tx.now, alive_since=alive_since, left=left, limit=self.heads_max
+            at=tx.now, silence_max=self.node_silence_max, left=left, limit=self.heads_max
         )
         return heads, nodes, left
 
@@ -180,4 +179,4 @@ class RunSchedulingCycle:
         )
         await tx.attempts.add(attempt)
         tx.emit(created)
-        return AttemptWork(attempt, work, stop=None, is_current=True)
+        return AttemptWork(attempt, work, stop=None, is_current=True, placed_for=timedelta(0))
