@@ -94,6 +94,23 @@ async def test_start_is_recorded_before_files_are_fetched(
     assert bench.store.fact_names == ["STARTING"]
 
 
+async def test_nothing_is_started_once_the_node_is_lost_while_that_is_recorded(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = bench.store.given(some_work(CREATED), state=JobState.STARTING)
+    bench.runtime.is_(P.CREATED)
+    bench.memory.hindered_by = "the engine is not available"
+
+    async def lose_the_node(*_: object, **__: object) -> None:
+        bench.node_lease.held = None
+
+    monkeypatch.setattr(RecordAttempt, "starting", lose_the_node)
+    with pytest.raises(Unavailable):
+        await bench.drive(work)
+
+    assert bench.runtime.calls == []
+
+
 async def test_start_is_recorded_when_it_is_tried_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,6 +192,7 @@ class DriveAttempt:
         lease = self._lease()
         if memory.hindered_by is not None:
             await self.record.starting(lease, work, hindered_by=memory.hindered_by)
+        self._lease()  # once more: to record took time, in which it may have gone
         try:
             memory.left = await self.runtime.start(work.attempt.container_name)
         except ModelyardError as error:
