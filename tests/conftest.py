@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _MARKED_FOLDERS: Final = ("integration", "contract", "simulation", "e2e")
-_TIMEOUT_S: Final = {"integration": 300, "contract": 300, "simulation": 300, "e2e": 600}
+_TIMEOUT_S: Final = {"integration": 300, "contract": 300, "simulation": 600, "e2e": 600}
 """The first user of a part waits for its start, on a machine that runs other tests too."""
 
 

@@ -74,7 +74,7 @@ def test_products_histories_have_no_anomaly() -> None:
     assert [anomaly for seed in SEEDS[:10] for anomaly in anomalies_of(seed, Made())] == []
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_history_without_an_inbox_has_an_output_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the history alone: who looks at each step would end the run where it finds the same."""
     monkeypatch.setattr(Checkers, "_is_registered_once", lambda *_, **__: None)

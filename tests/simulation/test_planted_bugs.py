@@ -6,7 +6,7 @@ from tests.simulation.planted import HARMLESS, PLANTED
 from tests.simulation.run import simulate
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("bug", PLANTED)
 def test_planted_bug_is_found_within_fifty_seeds(bug: str) -> None:
     found = next(
