@@ -94,6 +94,29 @@ async def test_start_is_recorded_before_files_are_fetched(
     assert bench.store.fact_names == ["STARTING"]
 
 
+async def test_job_whose_checkpoint_is_lost_begins_anew_and_says_so(bench: Bench) -> None:
+    lost = Checkpoint(1, (FileEntry("weights/epoch", 5, DIGEST),))
+    work = some_work(CREATED, owner=replace(a_job(), checkpoint=lost))
+    bench.store.given(work, state=JobState.ADMITTED)
+    bench.artifacts.missing = {DIGEST}
+    for _ in range(3):
+        await bench.drive(work)
+
+    assert bench.runtime.calls == ["create", "start"]
+    assert bench.store.rows["job_1"].state is JobState.RUNNING
+    assert bench.store.rows["job_1"].reason == "started; its checkpoint is lost, so it began anew"
+
+
+async def test_checkpoint_does_not_hide_what_else_is_missing(bench: Bench) -> None:
+    kept = Checkpoint(1, (FileEntry("weights/epoch", 5, DIGEST),))
+    owner = replace(a_job(inputs=(JobInput("train.csv", DIGEST),)), checkpoint=kept)
+    work = bench.store.given(some_work(CREATED, owner=owner), state=JobState.ADMITTED)
+    bench.artifacts.missing = {DIGEST}
+    await bench.drive(work)
+
+    assert bench.runtime.calls == ["entomb"]
+
+
 async def test_nothing_is_started_once_the_node_is_lost_while_that_is_recorded(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

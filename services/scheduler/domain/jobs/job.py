@@ -271,9 +271,12 @@ class Job:
         reason = f"preparing its container; tried again: {by}"
         return replace(self, reason=storable(reason)[:MESSAGE_CHARACTERS_MAX])
 
-    def running(self, *, at: datetime) -> "tuple[Job, JobTransitioned]":
+    def running(
+        self, *, at: datetime, has_lost_checkpoint: bool = False
+    ) -> "tuple[Job, JobTransitioned]":
         """Its first instruction has run."""
-        return self.move(S.RUNNING, reason="started", at=at, started_at=at)
+        anew = "; its checkpoint is lost, so it began anew" if has_lost_checkpoint else ""
+        return self.move(S.RUNNING, reason=f"started{anew}", at=at, started_at=at)
 
     def progressed(self, progress: JobProgress) -> "Job":
         """Return the job with its newest progress: shown, but no fact, so no new version."""

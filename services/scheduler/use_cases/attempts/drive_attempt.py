@@ -85,6 +85,8 @@ class AttemptMemory:
     since wall time may leap."""
     hindered_by: str | None = None
     """Why the start last failed."""
+    has_lost_checkpoint: bool = False
+    """The registry has not what an earlier attempt left, so its container was made without."""
     stopped_because: str | None = None
     """Why the runner itself stopped it, if it did."""
     is_running: bool = False
@@ -178,7 +180,7 @@ class DriveAttempt:
         try:
             async with start_time:
                 with memory.moving_files():
-                    await self.prepare(work)
+                    memory.has_lost_checkpoint = not await self.prepare(work)
         except ModelyardError as error:
             return await self._give_up_start(work, memory, error)
         except TimeoutError:
@@ -237,7 +239,13 @@ class DriveAttempt:
         memory.hindered_since = None
         location = await self.runtime.log_location(container.name)
         started_at = container.started_at or self.clock.now()
-        await self.record.started(self._lease(), work, log_location=location, at=started_at)
+        await self.record.started(
+            self._lease(),
+            work,
+            log_location=location,
+            at=started_at,
+            has_lost_checkpoint=memory.has_lost_checkpoint,
+        )
         return None
 
     async def _watch_job(self, work: AttemptWork, memory: AttemptMemory) -> timedelta | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import PurePath
 from typing import Final
@@ -42,13 +42,23 @@ class PrepareContainer:
             return bool(spec.inputs or spec.source_digest or work.owner.checkpoint)
         return True
 
-    async def __call__(self, work: AttemptWork) -> None:
-        """Create the container, unless it is there."""
-        if isinstance(work.owner, JobWork):
-            with _naming_its_field(work.owner.spec):
-                await self._prepare_job(work, work.owner)
-        else:
+    async def __call__(self, work: AttemptWork) -> bool:
+        """Create the container, unless it is there; tell whether with all that it is to find.
+
+        A checkpoint that the registry has not any more is left out: the job begins anew.
+        """
+        if isinstance(work.owner, ReplicaWork):
             await self._prepare_replica(work, work.owner)
+            return True
+        with _naming_its_field(work.owner.spec):
+            try:
+                await self._prepare_job(work, work.owner)
+            except NotFound as error:
+                if not _is_of_checkpoint(work.owner, error):
+                    raise
+                await self._prepare_job(work, replace(work.owner, checkpoint=None))
+                return False
+        return True
 
     async def _prepare_job(self, work: AttemptWork, job: JobWork) -> None:
         spec = job.spec
@@ -130,11 +140,23 @@ def _naming_its_field(spec: JobSpec) -> Iterator[None]:
     try:
         yield
     except NotFound as error:
-        digest = error.detail.get("id") if error.detail.get("kind") == "artifact" else None
+        digest = _missing_digest(error)
         field = spec.field_of_digest(digest) if digest else None
         if field is None:
             raise
         raise InvalidArgument(field, error.message) from error
+
+
+def _missing_digest(error: NotFound) -> str | None:
+    return error.detail.get("id") if error.detail.get("kind") == "artifact" else None
+
+
+def _is_of_checkpoint(job: JobWork, error: NotFound) -> bool:
+    """Tell whether what is missing is an earlier attempt's, and nothing that the job asks for."""
+    digest = _missing_digest(error)
+    kept = job.checkpoint.files if job.checkpoint is not None else ()
+    is_kept = digest in {each.digest for each in kept}
+    return is_kept and digest is not None and job.spec.field_of_digest(digest) is None
 
 
 def _environment(work: AttemptWork) -> Mapping[str, str]:

@@ -108,7 +108,13 @@ class RecordAttempt:
                 await tx.jobs.save(hindered)
 
     async def started(
-        self, lease: Lease, work: AttemptWork, *, log_location: LogLocation, at: datetime
+        self,
+        lease: Lease,
+        work: AttemptWork,
+        *,
+        log_location: LogLocation,
+        at: datetime,
+        has_lost_checkpoint: bool = False,
     ) -> None:
         """Its first instruction ran."""
         async with self._transaction(lease) as tx:
@@ -123,7 +129,7 @@ class RecordAttempt:
                 job, fact = job.starting(at=at)
                 tx.emit(fact)
             if job.state is JobState.STARTING:
-                await _save_job(tx, job.running(at=at))
+                await _save_job(tx, job.running(at=at, has_lost_checkpoint=has_lost_checkpoint))
 
     async def progressed(self, lease: Lease, work: AttemptWork, progress: JobProgress) -> None:
         """Its program said how far it is."""
