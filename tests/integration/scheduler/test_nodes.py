@@ -77,7 +77,7 @@ async def test_who_waits_is_told_what_closes_the_nodes_that_are_large_enough(yar
     closed = "no node that is large enough takes anything new: "
     await yard.beats(is_runtime_up=False)
     assert await why() == {closed + "1 without its container runtime"}
-    yard.clock.seconds += 2 * NODE_SILENCE_MAX.total_seconds()
+    await yard.are_silent(NODE_SILENCE_MAX)
     assert await why() == {closed + "1 silent"}
     await changing(yard).cordon(NODE, by="tests")
     assert await why() == {closed + "1 cordoned"}

@@ -30,7 +30,7 @@ from services.scheduler.bootstrap import (
     REQUIRED_SCOPES,
 )
 from tests.integration.scheduler.rpcs import serving
-from tests.integration.scheduler.yard import Yard
+from tests.integration.scheduler.yard import NODE_SILENCE_MAX, Yard
 from tests.unit.scheduler.builders import ACME, DIGEST, UMBRELLA
 
 SCOPES = frozenset(REQUIRED_SCOPES.values())
@@ -273,7 +273,7 @@ async def test_a_deployment_is_created_shown_listed_and_deleted(client: Client, 
 
 async def test_nodes_are_shown_with_what_ails_them(client: Client, yard: Yard) -> None:
     await yard.a_node(name="node-0")
-    yard.clock.seconds = 31
+    await yard.are_silent(NODE_SILENCE_MAX)
     await yard.a_node()
     await yard.beats(is_runtime_up=False)
     await yard.a_node(name="node-2")

@@ -17,8 +17,8 @@ from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
     Outcome,
     RunSchedulingCycle,
 )
-from tests.integration.scheduler.yard import Yard, cores
-from tests.unit.scheduler.builders import ACME, NODE, TRACEPARENT, UMBRELLA, a_pin, later, resources
+from tests.integration.scheduler.yard import NODE_SILENCE_MAX, Yard, cores
+from tests.unit.scheduler.builders import ACME, NODE, TRACEPARENT, UMBRELLA, a_pin, resources
 
 
 async def test_a_job_is_admitted_with_an_attempt_that_holds_its_capacity(yard: Yard) -> None:
@@ -68,7 +68,7 @@ async def test_capacity_comes_back_only_with_the_attempts_end(yard: Yard) -> Non
 async def test_a_silent_node_gets_no_work(yard: Yard) -> None:
     await yard.a_node()
     await yard.a_job()
-    yard.clock.seconds = 31
+    await yard.are_silent(NODE_SILENCE_MAX)
     assert await yard.cycle() == []
     async with yard.store.system(because="test") as tx:
         await tx.nodes.heartbeat(NODE, is_runtime_up=True)
@@ -121,14 +121,19 @@ async def test_a_node_that_went_down_after_the_snapshot_is_given_nothing(
 
 async def test_a_node_tells_since_when_its_runtime_is_down(yard: Yard) -> None:
     await yard.a_node()
-    for second, is_up in ((1, False), (2, False), (3, True), (4, False)):
-        yard.clock.seconds = second
-        await yard.beats(is_runtime_up=is_up)
-        if second == 2:
-            assert (await yard.node()).runtime_down_since == later(1)
-            await yard.a_node()  # its runner was started again: the runtime is down still
-            assert (await yard.node()).runtime_down_since == later(1)
-    assert (await yard.node()).runtime_down_since == later(4)
+    await yard.beats(is_runtime_up=False)
+    first = (await yard.node()).runtime_down_since
+    assert first is not None
+    await yard.beats(is_runtime_up=False)
+    assert (await yard.node()).runtime_down_since == first
+    await yard.a_node()  # its runner was started again: the runtime is down still
+    assert (await yard.node()).runtime_down_since == first
+    await yard.beats(is_runtime_up=True)
+    assert (await yard.node()).runtime_down_since is None
+    await yard.beats(is_runtime_up=False)
+    again = (await yard.node()).runtime_down_since
+    assert again is not None
+    assert again > first
 
 
 async def test_a_node_that_registers_again_keeps_what_is_booked(yard: Yard) -> None:

@@ -191,6 +191,12 @@ class Yard:
             )
         return NodeId(name)
 
+    async def are_silent(self, silence: timedelta) -> None:
+        """Let it be so long by the database's clock that the nodes were heard of."""
+        async with self.engine.begin() as connection:
+            heard_of_at = NODES.c.heartbeat_at - silence
+            await connection.execute(sa.update(NODES).values(heartbeat_at=heard_of_at))
+
     async def beats(self, *, is_runtime_up: bool) -> None:
         """Let the node say that it is there, and whether its runtime is."""
         async with self.store.system(because="test") as tx:

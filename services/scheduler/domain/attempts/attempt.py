@@ -5,7 +5,7 @@ transaction that records its end (EXITED, LOST or CLOSED), never earlier.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -86,7 +86,9 @@ class Attempt:
     resources: Resources
     state: AttemptState
     version: int
-    created_at: datetime
+    created_at: datetime = field(compare=False)
+    """Of what is read by the database's clock, of a new one by its maker's: no difference that
+    matters."""
     traceparent: str | None = None
     """Its owner's submission's."""
     log_location: LogLocation | None = None
