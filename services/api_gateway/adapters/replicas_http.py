@@ -3,7 +3,8 @@
 A connection that can't be made and an open breaker are `NotSent`; what fails later is not repeated,
 but for a GET on a kept connection that the replica had closed: aiohttp sends it once more. A POST
 would fail there, so connections are kept for less time than a server keeps them (5 s, uvicorn's
-default).
+default), and none is used again once its replica has failed: uvicorn closes that of an error which
+nobody has caught, after an answer that promises to keep it.
 
 A replica's program is a tenant's: its redirects are not followed and its cookies not kept, or it
 could send the gateway anywhere, and one caller's cookie to another.
@@ -14,7 +15,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final, NamedTuple
+from http import HTTPStatus
+from typing import Final
 
 import aiohttp
 from opentelemetry import propagate, trace
@@ -55,16 +57,19 @@ class HttpReplicas:
         ) as span:
             headers = dict(request.headers)
             propagate.inject(headers)
+            edge = self._edge(address)
             is_admitted = False
             try:
-                with self._breaker(address).calling():
+                with edge.breaker.calling():
                     is_admitted = True
-                    response = await self._send(address, request, headers)
+                    response = await self._send(address, edge.pool, request, headers)
             except (NotSent, Unavailable, DeadlineExceeded) as error:
                 span.set_status(Status(StatusCode.ERROR, str(error)))
                 if not is_admitted:
                     raise NotSent(address) from error
                 raise
+            if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                edge.pool += 1
             span.set_attribute("http.response.status_code", response.status)
             return response
 
@@ -75,7 +80,7 @@ class HttpReplicas:
         self._edges.clear()
 
     async def _send(
-        self, address: str, request: InferenceRequest, headers: dict[str, str]
+        self, address: str, pool: int, request: InferenceRequest, headers: dict[str, str]
     ) -> InferenceResponse:
         try:
             async with self.session.request(
@@ -85,6 +90,8 @@ class HttpReplicas:
                 data=request.body or None,
                 allow_redirects=False,
                 skip_auto_headers=_OURS,
+                # Connections are kept by this, too; without TLS it has no other meaning.
+                server_hostname=str(pool),
                 timeout=aiohttp.ClientTimeout(
                     total=self.request_timeout.total_seconds(), sock_connect=1
                 ),
@@ -99,13 +106,13 @@ class HttpReplicas:
         except aiohttp.ClientError as error:
             raise Unavailable("replica") from error
 
-    def _breaker(self, address: str) -> Breaker:
+    def _edge(self, address: str) -> "_Edge":
         now_s = self.monotonic()
-        known = self._edges.pop(address, None)
-        breaker = known.breaker if known else _breaker()
-        self._edges[address] = _Edge(breaker, used_at_s=now_s)
+        edge = self._edges.pop(address, None) or _Edge(_breaker(), now_s)
+        edge.used_at_s = now_s
+        self._edges[address] = edge
         self._forget_unused(since_s=now_s - _KEPT_AFTER_USE.total_seconds())
-        return breaker
+        return edge
 
     def _forget_unused(self, *, since_s: float) -> None:
         while self._edges:
@@ -116,11 +123,14 @@ class HttpReplicas:
             del self._edges[address]
 
 
-class _Edge(NamedTuple):
+@dataclass(slots=True)
+class _Edge:
     """The way to one replica."""
 
     breaker: Breaker
     used_at_s: float
+    pool: int = 0
+    """The how-manieth set of connections; of earlier ones none is used again."""
 
 
 def _breaker() -> Breaker:

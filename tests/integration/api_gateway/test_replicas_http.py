@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -95,6 +96,26 @@ async def test_a_replica_that_dies_while_it_answers_is_not_asked_again(
         with pytest.raises(Unavailable):
             await replicas.send(address, REQUEST)
     assert asked == 1
+
+
+async def test_who_follows_a_request_that_made_a_replica_fail_is_answered(
+    replicas: HttpReplicas,
+) -> None:
+    """As uvicorn: it closes the connection of an error, after an answer that says it keeps it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\x00\x01")
+        status = b"500 Error" if request.startswith(b"POST /bad") else b"200 OK"
+        writer.write(b"HTTP/1.1 %s\r\ncontent-length: 2\r\n\r\nok" % status)
+        await reader.read(1)  # whatever comes next, it goes without an answer
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1")
+    async with server:
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        failed = await replicas.send(address, replace(REQUEST, path="/bad"))
+        answered = await replicas.send(address, REQUEST)
+    assert (failed.status, answered.status) == (500, 200)
 
 
 async def test_an_answer_that_is_too_large_is_given_up(replicas: HttpReplicas) -> None:
