@@ -516,6 +516,26 @@ async def test_loss_is_recorded_once_nothing_is_left(bench: Bench, phase: P) -> 
     assert bench.store.rows["job_1"].failure.reason is FailureReason.LOST
 
 
+async def test_what_seemed_lost_and_runs_on_is_looked_at_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def endless(_: str) -> None:
+        await asyncio.Event().wait()
+
+    work = bench.store.given(some_work())
+    bench.runtime.is_(P.CREATED)  # an answer from the past
+    monkeypatch.setattr(bench.runtime, "wait_exit", endless)
+    limits = replace(LIMITS, loss_wait_max=timedelta(0))
+    bench._drive = replace(bench._drive, limits=limits)
+
+    assert await bench.drive(work) == AGAIN
+    assert bench.store.fact_names == []
+
+    bench.runtime.is_(P.RUNNING)
+    await bench.drive(replace(work, stop=STOP))
+    assert bench.runtime.calls == ["stop 10"]
+
+
 async def test_loss_of_a_container_that_is_still_there_tells_its_last_lines(bench: Bench) -> None:
     work = bench.store.given(some_work(owner=a_job(retries=JobRetries(count_max=0))))
     bench.runtime.is_(P.LOST)

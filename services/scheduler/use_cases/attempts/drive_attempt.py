@@ -69,6 +69,9 @@ class DriveLimits:
     warming_interval: timedelta = timedelta(milliseconds=250)
     probe_interval: timedelta = timedelta(seconds=2)
     replica_stop_grace: timedelta = timedelta(seconds=10)
+    loss_wait_max: timedelta = timedelta(seconds=5)
+    """For the rest of a lost container to end; then it is looked at again: a runtime may have
+    answered from the past, and what runs on may be asked to stop."""
 
 
 @dataclass(slots=True)
@@ -366,7 +369,14 @@ class DriveAttempt:
         self, work: AttemptWork, container: ContainerStatus, memory: AttemptMemory
     ) -> timedelta | None:
         self._lease()
-        await self.runtime.wait_exit(work.attempt.container_name)  # nothing of it is left
+        rest = asyncio.timeout(self.limits.loss_wait_max.total_seconds())
+        try:
+            async with rest:
+                await self.runtime.wait_exit(work.attempt.container_name)  # nothing of it is left
+        except TimeoutError:
+            if not rest.expired():
+                raise
+            return AGAIN
         message, last_lines = "its container is gone, and how it ended is not known", ""
         if container.phase is ContainerPhase.LOST:
             message = "nobody saw it end, and how it ended is not known"
