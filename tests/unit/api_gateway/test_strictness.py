@@ -1,9 +1,15 @@
 """What a route does not know of a request is refused, and named."""
 
+import re
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
+from services.api_gateway.domain.scopes import SCOPES
+from services.api_gateway.entrypoints.rest.app import build_app
+from services.chassis.ids import TimeOrderedIds
 from tests.unit.api_gateway.edge import Edge, a_spec
 
 JSON = {"content-type": "application/json"}
@@ -76,6 +82,71 @@ async def test_a_key_may_come_again_in_another_object() -> None:
     assert answer.status_code == 202
 
 
+async def test_every_route_without_a_body_refuses_one_before_it_does_anything() -> None:
+    edge = Edge()
+    answers = {}
+    async with edge.client(key=await edge.key(*SCOPES)) as client:
+        paths = (await client.get("/openapi.json")).json()["paths"]
+        for path, operations in paths.items():
+            for verb, operation in operations.items():
+                if path.startswith("/v1/") and "requestBody" not in operation:
+                    answers[f"{verb} {path}"] = await client.request(
+                        verb, re.sub("{[^}]+}", "a", path), json={"role": "viewer"}
+                    )
+    assert len(answers) > 25
+    assert "post /v1/tenants/{tenant_id}/keys" in answers
+    told = {name: answer.json().get("detail") for name, answer in answers.items()}
+    assert told == dict.fromkeys(told, "body: this request takes none")
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b" {}\r\n"])
+async def test_a_body_with_nothing_in_it_passes(body: bytes) -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        assert (await client.request("GET", "/v1/whoami", content=body)).status_code == 200
+        streamed = await client.request("GET", "/v1/whoami", content=chunks(body))
+    assert streamed.status_code == 200
+
+
+async def test_of_a_body_that_is_not_taken_only_the_beginning_is_read() -> None:
+    edge = Edge()
+    read = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal read
+        while True:
+            read += 1
+            yield b" " * 16
+
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.request("GET", "/v1/whoami", content=endless())
+    assert answer.status_code == 422
+    assert read < 10
+
+
+async def test_who_goes_amid_a_body_that_is_not_taken_has_nothing_done() -> None:
+    answers: list[Message] = []
+
+    async def gone() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        answers.append(message)
+
+    edge = Edge()
+    headers = {"authorization": f"Bearer {await edge.key()}", "content-length": "2"}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/v1/whoami",
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "client": ("127.0.0.1", 1),
+    }
+    await build_app(edge.gateway(), ids=TimeOrderedIds(edge.clock))(scope, gone, send)
+    assert answers[0]["status"] == 422
+
+
 async def test_probes_and_the_inference_protocol_take_what_they_get() -> None:
     edge = Edge()
     async with edge.client(key=await edge.key()) as client:
@@ -83,9 +154,16 @@ async def test_probes_and_the_inference_protocol_take_what_they_get() -> None:
             await client.get("/livez?exclude=etcd"),
             await client.get("/v2?x=1"),
             await client.get("/v2/health/live?x=1"),
+            await client.request("GET", "/livez", content=b"x"),
+            await client.request("GET", "/v2", content=b"x"),
         ]
-    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert [answer.status_code for answer in answers] == [200] * 5
 
 
 def an_input(name: str) -> dict[str, Any]:
     return {"name": name, "digest": f"sha256:{'0' * 64}"}
+
+
+async def chunks(body: bytes) -> AsyncIterator[bytes]:
+    for place in range(len(body)):
+        yield body[place : place + 1]

@@ -22,6 +22,7 @@ from services.api_gateway.domain.scopes import SCOPES, require
 from services.api_gateway.entrypoints.rest.description import PROBLEMS
 from services.api_gateway.entrypoints.rest.strictness import (
     StrictRequest,
+    check_no_body,
     check_query,
     parameters_of,
 )
@@ -106,11 +107,15 @@ class StrictRoute(GuardedRoute):
     @override
     def _reader(self, handle: Handler) -> Handler:
         known, has_body = parameters_of(self.dependant), self.body_field is not None
+        # A route that reads its body itself, such as an upload, says so in its description.
+        has_stream = "requestBody" in (self.openapi_extra or {})
 
         async def strict(request: Request) -> Response:
             check_query(request, known)
             if has_body:
                 request = StrictRequest(request.scope, request.receive)
+            elif not has_stream:
+                await check_no_body(request)
             return await handle(request)
 
         return strict

@@ -30,7 +30,8 @@ def build_app(edge: Gateway, *, ids: Ids) -> FastAPI:
         title="Modelyard",
         version="1",
         description="Runs, registers, serves and meters machine-learning work. What a route under "
-        "/v1 does not know is refused: fields, query parameters, keys that come twice.",
+        "/v1 does not know is refused: fields, query parameters, keys that come twice, a body "
+        "where none is taken.",
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         # A redirect to add or drop a slash would go to whatever host the caller named.

@@ -1,8 +1,9 @@
 """Refuses what a reader would pass over in silence: whoever sent it would take it for understood.
 
-Owns: that a query has no parameter that its route does not declare, and no object of a JSON body
-the same key twice, of which the last would count. Fields that a body does not have are
-`fields.Body`'s. Routes that follow another's protocol, and those for probes, take what they get.
+Owns: that a query has no parameter that its route does not declare, that a route without a body
+gets none, and no object of a JSON body the same key twice, of which the last would count. Fields
+that a body does not have are `fields.Body`'s. Routes that follow another's protocol, and those for
+probes, take what they get.
 """
 
 import json
@@ -19,6 +20,11 @@ from services.chassis.errors import InvalidArgument
 
 _SHOWN_MAX: Final = 64
 """Characters of a name that an answer repeats."""
+_NONE_TAKEN: Final = "this request takes none"
+_NOTHING: Final = frozenset({b"", b"{}"})
+"""Bodies that ask for nothing; some clients send the second with every POST."""
+_NOTHING_BYTES_MAX: Final = 16
+"""With white space around it; what is longer asks for something, and is not read to its end."""
 
 
 class StrictRequest(Request):
@@ -43,6 +49,29 @@ def check_query(request: Request, known: frozenset[str]) -> None:
     for name in request.query_params:
         if name not in known:
             raise InvalidArgument(name[:_SHOWN_MAX], "is no parameter of this request")
+
+
+async def check_no_body(request: Request) -> None:
+    """Raise InvalidArgument for a body that asks for anything, having read its first bytes."""
+    if not _announces_body(request):
+        return
+    received, is_coming = b"", True
+    while is_coming and len(received) <= _NOTHING_BYTES_MAX:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":  # what the rest asked for is not known
+            break
+        received += message.get("body", b"")
+        is_coming = message.get("more_body", False)
+    if is_coming or received.strip() not in _NOTHING:
+        raise InvalidArgument("body", _NONE_TAKEN)
+
+
+def _announces_body(request: Request) -> bool:
+    """Tell whether one comes: without either header none does (RFC 9112, section 6.3)."""
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+        for name, value in request.scope["headers"]
+    )
 
 
 def _parameters(dependant: Dependant) -> Iterator[str]:
