@@ -1,5 +1,6 @@
 """What a route does not know of a request is refused, and named."""
 
+import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,6 +14,7 @@ from services.chassis.ids import TimeOrderedIds
 from tests.unit.api_gateway.edge import Edge, a_spec
 
 JSON = {"content-type": "application/json"}
+A_BODY = json.dumps(a_spec()).encode()
 
 
 @pytest.mark.parametrize(
@@ -145,6 +147,37 @@ async def test_who_goes_amid_a_body_that_is_not_taken_has_nothing_done() -> None
     }
     await build_app(edge.gateway(), ids=TimeOrderedIds(edge.clock))(scope, gone, send)
     assert answers[0]["status"] == 422
+
+
+@pytest.mark.parametrize(
+    "said", ["application/x-www-form-urlencoded", "text/plain", "application/jsonp", "json", ""]
+)
+async def test_a_body_that_is_not_said_to_be_json_is_refused_for_that(said: str) -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs", content=A_BODY, headers={"content-type": said})
+        unsaid = await client.post("/v1/jobs", content=A_BODY)
+    assert answer.status_code == unsaid.status_code == 422
+    assert answer.json()["detail"] == "content-type: must be application/json"
+    assert unsaid.json() == answer.json()
+    assert edge.jobs.submitted == []
+
+
+@pytest.mark.parametrize(
+    "said", ["application/json", "Application/JSON ; charset=utf-8", "application/merge-patch+json"]
+)
+async def test_json_by_any_of_its_names_is_taken(said: str) -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs", content=A_BODY, headers={"content-type": said})
+    assert answer.status_code == 202
+
+
+async def test_a_body_that_does_not_come_is_missing_whatever_its_type() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs", headers={"content-type": "text/plain"})
+    assert answer.json()["errors"] == [{"field": "body", "problem": "is missing"}]
 
 
 async def test_probes_and_the_inference_protocol_take_what_they_get() -> None:

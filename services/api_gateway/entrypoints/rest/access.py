@@ -22,6 +22,7 @@ from services.api_gateway.domain.scopes import SCOPES, require
 from services.api_gateway.entrypoints.rest.description import PROBLEMS
 from services.api_gateway.entrypoints.rest.strictness import (
     StrictRequest,
+    check_is_json,
     check_no_body,
     check_query,
     parameters_of,
@@ -114,6 +115,7 @@ class StrictRoute(GuardedRoute):
             check_query(request, known)
             if has_body:
                 request = StrictRequest(request.scope, request.receive)
+                check_is_json(request)
             elif not has_stream:
                 await check_no_body(request)
             return await handle(request)

@@ -1,12 +1,13 @@
 """Refuses what a reader would pass over in silence: whoever sent it would take it for understood.
 
 Owns: that a query has no parameter that its route does not declare, that a route without a body
-gets none, and no object of a JSON body the same key twice, of which the last would count. Fields
-that a body does not have are `fields.Body`'s. Routes that follow another's protocol, and those for
-probes, take what they get.
+gets none, that a body says that it is JSON, and no object of it has the same key twice, of which
+the last would count. Fields that a body does not have are `fields.Body`'s. Routes that follow
+another's protocol, and those for probes, take what they get.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from services.chassis.errors import InvalidArgument
 
 _SHOWN_MAX: Final = 64
 """Characters of a name that an answer repeats."""
+_ANOTHER_JSON: Final = re.compile(r"application/[^/]+\+json")
 _NONE_TAKEN: Final = "this request takes none"
 _NOTHING: Final = frozenset({b"", b"{}"})
 """Bodies that ask for nothing; some clients send the second with every POST."""
@@ -64,6 +66,15 @@ async def check_no_body(request: Request) -> None:
         is_coming = message.get("more_body", False)
     if is_coming or received.strip() not in _NOTHING:
         raise InvalidArgument("body", _NONE_TAKEN)
+
+
+def check_is_json(request: Request) -> None:
+    """Raise InvalidArgument for a body that is said to be no JSON, such as curl's of a form."""
+    if not _announces_body(request):
+        return
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not _ANOTHER_JSON.fullmatch(media_type):
+        raise InvalidArgument("content-type", "must be application/json")
 
 
 def _announces_body(request: Request) -> bool:
