@@ -38,6 +38,29 @@ async def test_a_query_that_a_route_does_not_declare_is_refused(path: str, name:
     ]
 
 
+async def test_a_parameter_that_is_taken_once_is_refused_twice_on_every_route() -> None:
+    edge = Edge()
+    wrong, seen, lists = {}, 0, set()
+    async with edge.client(key=await edge.key(*SCOPES)) as client:
+        for path, operations in (await client.get("/openapi.json")).json()["paths"].items():
+            for verb, operation in operations.items():
+                for parameter in operation.get("parameters", []):
+                    name, schema = parameter["name"], parameter["schema"]
+                    if parameter["in"] != "query" or not path.startswith("/v1/"):
+                        continue
+                    seen += 1
+                    twice = f"{re.sub('{[^}]+}', 'a', path)}?{name}=1&{name}=2"
+                    answer = await client.request(verb, twice)
+                    is_told = answer.json().get("detail") == f"{name}: is given twice"
+                    if schema.get("type") == "array":
+                        lists.add(name)
+                    if is_told == (schema.get("type") == "array"):
+                        wrong[f"{verb} {path} {name}"] = answer.text
+    assert wrong == {}
+    assert seen > 20
+    assert "state" in lists
+
+
 async def test_declared_queries_pass_however_they_are_declared() -> None:
     edge = Edge()
     async with edge.client(key=await edge.key()) as client:

@@ -1,15 +1,15 @@
 """Refuses what a reader would pass over in silence: whoever sent it would take it for understood.
 
-Owns: that a query has no parameter that its route does not declare, that a route without a body
-gets none, that a body says that it is JSON, and no object of it has the same key twice, of which
-the last would count. Fields that a body does not have are `fields.Body`'s. Routes that follow
-another's protocol, and those for probes, take what they get.
+Owns: that a query has no parameter that its route does not declare, and none twice of which the
+last would count; that a route without a body gets none; that a body says that it is JSON, and no
+object of it has a key twice. Fields that a body does not have are `fields.Body`'s. Routes that
+follow another's protocol, and those for probes, take what they get.
 """
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, get_origin
 
 from fastapi import Request
 from fastapi.dependencies.models import Dependant
@@ -22,6 +22,7 @@ from services.chassis.errors import InvalidArgument
 _SHOWN_MAX: Final = 64
 """Characters of a name that an answer repeats."""
 _ANOTHER_JSON: Final = re.compile(r"application/[^/]+\+json")
+_TWICE: Final = "is given twice"
 _NONE_TAKEN: Final = "this request takes none"
 _NOTHING: Final = frozenset({b"", b"{}"})
 """Bodies that ask for nothing; some clients send the second with every POST."""
@@ -39,18 +40,22 @@ class StrictRequest(Request):
         return _DECODER.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
 
 
-def parameters_of(dependant: Dependant) -> frozenset[str]:
-    """Return the names that a route's query may have."""
-    return frozenset(_parameters(dependant))
+def parameters_of(dependant: Dependant) -> Mapping[str, bool]:
+    """Return the names that a route's query may have, and whether one may come more than once."""
+    return dict(_parameters(dependant))
 
 
-def check_query(request: Request, known: frozenset[str]) -> None:
-    """Raise InvalidArgument for the first parameter that is not known."""
+def check_query(request: Request, known: Mapping[str, bool]) -> None:
+    """Raise InvalidArgument for the first parameter that is not known, or comes once too often."""
     if not request.scope["query_string"]:
         return
-    for name in request.query_params:
+    given = set()
+    for name, _ in request.query_params.multi_items():
         if name not in known:
             raise InvalidArgument(name[:_SHOWN_MAX], "is no parameter of this request")
+        if name in given and not known[name]:
+            raise InvalidArgument(name, _TWICE)
+        given.add(name)
 
 
 async def check_no_body(request: Request) -> None:
@@ -85,13 +90,14 @@ def _announces_body(request: Request) -> bool:
     )
 
 
-def _parameters(dependant: Dependant) -> Iterator[str]:
+def _parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
     for field in dependant.query_params:
         described = field.field_info.annotation
         if isinstance(described, type) and issubclass(described, BaseModel):
-            yield from described.model_fields
+            for name, inner_field in described.model_fields.items():
+                yield name, get_origin(inner_field.annotation) is list
         else:
-            yield field.alias
+            yield field.alias, get_origin(described) is list
     for inner in dependant.dependencies:
         yield from _parameters(inner)
 
