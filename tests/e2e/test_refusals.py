@@ -68,7 +68,7 @@ def problem_of(answer: httpx.Response, status: int) -> dict[str, Any]:
         ),
         pytest.param(
             b'{"name": "a", "name": "b", "image": "modelyard/base", "command": ["true"]}',
-            "body",
+            "name",
             id="a key twice",
         ),
         pytest.param(

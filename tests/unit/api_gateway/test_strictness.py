@@ -17,6 +17,13 @@ JSON = {"content-type": "application/json"}
 A_BODY = json.dumps(a_spec()).encode()
 
 
+def a_body(field: bytes) -> bytes:
+    """Return a job with a field as it is written."""
+    name = json.loads(b"{%b}" % field).popitem()[0]
+    rest = {key: value for key, value in a_spec().items() if key != name}
+    return b"{%b, %b" % (field, json.dumps(rest).encode()[1:])
+
+
 @pytest.mark.parametrize(
     ("path", "name"),
     [
@@ -85,8 +92,9 @@ async def test_who_may_not_enter_is_told_so_before_its_query_is_looked_at() -> N
     ("body", "key"),
     [
         (b'{"name": "a", "name": "b", "image": "i", "command": ["c"]}', "name"),
-        (b'{"name": "a", "image": "i", "command": ["c"], "env": {"A": "1", "A": "2"}}', "A"),
-        (b'{"inputs": [{"name": "a", "na\\u006de": "a"}]}', "name"),
+        (b'{"name": "a", "image": "i", "command": ["c"], "env": {"A": "1", "A": "2"}}', "env.A"),
+        (b'{"inputs": [{"name": "b"}, {"name": "a", "na\\u006de": "a"}]}', "inputs[1].name"),
+        (b'{"%b": 1, "%b": 2}' % (b"x" * 1000, b"x" * 1000), "x" * 256),
     ],
 )
 async def test_a_key_that_a_body_has_twice_is_refused(body: bytes, key: str) -> None:
@@ -95,8 +103,48 @@ async def test_a_key_that_a_body_has_twice_is_refused(body: bytes, key: str) -> 
         answer = await client.post("/v1/jobs", content=body, headers=JSON)
     assert answer.status_code == 422
     assert answer.json()["code"] == "INVALID_ARGUMENT"
-    assert answer.json()["errors"] == [{"field": "body", "problem": f"has the key '{key}' twice"}]
+    assert answer.json()["errors"] == [{"field": key, "problem": "is given twice"}]
     assert edge.jobs.submitted == []
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "problem"),
+    [
+        (b'{"name": "\xff"}', "body", "must be JSON in UTF-8"),
+        (b'{"name": "\xed\xa0\x80"}', "body", "must be JSON in UTF-8"),
+        (b"[" * 9_000, "body", "must be JSON; this is nested too deeply"),
+        (
+            b'{"priority": %b}' % (b"1" * 5_000),
+            "body",
+            "must be JSON with numbers of at most 4300 digits",
+        ),
+        (b'{"name": ', "body", "must be JSON"),
+        (a_body(b'"name": "\\ud800"'), "name", "must be text"),
+        (a_body(b'"command": ["a", "\\udC00"]'), "command[1]", "must be text"),
+        (a_body(b'"env": {"\\ud800": "a"}'), "env.\\ud800", "must be text"),
+        (a_body(b'"priority": NaN'), "priority", "must be a finite number"),
+        (a_body(b'"priority": -1e400'), "priority", "must be a finite number"),
+    ],
+)
+async def test_a_body_that_can_not_be_read_is_told_as_others_are(
+    body: bytes, field: str, problem: str
+) -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs", content=body, headers=JSON)
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [{"field": field, "problem": problem}]
+    assert edge.jobs.submitted == []
+
+
+async def test_characters_in_two_halves_are_text() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        body = a_body(b'"env": {"A": "\\ud83d\\ude00 and \\\\ud800"}')
+        answer = await client.post("/v1/jobs", content=body, headers=JSON)
+    assert answer.status_code == 202
+    [(request, *_)] = edge.jobs.submitted
+    assert request.spec.env["A"] == "\U0001f600 and \\ud800"
 
 
 async def test_a_key_may_come_again_in_another_object() -> None:

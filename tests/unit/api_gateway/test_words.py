@@ -22,6 +22,8 @@ DURATION = "must be an ISO 8601 duration, such as PT5M"
         ({"source_digest": "abc"}, "source_digest", "must be sha256: and 64 of 0-9 and a-f"),
         ({"timeouts": {"run": "5m"}}, "timeouts.run", DURATION),
         ({"timeouts": {"run": 5}}, "timeouts.run", DURATION),
+        ({"timeouts": {"run": "P1000000000D"}}, "timeouts.run", "is too long a time"),
+        ({"timeouts": {"run": "PT99999999999999999999S"}}, "timeouts.run", "is too long a time"),
         (
             {"timeouts": {"queue": "P40D"}},
             "timeouts.queue",

@@ -59,7 +59,7 @@ def test_a_full_spec_within_bounds_is_accepted() -> None:
         ({"source_digest": "sha256:abc"}, "spec.source_digest"),
         ({"inputs": (JobInput("a/b", DIGEST),)}, "spec.inputs[0].name"),
         ({"inputs": (JobInput("a", "md5:1"),)}, "spec.inputs[0].digest"),
-        ({"inputs": (JobInput("a", DIGEST),) * 2}, "spec.inputs"),
+        ({"inputs": (JobInput("a", DIGEST),) * 2}, "spec.inputs[1].name"),
         ({"outputs": (JobOutput("a", "/etc/passwd"),)}, "spec.outputs[0].path"),
         ({"outputs": (JobOutput("a", "x/../../y"),)}, "spec.outputs[0].path"),
         ({"outputs": (JobOutput("a", "./y"),)}, "spec.outputs[0].path"),
@@ -144,3 +144,11 @@ def test_least_memory_is_what_a_container_starts_with() -> None:
     assert asked(6 << 20).memory_bytes == 6 << 20
     with pytest.raises(InvalidArgument, match=r"at least 6 MiB: no container starts with less"):
         asked((6 << 20) - 1)
+
+
+def test_of_two_of_one_name_the_second_is_named_with_the_first() -> None:
+    outputs = tuple(JobOutput(name, path) for name, path in (("a", "x"), ("m", "y"), ("m", "z")))
+    with pytest.raises(InvalidArgument) as refusal:
+        a_spec(outputs=outputs).check()
+    told = {"field": "spec.outputs[2].name", "problem": "'m' is the name of outputs[1], too"}
+    assert refusal.value.detail == told

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
+from services.api_gateway.entrypoints.rest.strictness import UnreadableBody
 from services.api_gateway.entrypoints.rest.words import (
     field_in_words,
     in_request_words,
@@ -85,6 +86,8 @@ def add_problem_handlers(app: FastAPI, *, ids: Ids) -> None:
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if isinstance(error, UnreadableBody):
+            return problem_response(error.refusal, path=request.url.path)
         return problem_response(
             _expected(error, request),
             path=request.url.path,

@@ -16,6 +16,11 @@ from services.chassis.amounts import duration_in_words, size_in_words
 from services.chassis.errors import ModelyardError
 
 _DURATION: Final = "must be an ISO 8601 duration, such as PT5M"
+_TOO_LONG: Final = "is too long a time"
+_BEYOND_DURATIONS: Final = frozenset(
+    {"durations may not exceed 999,999,999 days", "a numeric value in the duration is too large"}
+)
+"""Pydantic's words for a duration that is one, and longer than it holds."""
 _INTEGER: Final = "must be a whole number, such as 3"
 _SHOWN_MAX: Final = 40
 """Characters of what was sent that an answer repeats."""
@@ -59,6 +64,8 @@ _PLAIN: Final[Mapping[str, str]] = {
     "missing": "is missing",
     "extra_forbidden": "is no field of this request",
     "string_type": "must be text",
+    "string_unicode": "must be text",
+    "finite_number": "must be a finite number",
     "list_type": "must be a list",
     "dict_type": "must be an object",
     "model_attributes_type": "must be an object",
@@ -70,7 +77,6 @@ _PLAIN: Final[Mapping[str, str]] = {
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
     "time_delta_type": _DURATION,
-    "time_delta_parsing": _DURATION,
     "json_invalid": "must be JSON",
 }
 _WITH_FIGURES: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
@@ -84,6 +90,7 @@ _WITH_FIGURES: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "too_long": lambda c: f"must have at most {_count(c['max_length'], 'entry')}",
     "literal_error": lambda c: f"must be {c['expected'].replace(chr(39), '')}",
     "enum": lambda c: f"must be {c['expected'].replace(chr(39), '')}",
+    "time_delta_parsing": lambda c: _TOO_LONG if c["error"] in _BEYOND_DURATIONS else _DURATION,
     "string_pattern_mismatch": lambda c: PATTERNS.get(c["pattern"], _ANY_PATTERN),
 }
 _OWNERS_MESSAGE: Final = re.compile(r"^(spec|page|filter|header)\.")

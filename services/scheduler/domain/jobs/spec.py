@@ -233,5 +233,8 @@ def _check_names(field: str, names: list[str], *, most: int) -> None:
                 f"{field}[{place}].name",
                 "must be 1 to 64 of letters, digits, '.', '_' and '-', a letter or digit first",
             )
-    if len(set(names)) < len(names):
-        raise InvalidArgument(field, "names must be unique")
+        if (first := names.index(name)) < place:
+            raise InvalidArgument(
+                f"{field}[{place}].name",
+                f"{name!r} is the name of {field.rpartition('.')[2]}[{first}], too",
+            )
