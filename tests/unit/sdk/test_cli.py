@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import httpx
@@ -111,8 +111,17 @@ def a_job(state: str) -> dict[str, object]:
     }
 
 
+def seen_as(state: str, reason: str, attempt_number: int) -> dict[str, object]:
+    return a_job(state) | {"reason": reason, "attempt_number": attempt_number}
+
+
 COMPLETE = "event: complete\ndata: {}\n\n"
 QUIET = "event: quiet\ndata: {}\n\n"
+A_LINE = (
+    'id: 1.42\nevent: log\ndata: {"position": "1.42", "attempt_id": "att_1", "attempt_number": 1, '
+    '"sequence": 42, "stream": "stdout", "time": "2026-01-01T00:00:00Z", "text": "x", '
+    '"is_gap": false}\n\n'
+)
 
 
 def a_platform(
@@ -135,6 +144,44 @@ def a_platform(
 
     transport = httpx.MockTransport(handler)
     at_once = partial(Client, transport=transport, sleep=lambda _: None)
+    monkeypatch.setattr("modelyard.cli.main.Client", at_once)
+
+
+Answer = dict[str, object] | str | httpx.TransportError
+"""A job or a problem; a stream's events; no answer."""
+AWAY: Answer = {"status": 503, "code": "UNAVAILABLE", "detail": "scheduler is not available"}
+NO_JOB: Answer = {"status": 404, "code": "NOT_FOUND", "detail": "no job job_1"}
+GONE: Answer = httpx.ConnectError("refused")
+
+
+def a_platform_that_falters(
+    monkeypatch: pytest.MonkeyPatch, *, looks: list[Answer], streams: list[Answer]
+) -> None:
+    """Take a job in, and answer so to each look at it and to each follower; then it succeeds."""
+    seen, opened = iter(looks), iter(streams)
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        match request.method, request.url.path:
+            case "POST", "/v1/jobs/check":
+                return httpx.Response(204)
+            case "POST", "/v1/artifacts":
+                return httpx.Response(201, json={"digest": "sha256:0"})
+            case "POST", _:
+                return httpx.Response(202, json=seen_as("QUEUED", "submitted", 0))
+            case _, "/readyz":
+                return httpx.Response(200, json={"ready": True})
+            case _, "/v1/jobs/job_1/logs":
+                answer = next(opened, COMPLETE)
+            case _:
+                answer = next(seen, a_job("SUCCEEDED"))
+        if isinstance(answer, httpx.TransportError):
+            raise answer
+        if isinstance(answer, str):
+            events = {"Content-Type": "text/event-stream"}
+            return httpx.Response(200, headers=events, text=answer)
+        return httpx.Response(cast("int", answer.get("status", 200)), json=answer)
+
+    at_once = partial(Client, transport=httpx.MockTransport(handler), sleep=lambda _: None)
     monkeypatch.setattr("modelyard.cli.main.Client", at_once)
 
 
@@ -266,8 +313,86 @@ def test_a_job_that_prints_nothing_for_long_is_followed_to_its_end(
     assert capsys.readouterr().err.count("prints nothing") == 1
 
 
-def seen_as(state: str, reason: str, attempt_number: int) -> dict[str, object]:
-    return a_job(state) | {"reason": reason, "attempt_number": attempt_number}
+def test_a_job_in_line_is_waited_for_while_nobody_can_tell_what_it_is_at(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    looks = [*[AWAY] * 40, seen_as("QUEUED", "submitted", 0), *[AWAY] * 40]
+    a_platform_that_falters(monkeypatch, looks=looks, streams=[AWAY] * 30)
+    assert exit_code_of(monkeypatch, "run", str(tmp_path), "--", "true") == 0
+    assert capsys.readouterr().err.splitlines()[2:] == [
+        *["job job_1: what it is at can't be told: scheduler is not available; asking on"] * 2,
+        "job job_1 SUCCEEDED: exit code 0",
+    ]
+
+
+def test_how_a_job_ended_is_asked_on_for_while_nobody_can_tell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    looks = [seen_as("RUNNING", "started", 1), *[AWAY] * 40]
+    a_platform_that_falters(monkeypatch, looks=looks, streams=[])
+    assert exit_code_of(monkeypatch, "run", str(tmp_path), "--", "true") == 0
+    assert "job job_1 SUCCEEDED" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("looks", "streams", "code"),
+    [
+        ([AWAY] * 1000, [], 3),
+        ([GONE] * 1000, [], 4),
+        ([seen_as("RUNNING", "started", 1)], [GONE] * 1000, 4),
+        ([seen_as("RUNNING", "started", 1), *[AWAY] * 1000], [], 3),
+    ],
+    ids=["scheduler away in line", "gateway away in line", "no stream", "away at the end"],
+)
+def test_run_that_gives_up_says_that_the_job_goes_on_and_how_to_follow_it(
+    *,
+    looks: list[Answer],
+    streams: list[Answer],
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    a_platform_that_falters(monkeypatch, looks=looks, streams=streams)
+    assert exit_code_of(monkeypatch, "run", str(tmp_path), "--", "true") == code
+    assert capsys.readouterr().err.splitlines()[-2] == (
+        "the job goes on; to follow it: modelyard job logs -f job_1"
+    )
+
+
+def test_a_follower_that_gives_up_says_from_where_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    streams = [A_LINE, *[GONE] * 1000]
+    a_platform_that_falters(monkeypatch, looks=[], streams=streams)
+    assert exit_code_of(monkeypatch, "job", "logs", "-f", "job_1") == 4
+    assert "to follow it: modelyard job logs -f job_1 --after 1.42" in capsys.readouterr().err
+
+
+def test_a_follower_of_quiet_output_that_gives_up_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    streams = [QUIET, *[GONE] * 1000]
+    a_platform_that_falters(monkeypatch, looks=[seen_as("RUNNING", "started", 1)], streams=streams)
+    assert exit_code_of(monkeypatch, "job", "logs", "-f", "job_1", "--after", "1.7") == 4
+    assert "to follow it: modelyard job logs -f job_1 --after 1.7\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("streams", [[GONE] * 1000, [NO_JOB]], ids=["no platform", "no job"])
+def test_of_a_job_that_was_never_seen_nothing_is_said(
+    streams: list[Answer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_platform_that_falters(monkeypatch, looks=[], streams=streams)
+    assert exit_code_of(monkeypatch, "job", "logs", "-f", "job_1") in {3, 4}
+    assert "goes on" not in capsys.readouterr().err
+
+
+def test_a_job_that_is_deleted_meanwhile_does_not_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    a_platform_that_falters(monkeypatch, looks=[NO_JOB], streams=[])
+    assert exit_code_of(monkeypatch, "run", str(tmp_path), "--", "true") == 3
+    assert "goes on" not in capsys.readouterr().err
 
 
 def test_a_user_who_stops_following_hears_that_the_job_goes_on(

@@ -1,7 +1,9 @@
 """Following a job to its end: its output, and meanwhile what that waits for.
 
 Always holds: once a job has ended, its output is waited for through `_LOOKS_AFTER_END_MAX` quiet
-whiles; then who follows is told that it is not complete.
+whiles; then who follows is told that it is not complete. A job that was seen goes on whatever the
+platform answers: it is asked for through two minutes in which nobody can tell what it is at, and
+whoever gives up is told how to follow it again.
 """
 
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from typing import Final
 import click
 from modelyard.client import ApiError, Client, ConnectionFailed, Job, LogRecord
 
+_NOT_FOUND: Final = 404
 _END_POLLS_MAX: Final = 300
 _END_POLL_S: Final = 0.1
 _SUBMITTED: Final = "submitted"
@@ -20,6 +23,8 @@ _BEFORE_RUNNING: Final = frozenset({"QUEUED", "ADMITTED", "STARTING"})
 _QUIET_POLLS: Final = 20
 _QUIET_POLL_S: Final = 0.25
 _WAIT_POLL_S: Final = 2.0
+_TURNS_AWAY_MAX: Final = 12
+"""In a row, each of them all tries of the client: about two minutes, as for output."""
 _LOOKS_AFTER_END_MAX: Final = 4
 """At a job that has ended, one each 10 s, before the rest of its output is given up."""
 
@@ -27,27 +32,62 @@ _LOOKS_AFTER_END_MAX: Final = 4
 def followed(client: Client, job: Job) -> Iterator[LogRecord]:
     """Yield a job's output as it comes, until it is complete, or can't be expected any more."""
     _tell_what_it_waits_for(client, job)
-    yield from output_of(client, job.id)
+    yield from output_of(client, job.id, is_known=True)
 
 
-def output_of(client: Client, job_id: str, *, after: str = "") -> Iterator[LogRecord]:
+def output_of(
+    client: Client, job_id: str, *, after: str = "", is_known: bool = False
+) -> Iterator[LogRecord]:
     """Yield a job's output after a position, until it is complete, or no more can be expected.
 
-    The latter is told, and so is what quiet output waits for.
+    The latter is told, and so is what quiet output waits for. With `is_known` the job was seen.
     """
     quiet = _Quiet(client, job_id)
-    yield from client.follow_logs(job_id, after=after, on_quiet=quiet.is_worth_waiting)
+    records = client.follow_logs(
+        job_id, after=after, is_known=is_known, on_quiet=quiet.is_worth_waiting
+    )
+    try:
+        for record in records:
+            is_known, after = True, record.position
+            yield record
+    except (ApiError, ConnectionFailed) as error:
+        if is_known or quiet.was_asked:
+            _tell_how_to_go_on(job_id, error, after=after)
+        raise
 
 
 def ended(client: Client, job_id: str) -> Job:
     """Return the job once it is terminal: its output may be complete a moment before that."""
-    job = client.job(job_id)
+    job = _seen(client, job_id)
     for _ in range(_END_POLLS_MAX):
         if job.is_terminal:
             break
         client.sleep(_END_POLL_S)
-        job = client.job(job_id)
+        job = _seen(client, job_id)
     return job
+
+
+def _seen(client: Client, job_id: str) -> Job:
+    """Look at a job that was seen before, also where nobody can tell of it for a while."""
+    for turns_left in reversed(range(_TURNS_AWAY_MAX)):
+        try:
+            return client.job(job_id)
+        except (ApiError, ConnectionFailed) as error:
+            if not (error.is_passing and turns_left):
+                _tell_how_to_go_on(job_id, error)
+                raise
+            if turns_left + 1 == _TURNS_AWAY_MAX:
+                said = f"what it is at can't be told: {error}; asking on"
+                click.echo(f"job {job_id}: {said}", err=True)
+    raise AssertionError("the last turn returns or raises")
+
+
+def _tell_how_to_go_on(job_id: str, error: ApiError | ConnectionFailed, *, after: str = "") -> None:
+    """Tell who gives up on a job that they can come again; not where there is none any more."""
+    if isinstance(error, ApiError) and error.status == _NOT_FOUND:
+        return
+    position = f" --after {after}" if after else ""
+    click.echo(f"the job goes on; to follow it: modelyard job logs -f {job_id}{position}", err=True)
 
 
 def _tell_what_it_waits_for(client: Client, job: Job) -> None:
@@ -65,7 +105,7 @@ def _tell_what_it_waits_for(client: Client, job: Job) -> None:
             click.echo(f"job {job.id} {why}", err=True)
             told = why
         client.sleep(pause_s)
-        job = client.job(job.id)
+        job = _seen(client, job.id)
 
 
 def _why_it_waits(job: Job) -> str:
@@ -79,11 +119,14 @@ class _Quiet:
 
     client: Client
     job_id: str
+    was_asked: bool = False
+    """Then the platform knew the job."""
     _told: str = ""
     _looks_after_end: int = 0
 
     def is_worth_waiting(self) -> bool:
         """Tell what the job is at; return whether more of its output is to be expected."""
+        self.was_asked = True
         try:
             job = self.client.job(self.job_id)
         except (ApiError, ConnectionFailed) as error:

@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 import httpx
 import httpx_sse
-from modelyard.client.errors import ApiError, ConnectionFailed, InvalidId
+from modelyard.client.errors import PASSING, ApiError, ConnectionFailed, InvalidId
 from modelyard.client.values import (
     ApiKey,
     Deployment,
@@ -41,7 +41,6 @@ from modelyard.client.values import (
 )
 from opentelemetry import propagate
 
-_RETRIED: Final = frozenset({429, 502, 503, 504})
 _BACKOFF_S_MAX: Final = 5.0
 _FOLLOW_TRIES_MAX: Final = 40
 """In a row, of what has been followed already: about two minutes, in which a gateway comes back."""
@@ -132,14 +131,20 @@ class Client:
         return self._stored(_path("jobs", job_id, "logs"), after)
 
     def follow_logs(
-        self, job_id: str, *, after: str = "", on_quiet: Callable[[], bool] | None = None
+        self,
+        job_id: str,
+        *,
+        after: str = "",
+        is_known: bool = False,
+        on_quiet: Callable[[], bool] | None = None,
     ) -> Iterator[LogRecord]:
         """Yield a job's output as it comes, until it is complete; over lost connections.
 
         Where none comes for a while, `on_quiet` is called each 10 s or so; the end is there, too,
-        when it says False.
+        when it says False. With `is_known`, for a job that was seen before, its first stream is
+        waited for as long as any later one.
         """
-        return self._followed(_path("jobs", job_id, "logs"), after, on_quiet)
+        return self._followed(_path("jobs", job_id, "logs"), after, on_quiet, is_known=is_known)
 
     def deployment_logs(self, name: str, *, after: str = "") -> Iterator[LogRecord]:
         """Yield the output of a deployment's replicas that is stored now, page by page."""
@@ -165,9 +170,15 @@ class Client:
             after = page["next"]
 
     def _followed(
-        self, path: str, after: str, on_quiet: Callable[[], bool] | None
+        self,
+        path: str,
+        after: str,
+        on_quiet: Callable[[], bool] | None,
+        *,
+        is_known: bool = False,
     ) -> Iterator[LogRecord]:
-        failures, tries_max = 0, self.tries_max
+        failures = 0
+        tries_max = max(self.tries_max, _FOLLOW_TRIES_MAX if is_known else 0)
         while True:
             try:
                 for record in self._stream(path, after):
@@ -181,9 +192,8 @@ class Client:
             except _StreamTooOld:
                 failures = 0
             except (ApiError, ConnectionFailed) as error:
-                is_passing = not isinstance(error, ApiError) or error.status in _RETRIED
                 failures += 1
-                if not is_passing or failures >= tries_max:
+                if not error.is_passing or failures >= tries_max:
                     raise
             self.sleep(_backoff_s(failures))
 
@@ -519,7 +529,7 @@ class Client:
                 continue
             if answer.is_success:
                 return self._read(answer) if answer.content else None
-            is_passing = answer.status_code in _RETRIED or "retry-after" in answer.headers
+            is_passing = answer.status_code in PASSING or "retry-after" in answer.headers
             if is_last or not is_passing:
                 raise _error(answer)
             self.sleep(max(_retry_after_s(answer), _backoff_s(failures)))

@@ -1,7 +1,10 @@
 """What can go wrong with a call."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+PASSING: Final = frozenset({429, 502, 503, 504})
+"""Statuses of what may go well a moment later."""
 
 
 class ApiError(Exception):
@@ -13,6 +16,11 @@ class ApiError(Exception):
         self.code = str(problem.get("code", "UNKNOWN"))
         super().__init__(str(problem.get("detail") or problem.get("title") or f"HTTP {status}"))
 
+    @property
+    def is_passing(self) -> bool:
+        """Return whether the same may go well a moment later."""
+        return self.status in PASSING
+
 
 class InvalidId(ValueError):
     """No thing of the platform can be called so; it was not asked."""
@@ -20,3 +28,6 @@ class InvalidId(ValueError):
 
 class ConnectionFailed(Exception):
     """The platform could not be reached, or went away while it answered."""
+
+    is_passing: Final = True
+    """The same may go well a moment later."""
