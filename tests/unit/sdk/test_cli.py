@@ -851,6 +851,34 @@ def test_status_is_told_as_far_as_it_is_known_and_says_what_is_not(
     assert detail in told["errors"]["nodes"]["detail"]
 
 
+@pytest.mark.parametrize(
+    ("code", "status_code", "is_ready", "ends_with"),
+    [
+        ("UNAUTHENTICATED", 401, True, 3),
+        ("UNAUTHENTICATED", 401, False, 4),
+        ("PERMISSION_DENIED", 403, True, 0),
+    ],
+    ids=["wrong key", "wrong key, and not ready", "may not see nodes"],
+)
+def test_status_with_a_wrong_key_is_refused(
+    *,
+    code: str,
+    status_code: int,
+    is_ready: bool,
+    ends_with: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answers = {
+        "/readyz": httpx.Response(200 if is_ready else 503, json={"ready": is_ready}),
+        "/v1/nodes": httpx.Response(status_code, json={"code": code, "detail": "no"}),
+    }
+    answering(monkeypatch, lambda path: answers[path])
+
+    assert exit_code_of(monkeypatch, "status") == ends_with
+    assert f"nodes unknown ({code}): no" in capsys.readouterr().out
+
+
 def test_status_for_programs_has_no_errors_where_all_is_known(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,9 @@ _CALLS: Final = {"open": "open: calls are refused", "half-open": "half-open: one
 _AWAY: Final = frozenset({"UNREACHABLE", "UNREADABLE", "UNAVAILABLE", "DEADLINE_EXCEEDED"})
 """Codes of what can't be told since whoever could tell does not answer."""
 
+_KEY_REFUSED: Final = "UNAUTHENTICATED"
+"""Nobody: a good key that may not see nodes is told so, and all else of the status holds for it."""
+
 
 @click.group("trace")
 def trace_group() -> None:
@@ -65,7 +68,7 @@ def status(session: Session) -> int:
     """Tell whether the platform is ready, check by check, and what each node is up to.
 
     Of services behind the gateway, it tells where MODELYARD_OPERATIONS names them. Ends with an
-    error where the gateway is not ready or one of the services is away.
+    error where the gateway is not ready, one of the services is away or the key is refused.
     """
     addresses = addresses_of(session.settings.operations)
     report = session.client.readiness()
@@ -90,7 +93,10 @@ def status(session: Session) -> int:
     is_away = any(
         isinstance(part, Unknown) and part.code in _AWAY for part in (nodes, *neighbours.values())
     )
-    return 0 if report["ready"] and not is_away else EXIT_UNREACHABLE
+    if is_away or not report["ready"]:
+        return EXIT_UNREACHABLE
+    is_refused = isinstance(nodes, Unknown) and nodes.code == _KEY_REFUSED
+    return EXIT_REFUSED if is_refused else 0
 
 
 def _show_json(
