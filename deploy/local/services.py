@@ -20,6 +20,7 @@ from typing import Final
 from deploy.local import identity, postgres
 from deploy.local.errors import StackError
 from deploy.local.jaeger import TraceBackend
+from deploy.local.own_settings import refuse_wrong
 from deploy.local.ports import LOOPBACK, port_of
 from deploy.local.processes import (
     STATE_MARK,
@@ -147,13 +148,18 @@ def cpu_millicores() -> int:
 
 
 def start(around: Surroundings) -> str:
-    """Start or adopt all services, their databases first; return the gateway's address."""
+    """Start or adopt all services, their databases first; return the gateway's address.
+
+    Raises StackError for settings that a service could not read, before any is stopped.
+    """
     state = around.state
+    table = environment_table(around)
+    refuse_wrong(state, around.more, table)
     wanted = {
         service: base_environment()
         | {"PYTHONUNBUFFERED": "1", STATE_MARK: str(state.root)}
         | {f"MODELYARD_{name}": value for name, value in settings.items()}
-        for service, settings in environment_table(around).items()
+        for service, settings in table.items()
     }
     stale = [name for name in NAMES if not _runs_with(state, name, wanted[name])]
     if stale:

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Literal
 
+from limits import parse_many
 from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -50,6 +51,15 @@ class LimitSettings(BaseModel):
     """Largest upload; streamed, so it costs no memory."""
     inference_bytes_max: int = Field(default=64 << 20, gt=0)
     """Largest inference request and answer; held in memory, so it bounds what a request costs."""
+
+    @field_validator("burst")
+    @classmethod
+    def _in_notation(cls, burst: str) -> str:
+        try:
+            parse_many(burst)
+        except ValueError as error:
+            raise ValueError("must be a number per time, such as 500/second") from error
+        return burst
 
 
 class TenantSettings(BaseModel):

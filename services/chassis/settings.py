@@ -5,16 +5,38 @@ together with its own and reads the environment once, in `__main__`, by `load`. 
 carry their unit (`PT2.5S`); secrets never print.
 """
 
-from collections.abc import Iterator
+import os
+import types
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
 from typing_extensions import TypeIs
 
 Loaded = TypeVar("Loaded", bound=BaseSettings)
+
+_DURATION: Final = "must be an ISO 8601 duration, such as PT5M"
+_INTEGER: Final = "must be a whole number, such as 3"
+_IN_WORDS: Final[Mapping[str, str]] = {
+    "int_parsing": _INTEGER,
+    "int_type": _INTEGER,
+    "int_from_float": _INTEGER,
+    "float_parsing": "must be a number, such as 0.5",
+    "bool_parsing": "must be true or false",
+    "time_delta_parsing": _DURATION,
+    "time_delta_type": _DURATION,
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "value_error": "{error}",
+}
+"""Pydantic's own words are for those who wrote the model."""
+_NO_JSON: Final = 'must be JSON, such as ["a", "b"] for several values'
 
 
 class PostgresSettings(BaseModel):
@@ -117,7 +139,7 @@ class TelemetrySettings(BaseModel):
     """`http://host:port` of an OTLP gRPC receiver; without it no span leaves the process."""
     sample_ratio: float = Field(default=1.0, ge=0, le=1)
     """Share of new traces that is kept; a caller's decision is followed."""
-    log_level: str = "INFO"
+    log_level: Literal["TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     """Least important lines that are written."""
 
 
@@ -132,33 +154,83 @@ class ShutdownSettings(BaseModel):
 
 def load(kind: type[Loaded]) -> Loaded:
     """Read settings; ends the process with one sentence that names what is missing or wrong."""
+    try:
+        return _read(kind, os.environ)
+    except _WrongSettings as error:
+        problems = [f"{variable}{said}" for variable, said in error.problems]
+        raise SystemExit(f"settings: {'; '.join(problems)}") from None
+
+
+def problems_of(
+    kind: type[BaseSettings], environment: Mapping[str, str]
+) -> Sequence[tuple[str, str]]:
+    """Return what a process with this environment would end for: variables, and what is wrong.
+
+    No variable is named where several together are wrong.
+    """
+    try:
+        _read(kind, environment)
+    except _WrongSettings as error:
+        return error.problems
+    return []
+
+
+class _WrongSettings(Exception):
+    """Has no values in it, which may be secrets."""
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        self.problems = problems
+        super().__init__("wrong settings")
+
+
+def _read(kind: type[Loaded], environment: Mapping[str, str]) -> Loaded:
     prefix = kind.model_config.get("env_prefix", "")
     try:
-        return kind()
+        source = _of(kind, environment)
+        source()
+    except SettingsError:
+        # It names a group; which of the group's variables it is each one tells alone.
+        wrong = [name for name in environment if name.startswith(prefix)]
+        wrong = [name for name in wrong if not _is_readable(kind, {name: environment[name]})]
+        raise _WrongSettings([(name, f": {_NO_JSON}") for name in wrong]) from None
+    try:
+        return kind(_build_sources=((source,), {}))
     except ValidationError as error:
-        # Not the error's own text: it shows the values, which may be secrets.
         problems = [
-            problem
-            for found in error.errors(include_input=False)
-            for problem in _problems(kind, prefix, found["type"], found["loc"], found["msg"])
+            problem for found in error.errors() for problem in _problems(kind, prefix, found)
         ]
-        raise SystemExit(f"settings: {'; '.join(problems)}") from None
-    except SettingsError as error:
-        raise SystemExit(f"settings: {error}") from None
+        raise _WrongSettings(problems) from None
+
+
+def _of(kind: type[BaseSettings], environment: Mapping[str, str]) -> EnvSettingsSource:
+    source = EnvSettingsSource(kind)
+    source.env_vars = {name.lower(): value for name, value in environment.items()}
+    return source
+
+
+def _is_readable(kind: type[BaseSettings], environment: Mapping[str, str]) -> bool:
+    try:
+        _of(kind, environment)()
+    except SettingsError:
+        return False
+    return True
 
 
 def _problems(
-    kind: type[BaseModel], prefix: str, type_: str, location: tuple[int | str, ...], message: str
-) -> Iterator[str]:
-    if type_ != "missing":
-        yield f"{_variable(prefix, location)}: {message}"
+    kind: type[BaseModel], prefix: str, found: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    location = found["loc"]
+    if found["type"] != "missing":
+        words = _IN_WORDS.get(found["type"])
+        said = words.format(**found.get("ctx", {})) if words else found["msg"]
+        yield (_variable(kind, prefix, location), f": {said}") if location else ("", said)
         return
     group: object = kind
     for name in location:
         fields = group.model_fields if _is_group(group) else {}
         group = fields[str(name)].annotation if str(name) in fields else None
     for path in _required(group, location):
-        yield f"{_variable(prefix, path)} is missing"
+        yield _variable(kind, prefix, path), " is missing"
 
 
 def _required(annotation: object, path: tuple[int | str, ...]) -> Iterator[tuple[int | str, ...]]:
@@ -175,5 +247,21 @@ def _is_group(annotation: object) -> TypeIs[type[BaseModel]]:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _variable(prefix: str, path: tuple[int | str, ...]) -> str:
-    return f"{prefix}{'__'.join(str(part) for part in path)}".upper()
+def groups_in(annotation: object) -> Iterator[type[BaseModel]]:
+    """Yield the groups that a field may hold: none, one, an optional one or one of several."""
+    if _is_group(annotation):
+        yield annotation
+    elif get_origin(annotation) in {Union, types.UnionType, Annotated}:
+        for inner in get_args(annotation):
+            yield from groups_in(inner)
+
+
+def _variable(kind: type[BaseModel], prefix: str, path: tuple[int | str, ...]) -> str:
+    """Return the variable of a field: which of several groups it is in, or an entry, is not in it."""
+    names, groups = [], [kind]
+    for part in map(str, path):
+        held = [group.model_fields[part] for group in groups if part in group.model_fields]
+        if held:
+            names.append(part)
+            groups = [group for field in held for group in groups_in(field.annotation)]
+    return f"{prefix}{'__'.join(names)}".upper()

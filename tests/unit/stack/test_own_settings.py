@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local import postgres
+from deploy.local import postgres, services
 from deploy.local.errors import StackError
 from deploy.local.jaeger import TraceBackend
-from deploy.local.own_settings import own_settings
+from deploy.local.own_settings import own_settings, refuse_wrong
 from deploy.local.runtimes import Runtime
 from deploy.local.services import Surroundings, environment_table
 from deploy.local.state import State
@@ -87,6 +87,14 @@ def test_a_name_in_the_environment_that_no_service_knows_is_refused(
         own_settings(state)
 
 
+@pytest.mark.parametrize("line", ["MODELYARD_LIMITS__BURST", "100 requests please"])
+def test_a_line_that_is_none_is_refused_with_its_number(state: State, line: str) -> None:
+    state.settings_file.write_text(f"# mine\nMODELYARD_LIMITS__BURST=1/second\n{line}\n")
+
+    with pytest.raises(StackError, match=r"^Line 3 of .*settings.env is no NAME=VALUE"):
+        own_settings(state)
+
+
 def test_clean_leaves_the_operators_settings(tmp_path: Path) -> None:
     state = State(tmp_path / "own")
     (state.folder("logs") / "kafka.log").touch()
@@ -107,15 +115,22 @@ def _database(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def a_table(state: State, **wished: str) -> Mapping[str, Mapping[str, str]]:
     """Return what the services of a stack are told whose operator wishes for this of one."""
-    return environment_table(
-        Surroundings(
-            state=state,
-            kafka="kafka:9092",
-            redis="redis://redis",
-            traces=TraceBackend(otlp_endpoint="http://otlp", query_url="http://query"),
-            runtime=Runtime(settings={}, logs_root=state.root, summary=""),
-            more={"scheduler": wished},
-        )
+    return environment_table(surroundings(state, {"scheduler": wished}))
+
+
+def surroundings(state: State, wished: Mapping[str, Mapping[str, str]]) -> Surroundings:
+    settings = {
+        "RUNTIME__KIND": "process",
+        "RUNTIME__CONTAINERS_ROOT": str(state.root),
+        "RUNTIME__IMAGES": "{}",
+    }
+    return Surroundings(
+        state=state,
+        kafka="kafka:9092",
+        redis="redis://redis",
+        traces=TraceBackend(otlp_endpoint="http://otlp", query_url="http://query"),
+        runtime=Runtime(settings=settings, logs_root=state.root, summary=""),
+        more=wished,
     )
 
 
@@ -126,6 +141,58 @@ def test_what_the_stack_leaves_open_and_some_of_what_it_says_may_be_chosen(state
     ]
 
     assert (told["ADMISSION__QUEUED_JOBS_MAX"], told["RUNNER__CPU_MILLICORES"]) == ("5", "2000")
+
+
+@pytest.mark.usefixtures("_database")
+@pytest.mark.parametrize(
+    ("service", "name", "value", "said"),
+    [
+        ("api_gateway", "LIMITS__TENANT_REQUESTS_MAX", "lots", "must be a whole number, such as 3"),
+        ("api_gateway", "LIMITS__TENANT_REQUESTS_MAX", "0", "must be more than 0"),
+        ("api_gateway", "LIMITS__TENANT_REQUESTS_MAX", "", "must be a whole number, such as 3"),
+        ("api_gateway", "LIMITS__BURST", "lots", "must be a number per time, such as 500/second"),
+        ("api_gateway", "FOLLOW_TIMEOUT", "soon", "must be an ISO 8601 duration, such as PT5M"),
+        ("api_gateway", "OIDC__SECOND_FACTOR_METHODS", "mfa", "must be JSON"),
+        ("scheduler", "RUNTIME__ALLOW_MIXED_TENANTS", "perhaps", "must be true or false"),
+        ("log_collector", "TELEMETRY__LOG_LEVEL", "loud", "must be 'TRACE', 'DEBUG', "),
+    ],
+)
+def test_a_value_that_a_service_cannot_read_is_refused_before_anything_is_stopped(
+    *,
+    state: State,
+    service: str,
+    name: str,
+    value: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(services, "stop", lambda *_: pytest.fail("a service is stopped"))
+
+    with pytest.raises(StackError) as refused:
+        services.start(surroundings(state, {service: {name: value}}))
+    where = f"MODELYARD_{name}, in {state.settings_file}: {said}"
+    assert str(refused.value).startswith(where)
+
+
+@pytest.mark.usefixtures("_database")
+def test_values_that_are_wrong_together_are_refused(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "stop", lambda *_: pytest.fail("a service is stopped"))
+
+    with pytest.raises(StackError, match=r"must be shorter than scheduling\.node_lost_after"):
+        services.start(surroundings(state, {"scheduler": {"SCHEDULING__NODE_LOST_AFTER": "PT1S"}}))
+
+
+@pytest.mark.usefixtures("_database")
+def test_what_services_can_read_is_no_problem(state: State) -> None:
+    wished = {
+        "api_gateway": {"LIMITS__BURST": "1/second"},
+        "scheduler": {"PURGE__ROWS_PER_PASS_MAX": "9"},
+    }
+    around = surroundings(state, wished)
+
+    refuse_wrong(state, wished, environment_table(around))
 
 
 @pytest.mark.usefixtures("_database")
