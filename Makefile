@@ -28,7 +28,7 @@ demo: setup  ## set up, start everything, train, register, deploy and ask a mode
 	@$(STACK) demo
 up: setup  ## start the platform; the address and the first key go to .modelyard/cli.env
 	@$(STACK) up
-down:  ## stop everything that was started here
+down:  ## stop everything that was started here; its data stays
 	@[ ! -x $(BIN)/python ] || $(STACK) down
 status:  ## show every part, where it listens, whether it answers
 	@$(STACK) status

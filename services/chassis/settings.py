@@ -257,7 +257,7 @@ def groups_in(annotation: object) -> Iterator[type[BaseModel]]:
 
 
 def _variable(kind: type[BaseModel], prefix: str, path: tuple[int | str, ...]) -> str:
-    """Return the variable of a field: which of several groups it is in, or an entry, is not in it."""
+    """Return the variable of a field: neither its kind of group nor an entry is in it."""
     names, groups = [], [kind]
     for part in map(str, path):
         held = [group.model_fields[part] for group in groups if part in group.model_fields]

@@ -12,7 +12,12 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
-from services.chassis.errors import FailedPrecondition, InvalidArgument, TenantSuspended
+from services.chassis.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    TenantSuspended,
+)
 from services.chassis.tenancy import TenantId
 
 REASON_CHARACTERS_MAX: Final = 256
@@ -127,6 +132,16 @@ class Tenant:
     def is_gone(self, *, at: datetime) -> bool:
         """Tell whether its grace is over, be it PURGED already or not."""
         return self.is_purged or (self.purge_at is not None and self.purge_at <= at)
+
+    def name_taken(self, *, at: datetime) -> AlreadyExists:
+        """Return what a tenant that should be called so is refused for."""
+        if not self.is_gone(at=at):
+            return AlreadyExists("tenant", self.id)
+        return AlreadyExists.worded(
+            f"tenant {self.id} was deleted, and a deleted tenant's name is not given again",
+            detail={"kind": "tenant", "id": self.id},
+            retry_after=None,
+        )
 
     def check_kept(self) -> None:
         """Raise FailedPrecondition when nothing is left of it but its name."""

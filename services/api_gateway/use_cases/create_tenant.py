@@ -12,7 +12,7 @@ from services.api_gateway.domain.roles import Role
 from services.api_gateway.domain.tenant import Plan, Tenant
 from services.api_gateway.use_cases.manage_keys import NewKeys, require_all
 from services.api_gateway.use_cases.ports import TenantStore
-from services.chassis.errors import AlreadyExists, FailedPrecondition
+from services.chassis.errors import FailedPrecondition
 from services.chassis.tenancy import Principal, TenantId
 
 
@@ -32,7 +32,7 @@ class CreateTenant:
         async with self.store.changing() as tx:
             created = Tenant.created(tenant, plan or Plan(), at=tx.now)
             if not await tx.add(created, key):
-                raise AlreadyExists("tenant", tenant)
+                raise (await tx.get(tenant)).name_taken(at=tx.now)
         return created, text
 
 

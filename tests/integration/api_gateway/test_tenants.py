@@ -258,8 +258,10 @@ async def test_a_tenant_is_purged_when_its_grace_is_over_and_no_other_is(
     beta = await store.find(TenantId("beta"))
     assert beta is not None
     assert beta.state is TenantState.DELETING
-    with pytest.raises(AlreadyExists):
+    with pytest.raises(AlreadyExists, match="name is not given again"):
         await create(ACME)
+    with pytest.raises(AlreadyExists, match="beta already exists"):
+        await create(TenantId("beta"))
 
 
 async def test_a_key_that_a_late_gateway_made_goes_with_the_next_pass(

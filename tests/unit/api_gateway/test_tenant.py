@@ -201,3 +201,11 @@ async def test_nobody_acts_for_a_tenant_that_is_none_or_none_any_more() -> None:
     for store in (a_store(Clock()), a_store(Clock(), a_tenant(TenantState.PURGED))):
         with pytest.raises(Unauthenticated):
             await TenantStanding(store, Clock())(ACME)
+
+
+def test_of_a_name_that_is_taken_is_told_whether_it_ever_comes_back() -> None:
+    deleted = a_tenant().deleted(grace=timedelta(hours=1), at=NOW)
+    assert str(deleted.name_taken(at=SOON)) == "tenant acme already exists"
+    assert str(deleted.name_taken(at=LATER)) == (
+        "tenant acme was deleted, and a deleted tenant's name is not given again"
+    )

@@ -562,7 +562,7 @@ def test_the_states_of_jobs_are_in_the_help_and_no_others_are_taken(
     transport = httpx.MockTransport(answer)
     monkeypatch.setattr("modelyard.cli.main.Client", partial(Client, transport=transport))
     assert exit_code_of(monkeypatch, "job", "list", "--help") == 0
-    shown = capsys.readouterr().out.upper()
+    shown = capsys.readouterr().out
     assert all(state in shown for state in JOB_STATES)
     assert exit_code_of(monkeypatch, "job", "list", "--state", "running", "--state", "FAILED") == 0
     assert asked == ["RUNNING", "FAILED"]

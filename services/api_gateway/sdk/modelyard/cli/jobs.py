@@ -247,7 +247,8 @@ def job_show(session: Session, job_id: str) -> None:
     "states",
     multiple=True,
     type=click.Choice(JOB_STATES, case_sensitive=False),
-    help="May be given several times; all states by default.",
+    metavar=f"[{'|'.join(JOB_STATES)}]",  # as REST takes them; click's own would be small
+    help="In either case, and several times; all states by default.",
 )
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @pass_session
