@@ -110,12 +110,12 @@ def rows(own: Things, foreign: Things, spare_tenants: tuple[str, str]) -> dict[s
             for_every_tenant=frozenset(),
         )
 
-    def of_member(**more: Any) -> Row:
+    def of_member(query: Parameters = MEMBER, **more: Any) -> Row:
         return Row(
             own=own.member,
             foreign=foreign.member(),
             missing={"tenant_id": "nobody"},
-            query=MEMBER,
+            query=query,
             for_every_tenant=frozenset({"tenants:read", "tenants:write"}),
             **more,
         )
@@ -196,7 +196,7 @@ def rows(own: Things, foreign: Things, spare_tenants: tuple[str, str]) -> dict[s
         "post /v1/tenants/{tenant_id}/resume": of_tenant(),
         "put /v1/tenants/{tenant_id}/plan": of_tenant({}),
         "delete /v1/tenants/{tenant_id}": of_tenant(),
-        "get /v1/tenants/{tenant_id}/members": of_member(),
+        "get /v1/tenants/{tenant_id}/members": of_member(query={}),
         "put /v1/tenants/{tenant_id}/members": of_member(json=lambda: {"roles": ["viewer"]}),
         "delete /v1/tenants/{tenant_id}/members": of_member(),
         "get /v1/whoami": Row(),

@@ -10,6 +10,7 @@ from starlette.types import Message
 
 from services.api_gateway.domain.scopes import SCOPES
 from services.api_gateway.entrypoints.rest.app import build_app
+from services.api_gateway.entrypoints.rest.jobs import JobTimeouts
 from services.chassis.ids import TimeOrderedIds
 from tests.unit.api_gateway.edge import Edge, a_spec
 
@@ -271,3 +272,13 @@ def an_input(name: str) -> dict[str, Any]:
 async def chunks(body: bytes) -> AsyncIterator[bytes]:
     for place in range(len(body)):
         yield body[place : place + 1]
+
+
+def test_a_duration_is_told_as_json_schema_knows_it() -> None:
+    told = JobTimeouts.model_validate({"queue": "PT1H13S", "run": "P1DT1H2M", "stop_grace": "PT1S"})
+    assert told.model_dump(mode="json") == {
+        "queue": "PT1H0M13S",
+        "start": None,
+        "run": "P1DT1H2M",
+        "stop_grace": "PT1S",
+    }

@@ -3,6 +3,7 @@
 A bound on what another service owns is that service's: `tests/contract/edge` compares the two.
 """
 
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, get_args
 
@@ -10,7 +11,17 @@ from fastapi import Header, Path
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from modelyard.common.v1 import files_pb2, resources_pb2
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+from pydantic_core import to_jsonable_python
 
 from services.chassis.amounts import size_in_words
 
@@ -38,6 +49,18 @@ def _iso_8601(value: object) -> object:
     return value
 
 
+def _rfc_3339(length: timedelta) -> str:
+    """Return an ISO 8601 duration as JSON Schema's format has it: `PT1H0M13S`, not `PT1H13S`."""
+    return _HOURS_WITHOUT_MINUTES.sub("H0M", to_jsonable_python(length))
+
+
+_HOURS_WITHOUT_MINUTES: Final = re.compile(r"H(?=[0-9.]+S)")
+Length = Annotated[
+    timedelta,
+    PlainSerializer(_rfc_3339, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "duration"}),
+]
+"""A duration in a body that is answered, too."""
 IsoDuration = Annotated[timedelta, BeforeValidator(_iso_8601)]
 """A duration in a query."""
 INTEGER_MAX = 2**53 - 1
@@ -67,9 +90,16 @@ class Body(BaseModel):
         described = cls.model_fields[field.field_name].annotation
         if isinstance(value, bool) and described is not bool:
             raise ValueError("must not be a boolean")
-        if isinstance(value, int | float) and timedelta in (described, *get_args(described)):
+        if isinstance(value, int | float) and _is_duration(described):
             raise ValueError("must be an ISO 8601 duration, such as PT5M")
         return value
+
+
+def _is_duration(described: object) -> bool:
+    """Tell whether a field is a timedelta, or one that may be absent."""
+    if described is timedelta:
+        return True
+    return any(_is_duration(each) for each in get_args(described))
 
 
 class Resources(Body):

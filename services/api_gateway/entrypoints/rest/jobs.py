@@ -16,6 +16,7 @@ from services.api_gateway.entrypoints.rest.fields import (
     Id,
     IdempotencyKey,
     ImageName,
+    Length,
     Resources,
     duration_pb,
     instant,
@@ -81,27 +82,27 @@ class JobOutput(Body):
 class JobTimeouts(Body):
     """Bounds on a job's phases, as ISO 8601 durations."""
 
-    queue: timedelta | None = Field(
+    queue: Length | None = Field(
         default=None,
         ge=timedelta(seconds=1),
         le=timedelta(days=30),
         description="In line, the pause before a retry not counted: 1 second to 30 days; absent: "
         "however long.",
     )
-    start: timedelta | None = Field(
+    start: Length | None = Field(
         default=None,
         ge=timedelta(seconds=1),
         le=timedelta(days=1),
         description="From its admission to its first instruction: 1 second to 1 day; absent: as "
         "long as its node tries.",
     )
-    run: timedelta | None = Field(
+    run: Length | None = Field(
         default=None,
         ge=timedelta(seconds=1),
         le=timedelta(days=7),
         description="From its start to its end: 1 second to 7 days; absent: 24 hours.",
     )
-    stop_grace: timedelta | None = Field(
+    stop_grace: Length | None = Field(
         default=None,
         ge=timedelta(0),
         le=timedelta(minutes=10),
