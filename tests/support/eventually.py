@@ -44,3 +44,12 @@ async def eventually(
             raise AssertionError(f"not within {within_s:g} s: {what} (last answer: {answer!r})")
         await asyncio.sleep(_POLL_INTERVAL_S)
     return answer
+
+
+async def seen(look: Callable[[], bool], *, what: str) -> None:
+    """Wait until something is so that nothing need be awaited to see."""
+
+    async def is_so() -> bool:
+        return look()
+
+    await eventually(is_so, what=what)

@@ -1,7 +1,6 @@
 """A runner that nobody can hear stops what runs on its node."""
 
 import asyncio
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ from services.scheduler.entrypoints.loops import isolation
 from services.scheduler.entrypoints.loops.isolation import IsolationLoop
 from services.scheduler.settings import Settings
 from services.scheduler.use_cases.attempts.stop_containers import StopContainers
-from tests.support.eventually import eventually
+from tests.support.eventually import seen
 from tests.unit.scheduler_runner.bench import Bench
 
 STOP_AFTER = timedelta(minutes=4)
@@ -24,15 +23,6 @@ GRACE = timedelta(seconds=10)
 
 def stopping(bench: Bench) -> StopContainers:
     return StopContainers(bench.runtime, GRACE, together_max=2)
-
-
-async def seen(look: Callable[[], bool], *, what: str) -> None:
-    """Wait until something is so."""
-
-    async def is_so() -> bool:
-        return look()
-
-    await eventually(is_so, what=what)
 
 
 async def test_all_that_runs_is_stopped_within_one_grace(bench: Bench) -> None:

@@ -1,7 +1,7 @@
 """When the runner's loop takes a step, and when it waits."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -26,7 +26,7 @@ from services.scheduler.entrypoints.loops.runner import RunnerIntervals, RunnerL
 from services.scheduler.entrypoints.loops.runtime_watch import RuntimeWatch
 from services.scheduler.use_cases.attempts.drive_attempt import AttemptMemory, DriveAttempt
 from services.scheduler.use_cases.attempts.keep_node import KeepNode
-from tests.support.eventually import eventually
+from tests.support.eventually import seen
 from tests.unit.scheduler_runner.bench import LIMITS, Bench
 from tests.unit.scheduler_runner.builders import STOP, a_job, some_work
 
@@ -48,15 +48,6 @@ class Drive:
             raise self.failing
         self._bench.memory = memory
         return await self._bench.drive(work)
-
-
-async def seen(look: Callable[[], bool], *, what: str) -> None:
-    """Wait until something is so."""
-
-    async def is_so() -> bool:
-        return look()
-
-    await eventually(is_so, what=what)
 
 
 @asynccontextmanager

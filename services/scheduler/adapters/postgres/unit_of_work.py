@@ -88,7 +88,7 @@ class PostgresTransaction(_Emitting):
         self.answers = PostgresAnswers(inner)
         self.jobs = PostgresTenantJobs(inner.connection, tenant)
         self.deployments = PostgresTenantDeployments(inner.connection, tenant)
-        self.fleet = PostgresNodes(inner.connection)
+        self.fleet = PostgresFleet(inner.connection)
 
 
 class PostgresSystemTransaction(_Emitting):

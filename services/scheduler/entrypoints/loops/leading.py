@@ -36,8 +36,10 @@ class Candidacy:
     async def run(self, stopping: asyncio.Event) -> None:
         """Wait for the tenants, then keep the lease until `stopping` is set."""
         async with asyncio.TaskGroup() as tasks:
-            waits = [tasks.create_task(self.tenants.caught_up())]
-            waits.append(tasks.create_task(_is_set(stopping)))
+            waits: list[asyncio.Task[object]] = [
+                tasks.create_task(self.tenants.caught_up()),
+                tasks.create_task(stopping.wait()),
+            ]
             await asyncio.wait(
                 waits,
                 timeout=self.lets_others.total_seconds(),
@@ -48,10 +50,6 @@ class Candidacy:
         if not self.tenants.is_caught_up:
             logger.warning("stands for the lead without knowing the tenants")
         await self.lease.run(stopping)
-
-
-async def _is_set(event: asyncio.Event) -> None:
-    await event.wait()
 
 
 @dataclass(frozen=True, slots=True)
