@@ -46,6 +46,7 @@ from tests.simulation.messages import BadProducer, BadSubscription
 from tests.simulation.registry_store import (
     MemoryRegistryUnitOfWork,
 )
+from tests.simulation.scheduler_store import MemoryUnitOfWork
 from tests.simulation.wire import Odds, Wire
 from tests.simulation.world import (
     IMAGE,
@@ -215,7 +216,12 @@ class SchedulerHost(Host):
     def _loops(self, process: SimProcess) -> list[Run]:
         world, ids = self._world, self._ids()
         client = self._client(world.scheduler, ids, "/scheduler")
-        unit_of_work = world.made.unit_of_work(client, event_of)
+        unit_of_work = MemoryUnitOfWork(
+            client,
+            event_of,
+            transaction=world.made.tenant_transaction,
+            system_transaction=world.made.system_transaction,
+        )
         ports = scheduler_bootstrap.Ports(
             clock=self.clock,
             ids=ids,

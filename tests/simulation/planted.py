@@ -3,8 +3,7 @@
 The checkers have to find each of them, or they would not find the like of it in the product.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -32,7 +31,6 @@ from tests.simulation.scheduler_store import (
     MemorySystemTransaction,
     MemoryTenantJobs,
     MemoryTransaction,
-    MemoryUnitOfWork,
 )
 from tests.simulation.world import Made
 
@@ -78,16 +76,10 @@ class FreedWhenAsked(MemoryTenantJobs):
             await MemoryNodes(self._tx).release(job.node_id, job.spec.resources)
 
 
-class FreeingUnitOfWork(MemoryUnitOfWork):
-    """Opens transactions with `FreedWhenAsked`."""
+class FreeingTransaction(MemoryTransaction):
+    """A transaction with `FreedWhenAsked`."""
 
-    @override
-    @asynccontextmanager
-    async def __call__(self, tenant: TenantId) -> AsyncIterator[MemoryTransaction]:
-        async with self._client.begin(tenant) as tx:
-            opened = MemoryTransaction(tx, self._event_of, self._listeners)
-            opened.jobs = FreedWhenAsked(tx, tenant)
-            yield opened
+    jobs_type = FreedWhenAsked
 
 
 class FreedAsLost(MemoryNodes):
@@ -98,16 +90,10 @@ class FreedAsLost(MemoryNodes):
         await super().save(replace(node, used=Resources()) if node.lost_at else node)
 
 
-class LosingUnitOfWork(MemoryUnitOfWork):
-    """Opens transactions with `FreedAsLost`."""
+class LosingTransaction(MemorySystemTransaction):
+    """A transaction with `FreedAsLost`."""
 
-    @override
-    @asynccontextmanager
-    async def system(self, *, because: str) -> AsyncIterator[MemorySystemTransaction]:
-        async with self._client.begin(None) as tx:
-            opened = MemorySystemTransaction(tx, self._event_of, self._listeners)
-            opened.nodes = FreedAsLost(tx)
-            yield opened
+    nodes_type = FreedAsLost
 
 
 class MixingNodes(MemoryNodes):
@@ -123,16 +109,10 @@ class MixingNodes(MemoryNodes):
         return replace(await super().get(node_id), allows_mixed_tenants=True)
 
 
-class MixingUnitOfWork(MemoryUnitOfWork):
-    """Opens transactions with `MixingNodes`."""
+class MixingTransaction(MemorySystemTransaction):
+    """A transaction with `MixingNodes`."""
 
-    @override
-    @asynccontextmanager
-    async def system(self, *, because: str) -> AsyncIterator[MemorySystemTransaction]:
-        async with self._client.begin(None) as tx:
-            opened = MemorySystemTransaction(tx, self._event_of, self._listeners)
-            opened.nodes = MixingNodes(tx)
-            yield opened
+    nodes_type = MixingNodes
 
 
 class MistakenWish(MemoryTenantJobs):
@@ -145,16 +125,10 @@ class MistakenWish(MemoryTenantJobs):
         await super().save(job)
 
 
-class MistakenUnitOfWork(MemoryUnitOfWork):
-    """Opens transactions with `MistakenWish`."""
+class MistakenTransaction(MemoryTransaction):
+    """A transaction with `MistakenWish`."""
 
-    @override
-    @asynccontextmanager
-    async def __call__(self, tenant: TenantId) -> AsyncIterator[MemoryTransaction]:
-        async with self._client.begin(tenant) as tx:
-            opened = MemoryTransaction(tx, self._event_of, self._listeners)
-            opened.jobs = MistakenWish(tx, tenant)
-            yield opened
+    jobs_type = MistakenWish
 
 
 class LineFromItsEnd(MemoryLine):
@@ -191,38 +165,16 @@ class UntoldLoss(MemorySystemTransaction):
             super().emit(fact)
 
 
-class MisledUnitOfWork(MemoryUnitOfWork):
-    """Opens transactions with `LineFromItsEnd`."""
+class MisledTransaction(MemorySystemTransaction):
+    """A transaction with `LineFromItsEnd`."""
 
-    @override
-    @asynccontextmanager
-    async def system(self, *, because: str) -> AsyncIterator[MemorySystemTransaction]:
-        async with self._client.begin(None) as tx:
-            opened = MemorySystemTransaction(tx, self._event_of, self._listeners)
-            opened.line = LineFromItsEnd(tx)
-            yield opened
+    line_type = LineFromItsEnd
 
 
-class HastyUnitOfWork(MemoryUnitOfWork):
-    """Opens transactions with `NoPause`."""
+class HastyTransaction(MemorySystemTransaction):
+    """A transaction with `NoPause`."""
 
-    @override
-    @asynccontextmanager
-    async def system(self, *, because: str) -> AsyncIterator[MemorySystemTransaction]:
-        async with self._client.begin(None) as tx:
-            opened = MemorySystemTransaction(tx, self._event_of, self._listeners)
-            opened.jobs = NoPause(tx)
-            yield opened
-
-
-class SilentUnitOfWork(MemoryUnitOfWork):
-    """Opens transactions as `UntoldLoss`."""
-
-    @override
-    @asynccontextmanager
-    async def system(self, *, because: str) -> AsyncIterator[MemorySystemTransaction]:
-        async with self._client.begin(None) as tx:
-            yield UntoldLoss(tx, self._event_of, self._listeners)
+    jobs_type = NoPause
 
 
 class NoInbox(MemoryRegistryTransaction):
@@ -258,14 +210,14 @@ class NothingOnce(NoInbox, NoConstraint):
 PLANTED: Final[Mapping[str, Made]] = {
     "epoch check off": Made(transaction=UncheckedEpochs),
     "relay skips a row": Made(outbox=SkippedRows),
-    "capacity freed early": Made(unit_of_work=FreeingUnitOfWork),
+    "capacity freed early": Made(tenant_transaction=FreeingTransaction),
     "inbox off": Made(registry_transaction=NothingOnce),
-    "lost node's capacity freed early": Made(unit_of_work=LosingUnitOfWork),
-    "nodes mix tenants that must not": Made(unit_of_work=MixingUnitOfWork),
-    "a cancelled job comes back": Made(unit_of_work=MistakenUnitOfWork),
-    "the line is read from its end": Made(unit_of_work=MisledUnitOfWork),
-    "retries know no pause": Made(unit_of_work=HastyUnitOfWork),
-    "a loss is not told": Made(unit_of_work=SilentUnitOfWork),
+    "lost node's capacity freed early": Made(system_transaction=LosingTransaction),
+    "nodes mix tenants that must not": Made(system_transaction=MixingTransaction),
+    "a cancelled job comes back": Made(tenant_transaction=MistakenTransaction),
+    "the line is read from its end": Made(system_transaction=MisledTransaction),
+    "retries know no pause": Made(system_transaction=HastyTransaction),
+    "a loss is not told": Made(system_transaction=UntoldLoss),
     "runner stops nothing when it is cut off": Made(isolation_stop_after=timedelta(days=1)),
 }
 HARMLESS: Final[Mapping[str, Made]] = {

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import ClassVar, Final
 
 from services.chassis.db.lease import HeldLease
 from services.chassis.errors import Conflict, InProgress, KeyReused, NotFound
@@ -497,13 +497,15 @@ class _Emitting:
 class MemoryTransaction(_Emitting):
     """One tenant's transaction; implements `ports.Transaction`."""
 
+    jobs_type: ClassVar[type[MemoryTenantJobs]] = MemoryTenantJobs
+
     def __init__(
         self, tx: Transaction, event_of: Callable[[Fact], NewEvent], listeners: Sequence[Listener]
     ) -> None:
         super().__init__(tx, event_of, listeners)
         assert tx.tenant is not None, "it is a tenant's"
         self.answers = MemoryAnswers(tx)
-        self.jobs = MemoryTenantJobs(tx, tx.tenant)
+        self.jobs = self.jobs_type(tx, tx.tenant)
         self.fleet = MemoryNodes(tx)
 
     @property
@@ -515,15 +517,19 @@ class MemoryTransaction(_Emitting):
 class MemorySystemTransaction(_Emitting):
     """A transaction that spans tenants; implements `ports.SystemTransaction`."""
 
+    jobs_type: ClassVar[type[MemoryJobs]] = MemoryJobs
+    nodes_type: ClassVar[type[MemoryNodes]] = MemoryNodes
+    line_type: ClassVar[type[MemoryLine]] = MemoryLine
+
     def __init__(
         self, tx: Transaction, event_of: Callable[[Fact], NewEvent], listeners: Sequence[Listener]
     ) -> None:
         super().__init__(tx, event_of, listeners)
         self.answers = MemoryAllAnswers(tx)
-        self.jobs = MemoryJobs(tx)
+        self.jobs = self.jobs_type(tx)
         self.attempts = MemoryAttempts(tx)
-        self.nodes = MemoryNodes(tx)
-        self.line = MemoryLine(tx)
+        self.nodes = self.nodes_type(tx)
+        self.line = self.line_type(tx)
 
     async def hold(self, lease: Lease) -> None:
         """Begin a lease holder's transaction with this."""
@@ -614,9 +620,18 @@ def _place(asked: Repeatable) -> tuple[str, str]:
 class MemoryUnitOfWork:
     """Opens transactions on the scheduler's database; implements `ports.UnitOfWork`."""
 
-    def __init__(self, client: Client, event_of: Callable[[Fact], NewEvent]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        event_of: Callable[[Fact], NewEvent],
+        *,
+        transaction: type[MemoryTransaction] = MemoryTransaction,
+        system_transaction: type[MemorySystemTransaction] = MemorySystemTransaction,
+    ) -> None:
         self._client = client
         self._event_of = event_of
+        self._transaction = transaction
+        self._system_transaction = system_transaction
         self._listeners: list[Listener] = []
 
     def add_listener(self, listener: Listener) -> None:
@@ -627,14 +642,14 @@ class MemoryUnitOfWork:
     async def __call__(self, tenant: TenantId) -> AsyncIterator[MemoryTransaction]:
         """Open a transaction for a tenant."""
         async with self._client.begin(tenant) as tx:
-            yield MemoryTransaction(tx, self._event_of, self._listeners)
+            yield self._transaction(tx, self._event_of, self._listeners)
 
     @asynccontextmanager
     async def system(self, *, because: str) -> AsyncIterator[MemorySystemTransaction]:
         """Open a transaction that is no tenant's."""
         assert because
         async with self._client.begin(None) as tx:
-            yield MemorySystemTransaction(tx, self._event_of, self._listeners)
+            yield self._system_transaction(tx, self._event_of, self._listeners)
 
     @asynccontextmanager
     async def reading(self, *, because: str) -> AsyncIterator[MemoryReading]:

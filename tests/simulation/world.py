@@ -37,7 +37,7 @@ from tests.simulation.registry_store import (
     ARTIFACTS,
     MemoryRegistryTransaction,
 )
-from tests.simulation.scheduler_store import JobRow, MemoryUnitOfWork
+from tests.simulation.scheduler_store import JobRow, MemorySystemTransaction, MemoryTransaction
 from tests.simulation.wire import Violation
 from tests.support.sim_loop import SimLoop, outside
 
@@ -76,7 +76,8 @@ class Made:
     """Which classes the world is made of; a planted bug is another one in a place."""
 
     transaction: type[Transaction] = Transaction
-    unit_of_work: type[MemoryUnitOfWork] = MemoryUnitOfWork
+    tenant_transaction: type[MemoryTransaction] = MemoryTransaction
+    system_transaction: type[MemorySystemTransaction] = MemorySystemTransaction
     registry_transaction: type[MemoryRegistryTransaction] = MemoryRegistryTransaction
     outbox: Callable[[Client], Outbox] = lambda client: client
     isolation_stop_after: timedelta = ISOLATION_STOP_AFTER
