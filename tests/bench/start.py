@@ -111,9 +111,9 @@ def measure(client: Client, floor: Floor, *, count: int) -> Measured:
     floors: list[float] = []
     begins_at = time.monotonic()
     for number in range(WARM_UP_COUNT + count):
-        _sleep_until(begins_at + number * INTERVAL_S)
+        sleep_until(begins_at + number * INTERVAL_S)
         jobs.append(_submit(client))
-        _sleep_until(begins_at + (number + 0.5) * INTERVAL_S)
+        sleep_until(begins_at + (number + 0.5) * INTERVAL_S)
         floors.append(floor())
     starts = [_start_of(client, job) for job in jobs]
     return Measured(starts[WARM_UP_COUNT:], floors[WARM_UP_COUNT:])
@@ -224,5 +224,7 @@ def _ms(nanoseconds: int) -> float:
     return nanoseconds / 1e6
 
 
-def _sleep_until(instant: float) -> None:
-    time.sleep(max(0.0, instant - time.monotonic()))
+def sleep_until(instant: float) -> None:
+    """Sleep until an instant of the monotonic clock, unless it is past."""
+    if (left_s := instant - time.monotonic()) > 0:
+        time.sleep(left_s)
