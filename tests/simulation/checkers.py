@@ -7,7 +7,7 @@ once the faults have stopped. Knows the promises, and nothing of how they are ke
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -303,22 +303,44 @@ class Checkers:
         )
 
     def _nobody_is_passed(self, commit: Commit) -> None:
-        """Who is admitted has passed nobody who has waited for long enough to be seen.
+        """Who has waited for long enough to be seen is passed only where it has no room.
 
-        All can be held by any node here, so that a head that finds no room holds up the line.
+        Or by what ends sooner, where room is kept for one who waits before it.
         """
-        rows = self.scheduler.rows(JOBS)
         admitted = [
-            _place(after)
+            after
             for _, before, after in commit.of(JOBS)
             if before is not None
             and before.job.state is JobState.QUEUED
             and after is not None
             and after.job.state is JobState.ADMITTED
         ]
-        for row in rows.values() if admitted else ():
-            if self._is_eligible(row.job):
-                _require(_place(row) > max(admitted), f"{row.job.id} is passed by another")
+        rows = self.scheduler.rows(JOBS).values() if admitted else ()
+        queued = [row for row in rows if row.job.state is JobState.QUEUED]
+        for row in queued:
+            is_first = all(_place(row) <= _place(other) for other in queued)
+            for other in admitted if self._is_eligible(row.job) else ():
+                is_sooner = other.job.spec.timeouts.run < row.job.spec.timeouts.run
+                if _place(other) > _place(row) and (is_first or not is_sooner):
+                    had_room = self._had_room(row, other.job.node_id, admitted, commit)
+                    _require(not had_room, f"{row.job.id} is passed by {other.job.id}")
+
+    def _had_room(
+        self, row: JobRow, node_id: NodeId | None, admitted: Sequence[JobRow], commit: Commit
+    ) -> bool:
+        """Tell whether a node had room for a job at its turn, and let its tenant in."""
+        first = [each.job for each in admitted if _place(each) < _place(row)]
+        [free] = [node.free for key, node, _ in commit.of(NODES) if node and key == node_id]
+        taken = _sum(job.spec.resources for job in first if job.node_id == node_id)
+        later = {each.job.attempt_id for each in admitted} - {job.attempt_id for job in first}
+        tenants = {
+            attempt.tenant
+            for attempt in self._attempts()
+            if attempt.node_id == node_id and not attempt.is_terminal and attempt.id not in later
+        }
+        assert node_id is not None, "who is admitted has a node"
+        is_let_in = self.engines[node_id].allows_mixed_tenants or tenants <= {row.job.tenant}
+        return is_let_in and row.job.spec.resources.fits_in(free.less(taken))
 
     def _is_eligible(self, job: Job) -> bool:
         now_s = _virtual_s()

@@ -24,7 +24,7 @@ from services.scheduler.domain.fleet.reach import FleetDoors, FleetReach
 from services.scheduler.domain.identities import AttemptId, JobId, NodeId
 from services.scheduler.domain.jobs.job import Job, JobState
 from services.scheduler.domain.resources import Resources
-from services.scheduler.domain.scheduling.plan import Head
+from services.scheduler.domain.scheduling.plan import Head, Holding
 from services.scheduler.use_cases.ports import (
     Deployments,
     Fact,
@@ -238,6 +238,24 @@ class MemoryAttempts:
         server = self._tx.server
         found = await server.ask(lambda: [server.read(ATTEMPTS, each) for each in attempt_ids])
         return {attempt.id: attempt.ended_at for attempt in found if attempt is not None}
+
+    async def holdings(self) -> Sequence[Holding]:
+        """Return what all open attempts hold, and for how long at most."""
+        return await self._tx.server.ask(self._holdings)
+
+    def _holdings(self) -> list[Holding]:
+        found = []
+        for attempt in self._tx.server.all(ATTEMPTS):
+            if attempt.is_terminal:
+                continue
+            row = self._tx.server.read(JOBS, JobId(attempt.owner.id))
+            ends_in = None
+            if row is not None:
+                now = self._tx.server.database_now
+                ran_for = now - (attempt.started_at or now)
+                ends_in = max(timedelta(0), row.job.spec.timeouts.run - ran_for)
+            found.append(Holding(attempt.node_id, attempt.tenant, attempt.resources, ends_in))
+        return found
 
     async def open_on_node(self, node_id: NodeId) -> Sequence[AttemptWork]:
         """Return what is open on a node, oldest first."""
@@ -463,6 +481,7 @@ class MemoryLine:
                         row.job.spec.priority,
                         row.queue_seq,
                         asked,
+                        run_max=row.job.spec.timeouts.run,
                     )
                 )
         return sorted(heads, key=lambda head: head.order)[:limit]

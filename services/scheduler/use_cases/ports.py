@@ -38,7 +38,7 @@ from services.scheduler.domain.identities import (
 )
 from services.scheduler.domain.jobs.job import Job, JobState, JobTransitioned
 from services.scheduler.domain.resources import Resources
-from services.scheduler.domain.scheduling.plan import Head
+from services.scheduler.domain.scheduling.plan import Head, Holding
 from services.scheduler.domain.tenants.tenant import Tenant
 
 Fact = JobTransitioned | AttemptTransitioned | DeploymentChanged | RoutingEntry
@@ -320,6 +320,13 @@ class Attempts(Protocol):
 
     async def booked(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, Resources]:
         """Return what the open attempts of each tenant take together; nothing is locked."""
+        ...
+
+    async def holdings(self) -> Sequence[Holding]:
+        """Return what all open attempts hold, and for how long at most; nothing is locked.
+
+        By the database's clock; who has not started yet holds it for the whole of its run time.
+        """
         ...
 
     async def ends(self, attempt_ids: Sequence[AttemptId]) -> Mapping[AttemptId, datetime | None]:

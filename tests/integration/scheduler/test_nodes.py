@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import Conflict, NotFound
-from services.scheduler.adapters.postgres.fleet import PostgresLine
+from services.scheduler.adapters.postgres.fleet import PostgresNodes
 from services.scheduler.domain.deployments.replica import Replica, ReplicaState
+from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.jobs.job import JobState, StopCause
-from services.scheduler.domain.scheduling.plan import Head
 from services.scheduler.use_cases.fleet.change_node import ChangeNode
 from services.scheduler.use_cases.fleet.drain_nodes import DrainNodes
 from services.scheduler.use_cases.paging import PageRequest
@@ -108,15 +108,15 @@ async def test_a_cycle_that_chose_a_node_before_it_was_cordoned_places_nothing_t
     """The cordon is committed between the cycle's look at line and nodes and its booking."""
     await yard.a_node()
     job = await yard.a_job()
-    look, loop = PostgresLine.heads, asyncio.get_running_loop()
+    look, loop = PostgresNodes.at_work, asyncio.get_running_loop()
 
-    async def look_and_be_late(line: PostgresLine, **given: Any) -> Sequence[Head]:
-        seen = await look(line, **given)
+    async def look_and_be_late(nodes: PostgresNodes, **given: Any) -> Sequence[Node]:
+        seen = await look(nodes, **given)
         # In a context of its own: somebody else's transaction.
         await loop.create_task(changing(yard).cordon(NODE, by="tests"), context=Context())
         return seen
 
-    monkeypatch.setattr(PostgresLine, "heads", look_and_be_late)
+    monkeypatch.setattr(PostgresNodes, "at_work", look_and_be_late)
     assert await yard.cycle() == [(job.id, Outcome.NO_ROOM)]
     assert (await yard.job(job.id)).state is JobState.QUEUED
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -10,6 +11,7 @@ from services.chassis.transaction_mark import in_transaction
 from services.scheduler.domain.attempts.attempt import AttemptState, OwnerKind
 from services.scheduler.domain.attempts.work import JobWork, ReplicaWork
 from services.scheduler.domain.jobs.job import JobState
+from services.scheduler.domain.jobs.spec import JobTimeouts
 from services.scheduler.domain.resources import Resources
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
 from services.scheduler.use_cases.ports import SystemTransaction
@@ -259,3 +261,29 @@ async def test_a_cycle_whose_heads_all_wait_for_room_is_not_followed_by_another(
     report = await yard.run_cycle(await yard.lease())
 
     assert (len(report.heads), report.outcomes, report.is_cut) == (1, [], False)
+
+
+async def test_a_job_that_ends_before_a_larger_ones_turn_passes_it_and_a_longer_one_does_not(
+    yard: Yard,
+) -> None:
+    await yard.a_node(resources(cpu=4, memory=8))
+    await yard.a_job(resources=cores(1), timeouts=JobTimeouts(run=timedelta(hours=2)))
+    await yard.cycle()
+    large = await yard.a_job(resources=cores(4))
+    await yard.a_job(resources=cores(1))
+    short = await yard.a_job(resources=cores(1), timeouts=JobTimeouts(run=timedelta(hours=1)))
+
+    assert await yard.cycle() == [(short.id, Outcome.PLACED)]
+    for work in await yard.open_work():
+        await yard.end(work.attempt.id)
+    assert await yard.cycle() == [(large.id, Outcome.PLACED)]
+
+
+async def test_a_job_that_waits_for_a_replicas_room_holds_up_nobody(yard: Yard) -> None:
+    await yard.a_node(resources(cpu=4, memory=8))
+    await yard.a_deployment(resources=cores(1))
+    await yard.cycle()
+    await yard.a_job(resources=cores(4))
+    small = await yard.a_job(resources=cores(1))
+
+    assert await yard.cycle() == [(small.id, Outcome.PLACED)]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from services.chassis.tenancy import TenantId
-from services.scheduler.adapters.postgres.fleet import PostgresLine
+from services.scheduler.adapters.postgres.fleet import PostgresNodes
+from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.jobs.job import JobState
-from services.scheduler.domain.scheduling.plan import Head
 from services.scheduler.use_cases.paging import PageRequest
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import Outcome
 from tests.integration.scheduler.yard import Yard, cores
@@ -122,20 +122,20 @@ async def test_a_cycle_that_chose_a_node_before_another_tenant_had_it_places_not
 ) -> None:
     """Another cycle commits between the first one's look at line and nodes and its booking."""
     late, lease = await yard.a_job(tenant=UMBRELLA), await yard.lease()
-    look, loop = PostgresLine.heads, asyncio.get_running_loop()
+    look, loop = PostgresNodes.at_work, asyncio.get_running_loop()
 
     async def be_quicker() -> None:
-        monkeypatch.setattr(PostgresLine, "heads", look)
+        monkeypatch.setattr(PostgresNodes, "at_work", look)
         await yard.a_job(priority=9)
         await yard.run_cycle(lease)
 
-    async def look_and_be_late(line: PostgresLine, **given: Any) -> Sequence[Head]:
-        seen = await look(line, **given)
+    async def look_and_be_late(nodes: PostgresNodes, **given: Any) -> Sequence[Node]:
+        seen = await look(nodes, **given)
         # In a context of its own: somebody else's transaction.
         await loop.create_task(be_quicker(), context=Context())
         return seen
 
-    monkeypatch.setattr(PostgresLine, "heads", look_and_be_late)
+    monkeypatch.setattr(PostgresNodes, "at_work", look_and_be_late)
     report = await yard.run_cycle(lease)
     assert [outcome for _, outcome in report.outcomes] == [Outcome.NO_ROOM]
     assert (await yard.job(late.id, tenant=UMBRELLA)).state is JobState.QUEUED

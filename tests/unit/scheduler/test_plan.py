@@ -1,7 +1,10 @@
 """What any plan must hold, for any line and any nodes."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,56 +14,96 @@ from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.fleet.node import HeldWork, Node
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
-from services.scheduler.domain.scheduling.plan import Head, Placement, plan
+from services.scheduler.domain.scheduling.plan import (
+    Decisions,
+    Head,
+    Holding,
+    Placement,
+    Reservation,
+    plan,
+)
 from tests.unit.scheduler.builders import ACME, NOW, UMBRELLA, a_node, resources
 
-amounts = st.builds(
-    Resources,
-    st.integers(0, 8).map(lambda cores: cores * 1_000),
-    st.integers(0, 8),
-    st.integers(0, 4),
-)
+HOUR = timedelta(hours=1)
+
+tenants = st.sampled_from([ACME, UMBRELLA])
+lengths = st.integers(0, 5).map(lambda hours: hours * HOUR)
+
+
+def amounts(cores_max: int) -> st.SearchStrategy[Resources]:
+    return st.builds(
+        Resources,
+        st.integers(0, cores_max).map(lambda cores: cores * 1_000),
+        st.integers(0, cores_max),
+        st.integers(0, cores_max // 2),
+    )
 
 
 @st.composite
 def lines(draw: st.DrawFn) -> list[Head]:
     count = draw(st.integers(0, 12))
-    return [
-        Head(
-            kind=draw(st.sampled_from(OwnerKind)),
-            id=f"head-{seq}",
-            tenant=draw(st.sampled_from([ACME, UMBRELLA])),
-            priority=draw(st.integers(0, 3)),
-            queue_seq=seq,
-            resources=draw(amounts),
+    heads = []
+    for seq in draw(st.permutations(range(count))):
+        kind = draw(st.sampled_from(OwnerKind))
+        heads.append(
+            Head(
+                kind,
+                id=f"head-{seq}",
+                tenant=draw(tenants),
+                priority=draw(st.integers(0, 3)),
+                queue_seq=seq,
+                resources=draw(amounts(8)),
+                run_max=draw(lengths) if kind is OwnerKind.JOB else None,
+            )
         )
-        for seq in draw(st.permutations(range(count)))
-    ]
+    return heads
 
 
-held_work = st.builds(HeldWork, st.sampled_from([ACME, UMBRELLA]), st.sampled_from(OwnerKind))
+@dataclass(frozen=True)
+class Fleet:
+    """Nodes, and what is on them."""
+
+    nodes: Sequence[Node]
+    holdings: Sequence[Holding]
 
 
 @st.composite
-def fleets(draw: st.DrawFn) -> list[Node]:
-    """Draw nodes of which some take one tenant's work at a time, and hold some: once even two's."""
-    return [
-        Node(
-            NodeId(f"node-{n}"),
-            draw(amounts),
-            draw(amounts),
-            NOW,
-            "process",
-            None,
-            allows_mixed_tenants=draw(st.booleans()),
-            holds=draw(st.frozensets(held_work, max_size=2)),
+def fleets(draw: st.DrawFn) -> Fleet:
+    """Draw nodes of which some take one tenant's work at a time, and hold some: once even two's.
+
+    A node may hold more than it has: it came back smaller.
+    """
+    nodes, holdings = [], []
+    for number in range(draw(st.integers(0, 4))):
+        on_this = [
+            Holding(NodeId(f"node-{number}"), draw(tenants), draw(amounts(4)), draw(ends))
+            for _ in range(draw(st.integers(0, 3)))
+        ]
+        is_mixed = draw(st.booleans())
+        nodes.append(
+            Node(
+                NodeId(f"node-{number}"),
+                draw(amounts(8)),
+                sum((each.resources for each in on_this), Resources()),
+                NOW,
+                "process",
+                None,
+                allows_mixed_tenants=is_mixed,
+                holds=frozenset() if is_mixed else frozenset(work_of(each) for each in on_this),
+            )
         )
-        for n in range(draw(st.integers(0, 4)))
-    ]
+        holdings += on_this
+    return Fleet(nodes, holdings)
 
 
+ends = st.none() | lengths
 Left = Mapping[TenantId, Resources]
-lefts = st.dictionaries(st.sampled_from([ACME, UMBRELLA]), amounts)
+lefts = st.dictionaries(tenants, amounts(8))
+
+
+def work_of(holding: Holding) -> HeldWork:
+    kind = OwnerKind.REPLICA if holding.ends_in is None else OwnerKind.JOB
+    return HeldWork(holding.tenant, kind)
 
 
 def head(
@@ -71,36 +114,58 @@ def head(
     seq: int = 0,
     kind: OwnerKind = OwnerKind.JOB,
     tenant: TenantId = ACME,
+    run_max: timedelta = 24 * HOUR,
 ) -> Head:
-    return Head(kind, name, tenant, priority, seq, resources(cpu=cpu))
+    lasts = run_max if kind is OwnerKind.JOB else None
+    return Head(kind, name, tenant, priority, seq, resources(cpu=cpu), lasts)
 
 
-def before_all(placements: list[Placement], head: Head) -> list[Placement]:
-    return [placement for placement in placements if placement.head.order < head.order]
+def planned(line: Sequence[Head], fleet: Fleet, left: Left) -> Decisions:
+    return plan(line, fleet.nodes, left=left, holdings=fleet.holdings)
 
 
-def as_left_by(placements: list[Placement], fleet: list[Node]) -> list[Node]:
+def as_left_by(placements: Sequence[Placement], fleet: Fleet) -> list[Node]:
     """Return the nodes with what was placed on them."""
-    nodes = {node.id: node for node in fleet}
+    nodes = {node.id: node for node in fleet.nodes}
     for placement in placements:
         node = nodes[placement.node_id]
         nodes[node.id] = node.booked(placement.head.resources, by=placement.head.work)
     return list(nodes.values())
 
 
-def placed(placements: list[Placement]) -> list[tuple[str, str]]:
-    return [(placement.head.id, placement.node_id) for placement in placements]
+def waiting(line: Sequence[Head], decisions: Decisions, left: Left) -> list[Head]:
+    """Return who is not placed, though its tenant may have it."""
+    found = []
+    done = [placement.head for placement in decisions.placements]
+    for each in set(line) - set(done):
+        before = [other for other in done if other.order < each.order]
+        taken = sum(
+            (other.resources for other in before if other.tenant == each.tenant), Resources()
+        )
+        if each.tenant not in left or (each.resources + taken).fits_in(left[each.tenant]):
+            found.append(each)
+    return sorted(found, key=lambda each: each.order)
+
+
+def at_the_turn_of(head: Head, decisions: Decisions, fleet: Fleet) -> list[Node]:
+    return as_left_by(
+        [each for each in decisions.placements if each.head.order < head.order], fleet
+    )
+
+
+def placed(decisions: Decisions) -> list[tuple[str, str]]:
+    return [(placement.head.id, placement.node_id) for placement in decisions.placements]
 
 
 @given(lines(), fleets(), lefts)
 def test_plan_never_books_more_than_is_free_or_the_tenant_has_left(
-    line: list[Head], fleet: list[Node], left: Left
+    line: list[Head], fleet: Fleet, left: Left
 ) -> None:
     booked: dict[str, Resources] = defaultdict(Resources)
-    for placement in plan(line, fleet, left):
+    for placement in planned(line, fleet, left).placements:
         booked[placement.node_id] += placement.head.resources
         booked[placement.head.tenant] += placement.head.resources
-    for node in fleet:
+    for node in fleet.nodes:
         assert booked[node.id].fits_in(node.free)
     for tenant, theirs in left.items():
         assert booked[tenant].fits_in(theirs)
@@ -108,78 +173,145 @@ def test_plan_never_books_more_than_is_free_or_the_tenant_has_left(
 
 @given(lines(), fleets(), lefts)
 def test_plan_puts_nobody_beside_another_tenant_where_these_are_not_mixed(
-    line: list[Head], fleet: list[Node], left: Left
+    line: list[Head], fleet: Fleet, left: Left
 ) -> None:
-    tenants = {node.id: {held.tenant for held in node.holds} for node in fleet}
-    apart = {node.id for node in fleet if not node.allows_mixed_tenants}
-    for placement in plan(line, fleet, left):
-        there = tenants[placement.node_id]
+    there = {node.id: {held.tenant for held in node.holds} for node in fleet.nodes}
+    apart = {node.id for node in fleet.nodes if not node.allows_mixed_tenants}
+    for placement in planned(line, fleet, left).placements:
         if placement.node_id in apart:
-            assert there <= {placement.head.tenant}
-        there.add(placement.head.tenant)
-
-
-@given(lines(), fleets(), lefts)
-def test_where_jobs_alone_keep_a_job_out_that_fits_an_empty_node_no_job_passes_it(
-    line: list[Head], fleet: list[Node], left: Left
-) -> None:
-    """So the node empties, and nobody waits for ever behind a stream of another tenant's jobs."""
-    jobs = [each for each in line if each.kind is OwnerKind.JOB]
-    placements = plan(jobs, fleet, left)
-    done = {placement.head for placement in placements}
-    for waiting in set(jobs) - done:
-        before = [each for each in done if each.order < waiting.order]
-        taken = sum(
-            (each.resources for each in before if each.tenant == waiting.tenant), Resources()
-        )
-        is_within = waiting.tenant not in left or (waiting.resources + taken).fits_in(
-            left[waiting.tenant]
-        )
-        has_only_jobs = any(
-            waiting.resources.fits_in(node.capacity)
-            and all(held.kind is OwnerKind.JOB for held in node.holds)
-            for node in fleet
-        )
-        if is_within and has_only_jobs:
-            assert all(each.order < waiting.order for each in done)
+            assert there[placement.node_id] <= {placement.head.tenant}
+        there[placement.node_id].add(placement.head.tenant)
 
 
 @given(lines(), fleets(), lefts)
 def test_plan_places_each_head_at_most_once_and_in_order(
-    line: list[Head], fleet: list[Node], left: Left
+    line: list[Head], fleet: Fleet, left: Left
 ) -> None:
-    heads = [placement.head for placement in plan(line, fleet, left)]
+    heads = [placement.head for placement in planned(line, fleet, left).placements]
     assert len({each.id for each in heads}) == len(heads)
     assert heads == sorted(heads, key=lambda each: each.order)
 
 
 @given(lines(), fleets(), lefts)
-def test_nobody_passes_an_earlier_one_of_its_kind_that_some_node_could_hold(
-    line: list[Head], fleet: list[Node], left: Left
+def test_who_fits_at_its_turn_waits_only_behind_a_replica_or_for_what_is_kept_for_another(
+    line: list[Head], fleet: Fleet, left: Left
 ) -> None:
-    placements = plan(line, fleet, left)
-    done = {placement.head for placement in placements}
-    for passed in set(line) - done:
-        before = [each for each in done if each.order < passed.order]
-        taken = sum(
-            (each.resources for each in before if each.tenant == passed.tenant), Resources()
-        )
-        is_within = passed.tenant not in left or (passed.resources + taken).fits_in(
-            left[passed.tenant]
-        )
-        if is_within and any(
-            passed.resources.fits_in(node.capacity) and node.will_take(passed.tenant)
-            for node in as_left_by(before_all(placements, passed), fleet)
+    decisions = planned(line, fleet, left)
+    kept = decisions.reservation
+    for each in waiting(line, decisions, left):
+        roomy = [
+            node
+            for node in at_the_turn_of(each, decisions, fleet)
+            if each.resources.fits_in(node.free) and node.takes(each.tenant)
+        ]
+        if each.kind is OwnerKind.REPLICA:
+            replicas = [other for other in waiting(line, decisions, left) if other.run_max is None]
+            assert not roomy or replicas[0].order < each.order
+        else:
+            assert not any(kept is None or kept.lets(each, node) for node in roomy)
+            assert not roomy or (kept is not None and kept.head.order < each.order)
+
+
+@given(lines(), fleets(), lefts)
+def test_no_replica_passes_one_that_some_node_could_hold(
+    line: list[Head], fleet: Fleet, left: Left
+) -> None:
+    decisions = planned(line, fleet, left)
+    done = [each.head for each in decisions.placements if each.head.kind is OwnerKind.REPLICA]
+    for each in waiting(line, decisions, left):
+        if each.kind is OwnerKind.REPLICA and any(
+            each.resources.fits_in(node.capacity) and node.will_take(each.tenant)
+            for node in at_the_turn_of(each, decisions, fleet)
         ):
-            later = [each for each in done if each.kind is passed.kind]
-            assert all(each.order < passed.order for each in later)
+            assert all(other.order < each.order for other in done)
+
+
+@given(lines(), fleets(), lefts)
+def test_the_first_job_that_an_end_makes_room_for_has_it_reserved(
+    line: list[Head], fleet: Fleet, left: Left
+) -> None:
+    decisions = planned(line, fleet, left)
+    for each in waiting(line, decisions, left):
+        if each.kind is not OwnerKind.JOB:
+            continue
+        before = [other for other in decisions.placements if other.head.order < each.order]
+        if any(_frees(node, each, before, fleet) for node in fleet.nodes):
+            assert decisions.reservation is not None
+            assert decisions.reservation.head.order <= each.order
+            return
+
+
+@given(lines(), fleets(), lefts)
+def test_who_passes_delays_nobody_if_all_run_to_their_limits(
+    line: list[Head], fleet: Fleet, left: Left
+) -> None:
+    decisions = planned(line, fleet, left)
+    kept = decisions.reservation
+    if kept is None:
+        return
+    [node] = [node for node in fleet.nodes if node.id == kept.node_id]
+    assert _frees(node, kept.head, decisions.placements, fleet, after=kept.starts_in)
+
+
+def _frees(
+    node: Node,
+    head: Head,
+    placements: Sequence[Placement],
+    fleet: Fleet,
+    *,
+    after: timedelta = timedelta.max,
+) -> bool:
+    """Tell whether a node has room for a head once all is over that ends until then."""
+    given = [
+        Holding(each.node_id, each.head.tenant, each.head.resources, each.head.run_max)
+        for each in placements
+    ]
+    stay = [
+        each
+        for each in [*fleet.holdings, *given]
+        if each.node_id == node.id and (each.ends_in is None or each.ends_in > after)
+    ]
+    used = sum((each.resources for each in stay), Resources())
+    is_apart = node.allows_mixed_tenants or {each.tenant for each in stay} <= {head.tenant}
+    return is_apart and head.resources.fits_in(node.capacity.less(used))
 
 
 @given(lines(), fleets(), lefts)
 def test_plan_does_not_depend_on_the_order_of_what_it_is_given(
-    line: list[Head], fleet: list[Node], left: Left
+    line: list[Head], fleet: Fleet, left: Left
 ) -> None:
-    assert plan(line, fleet, left) == plan(list(reversed(line)), list(reversed(fleet)), left)
+    turned = Fleet(fleet.nodes[::-1], fleet.holdings[::-1])
+    assert planned(line, fleet, left) == planned(line[::-1], turned, left)
+
+
+def holding(
+    cpu: int = 1, *, on: str = "a", tenant: TenantId = ACME, ends_in: timedelta | None = HOUR
+) -> Holding:
+    return Holding(NodeId(on), tenant, resources(cpu=cpu), ends_in)
+
+
+def a_fleet(
+    *names: str, holdings: Sequence[Holding] = (), allows_mixed_tenants: bool = True
+) -> Fleet:
+    """Return nodes of eight cores each, with what is on them."""
+    nodes = []
+    for name in names or ("a",):
+        on_this = [each for each in holdings if each.node_id == name]
+        works = frozenset(work_of(each) for each in on_this)
+        nodes.append(
+            a_node(
+                name,
+                capacity=resources(cpu=8, memory=8),
+                used=sum((each.resources for each in on_this), Resources()),
+                allows_mixed_tenants=allows_mixed_tenants,
+                holds=frozenset() if allows_mixed_tenants else works,
+            )
+        )
+    return Fleet(nodes, holdings)
+
+
+a_tenants_fleet = partial(a_fleet, allows_mixed_tenants=False)
+"""Nodes that take one tenant's work at a time."""
 
 
 def test_larger_priority_goes_first_then_who_came_first() -> None:
@@ -188,52 +320,61 @@ def test_larger_priority_goes_first_then_who_came_first() -> None:
         head("early", cpu=1, seq=1),
         head("urgent", cpu=1, seq=9, priority=50),
     ]
-    assert [
-        name for name, _ in placed(plan(line, [a_node(capacity=resources(cpu=8, memory=8))], {}))
-    ] == [
-        "urgent",
-        "early",
-        "late",
+    done = placed(planned(line, a_fleet(), {}))
+    assert [name for name, _ in done] == ["urgent", "early", "late"]
+
+
+def test_a_head_that_does_not_fit_is_passed_by_what_ends_before_it_will() -> None:
+    line = [
+        head("large", cpu=8, seq=1),
+        head("as long", cpu=1, seq=2, run_max=HOUR),
+        head("short", cpu=1, seq=3, run_max=HOUR / 2),
     ]
+    decisions = planned(line, a_fleet(holdings=[holding()]), {})
+    assert placed(decisions) == [("short", "a")]
+    assert decisions.reservation == Reservation(line[0], NodeId("a"), starts_in=HOUR)
 
 
-def test_a_head_that_does_not_fit_holds_the_line() -> None:
+def test_a_head_that_does_not_fit_keeps_all_nodes_that_it_could_use_and_no_others() -> None:
+    line = [head("large", cpu=8, seq=1), head("long", cpu=1, seq=2)]
+    fleet = a_fleet("a", "b", holdings=[holding(on="a"), holding(on="b", ends_in=3 * HOUR)])
+    assert placed(planned(line, fleet, {})) == []
+    small = a_node("small", capacity=resources(cpu=4, memory=4))
+    with_small = Fleet([*fleet.nodes, small], fleet.holdings)
+    assert placed(planned(line, with_small, {})) == [("long", "small")]
+
+
+def test_room_is_kept_where_it_is_free_first_for_the_first_that_does_not_fit() -> None:
+    line = [head("large", cpu=7, seq=1), head("larger", cpu=8, seq=2)]
+    holdings = [holding(2, on="a", ends_in=3 * HOUR), holding(1, on="a"), holding(1, on="b")]
+    fleet = a_fleet("a", "b", holdings=[*holdings, holding(1, on="b", ends_in=2 * HOUR)])
+    assert planned(line, fleet, {}).reservation == Reservation(line[0], NodeId("b"), starts_in=HOUR)
+
+
+def test_who_waits_for_what_never_ends_by_itself_holds_up_nobody() -> None:
     line = [head("large", cpu=8, seq=1), head("small", cpu=1, seq=2)]
-    busy = a_node(capacity=resources(cpu=8, memory=8), used=resources(cpu=1))
-    assert plan(line, [busy], {}) == []
+    serving = a_fleet(holdings=[holding(ends_in=None)])
+    assert placed(planned(line, serving, {})) == [("small", "a")]
 
 
 def test_a_head_that_no_node_could_ever_hold_does_not() -> None:
     line = [head("giant", cpu=99, seq=1), head("small", cpu=1, seq=2)]
-    assert placed(plan(line, [a_node("a", capacity=resources(cpu=8, memory=8))], {})) == [
-        ("small", "a")
-    ]
+    assert placed(planned(line, a_fleet(), {})) == [("small", "a")]
 
 
 def test_a_replica_that_waits_does_not_hold_up_jobs() -> None:
-    line = [
-        head("replica", cpu=8, seq=1, kind=OwnerKind.REPLICA),
-        head("job", cpu=1, seq=2),
-    ]
-    busy = a_node("a", capacity=resources(cpu=8, memory=8), used=resources(cpu=1))
-    assert placed(plan(line, [busy], {})) == [("job", "a")]
+    line = [head("replica", cpu=8, seq=1, kind=OwnerKind.REPLICA), head("job", cpu=1, seq=2)]
+    assert placed(planned(line, a_fleet(holdings=[holding()]), {})) == [("job", "a")]
+
+
+def test_a_replica_takes_room_that_is_kept_for_a_job() -> None:
+    line = [head("job", cpu=8, seq=1), head("replica", cpu=1, seq=2, kind=OwnerKind.REPLICA)]
+    assert placed(planned(line, a_fleet(holdings=[holding()]), {})) == [("replica", "a")]
 
 
 def test_small_heads_leave_the_empty_node_to_large_ones() -> None:
-    empty = a_node("empty", capacity=resources(cpu=8, memory=8))
-    half = a_node("half", capacity=resources(cpu=8, memory=8), used=resources(cpu=4))
-    assert placed(plan([head("small", cpu=2)], [empty, half], {})) == [("small", "half")]
-
-
-def a_tenants_node(name: str, *work: HeldWork) -> Node:
-    """Return a node with room that takes one tenant's work at a time."""
-    return a_node(
-        name,
-        capacity=resources(cpu=8, memory=8),
-        used=resources(cpu=len(work), memory=len(work)),
-        allows_mixed_tenants=False,
-        holds=frozenset(work),
-    )
+    fleet = a_fleet("empty", "half", holdings=[holding(4, on="half")])
+    assert placed(planned([head("small", cpu=2)], fleet, {})) == [("small", "half")]
 
 
 def test_an_empty_node_is_the_first_tenants_for_the_rest_of_the_plan() -> None:
@@ -242,22 +383,28 @@ def test_an_empty_node_is_the_first_tenants_for_the_rest_of_the_plan() -> None:
         head("other", cpu=1, seq=2, tenant=UMBRELLA),
         head("second", cpu=1, seq=3),
     ]
-    assert placed(plan(line, [a_tenants_node("a")], {})) == [("first", "a")]
-    fleet = [a_tenants_node("a"), a_tenants_node("b")]
-    assert placed(plan(line, fleet, {})) == [("first", "a"), ("other", "b"), ("second", "a")]
+    assert placed(planned(line, a_tenants_fleet("a"), {})) == [("first", "a")]
+    fleet = a_tenants_fleet("a", "b")
+    assert placed(planned(line, fleet, {})) == [("first", "a"), ("other", "b"), ("second", "a")]
 
 
-def test_who_is_kept_out_by_another_tenants_jobs_holds_the_line_until_they_are_over() -> None:
-    line = [head("kept out", cpu=1, seq=1, tenant=UMBRELLA), head("late", cpu=1, seq=2)]
-    busy = a_tenants_node("a", HeldWork(ACME, OwnerKind.JOB))
-    assert plan(line, [busy], {}) == []
-    assert placed(plan(line, [a_tenants_node("a")], {})) == [("kept out", "a")]
+def test_who_is_kept_out_by_another_tenants_jobs_has_its_turn_when_they_are_over() -> None:
+    line = [
+        head("kept out", cpu=1, seq=1, tenant=UMBRELLA),
+        head("long", cpu=1, seq=2, run_max=3 * HOUR),
+        head("short", cpu=1, seq=3, run_max=HOUR),
+    ]
+    busy = a_tenants_fleet(holdings=[holding(ends_in=2 * HOUR), holding(ends_in=HOUR)])
+    decisions = planned(line, busy, {})
+    assert placed(decisions) == [("short", "a")]
+    assert decisions.reservation == Reservation(line[0], NodeId("a"), starts_in=2 * HOUR)
+    assert placed(planned(line, a_tenants_fleet(), {})) == [("kept out", "a")]
 
 
 def test_who_is_kept_out_by_another_tenants_replica_holds_up_nobody() -> None:
     line = [head("kept out", cpu=1, seq=1, tenant=UMBRELLA), head("late", cpu=1, seq=2)]
-    serving = a_tenants_node("a", HeldWork(ACME, OwnerKind.REPLICA))
-    assert placed(plan(line, [serving], {})) == [("late", "a")]
+    serving = a_tenants_fleet(holdings=[holding(ends_in=None)])
+    assert placed(planned(line, serving, {})) == [("late", "a")]
 
 
 def test_a_replica_that_is_placed_first_keeps_another_tenants_job_out_and_holds_up_nobody() -> None:
@@ -266,16 +413,16 @@ def test_a_replica_that_is_placed_first_keeps_another_tenants_job_out_and_holds_
         head("kept out", cpu=1, seq=2, tenant=UMBRELLA),
         head("late", cpu=1, seq=3),
     ]
-    assert placed(plan(line, [a_tenants_node("a")], {})) == [("replica", "a"), ("late", "a")]
+    decisions = planned(line, a_tenants_fleet("a"), {})
+    assert placed(decisions) == [("replica", "a"), ("late", "a")]
 
 
 def test_who_has_used_up_its_plan_lets_others_pass_and_its_own_that_fit() -> None:
     line = [
         head("large", cpu=3, seq=1),
         head("small", cpu=1, seq=2),
-        head("other", cpu=8, seq=3, tenant=UMBRELLA),
+        head("other", cpu=6, seq=3, tenant=UMBRELLA),
         head("too much", cpu=2, seq=4),
     ]
-    fleet = [a_node("a", capacity=resources(cpu=16, memory=16))]
-    done = placed(plan(line, fleet, {ACME: resources(cpu=2, memory=9)}))
+    done = placed(planned(line, a_fleet(), {ACME: resources(cpu=2, memory=9)}))
     assert done == [("small", "a"), ("other", "a")]

@@ -1,7 +1,7 @@
 """Attempts in PostgreSQL, alone and joined with their owners."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -39,8 +39,9 @@ from services.scheduler.domain.jobs.job import (
     StopCause,
     StopRequest,
 )
-from services.scheduler.domain.jobs.spec import JobSpec
+from services.scheduler.domain.jobs.spec import JobSpec, JobTimeouts
 from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.scheduling.plan import Holding
 
 # By the clock that also tells how long ago that was; the leader's may differ (ADR-0007).
 _INSERT: Final = sa.insert(ATTEMPTS).values(created_at=sa.func.clock_timestamp())
@@ -55,6 +56,17 @@ _BOOKED: Final = (
     )
     .where(ATTEMPTS.c.state.in_(OPEN), is_one_of(ATTEMPTS.c.tenant, "tenants"))
     .group_by(ATTEMPTS.c.tenant)
+)
+_HOLDINGS: Final = (
+    sa.select(
+        ATTEMPTS.c.node_id,
+        ATTEMPTS.c.tenant,
+        *(ATTEMPTS.c[name] for name in from_resources(Resources())),
+        (sa.func.statement_timestamp() - ATTEMPTS.c.started_at).label("ran_for"),
+        JOBS.c.spec["timeouts"].label("timeouts"),
+    )
+    .outerjoin(JOBS, JOBS.c.id == ATTEMPTS.c.owner_id)
+    .where(ATTEMPTS.c.state.in_(OPEN))
 )
 _OPEN_WORK: Final = (
     sa.select(
@@ -136,6 +148,11 @@ class PostgresAttempts:
         found = await self._connection.execute(_BOOKED, {"tenants": tenants})
         return {TenantId(row["tenant"]): to_resources(row) for row in found.mappings()}
 
+    async def holdings(self) -> Sequence[Holding]:
+        """Return what all open attempts hold, and for how long at most."""
+        found = await self._connection.execute(_HOLDINGS)
+        return [to_holding(row) for row in found.mappings()]
+
     async def open_on_node(self, node_id: NodeId) -> Sequence[AttemptWork]:
         """Return what is open on a node, oldest first."""
         found = await self._connection.execute(_OPEN_WORK, {"node_id": node_id})
@@ -172,6 +189,15 @@ def to_attempt(row: sa.RowMapping) -> Attempt:
         started_at=row["started_at"],
         ended_at=row["ended_at"],
     )
+
+
+def to_holding(row: sa.RowMapping) -> Holding:
+    """Return what the attempt in a row holds; a row without time-outs is no job's."""
+    timeouts, ran_for = maybe_from_document(JobTimeouts, row["timeouts"]), row["ran_for"]
+    ends_in = None
+    if timeouts is not None:
+        ends_in = max(timedelta(0), timeouts.run - (ran_for or timedelta(0)))
+    return Holding(NodeId(row["node_id"]), TenantId(row["tenant"]), to_resources(row), ends_in)
 
 
 def to_work(row: sa.RowMapping) -> AttemptWork:

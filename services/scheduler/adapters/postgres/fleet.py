@@ -9,13 +9,18 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.db.statements import take_turns
 from services.chassis.errors import NotFound
 from services.chassis.tenancy import TenantId
-from services.scheduler.adapters.postgres.rows import from_resources, is_one_of, to_resources
+from services.scheduler.adapters.postgres.rows import (
+    from_resources,
+    is_one_of,
+    maybe_from_document,
+    to_resources,
+)
 from services.scheduler.adapters.postgres.tables import (
     ATTEMPTS,
     CHASSIS,
@@ -31,6 +36,7 @@ from services.scheduler.domain.fleet.node import HeldWork, Node, lease_name
 from services.scheduler.domain.fleet.reach import FleetDoors, FleetReach
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.jobs.job import JobState
+from services.scheduler.domain.jobs.spec import JobTimeouts
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.plan import Head
 
@@ -179,6 +185,7 @@ _JOB_HEADS: Final = (
         JOBS.c.priority,
         JOBS.c.queue_seq,
         *(JOBS.c[name] for name in _AMOUNTS),
+        JOBS.c.spec["timeouts"].label("timeouts"),
     )
     .where(
         JOBS.c.state == JobState.QUEUED,
@@ -197,6 +204,7 @@ _REPLICA_HEADS: Final = (
         sa.literal(0),
         REPLICAS.c.queue_seq,
         *(DEPLOYMENTS.c[name] for name in _AMOUNTS),
+        sa.cast(sa.null(), JSONB),
     )
     .join_from(REPLICAS, DEPLOYMENTS, DEPLOYMENTS.c.id == REPLICAS.c.deployment_id)
     .where(
@@ -424,7 +432,8 @@ def to_node(row: sa.RowMapping) -> Node:
 
 
 def to_head(row: sa.RowMapping) -> Head:
-    """Return who waits in a row."""
+    """Return who waits in a row; one without time-outs is no job."""
+    timeouts = maybe_from_document(JobTimeouts, row["timeouts"])
     return Head(
         OwnerKind(row["kind"]),
         row["id"],
@@ -432,4 +441,5 @@ def to_head(row: sa.RowMapping) -> Head:
         row["priority"],
         row["queue_seq"],
         to_resources(row),
+        run_max=None if timeouts is None else timeouts.run,
     )

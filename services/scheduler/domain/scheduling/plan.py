@@ -4,19 +4,22 @@ Pure: it reads a snapshot and returns decisions. `use_cases.scheduling` applies 
 one again, since the snapshot may be old by then.
 
 Invariants: placements never ask a node for more than it had free, nor give a tenant more than its
-plan lets it take; within a kind nobody passes an earlier one that could be placed (no backfill).
+plan lets it take; nobody passes an earlier one of its kind that fits what is free at its turn.
 Replicas and jobs stand in two lines, replicas first: a replica may wait for ever, since others
 never end, and must not hold up the jobs.
 
+The first job that does not fit has capacity **reserved** at the instant at which it will, by the run
+time limits of what holds it: until then jobs behind it get no room on any node that it could use
+but where they end before (backfill, ADR-0033). Who waits for what never ends by itself, such as a
+replica, has no such instant, and holds up nobody. Replicas are not passed by replicas.
+
 A node that takes one tenant's work at a time is that tenant's until it is empty; the first who is
-placed on an empty one makes it its tenant's. Who is kept out by another tenant's jobs alone holds
-the line, as any head that does not fit: nobody passes it, so the node empties, and is its tenant's
-in turn. Who is kept out of every node by another tenant's replica, which never ends by itself,
-does not hold up the others (ADR-0032).
+placed on an empty one makes it its tenant's (ADR-0032).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import OwnerKind
@@ -35,6 +38,8 @@ class Head:
     priority: int
     queue_seq: int
     resources: Resources
+    run_max: timedelta | None
+    """For how long it holds capacity at most, from its start; None: it never ends by itself."""
 
     @property
     def order(self) -> tuple[bool, int, int]:
@@ -55,46 +60,135 @@ class Placement:
     node_id: NodeId
 
 
-def plan(
-    heads: Iterable[Head], nodes: Sequence[Node], left: Mapping[TenantId, Resources]
-) -> list[Placement]:
-    """Place heads in strict order, each on the node that it leaves fullest.
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What an open attempt holds of its node, and for how long at most."""
 
-    `left` is what tenants may take; those that are missing may take whatever there is.
+    node_id: NodeId
+    tenant: TenantId
+    resources: Resources
+    ends_in: timedelta | None
+    """None: it never ends by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """When, at the latest, a head that does not fit now will, if nobody takes the room before."""
+
+    head: Head
+    node_id: NodeId
+    starts_in: timedelta
+
+    def lets(self, other: Head, node: Node) -> bool:
+        """Tell whether a later head may be placed on a node: what ends in time is in nobody's way.
+
+        On all nodes that the first could use, not only on the reserved one: it may fit elsewhere
+        sooner, since most end before their limits.
+        """
+        # Not at that very instant: two of one limit would pass each other while neither has begun.
+        ends_in_time = other.run_max is not None and other.run_max < self.starts_in
+        return ends_in_time or not _could_hold(node, self.head)
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What may run where, in order; and for whom room is kept."""
+
+    placements: Sequence[Placement]
+    reservation: Reservation | None
+
+
+def plan(
+    heads: Iterable[Head],
+    nodes: Sequence[Node],
+    *,
+    left: Mapping[TenantId, Resources],
+    holdings: Iterable[Holding],
+) -> Decisions:
+    """Place heads in order, each on the node that it leaves fullest.
+
+    `left` is what tenants may take; those that are missing may take whatever there is. `holdings`
+    are those on the nodes; without them nothing is known to end, and nothing is reserved.
     """
     there = {node.id: node for node in nodes}
-    free = {node.id: node.free for node in nodes}
     left = dict(left)
-    blocked: set[OwnerKind] = set()
+    holdings = list(holdings)
+    are_replicas_blocked = False
+    reservation: Reservation | None = None
     placements = []
     for head in sorted(heads, key=lambda head: head.order):
-        if head.kind in blocked:
-            continue
+        is_job = head.kind is OwnerKind.JOB
         theirs = left.get(head.tenant)
         if theirs is not None and not head.resources.fits_in(theirs):
             continue  # it waits for its own tenant's work to end: others may pass it
+        if are_replicas_blocked and not is_job:
+            continue
         node_id = _tightest(
-            head.resources, {each: free[each] for each in free if there[each].takes(head.tenant)}
+            head.resources,
+            [
+                node
+                for node in there.values()
+                if node.takes(head.tenant)
+                and (reservation is None or not is_job or reservation.lets(head, node))
+            ],
         )
         if node_id is not None:
             there[node_id] = there[node_id].booked(head.resources, by=head.work)
-            free[node_id] = there[node_id].free
+            holdings.append(Holding(node_id, head.tenant, head.resources, head.run_max))
             if theirs is not None:
                 left[head.tenant] = theirs - head.resources
             placements.append(Placement(head, node_id))
-        elif any(
-            head.resources.fits_in(node.capacity) and node.will_take(head.tenant)
-            for node in there.values()
-        ):
-            blocked.add(head.kind)  # it will fit once something ends: nobody may pass it
-    return placements
+        elif not is_job:
+            are_replicas_blocked = any(_could_hold(node, head) for node in there.values())
+        elif reservation is None:
+            reservation = _reserved(head, there.values(), holdings)
+    return Decisions(placements, reservation)
 
 
-def _tightest(resources: Resources, free: dict[NodeId, Resources]) -> NodeId | None:
+def _tightest(resources: Resources, nodes: Iterable[Node]) -> NodeId | None:
     """Best fit keeps whole nodes free for large heads; equal ones are told apart by id."""
     fitting = [
-        (left.gpu_count, left.cpu_millicores, left.memory_bytes, node_id)
-        for node_id, left in free.items()
-        if resources.fits_in(left)
+        (node.free.gpu_count, node.free.cpu_millicores, node.free.memory_bytes, node.id)
+        for node in nodes
+        if resources.fits_in(node.free)
     ]
     return min(fitting)[-1] if fitting else None
+
+
+def _could_hold(node: Node, head: Head) -> bool:
+    """Tell whether a head fits a node once the jobs of now are over."""
+    return head.resources.fits_in(node.capacity) and node.will_take(head.tenant)
+
+
+def _reserved(head: Head, nodes: Iterable[Node], holdings: Sequence[Holding]) -> Reservation | None:
+    """Return where a head will fit first; None where nothing that ends makes room for it."""
+    found = [
+        (starts_in, node.id)
+        for node in nodes
+        if (starts_in := _fits_in(node, head, holdings)) is not None
+    ]
+    if not found:
+        return None
+    starts_in, node_id = min(found)
+    return Reservation(head, node_id, starts_in)
+
+
+def _fits_in(node: Node, head: Head, holdings: Sequence[Holding]) -> timedelta | None:
+    """Return after how long a node has room for a head, if everybody keeps it to the last."""
+    theirs = [each for each in holdings if each.node_id == node.id]
+    wait = timedelta(0)
+    if not node.allows_mixed_tenants:
+        others = [each.ends_in for each in theirs if each.tenant != head.tenant]
+        if None in others:
+            return None
+        wait = max((each for each in others if each is not None), default=wait)
+    used = node.used
+    ends = sorted(
+        (each.ends_in, place) for place, each in enumerate(theirs) if each.ends_in is not None
+    )
+    for ends_in, place in ends:
+        if head.resources.fits_in(node.capacity.less(used)):
+            break
+        used = used.less(theirs[place].resources)
+        wait = max(wait, ends_in)
+    return wait if head.resources.fits_in(node.capacity.less(used)) else None

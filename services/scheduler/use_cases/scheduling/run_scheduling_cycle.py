@@ -20,7 +20,7 @@ from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import AttemptId, JobId, ReplicaId
 from services.scheduler.domain.jobs.job import Job
 from services.scheduler.domain.resources import Resources
-from services.scheduler.domain.scheduling.plan import Head, Placement, plan
+from services.scheduler.domain.scheduling.plan import Head, Holding, Placement, plan
 from services.scheduler.use_cases.deployments.change_replica import change_replica
 from services.scheduler.use_cases.ports import Lease, SystemTransaction, Tenants, UnitOfWork
 
@@ -56,6 +56,16 @@ class _QueuedReplica:
 
 
 @dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """What a cycle decides on."""
+
+    heads: Sequence[Head]
+    nodes: Sequence[Node]
+    left: Mapping[TenantId, Resources]
+    holdings: Sequence[Holding]
+
+
+@dataclass(frozen=True, slots=True)
 class RunSchedulingCycle:
     """Admit as many as fit, in order; only the holder of the scheduling lease may.
 
@@ -78,24 +88,26 @@ class RunSchedulingCycle:
         async with self.unit_of_work.system(because="admission moves any tenant's work") as tx:
             await tx.hold(lease)
             # 1. Read the line and the nodes, without keeping anybody from them.
-            heads, nodes, left = await self._snapshot(tx)
+            seen = await self._snapshot(tx)
             # 2. Decide, without touching anything.
-            placements = plan(heads, nodes, left)
+            decisions = plan(seen.heads, seen.nodes, left=seen.left, holdings=seen.holdings)
             # 3. Apply in order what still holds once it is locked.
-            outcomes, admitted = await self._apply(tx, placements)
-        is_full = self.heads_max in Counter(head.kind for head in heads).values()
+            outcomes, admitted = await self._apply(tx, decisions.placements)
+        is_full = self.heads_max in Counter(head.kind for head in seen.heads).values()
         has_placed = any(outcome is Outcome.PLACED for _, outcome in outcomes)
-        return CycleReport(heads, outcomes, is_cut=is_full and has_placed, admitted=admitted)
+        return CycleReport(seen.heads, outcomes, is_cut=is_full and has_placed, admitted=admitted)
 
-    async def _snapshot(
-        self, tx: SystemTransaction
-    ) -> tuple[Sequence[Head], Sequence[Node], Mapping[TenantId, Resources]]:
-        nodes = await tx.nodes.at_work(silence_max=self.node_silence_max)
+    async def _snapshot(self, tx: SystemTransaction) -> _Snapshot:
         left = await self._left(tx)
         heads = await tx.line.heads(
             at=tx.now, silence_max=self.node_silence_max, left=left, limit=self.heads_max
         )
-        return heads, nodes, left
+        # Who waits alone is passed by nobody. Before the nodes: what ends in between is then no
+        # more booked there, instead of booked with an end that nobody knows.
+        may_pass = sum(head.kind is OwnerKind.JOB for head in heads) > 1
+        holdings = await tx.attempts.holdings() if may_pass else ()
+        nodes = await tx.nodes.at_work(silence_max=self.node_silence_max)
+        return _Snapshot(heads, nodes, left, holdings)
 
     async def _left(self, tx: SystemTransaction) -> Mapping[TenantId, Resources]:
         """Return what tenants may take that may not take everything.

@@ -1,0 +1,94 @@
+"""What open attempts hold of their nodes, and for how long at most."""
+
+from datetime import timedelta
+
+from services.scheduler.domain.attempts.attempt import Attempt, LogLocation, Owner, OwnerKind
+from services.scheduler.domain.identities import AttemptId, JobId
+from services.scheduler.domain.jobs.job import Job
+from services.scheduler.domain.jobs.spec import JobTimeouts
+from services.scheduler.domain.scheduling.plan import Holding
+from tests.contract.scheduler_store.conftest import Store
+from tests.unit.scheduler.builders import ACME, NODE, NOW, a_spec, resources
+
+RUN_MAX = timedelta(hours=2)
+
+
+async def admit(store: Store) -> Attempt:
+    """Place a job as a cycle does; its run time is limited."""
+    spec = a_spec(resources=resources(), timeouts=JobTimeouts(run=RUN_MAX))
+    job, _ = Job.queued(JobId("job_1"), ACME, spec, at=NOW, traceparent=None)
+    attempt, _ = Attempt.created(
+        AttemptId("att_1"),
+        ACME,
+        Owner(OwnerKind.JOB, job.id, public_id=job.id),
+        number=1,
+        node_id=NODE,
+        resources=resources(),
+        at=NOW,
+        traceparent=None,
+    )
+    async with store.unit_of_work.system(because="test") as tx:
+        await tx.nodes.register(
+            NODE, resources(cpu=4, memory=8), runtime="process", allows_mixed_tenants=True
+        )
+        await tx.jobs.add([job])
+        await tx.attempts.add(attempt)
+    return attempt
+
+
+async def held(store: Store) -> list[Holding]:
+    async with store.unit_of_work.system(because="test") as tx:
+        return list(await tx.attempts.holdings())
+
+
+async def start(store: Store, *, ago: timedelta) -> None:
+    """Do what a runner does, whose container began then."""
+    async with store.unit_of_work.system(because="test") as tx:
+        attempt = await tx.attempts.get(AttemptId("att_1"))
+        started, _ = attempt.started(log_location=LogLocation("log"), at=tx.now - ago)
+        await tx.attempts.save(started)
+
+
+async def test_what_has_not_begun_holds_its_node_for_all_of_its_run_time(store: Store) -> None:
+    await admit(store)
+    assert await held(store) == [Holding(NODE, ACME, resources(), ends_in=RUN_MAX)]
+
+
+async def test_what_runs_holds_its_node_for_the_rest_of_its_run_time(store: Store) -> None:
+    await admit(store)
+    await start(store, ago=timedelta(minutes=90))
+    [holding] = await held(store)
+    assert holding.ends_in is not None
+    assert timedelta(minutes=29) < holding.ends_in <= timedelta(minutes=30)
+
+
+async def test_what_is_over_its_limit_is_to_end_now(store: Store) -> None:
+    await admit(store)
+    await start(store, ago=timedelta(hours=3))
+    assert [each.ends_in for each in await held(store)] == [timedelta(0)]
+
+
+async def test_what_has_ended_holds_nothing(store: Store) -> None:
+    await admit(store)
+    async with store.unit_of_work.system(because="test") as tx:
+        closed, _ = (await tx.attempts.get(AttemptId("att_1"))).closed(at=NOW)
+        await tx.attempts.save(closed)
+    assert await held(store) == []
+
+
+async def test_whose_owner_is_no_job_never_ends_by_itself(store: Store) -> None:
+    attempt = await admit(store)
+    replica = Owner(OwnerKind.REPLICA, "rep_1", public_id="dep_1")
+    async with store.unit_of_work.system(because="test") as tx:
+        other, _ = Attempt.created(
+            AttemptId("att_2"),
+            ACME,
+            replica,
+            number=1,
+            node_id=attempt.node_id,
+            resources=resources(cpu=2),
+            at=NOW,
+            traceparent=None,
+        )
+        await tx.attempts.add(other)
+    assert Holding(NODE, ACME, resources(cpu=2), ends_in=None) in await held(store)
