@@ -111,6 +111,7 @@ from services.scheduler.use_cases.jobs.check_job import CheckJob
 from services.scheduler.use_cases.jobs.checks import JobChecks
 from services.scheduler.use_cases.jobs.delete_ended_jobs import DeleteEndedJobs
 from services.scheduler.use_cases.jobs.expire_queued_jobs import ExpireQueuedJobs
+from services.scheduler.use_cases.jobs.explain_job import ExplainJob
 from services.scheduler.use_cases.jobs.get_job import GetJob
 from services.scheduler.use_cases.jobs.list_jobs import ListJobs
 from services.scheduler.use_cases.jobs.submit_jobs import SubmitJobs
@@ -132,6 +133,7 @@ MODEL_SERVERS: Final[Mapping[str, ModelServer]] = {"modelyard/serve-sklearn": Ml
 REQUIRED_SCOPES: Final[Mapping[str, str]] = {
     f"/{JOB_SERVICE}/SubmitJob": "jobs:write",
     f"/{JOB_SERVICE}/CheckJob": "jobs:write",
+    f"/{JOB_SERVICE}/ExplainJob": "jobs:read",
     f"/{JOB_SERVICE}/GetJob": "jobs:read",
     f"/{JOB_SERVICE}/ListJobs": "jobs:read",
     f"/{JOB_SERVICE}/CancelJob": "jobs:write",
@@ -531,6 +533,7 @@ def _wire_jobs(
         submit_job=submissions,
         check_job=CheckJob(store, checks),
         get_job=GetJob(store, known, silence_max),
+        explain_job=ExplainJob(store, known, silence_max),
         list_jobs=ListJobs(store, known, silence_max),
         cancel_job=CancelJob(store),
     )

@@ -455,6 +455,15 @@ class MemoryLine:
         """Count a tenant's jobs in line as they are just now."""
         return sum(row.job.tenant == tenant for row in await self._queued())
 
+    async def place_of(self, job_id: JobId) -> int:
+        """Return how many jobs stand before one in line."""
+        own = self._tx.server.read(JOBS, job_id)
+        return sum(
+            (-row.job.spec.priority, row.queue_seq) < (-own.job.spec.priority, own.queue_seq)
+            for row in await self._queued()
+            if own is not None
+        )
+
     async def heads(
         self,
         *,
@@ -579,7 +588,7 @@ class MemoryReading:
 
     def __init__(self, tx: Transaction) -> None:
         self.attempts = MemoryAttempts(tx)
-        self.fleet = MemoryNodes(tx)
+        self.fleet = self.nodes = MemoryNodes(tx)
         self.line = MemoryLine(tx)
 
 

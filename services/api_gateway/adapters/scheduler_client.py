@@ -43,6 +43,12 @@ class GrpcJobs:
             self.stub.GetJob, request, timeout=self.timeout, idempotent=True
         )
 
+    async def explain(self, request: jobs_pb.ExplainJobRequest) -> jobs_pb.ExplainJobResponse:
+        """Say what holds a job."""
+        return await self.edge.call(
+            self.stub.ExplainJob, request, timeout=self.timeout, idempotent=True
+        )
+
     async def list(self, request: jobs_pb.ListJobsRequest) -> jobs_pb.ListJobsResponse:
         """Show a page of jobs."""
         return await self.edge.call(

@@ -274,6 +274,10 @@ class JobsClient(Protocol):
         """Show a job."""
         ...
 
+    async def explain(self, request: jobs_pb.ExplainJobRequest) -> jobs_pb.ExplainJobResponse:
+        """Say what holds a job."""
+        ...
+
     async def list(self, request: jobs_pb.ListJobsRequest) -> jobs_pb.ListJobsResponse:
         """Show a page of jobs."""
         ...

@@ -303,7 +303,26 @@ class OpenAttempts(Protocol):
         ...
 
 
-class Attempts(Protocol):
+class Bookings(Protocol):
+    """What open attempts take."""
+
+    async def booked(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, Resources]:
+        """Return what the open attempts of each tenant take together; nothing is locked."""
+        ...
+
+    async def holdings(self) -> Sequence[Holding]:
+        """Return what all open attempts hold, and for how long at most; nothing is locked.
+
+        By the database's clock; who has not started yet holds it for the whole of its run time.
+        """
+        ...
+
+
+class SeenAttempts(OpenAttempts, Bookings, Protocol):
+    """What runs, for whoever only looks."""
+
+
+class Attempts(Bookings, Protocol):
     """All tenants' attempts."""
 
     async def add(self, attempt: Attempt) -> None:
@@ -316,17 +335,6 @@ class Attempts(Protocol):
 
     async def save(self, attempt: Attempt) -> None:
         """Store an attempt that this transaction has read; raises Conflict."""
-        ...
-
-    async def booked(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, Resources]:
-        """Return what the open attempts of each tenant take together; nothing is locked."""
-        ...
-
-    async def holdings(self) -> Sequence[Holding]:
-        """Return what all open attempts hold, and for how long at most; nothing is locked.
-
-        By the database's clock; who has not started yet holds it for the whole of its run time.
-        """
         ...
 
     async def ends(self, attempt_ids: Sequence[AttemptId]) -> Mapping[AttemptId, datetime | None]:
@@ -385,7 +393,18 @@ class Replicas(Protocol):
         ...
 
 
-class Nodes(Fleet, Protocol):
+class NodesAtWork(Protocol):
+    """Where something could be placed."""
+
+    async def at_work(self, *, silence_max: timedelta) -> Sequence[Node]:
+        """Return open nodes with a recent heartbeat whose runtime answers, with what they hold.
+
+        Nothing is locked.
+        """
+        ...
+
+
+class Nodes(Fleet, NodesAtWork, Protocol):
     """The machines that run containers.
 
     When a runner was last heard of, and whether that is recent, the database's clock tells: those
@@ -412,13 +431,6 @@ class Nodes(Fleet, Protocol):
 
     async def get(self, node_id: NodeId) -> Node:
         """Return a node, locked, with what it holds; raises NotFound."""
-        ...
-
-    async def at_work(self, *, silence_max: timedelta) -> Sequence[Node]:
-        """Return open nodes with a recent heartbeat whose runtime answers, with what they hold.
-
-        Nothing is locked.
-        """
         ...
 
     async def alive(
@@ -451,26 +463,19 @@ class Nodes(Fleet, Protocol):
         ...
 
 
-class LineLength(Protocol):
-    """How many wait for capacity."""
-
-    async def queued_count(self, tenant: TenantId) -> int:
-        """Count a tenant's jobs in line; nothing is locked, so there may be others by now."""
-        ...
-
-
-class Line(Protocol):
-    """Who waits for capacity."""
+class SeenLine(Protocol):
+    """Who waits for capacity, for whoever only looks; nothing is locked."""
 
     async def tenants(self) -> Sequence[TenantId]:
         """Return all who have something in line."""
         ...
 
-    async def queued_counts(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, int]:
-        """Count the jobs in line of those tenants that have any.
+    async def queued_count(self, tenant: TenantId) -> int:
+        """Count a tenant's jobs in line; there may be others by now."""
+        ...
 
-        Until the commit nobody else can count or add theirs.
-        """
+    async def place_of(self, job_id: JobId) -> int:
+        """Return how many jobs stand before one in line, whether they could run or not."""
         ...
 
     async def heads(
@@ -481,12 +486,23 @@ class Line(Protocol):
         left: Mapping[TenantId, Resources],
         limit: int,
     ) -> Sequence[Head]:
-        """Return the first of each kind, at most `limit`, in any order; nothing is locked.
+        """Return the first of each kind, at most `limit`, in any order.
 
         Those that no node at work could ever hold are passed over, or only ones with
         another tenant's replica that take no second tenant; those that ask for more than their
         tenant has left, and those whose retry begins later than `at`. They must not fill the places
         of all who could run.
+        """
+        ...
+
+
+class Line(SeenLine, Protocol):
+    """Who waits for capacity."""
+
+    async def queued_counts(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, int]:
+        """Count the jobs in line of those tenants that have any.
+
+        Until the commit nobody else can count or add theirs.
         """
         ...
 
@@ -593,7 +609,7 @@ class Reading(Protocol):
     """What can be read without a transaction."""
 
     @property
-    def attempts(self) -> OpenAttempts:
+    def attempts(self) -> SeenAttempts:
         """Return those that are open."""
         ...
 
@@ -603,8 +619,13 @@ class Reading(Protocol):
         ...
 
     @property
-    def line(self) -> LineLength:
-        """Return how many wait for capacity."""
+    def nodes(self) -> NodesAtWork:
+        """Return where something could be placed."""
+        ...
+
+    @property
+    def line(self) -> SeenLine:
+        """Return who waits for capacity."""
         ...
 
 

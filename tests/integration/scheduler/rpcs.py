@@ -44,6 +44,7 @@ async def serving(
                 yard.submit_job,
                 yard.check_job,
                 yard.get_job,
+                yard.explain_job,
                 yard.list_jobs,
                 CancelJob(yard.store),
             ),

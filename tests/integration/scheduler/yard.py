@@ -36,6 +36,7 @@ from services.scheduler.use_cases.deployments.reconcile_deployments import Recon
 from services.scheduler.use_cases.deployments.shown import ShownDeployment
 from services.scheduler.use_cases.jobs.check_job import CheckJob
 from services.scheduler.use_cases.jobs.checks import JobChecks
+from services.scheduler.use_cases.jobs.explain_job import ExplainJob
 from services.scheduler.use_cases.jobs.get_job import GetJob
 from services.scheduler.use_cases.jobs.list_jobs import ListJobs
 from services.scheduler.use_cases.jobs.submit_jobs import Submission, SubmitJobs
@@ -127,6 +128,7 @@ class Yard:
         )
         self.delete_deployment = DeleteDeployment(self.store)
         self.get_job = GetJob(self.store, self.tenants, NODE_SILENCE_MAX)
+        self.explain_job = ExplainJob(self.store, self.tenants, NODE_SILENCE_MAX)
         self.list_jobs = ListJobs(self.store, self.tenants, NODE_SILENCE_MAX)
         self.get_deployment = GetDeployment(self.store, self.tenants, NODE_SILENCE_MAX)
         self.list_deployments = ListDeployments(self.store, self.tenants, NODE_SILENCE_MAX)

@@ -12,6 +12,7 @@ from modelyard.registry.v1 import artifact_service_pb2, model_pb2, model_service
 from modelyard.scheduler.v1 import (
     deployment_pb2,
     deployment_service_pb2,
+    job_explanation_pb2,
     job_pb2,
     job_service_pb2,
     node_pb2,
@@ -318,6 +319,20 @@ class FakeJobs:
         ended = a_job(job_id=request.job_id, state=job_pb2.JOB_STATE_SUCCEEDED, attempt_number=1)
         shown = self.shown.pop(0) if self.shown else ended
         return job_service_pb2.GetJobResponse(job=shown)
+
+    async def explain(
+        self, request: job_service_pb2.ExplainJobRequest
+    ) -> job_service_pb2.ExplainJobResponse:
+        self._fail()
+        told = job_explanation_pb2.JobExplanation(
+            job_id=request.job_id,
+            state=job_pb2.JOB_STATE_QUEUED,
+            hold=job_explanation_pb2.JOB_HOLD_RESOURCES,
+            because="no node has room for it",
+            helped_by="the end of what runs",
+            jobs_before=2,
+        )
+        return job_service_pb2.ExplainJobResponse(explanation=told)
 
     async def list(
         self, request: job_service_pb2.ListJobsRequest

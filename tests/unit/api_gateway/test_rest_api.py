@@ -102,6 +102,22 @@ async def test_a_check_needs_what_a_submission_needs() -> None:
         assert (await client.post("/v1/jobs/check", json=a_spec())).status_code == 403
 
 
+async def test_a_job_that_waits_is_explained() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key("jobs:read")) as client:
+        answer = await client.get("/v1/jobs/job_1/explain")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "job_id": "job_1",
+        "state": "QUEUED",
+        "hold": "RESOURCES",
+        "because": "no node has room for it",
+        "helped_by": "the end of what runs",
+        "jobs_before": 2,
+        "starts_by": None,
+    }
+
+
 async def test_malformed_json_is_a_problem_document() -> None:
     edge = Edge()
     async with edge.client(key=await edge.key()) as client:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import OwnerKind
-from services.scheduler.domain.fleet.node import HeldWork, Node
+from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.plan import (
@@ -20,6 +20,7 @@ from services.scheduler.domain.scheduling.plan import (
     Holding,
     Placement,
     Reservation,
+    Snapshot,
     plan,
 )
 from tests.unit.scheduler.builders import ACME, NOW, UMBRELLA, a_node, resources
@@ -89,7 +90,7 @@ def fleets(draw: st.DrawFn) -> Fleet:
                 "process",
                 None,
                 allows_mixed_tenants=is_mixed,
-                holds=frozenset() if is_mixed else frozenset(work_of(each) for each in on_this),
+                holds=frozenset() if is_mixed else frozenset(each.work for each in on_this),
             )
         )
         holdings += on_this
@@ -99,11 +100,6 @@ def fleets(draw: st.DrawFn) -> Fleet:
 ends = st.none() | lengths
 Left = Mapping[TenantId, Resources]
 lefts = st.dictionaries(tenants, amounts(8))
-
-
-def work_of(holding: Holding) -> HeldWork:
-    kind = OwnerKind.REPLICA if holding.ends_in is None else OwnerKind.JOB
-    return HeldWork(holding.tenant, kind)
 
 
 def head(
@@ -121,7 +117,7 @@ def head(
 
 
 def planned(line: Sequence[Head], fleet: Fleet, left: Left) -> Decisions:
-    return plan(line, fleet.nodes, left=left, holdings=fleet.holdings)
+    return plan(Snapshot(line, fleet.nodes, left, fleet.holdings))
 
 
 def as_left_by(placements: Sequence[Placement], fleet: Fleet) -> list[Node]:
@@ -297,7 +293,7 @@ def a_fleet(
     nodes = []
     for name in names or ("a",):
         on_this = [each for each in holdings if each.node_id == name]
-        works = frozenset(work_of(each) for each in on_this)
+        works = frozenset(each.work for each in on_this)
         nodes.append(
             a_node(
                 name,

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -633,6 +634,37 @@ def test_a_job_is_shown_with_what_was_asked(
     assert shown["time-outs"] == "queue 1h, start -, run 90m, stop grace 0.5s"
     assert shown["retries"] == "0 of 2"
     assert lines[-1].split(maxsplit=2)[2] == "failures of the platform, killed, exit code 75"
+
+
+def test_why_a_job_waits_is_told_with_what_helps_and_by_when_it_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {
+        "job_id": "job_1",
+        "state": "QUEUED",
+        "hold": "RESOURCES",
+        "because": "no node has room for it: the best one is short of gpu_count 2",
+        "helped_by": "the end of what runs",
+        "jobs_before": 3,
+        "starts_by": "2026-01-01T10:00:00Z",
+    }
+
+    def answer(path: str) -> httpx.Response:
+        assert path == "/v1/jobs/job_1/explain"
+        return httpx.Response(200, json=told)
+
+    answering(monkeypatch, answer)
+    assert exit_code_of(monkeypatch, "job", "explain", "job_1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    shown = [re.split(r"  +", line, maxsplit=1) for line in lines]
+    assert shown == [
+        ["state", "QUEUED"],
+        ["because", "no node has room for it: the best one is short of gpu_count 2"],
+        ["held by", "RESOURCES"],
+        ["helped by", "the end of what runs"],
+        ["before it", "3"],
+        ["starts by", "2026-01-01T10:00:00Z, if all runs to its time limit"],
+    ]
 
 
 @pytest.mark.parametrize(

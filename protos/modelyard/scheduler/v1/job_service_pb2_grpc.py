@@ -50,6 +50,11 @@ class JobServiceStub:
                 request_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.GetJobRequest.SerializeToString,
                 response_deserializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.GetJobResponse.FromString,
                 _registered_method=True)
+        self.ExplainJob = channel.unary_unary(
+                '/modelyard.scheduler.v1.JobService/ExplainJob',
+                request_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ExplainJobRequest.SerializeToString,
+                response_deserializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ExplainJobResponse.FromString,
+                _registered_method=True)
         self.ListJobs = channel.unary_unary(
                 '/modelyard.scheduler.v1.JobService/ListJobs',
                 request_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListJobsRequest.SerializeToString,
@@ -87,6 +92,13 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainJob(self, request, context):
+        """ExplainJob says what holds a job in line, and by when it starts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListJobs(self, request, context):
         """ListJobs shows the tenant's jobs, newest first.
         """
@@ -118,6 +130,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.GetJob,
                     request_deserializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.GetJobRequest.FromString,
                     response_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.GetJobResponse.SerializeToString,
+            ),
+            'ExplainJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainJob,
+                    request_deserializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ExplainJobRequest.FromString,
+                    response_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ExplainJobResponse.SerializeToString,
             ),
             'ListJobs': grpc.unary_unary_rpc_method_handler(
                     servicer.ListJobs,
@@ -212,6 +229,33 @@ class JobService:
             '/modelyard.scheduler.v1.JobService/GetJob',
             modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.GetJobRequest.SerializeToString,
             modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.GetJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.scheduler.v1.JobService/ExplainJob',
+            modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ExplainJobRequest.SerializeToString,
+            modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ExplainJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

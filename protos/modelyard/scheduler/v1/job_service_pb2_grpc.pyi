@@ -22,6 +22,8 @@ class JobServiceStub:
     """CheckJob answers as SubmitJob would now, and takes nothing in: no place in line is kept."""
     GetJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.GetJobResponse]
     """GetJob shows one job."""
+    ExplainJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ExplainJobRequest, _job_service_pb2.ExplainJobResponse]
+    """ExplainJob says what holds a job in line, and by when it starts."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
     """ListJobs shows the tenant's jobs, newest first."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]
@@ -53,6 +55,14 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_job_service_pb2.GetJobRequest, _abc.Awaitable[_job_service_pb2.GetJobResponse]],
     ) -> _abc.Awaitable[_job_service_pb2.GetJobResponse]:
         """GetJob shows one job."""
+
+    @_abc_1.abstractmethod
+    def ExplainJob(
+        self,
+        request: _job_service_pb2.ExplainJobRequest,
+        context: _aio.ServicerContext[_job_service_pb2.ExplainJobRequest, _abc.Awaitable[_job_service_pb2.ExplainJobResponse]],
+    ) -> _abc.Awaitable[_job_service_pb2.ExplainJobResponse]:
+        """ExplainJob says what holds a job in line, and by when it starts."""
 
     @_abc_1.abstractmethod
     def ListJobs(

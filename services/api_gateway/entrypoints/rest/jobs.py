@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal, cast
 
 from fastapi import APIRouter, Query, Request, Response
+from modelyard.scheduler.v1 import job_explanation_pb2 as explanation_pb
 from modelyard.scheduler.v1 import job_pb2 as pb
 from modelyard.scheduler.v1 import job_service_pb2 as service_pb
 from pydantic import BaseModel, Field
@@ -56,7 +57,9 @@ Variables = Annotated[
     ),
 ]
 RetryReason = Literal["killed", "out_of_memory", "outputs", "run_timeout"]
+JobHold = Literal["NONE", "TENANT", "BACK_OFF", "PLAN", "NODES", "RESOURCES", "ORDER"]
 _STATE_PREFIX = "JOB_STATE_"
+_HOLD_PREFIX: Final = "JOB_HOLD_"
 _TIMEOUTS: Final = ("queue", "start", "run", "stop_grace")
 
 
@@ -279,6 +282,39 @@ class Job(BaseModel):
         )
 
 
+class JobExplanation(BaseModel):
+    """Why a job is where it is."""
+
+    job_id: str
+    state: JobState
+    hold: JobHold = Field(
+        description="The one thing that holds it: its TENANT, the BACK_OFF before a retry, the "
+        "tenant's PLAN, NODES that take nothing new, RESOURCES that no node has free, the ORDER of "
+        "those before it; NONE where it does not stand in line, or it is its turn."
+    )
+    because: str
+    helped_by: str = Field(description="What would help; empty where nothing holds it.")
+    jobs_before: int = Field(description="Of all tenants in line, whether they could run or not.")
+    starts_by: datetime | None = Field(
+        description="If all that runs does so to its time limit, and nobody comes who goes before: "
+        "most end sooner. Null where nobody can tell."
+    )
+
+    @staticmethod
+    def from_pb(told: explanation_pb.JobExplanation) -> "JobExplanation":
+        """Return the JSON form."""
+        hold = explanation_pb.JobHold.Name(told.hold).removeprefix(_HOLD_PREFIX)
+        return JobExplanation.model_construct(
+            job_id=told.job_id,
+            state=cast("JobState", pb.JobState.Name(told.state).removeprefix(_STATE_PREFIX)),
+            hold=cast("JobHold", hold),
+            because=told.because,
+            helped_by=told.helped_by,
+            jobs_before=told.jobs_before,
+            starts_by=instant_if_set(told.starts_by),
+        )
+
+
 class JobPage(BaseModel):
     """One page of jobs, newest first."""
 
@@ -344,6 +380,15 @@ def jobs_router(edge: Gateway) -> APIRouter:
         """Show one job."""
         answer = await gateway(request).jobs.get(service_pb.GetJobRequest(job_id=job_id))
         return Job.from_pb(answer.job)
+
+    @router.get(
+        "/{job_id}/explain", response_model=JobExplanation, dependencies=[needs("jobs:read")]
+    )
+    @burst
+    async def explain_job(request: Request, job_id: Id) -> JobExplanation:
+        """Say the one thing that holds a job now, what would help, and by when it starts."""
+        answer = await gateway(request).jobs.explain(service_pb.ExplainJobRequest(job_id=job_id))
+        return JobExplanation.from_pb(answer.explanation)
 
     @router.post(
         "/{job_id}/cancel", status_code=202, response_model=Job, dependencies=[needs("jobs:write")]

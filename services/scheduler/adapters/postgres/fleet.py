@@ -34,7 +34,7 @@ from services.scheduler.domain.deployments.replica import ReplicaState
 from services.scheduler.domain.fleet.loss import UnheldNode
 from services.scheduler.domain.fleet.node import HeldWork, Node, lease_name
 from services.scheduler.domain.fleet.reach import FleetDoors, FleetReach
-from services.scheduler.domain.identities import NodeId
+from services.scheduler.domain.identities import JobId, NodeId
 from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.domain.jobs.spec import JobTimeouts
 from services.scheduler.domain.resources import Resources
@@ -216,6 +216,18 @@ _REPLICA_HEADS: Final = (
     .limit(sa.bindparam("heads_max", type_=sa.Integer))
 )
 _HEADS: Final = sa.union_all(_JOB_HEADS, _REPLICA_HEADS)
+_OTHERS: Final = JOBS.alias("other")
+_PLACE: Final = (
+    sa.select(sa.func.count())
+    .select_from(JOBS.join(_OTHERS, _OTHERS.c.state == JobState.QUEUED))
+    .where(
+        JOBS.c.id == sa.bindparam("job_id"),
+        sa.or_(
+            _OTHERS.c.priority > JOBS.c.priority,
+            sa.and_(_OTHERS.c.priority == JOBS.c.priority, _OTHERS.c.queue_seq < JOBS.c.queue_seq),
+        ),
+    )
+)
 _QUEUED_COUNTS: Final = (
     sa.select(JOBS.c.tenant, sa.func.count().label("job_count"))
     .where(JOBS.c.tenant == sa.any_(_TENANTS), JOBS.c.state == JobState.QUEUED)
@@ -389,6 +401,10 @@ class PostgresLine:
     async def queued_count(self, tenant: TenantId) -> int:
         """Count a tenant's jobs in line as they are just now."""
         return (await self._counts([tenant])).get(tenant, 0)
+
+    async def place_of(self, job_id: JobId) -> int:
+        """Return how many jobs stand before one in line."""
+        return await self._connection.scalar(_PLACE, {"job_id": job_id}) or 0
 
     async def heads(
         self,

@@ -122,6 +122,7 @@ class PostgresReading:
     def __init__(self, connection: AsyncConnection) -> None:
         self.attempts = PostgresAttempts(connection)
         self.fleet = PostgresFleet(connection)
+        self.nodes = PostgresNodes(connection)
         self.line = PostgresLine(connection)
 
 

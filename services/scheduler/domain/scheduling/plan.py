@@ -8,10 +8,10 @@ plan lets it take; nobody passes an earlier one of its kind that fits what is fr
 Replicas and jobs stand in two lines, replicas first: a replica may wait for ever, since others
 never end, and must not hold up the jobs.
 
-The first job that does not fit has capacity **reserved** at the instant at which it will, by the run
-time limits of what holds it: until then jobs behind it get no room on any node that it could use
-but where they end before (backfill, ADR-0033). Who waits for what never ends by itself, such as a
-replica, has no such instant, and holds up nobody. Replicas are not passed by replicas.
+The first job that does not fit has capacity **reserved** at the instant at which it will, by the
+run time limits of what holds it: until then jobs behind it get no room on any node that it could
+use but where they end before (backfill, ADR-0033). Who waits for what never ends by itself, such as
+a replica, has no such instant, and holds up nobody. Replicas are not passed by replicas.
 
 A node that takes one tenant's work at a time is that tenant's until it is empty; the first who is
 placed on an empty one makes it its tenant's (ADR-0032).
@@ -70,6 +70,24 @@ class Holding:
     ends_in: timedelta | None
     """None: it never ends by itself."""
 
+    @property
+    def work(self) -> HeldWork:
+        """Return whose it is; jobs alone end by themselves."""
+        kind = OwnerKind.REPLICA if self.ends_in is None else OwnerKind.JOB
+        return HeldWork(self.tenant, kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is decided on: who waits, for what, and what is in the way."""
+
+    heads: Sequence[Head]
+    nodes: Sequence[Node]
+    left: Mapping[TenantId, Resources]
+    """What tenants may take; those that are missing may take whatever there is."""
+    holdings: Sequence[Holding]
+    """Those on the nodes; without them nothing is known to end, and nothing is reserved."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
@@ -98,25 +116,15 @@ class Decisions:
     reservation: Reservation | None
 
 
-def plan(
-    heads: Iterable[Head],
-    nodes: Sequence[Node],
-    *,
-    left: Mapping[TenantId, Resources],
-    holdings: Iterable[Holding],
-) -> Decisions:
-    """Place heads in order, each on the node that it leaves fullest.
-
-    `left` is what tenants may take; those that are missing may take whatever there is. `holdings`
-    are those on the nodes; without them nothing is known to end, and nothing is reserved.
-    """
-    there = {node.id: node for node in nodes}
-    left = dict(left)
-    holdings = list(holdings)
+def plan(seen: Snapshot) -> Decisions:
+    """Place heads in order, each on the node that it leaves fullest."""
+    there = {node.id: node for node in seen.nodes}
+    left = dict(seen.left)
+    holdings = list(seen.holdings)
     are_replicas_blocked = False
     reservation: Reservation | None = None
     placements = []
-    for head in sorted(heads, key=lambda head: head.order):
+    for head in sorted(seen.heads, key=lambda head: head.order):
         is_job = head.kind is OwnerKind.JOB
         theirs = left.get(head.tenant)
         if theirs is not None and not head.resources.fits_in(theirs):

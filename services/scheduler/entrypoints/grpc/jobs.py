@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from modelyard.scheduler.v1 import job_pb2
+from modelyard.scheduler.v1 import job_explanation_pb2, job_pb2
 from modelyard.scheduler.v1 import job_service_pb2 as pb
 from modelyard.scheduler.v1.job_service_pb2_grpc import JobServiceServicer
 from typing_extensions import override
@@ -17,6 +17,7 @@ from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import Job, JobProgress, JobState
 from services.scheduler.domain.jobs.retries import JobRetries, retry_reasons
 from services.scheduler.domain.jobs.spec import JobInput, JobOutput, JobSpec, JobTimeouts
+from services.scheduler.domain.scheduling.explanation import Explanation
 from services.scheduler.entrypoints.grpc.messages import (
     duration_from_pb,
     duration_to_pb,
@@ -31,6 +32,7 @@ from services.scheduler.entrypoints.grpc.messages import (
 from services.scheduler.telemetry import JOBS_SUBMITTED
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
 from services.scheduler.use_cases.jobs.check_job import CheckJob
+from services.scheduler.use_cases.jobs.explain_job import ExplainJob
 from services.scheduler.use_cases.jobs.get_job import GetJob
 from services.scheduler.use_cases.jobs.list_jobs import ListJobs
 from services.scheduler.use_cases.ports import RequestKey
@@ -53,6 +55,7 @@ class JobRpcs(JobServiceServicer):
     submit_job: SubmitOne
     check_job: CheckJob
     get_job: GetJob
+    explain_job: ExplainJob
     list_jobs: ListJobs
     cancel_job: CancelJob
 
@@ -83,6 +86,16 @@ class JobRpcs(JobServiceServicer):
             principal().tenant, JobId(name_from_pb(request.job_id, kind="job"))
         )
         return pb.GetJobResponse(job=job_to_pb(job))
+
+    @override
+    async def ExplainJob(
+        self, request: pb.ExplainJobRequest, context: Context
+    ) -> pb.ExplainJobResponse:
+        """Say what holds a job."""
+        explanation = await self.explain_job(
+            principal().tenant, JobId(name_from_pb(request.job_id, kind="job"))
+        )
+        return pb.ExplainJobResponse(explanation=explanation_to_pb(explanation))
 
     @override
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
@@ -141,6 +154,20 @@ def retries_from_pb(retries: job_pb2.JobRetries) -> JobRetries:
         retries.count_max if retries.HasField("count_max") else JobRetries().count_max,
         reasons=retry_reasons(retries.reasons, field="spec.retries.reasons"),
         exit_codes=tuple(retries.exit_codes),
+    )
+
+
+def explanation_to_pb(explanation: Explanation) -> job_explanation_pb2.JobExplanation:
+    """Return why a job is where it is, as of the job's transaction."""
+    job, reason = explanation.job, explanation.reason
+    return job_explanation_pb2.JobExplanation(
+        job_id=job.id,
+        state=job_pb2.JobState.Value(f"JOB_STATE_{job.state}"),
+        hold=job_explanation_pb2.JobHold.Value(f"JOB_HOLD_{reason.hold}"),
+        because=reason.because,
+        helped_by=reason.helped_by,
+        jobs_before=explanation.jobs_before,
+        starts_by=timestamp_to_pb(explanation.starts_by),
     )
 
 

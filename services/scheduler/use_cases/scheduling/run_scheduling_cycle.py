@@ -7,7 +7,6 @@ from datetime import timedelta
 from enum import StrEnum
 
 from services.chassis.ids import Ids
-from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import (
     Attempt,
     Owner,
@@ -16,13 +15,12 @@ from services.scheduler.domain.attempts.attempt import (
 from services.scheduler.domain.attempts.work import AttemptWork, JobWork, ReplicaWork
 from services.scheduler.domain.deployments.deployment import Deployment
 from services.scheduler.domain.deployments.replica import Replica
-from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import AttemptId, JobId, ReplicaId
 from services.scheduler.domain.jobs.job import Job
-from services.scheduler.domain.resources import Resources
-from services.scheduler.domain.scheduling.plan import Head, Holding, Placement, plan
+from services.scheduler.domain.scheduling.plan import Head, Placement, plan
 from services.scheduler.use_cases.deployments.change_replica import change_replica
 from services.scheduler.use_cases.ports import Lease, SystemTransaction, Tenants, UnitOfWork
+from services.scheduler.use_cases.scheduling.snapshot import snapshot
 
 
 class Outcome(StrEnum):
@@ -56,16 +54,6 @@ class _QueuedReplica:
 
 
 @dataclass(frozen=True, slots=True)
-class _Snapshot:
-    """What a cycle decides on."""
-
-    heads: Sequence[Head]
-    nodes: Sequence[Node]
-    left: Mapping[TenantId, Resources]
-    holdings: Sequence[Holding]
-
-
-@dataclass(frozen=True, slots=True)
 class RunSchedulingCycle:
     """Admit as many as fit, in order; only the holder of the scheduling lease may.
 
@@ -88,39 +76,20 @@ class RunSchedulingCycle:
         async with self.unit_of_work.system(because="admission moves any tenant's work") as tx:
             await tx.hold(lease)
             # 1. Read the line and the nodes, without keeping anybody from them.
-            seen = await self._snapshot(tx)
+            seen = await snapshot(
+                tx,
+                self.tenants,
+                at=tx.now,
+                heads_max=self.heads_max,
+                node_silence_max=self.node_silence_max,
+            )
             # 2. Decide, without touching anything.
-            decisions = plan(seen.heads, seen.nodes, left=seen.left, holdings=seen.holdings)
+            decisions = plan(seen)
             # 3. Apply in order what still holds once it is locked.
             outcomes, admitted = await self._apply(tx, decisions.placements)
         is_full = self.heads_max in Counter(head.kind for head in seen.heads).values()
         has_placed = any(outcome is Outcome.PLACED for _, outcome in outcomes)
         return CycleReport(seen.heads, outcomes, is_cut=is_full and has_placed, admitted=admitted)
-
-    async def _snapshot(self, tx: SystemTransaction) -> _Snapshot:
-        left = await self._left(tx)
-        heads = await tx.line.heads(
-            at=tx.now, silence_max=self.node_silence_max, left=left, limit=self.heads_max
-        )
-        # Who waits alone is passed by nobody. Before the nodes: what ends in between is then no
-        # more booked there, instead of booked with an end that nobody knows.
-        may_pass = sum(head.kind is OwnerKind.JOB for head in heads) > 1
-        holdings = await tx.attempts.holdings() if may_pass else ()
-        nodes = await tx.nodes.at_work(silence_max=self.node_silence_max)
-        return _Snapshot(heads, nodes, left, holdings)
-
-    async def _left(self, tx: SystemTransaction) -> Mapping[TenantId, Resources]:
-        """Return what tenants may take that may not take everything.
-
-        True until the commit: only the lease's holder gives capacity, and an end gives it back.
-        """
-        bounded = self.tenants.bounded()
-        booked = await tx.attempts.booked(list(bounded)) if bounded else {}
-        found = {name: each.left(booked.get(name, Resources())) for name, each in bounded.items()}
-        left = {name: each for name, each in found.items() if each is not None}
-        # Who comes in line after this question has come through the gateway just now.
-        waiting = [] if self.tenants.is_whole else await tx.line.tenants()
-        return left | dict.fromkeys(self.tenants.missing(waiting), Resources())
 
     async def _apply(
         self, tx: SystemTransaction, placements: Sequence[Placement]

@@ -241,6 +241,26 @@ def job_show(session: Session, job_id: str) -> None:
     _show_job(session, session.client.job(job_id))
 
 
+@job_group.command("explain")
+@click.argument("job_id")
+@pass_session
+def job_explain(session: Session, job_id: str) -> None:
+    """Say why a job waits, what would help, and by when it starts."""
+    told = session.client.explain_job(job_id)
+    if session.is_json:
+        show_json(told)
+        return
+    fields: list[tuple[str, object]] = [("state", told.state), ("because", told.because)]
+    if told.helped_by:
+        fields += [("held by", told.hold), ("helped by", told.helped_by)]
+    if told.state == "QUEUED":
+        latest = (
+            told.starts_by and f"{told.starts_by:%Y-%m-%dT%H:%M:%SZ}, if all runs to its time limit"
+        )
+        fields += [("before it", told.jobs_before), ("starts by", latest or "nobody can tell")]
+    show_fields(fields)
+
+
 @job_group.command("list")
 @click.option(
     "--state",

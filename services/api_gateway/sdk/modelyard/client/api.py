@@ -30,6 +30,7 @@ from modelyard.client.values import (
     Identity,
     InferenceAnswer,
     Job,
+    JobExplanation,
     JobSpec,
     LogRecord,
     Member,
@@ -113,6 +114,11 @@ class Client:
     def job(self, job_id: str) -> Job:
         """Show a job."""
         return Job.model_validate(self._call("GET", _path("jobs", job_id), is_repeatable=True))
+
+    def explain_job(self, job_id: str) -> JobExplanation:
+        """Say what holds a job in line, and by when it starts."""
+        answer = self._call("GET", _path("jobs", job_id, "explain"), is_repeatable=True)
+        return JobExplanation.model_validate(answer)
 
     def jobs(self, *, states: tuple[str, ...] = (), limit: int = 50) -> list[Job]:
         """Show the newest jobs."""

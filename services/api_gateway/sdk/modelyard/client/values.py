@@ -121,6 +121,21 @@ class Job(_Value):
         return self.state in TERMINAL
 
 
+class JobExplanation(_Value):
+    """Why a job is where it is."""
+
+    job_id: str
+    state: str
+    hold: str
+    """What keeps it from its start: TENANT, BACK_OFF, PLAN, NODES, RESOURCES, ORDER; or NONE."""
+    because: str
+    helped_by: str
+    """Empty where nothing holds it."""
+    jobs_before: int
+    starts_by: datetime | None
+    """If all that runs does so to its time limit; None: nobody can tell."""
+
+
 class LogRecord(_Value):
     """One line of output; `position` is where reading goes on after it."""
 

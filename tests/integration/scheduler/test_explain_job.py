@@ -1,0 +1,103 @@
+"""Why a job waits: what holds it now, what would help, and by when it starts."""
+
+from datetime import timedelta
+
+import pytest
+
+from services.chassis.errors import NotFound
+from services.scheduler.domain.jobs.job import Job
+from services.scheduler.domain.jobs.spec import JobTimeouts
+from services.scheduler.domain.scheduling.explanation import Explanation, Hold
+from tests.integration.scheduler.yard import Yard, cores
+from tests.unit.scheduler.builders import ACME, UMBRELLA, resources
+
+HOUR = timedelta(hours=1)
+FOR_AN_HOUR = JobTimeouts(run=HOUR)
+
+
+async def explained(yard: Yard, job: Job) -> Explanation:
+    return await yard.explain_job(job.tenant, job.id)
+
+
+async def test_a_job_whose_turn_it_is_waits_for_nothing(yard: Yard) -> None:
+    await yard.a_node()
+    told = await explained(yard, await yard.a_job())
+    assert (told.reason.hold, told.jobs_before, told.starts_by) == (Hold.NONE, 0, told.at)
+    assert told.reason.because == "it is its turn"
+
+
+async def test_a_job_that_is_placed_tells_where_it_is(yard: Yard) -> None:
+    await yard.a_node()
+    job = await yard.a_job()
+    await yard.cycle()
+    told = await explained(yard, job)
+    assert (told.reason.hold, told.reason.helped_by) == (Hold.NONE, "")
+    assert told.reason.because == told.job.reason
+
+
+async def test_a_job_without_room_tells_what_the_best_node_lacks_and_by_when_it_starts(
+    yard: Yard,
+) -> None:
+    await yard.a_node(resources(cpu=4, memory=8), name="small")
+    await yard.a_node(resources(cpu=6, memory=8), name="large")
+    for _ in range(2):
+        await yard.a_job(resources=cores(3), timeouts=FOR_AN_HOUR)
+    await yard.cycle()
+    job = await yard.a_job(resources=cores(4))
+
+    told = await explained(yard, job)
+    assert told.reason.hold is Hold.RESOURCES
+    assert told.reason.because.startswith("no node has room for it: the best one is short of cpu")
+    assert told.reason.starts_in == HOUR
+
+
+async def test_a_job_that_fits_and_is_not_let_past_the_first_says_so(yard: Yard) -> None:
+    await yard.a_node()
+    await yard.a_job(resources=cores(1), timeouts=FOR_AN_HOUR)
+    await yard.cycle()
+    await yard.a_job(resources=cores(4), timeouts=FOR_AN_HOUR)
+    behind = await yard.a_job(resources=cores(1))
+
+    told = await explained(yard, behind)
+    assert (told.reason.hold, told.jobs_before) == (Hold.ORDER, 1)
+    assert told.reason.starts_in == 2 * HOUR
+
+
+async def test_a_job_of_a_larger_priority_stands_before_all_tenants_others(yard: Yard) -> None:
+    late = await yard.a_job(tenant=UMBRELLA, priority=1)
+    await yard.a_job()
+    urgent = await yard.a_job(priority=9)
+    assert (await explained(yard, late)).jobs_before == 1
+    assert (await explained(yard, urgent)).jobs_before == 0
+
+
+async def test_what_holds_a_job_itself_is_told_before_what_holds_its_place(yard: Yard) -> None:
+    job = await yard.a_job(resources=cores(2))
+    assert (await explained(yard, job)).reason.because == "there is no node yet"
+
+    yard.tenant(ACME, running_max=resources(cpu=1, memory=8))
+    told = await explained(yard, job)
+    assert told.reason.hold is Hold.PLAN
+    assert told.reason.because.endswith("it is short of cpu_millicores 1000")
+
+    yard.tenant(ACME, is_suspended=True)
+    told = await explained(yard, job)
+    assert (told.reason.hold, told.reason.because) == (
+        Hold.TENANT,
+        "the tenant is suspended: unpaid",
+    )
+
+
+async def test_a_job_that_waits_for_a_replicas_room_is_told_no_instant(yard: Yard) -> None:
+    await yard.a_node()
+    await yard.a_deployment(resources=cores(1))
+    await yard.cycle()
+    told = await explained(yard, await yard.a_job(resources=cores(4)))
+    assert (told.reason.hold, told.starts_by) == (Hold.RESOURCES, None)
+    assert told.reason.helped_by == "fewer replicas, or more nodes"
+
+
+async def test_another_tenants_job_is_not_found(yard: Yard) -> None:
+    job = await yard.a_job()
+    with pytest.raises(NotFound):
+        await yard.explain_job(UMBRELLA, job.id)
