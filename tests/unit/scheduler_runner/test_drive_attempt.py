@@ -623,12 +623,13 @@ async def test_clock_that_leaps_costs_no_patience(bench: Bench) -> None:
     assert bench.store.fact_names == ["EXITED", "SUCCEEDED"]
 
 
-@pytest.mark.parametrize("cause", [StopCause.DRAINED, StopCause.SUSPENDED])
+@pytest.mark.parametrize("cause", [StopCause.DRAINED, StopCause.SUSPENDED, StopCause.RUN_TIMEOUT])
 async def test_job_that_is_sent_back_in_line_while_its_end_is_recorded_keeps_its_checkpoint(
     bench: Bench, cause: StopCause
 ) -> None:
     stop = replace(STOP, cause=cause)
-    work = bench.store.given(some_work())
+    retries = JobRetries(count_max=1, reasons=(FailureReason.RUN_TIMEOUT,))
+    work = bench.store.given(some_work(owner=a_job(retries=retries)))
     bench.runtime.checkpoint = LEFT
     bench.runtime.exited()
     bench.store.rows["job_1"] = replace(

@@ -151,6 +151,7 @@ async def test_job_that_was_stopped_for_its_run_time_is_tried_again_if_asked(ben
     retries = JobRetries(reasons=(FailureReason.RUN_TIMEOUT,))
     work = bench.store.given(some_work(owner=a_job(retries=retries)))
     await bench.record.out_of_time(LEASE, work)
+    work = replace(work, stop=bench.store.rows["job_1"].stop)
 
     await bench.record.exited(LEASE, work, an_exit(0), Succeeded(()), progress=None)
 

@@ -175,8 +175,8 @@ class RecordAttempt:
     ) -> bool:
         """Its program ended, and no process of it is left; False if that was recorded before.
 
-        Raises Conflict when its owner was asked to stop for now since the runner looked: what it
-        left is to be kept then.
+        Raises Conflict when its owner was asked to stop since the runner looked, and may come back:
+        what it left is to be kept then.
         """
         async with self._transaction(lease) as tx:
             attempt = await tx.attempts.get(work.attempt.id)
@@ -230,7 +230,7 @@ class RecordAttempt:
             can_look_again
             and job.stop != work.stop
             and job.stop is not None
-            and job.stop.is_for_now
+            and job.stop.allows_return(job.spec.retries, retry_count=job.retry_count)
         ):
             raise Conflict("job", job.id)
         if progress is not None:
