@@ -27,7 +27,7 @@ CONSUMER: Final = ("EventConsumer.before_position", "EventConsumer.after_positio
 
 _OPENS: Final = re.compile(r"self\.(unit_of_work(\.system)?|store\.(changing|write_uses))\(")
 _LOOKS: Final = re.compile(
-    r"(Get|List|Read|Follow)[A-Z]|(CleanUpContainers|RemoveContainer|CollectStreams)\b"
+    r"(Explain|Get|List|Read|Follow)[A-Z]|(CleanUpContainers|RemoveContainer|CollectStreams)\b"
 )
 """Use cases that open a unit of work and write nothing in it; a run finds one that does."""
 
@@ -87,7 +87,7 @@ PORTS: Final = (
         looks="scan publishable unpublished_attempts",
     ),
     _port("log_collector", "BlockPublisher", "kafka_blocks:KafkaBlockPublisher"),
-    _port("api_gateway", "JobsClient", "scheduler_client:GrpcJobs", looks="get list"),
+    _port("api_gateway", "JobsClient", "scheduler_client:GrpcJobs", looks="explain get list"),
     _port("api_gateway", "DeploymentsClient", "scheduler_client:GrpcDeployments", looks="get list"),
     _port("api_gateway", "NodesClient", "scheduler_client:GrpcNodes", looks="list"),
     _port(
