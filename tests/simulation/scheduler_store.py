@@ -163,14 +163,21 @@ class MemoryTenantJobs:
         await self._jobs.save(job)
 
     async def newest(
-        self, *, before: JobId | None, states: Sequence[JobState], limit: int
+        self,
+        *,
+        before: JobId | None,
+        states: Sequence[JobState],
+        labels: Mapping[str, str],
+        limit: int,
     ) -> Sequence[Job]:
         """Return a page of this tenant's jobs."""
         jobs = [row.job for row in await self._all()]
         found = [
             job
             for job in jobs
-            if (before is None or job.id < before) and (not states or job.state in states)
+            if (before is None or job.id < before)
+            and (not states or job.state in states)
+            and labels.items() <= job.spec.labels.items()
         ]
         return sorted(found, key=lambda job: job.id, reverse=True)[:limit]
 

@@ -154,9 +154,17 @@ class TenantJobs(Protocol):
         ...
 
     async def newest(
-        self, *, before: JobId | None, states: Sequence[JobState], limit: int
+        self,
+        *,
+        before: JobId | None,
+        states: Sequence[JobState],
+        labels: Mapping[str, str],
+        limit: int,
     ) -> Sequence[Job]:
-        """Return jobs from the newest on, after `before` in that order; no states: all."""
+        """Return jobs from the newest on, after `before` in that order.
+
+        Only those in one of these states, no states: any; and with all of these labels.
+        """
         ...
 
     async def booked(self) -> Resources:

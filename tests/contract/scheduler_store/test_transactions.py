@@ -16,6 +16,7 @@ from services.chassis.db.tables import OUTBOX_LEASE_PREFIX, SHARD_COUNT, shard_o
 from services.chassis.errors import Conflict, KeyReused
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import Job, JobTransitioned
+from services.scheduler.domain.jobs.spec import NO_LABELS
 from services.scheduler.use_cases.ports import RequestKey, SystemTransaction
 from tests.contract.scheduler_store.conftest import Store
 from tests.unit.scheduler.builders import ACME, NOW, TRACEPARENT, UMBRELLA, a_spec
@@ -208,7 +209,7 @@ async def test_a_twin_waits_for_what_becomes_of_the_first(
                 await tx.answers.remember(METHOD, key, "job_1")
                 apart(tasks, twin())
                 for _ in range(20):  # round trips in which the twin comes to wait
-                    await tx.jobs.newest(before=None, states=(), limit=1)
+                    await tx.jobs.newest(before=None, states=(), labels=NO_LABELS, limit=1)
                 if not is_first_kept:
                     raise ZeroDivisionError
 

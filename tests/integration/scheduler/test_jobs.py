@@ -206,6 +206,57 @@ async def test_jobs_are_listed_by_state(yard: Yard) -> None:
     assert [job.id for job in queued.items] == [kept.id]
 
 
+async def test_jobs_are_listed_by_all_labels_that_are_given(yard: Yard) -> None:
+    both = await yard.a_job(labels={"team": "vision", "stage": "train", "run": "7"})
+    one = await yard.a_job(labels={"team": "vision"})
+    await yard.a_job()
+    await yard.a_job(labels={"team": "vision", "stage": "train"}, tenant=UMBRELLA)
+
+    async def found(**labels: str) -> list[str]:
+        return [job.id for job in (await yard.list_jobs(ACME, PageRequest(), labels=labels)).items]
+
+    assert await found(team="vision") == sorted([one.id, both.id], reverse=True)
+    assert await found(team="vision", stage="train") == [both.id]
+    assert await found(team="vision", stage="serve") == []
+
+
+async def test_pages_of_labelled_jobs_skip_the_others_and_none_of_theirs(yard: Yard) -> None:
+    yard.submit_jobs = replace(
+        yard.submit_jobs, checks=replace(yard.submit_jobs.checks, queued_jobs_max=10)
+    )
+    jobs = [await yard.a_job(labels={"even": str(number % 2 == 0)}) for number in range(7)]
+    await CancelJob(yard.store)(ACME, jobs[2].id, reason="")
+
+    pages: list[list[str]] = []
+    token = ""
+    while token or not pages:
+        page = await yard.list_jobs(
+            ACME, PageRequest.of(1, token), states=[JobState.QUEUED], labels={"even": "True"}
+        )
+        pages.append([job.id for job in page.items])
+        token = page.next_token
+
+    assert pages == [[jobs[number].id] for number in (6, 4, 0)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "field"),
+    [
+        ({"Team": "vision"}, "labels"),
+        ({"team": "x" * 257}, "labels.team"),
+        ({"team": "\0"}, "labels.team"),
+        ({f"label-{number}": "" for number in range(33)}, "labels"),
+    ],
+    ids=["name", "length", "NUL", "count"],
+)
+async def test_labels_that_no_job_may_have_are_not_looked_for(
+    yard: Yard, labels: dict[str, str], field: str
+) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        await yard.list_jobs(ACME, PageRequest(), labels=labels)
+    assert refused.value.detail["field"] == field
+
+
 async def test_cancelling_a_queued_job_ends_it_at_once(yard: Yard) -> None:
     job = await yard.a_job()
     cancelled = await CancelJob(yard.store)(ACME, job.id, reason="user asked")

@@ -596,3 +596,13 @@ async def test_whoami_tells_what_the_caller_may_do() -> None:
         "roles": [],
         "scopes": ["inference", "jobs:read"],
     }
+
+
+async def test_jobs_are_looked_for_by_the_labels_of_the_query() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key("jobs:read")) as client:
+        answer = await client.get("/v1/jobs?label=team=vision&label=note=a%3Db%20c&label=empty=")
+
+    assert answer.status_code == 200
+    [request] = edge.jobs.listed
+    assert dict(request.labels) == {"team": "vision", "note": "a=b c", "empty": ""}

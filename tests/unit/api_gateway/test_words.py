@@ -109,6 +109,31 @@ async def test_a_wrong_key_that_looks_like_an_owners_field_is_told_as_it_is() ->
     ]
 
 
+@pytest.mark.parametrize(
+    ("labels", "field", "words"),
+    [
+        (["team"], "label[0]", "must be name=value"),
+        (["a=1", "Team=x"], "label[1]", "such as team=vision"),
+        (["a=" + "x" * 257], "label[0]", "at most 256 characters"),
+        (["a=1", "a=2"], "label[1]", "a is given twice"),
+        (["a=\0"], "label[0]", "must have printable characters only"),
+        ([f"a{number}=" for number in range(33)], "label", "must have at most 32 entries"),
+    ],
+)
+async def test_labels_that_no_job_can_have_are_not_looked_for(
+    labels: list[str], field: str, words: str
+) -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.get("/v1/jobs", params={"label": labels})
+
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["field"] == field
+    assert words in error["problem"]
+    assert edge.jobs.listed == []
+
+
 async def test_a_missing_field_and_a_body_that_is_none_are_told() -> None:
     edge = Edge()
     spec = a_spec()

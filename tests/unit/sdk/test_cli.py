@@ -470,6 +470,8 @@ def test_the_sample_of_a_job_file_is_whole_and_in_the_help(
         (["--memory", "5M"], "at least 6M"),
         (["--time-out", "0"], "--time-out"),
         (["--time-out", "604801"], "--time-out"),
+        (["--label", "team"], "'team' is not NAME=VALUE"),
+        (["--label", "a=1", "--label", "a=2"], "'a' is given twice"),
         (["--env", "1A=x"], "'1A' is no variable's name"),
         (["--output", "../m"], "'../m' is no path below $MODELYARD_OUTPUTS"),
         (["--output", "/m"], "'/m' is no path"),
@@ -501,7 +503,8 @@ def test_options_that_are_wrong_are_refused_before_anything_is_sent(
         ("resources.memory_bytes", "--memory"),
         ("resources.cpu_millicores", "--cpu"),
         ("timeouts.run", "--time-out"),
-        ("labels.x", "labels.x"),
+        ("labels.team.of", "--label team.of"),
+        ("inputs", "inputs"),
     ],
 )
 def test_what_run_is_refused_for_is_told_by_the_option(
@@ -570,6 +573,20 @@ def test_the_states_of_jobs_are_in_the_help_and_no_others_are_taken(
     assert exit_code_of(monkeypatch, "job", "list", "--state", "pending") == 2
 
 
+def test_jobs_are_listed_by_all_labels_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.extend(request.url.params.get_list("label"))
+        return httpx.Response(200, json={"jobs": [], "next_page_token": ""})
+
+    transport = httpx.MockTransport(answer)
+    monkeypatch.setattr("modelyard.cli.main.Client", partial(Client, transport=transport))
+    labels = ("--label", "team=vision", "--label", "note=a=b")
+    assert exit_code_of(monkeypatch, "job", "list", *labels) == 0
+    assert asked == ["team=vision", "note=a=b"]
+
+
 def test_the_states_of_jobs_are_the_schedulers() -> None:
     states = [name.removeprefix("JOB_STATE_") for name in job_pb2.JobState.keys()]  # noqa: SIM118
     assert states == ["UNSPECIFIED", *JOB_STATES]
@@ -620,6 +637,7 @@ def test_a_job_is_shown_with_what_was_asked(
         "timeouts": {"queue": "PT1H", "run": "PT90M", "stop_grace": "PT0.5S"},
         "retries": {"count_max": 2, "reasons": ["killed"], "exit_codes": [75]},
         "priority": 70,
+        "labels": {"team": "vision", "stage": "train"},
     }
     answering(monkeypatch, lambda _: httpx.Response(200, json=a_job("RUNNING") | {"spec": spec}))
 
@@ -631,6 +649,7 @@ def test_a_job_is_shown_with_what_was_asked(
     assert shlex.split(shown["command"])[:2] == ["python", "-c"]
     assert shown["resources"] == "cpu 500, memory 256 MiB, gpus 1"
     assert shown["priority"] == "70"
+    assert shown["labels"] == "stage=train, team=vision"
     assert shown["time-outs"] == "queue 1h, start -, run 90m, stop grace 0.5s"
     assert shown["retries"] == "0 of 2"
     assert lines[-1].split(maxsplit=2)[2] == "failures of the platform, killed, exit code 75"

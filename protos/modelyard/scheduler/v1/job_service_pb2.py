@@ -27,13 +27,15 @@ from modelyard.scheduler.v1 import job_pb2 as modelyard_dot_scheduler_dot_v1_dot
 from modelyard.scheduler.v1 import job_explanation_pb2 as modelyard_dot_scheduler_dot_v1_dot_job__explanation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(modelyard/scheduler/v1/job_service.proto\x12\x16modelyard.scheduler.v1\x1a modelyard/common/v1/paging.proto\x1a modelyard/scheduler/v1/job.proto\x1a,modelyard/scheduler/v1/job_explanation.proto\"A\n\x10SubmitJobRequest\x12-\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.modelyard.scheduler.v1.JobSpec\"=\n\x11SubmitJobResponse\x12(\n\x03job\x18\x01 \x01(\x0b\x32\x1b.modelyard.scheduler.v1.Job\"@\n\x0f\x43heckJobRequest\x12-\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.modelyard.scheduler.v1.JobSpec\"\x12\n\x10\x43heckJobResponse\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\":\n\x0eGetJobResponse\x12(\n\x03job\x18\x01 \x01(\x0b\x32\x1b.modelyard.scheduler.v1.Job\"#\n\x11\x45xplainJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"Q\n\x12\x45xplainJobResponse\x12;\n\x0b\x65xplanation\x18\x01 \x01(\x0b\x32&.modelyard.scheduler.v1.JobExplanation\"s\n\x0fListJobsRequest\x12.\n\x04page\x18\x01 \x01(\x0b\x32 .modelyard.common.v1.PageRequest\x12\x30\n\x06states\x18\x02 \x03(\x0e\x32 .modelyard.scheduler.v1.JobState\"n\n\x10ListJobsResponse\x12)\n\x04jobs\x18\x01 \x03(\x0b\x32\x1b.modelyard.scheduler.v1.Job\x12/\n\x04page\x18\x02 \x01(\x0b\x32!.modelyard.common.v1.PageResponse\"2\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"=\n\x11\x43\x61ncelJobResponse\x12(\n\x03job\x18\x01 \x01(\x0b\x32\x1b.modelyard.scheduler.v1.Job2\xcc\x04\n\nJobService\x12`\n\tSubmitJob\x12(.modelyard.scheduler.v1.SubmitJobRequest\x1a).modelyard.scheduler.v1.SubmitJobResponse\x12]\n\x08\x43heckJob\x12\'.modelyard.scheduler.v1.CheckJobRequest\x1a(.modelyard.scheduler.v1.CheckJobResponse\x12W\n\x06GetJob\x12%.modelyard.scheduler.v1.GetJobRequest\x1a&.modelyard.scheduler.v1.GetJobResponse\x12\x63\n\nExplainJob\x12).modelyard.scheduler.v1.ExplainJobRequest\x1a*.modelyard.scheduler.v1.ExplainJobResponse\x12]\n\x08ListJobs\x12\'.modelyard.scheduler.v1.ListJobsRequest\x1a(.modelyard.scheduler.v1.ListJobsResponse\x12`\n\tCancelJob\x12(.modelyard.scheduler.v1.CancelJobRequest\x1a).modelyard.scheduler.v1.CancelJobResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(modelyard/scheduler/v1/job_service.proto\x12\x16modelyard.scheduler.v1\x1a modelyard/common/v1/paging.proto\x1a modelyard/scheduler/v1/job.proto\x1a,modelyard/scheduler/v1/job_explanation.proto\"A\n\x10SubmitJobRequest\x12-\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.modelyard.scheduler.v1.JobSpec\"=\n\x11SubmitJobResponse\x12(\n\x03job\x18\x01 \x01(\x0b\x32\x1b.modelyard.scheduler.v1.Job\"@\n\x0f\x43heckJobRequest\x12-\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.modelyard.scheduler.v1.JobSpec\"\x12\n\x10\x43heckJobResponse\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\":\n\x0eGetJobResponse\x12(\n\x03job\x18\x01 \x01(\x0b\x32\x1b.modelyard.scheduler.v1.Job\"#\n\x11\x45xplainJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"Q\n\x12\x45xplainJobResponse\x12;\n\x0b\x65xplanation\x18\x01 \x01(\x0b\x32&.modelyard.scheduler.v1.JobExplanation\"\xe7\x01\n\x0fListJobsRequest\x12.\n\x04page\x18\x01 \x01(\x0b\x32 .modelyard.common.v1.PageRequest\x12\x30\n\x06states\x18\x02 \x03(\x0e\x32 .modelyard.scheduler.v1.JobState\x12\x43\n\x06labels\x18\x03 \x03(\x0b\x32\x33.modelyard.scheduler.v1.ListJobsRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"n\n\x10ListJobsResponse\x12)\n\x04jobs\x18\x01 \x03(\x0b\x32\x1b.modelyard.scheduler.v1.Job\x12/\n\x04page\x18\x02 \x01(\x0b\x32!.modelyard.common.v1.PageResponse\"2\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"=\n\x11\x43\x61ncelJobResponse\x12(\n\x03job\x18\x01 \x01(\x0b\x32\x1b.modelyard.scheduler.v1.Job2\xcc\x04\n\nJobService\x12`\n\tSubmitJob\x12(.modelyard.scheduler.v1.SubmitJobRequest\x1a).modelyard.scheduler.v1.SubmitJobResponse\x12]\n\x08\x43heckJob\x12\'.modelyard.scheduler.v1.CheckJobRequest\x1a(.modelyard.scheduler.v1.CheckJobResponse\x12W\n\x06GetJob\x12%.modelyard.scheduler.v1.GetJobRequest\x1a&.modelyard.scheduler.v1.GetJobResponse\x12\x63\n\nExplainJob\x12).modelyard.scheduler.v1.ExplainJobRequest\x1a*.modelyard.scheduler.v1.ExplainJobResponse\x12]\n\x08ListJobs\x12\'.modelyard.scheduler.v1.ListJobsRequest\x1a(.modelyard.scheduler.v1.ListJobsResponse\x12`\n\tCancelJob\x12(.modelyard.scheduler.v1.CancelJobRequest\x1a).modelyard.scheduler.v1.CancelJobResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.scheduler.v1.job_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_SUBMITJOBREQUEST']._serialized_start=182
   _globals['_SUBMITJOBREQUEST']._serialized_end=247
   _globals['_SUBMITJOBRESPONSE']._serialized_start=249
@@ -50,14 +52,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPLAINJOBREQUEST']._serialized_end=526
   _globals['_EXPLAINJOBRESPONSE']._serialized_start=528
   _globals['_EXPLAINJOBRESPONSE']._serialized_end=609
-  _globals['_LISTJOBSREQUEST']._serialized_start=611
-  _globals['_LISTJOBSREQUEST']._serialized_end=726
-  _globals['_LISTJOBSRESPONSE']._serialized_start=728
-  _globals['_LISTJOBSRESPONSE']._serialized_end=838
-  _globals['_CANCELJOBREQUEST']._serialized_start=840
-  _globals['_CANCELJOBREQUEST']._serialized_end=890
-  _globals['_CANCELJOBRESPONSE']._serialized_start=892
-  _globals['_CANCELJOBRESPONSE']._serialized_end=953
-  _globals['_JOBSERVICE']._serialized_start=956
-  _globals['_JOBSERVICE']._serialized_end=1544
+  _globals['_LISTJOBSREQUEST']._serialized_start=612
+  _globals['_LISTJOBSREQUEST']._serialized_end=843
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=798
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=843
+  _globals['_LISTJOBSRESPONSE']._serialized_start=845
+  _globals['_LISTJOBSRESPONSE']._serialized_end=955
+  _globals['_CANCELJOBREQUEST']._serialized_start=957
+  _globals['_CANCELJOBREQUEST']._serialized_end=1007
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1009
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1070
+  _globals['_JOBSERVICE']._serialized_start=1073
+  _globals['_JOBSERVICE']._serialized_end=1661
 # @@protoc_insertion_point(module_scope)

@@ -25,6 +25,7 @@ from services.api_gateway.entrypoints.rest.fields import (
     keys_as,
 )
 from services.api_gateway.entrypoints.rest.paging import PageSize, PageToken, page_request
+from services.chassis.errors import InvalidArgument
 
 JobState = Literal[
     "QUEUED",
@@ -44,6 +45,7 @@ Labels = Annotated[
     dict[Annotated[str, Field(pattern=LABEL)], Annotated[str, Field(max_length=256)]],
     Field(max_length=32, json_schema_extra=keys_as(LABEL, length_max=63)),
 ]
+LabelSought = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._/-]{0,62}=.{0,256}$")]
 VARIABLE: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Variables = Annotated[
     dict[
@@ -359,6 +361,10 @@ def jobs_router(edge: Gateway) -> APIRouter:
     async def list_jobs(
         request: Request,
         state: Annotated[list[JobState], Query(max_length=8)] = [],  # noqa: B006 FastAPI copies it
+        label: Annotated[
+            list[LabelSought],
+            Query(max_length=32, description="A label as name=value; jobs have all of them."),
+        ] = [],  # noqa: B006
         page_size: PageSize = 50,
         page_token: PageToken = "",
     ) -> JobPage:
@@ -367,6 +373,7 @@ def jobs_router(edge: Gateway) -> APIRouter:
             service_pb.ListJobsRequest(
                 page=page_request(page_size, page_token),
                 states=[pb.JobState.Value(_STATE_PREFIX + name) for name in state],
+                labels=_labels_sought(label),
             )
         )
         return JobPage(
@@ -402,6 +409,19 @@ def jobs_router(edge: Gateway) -> APIRouter:
         return Job.from_pb(answer.job)
 
     return router
+
+
+def _labels_sought(label: list[str]) -> dict[str, str]:
+    """Return the labels of a query; raises InvalidArgument for what no job's labels can be."""
+    sought: dict[str, str] = {}
+    for place, text in enumerate(label):
+        name, _, value = text.partition("=")
+        if name in sought:
+            raise InvalidArgument(f"label[{place}]", f"{name} is given twice; a job has it once")
+        if not value.isprintable():
+            raise InvalidArgument(f"label[{place}]", "must have printable characters only")
+        sought[name] = value
+    return sought
 
 
 def _progress(progress: pb.JobProgress) -> JobProgress:

@@ -47,6 +47,8 @@ PATTERNS: Final[Mapping[str, str]] = {
     "such as machine-7",
     r"^[a-z0-9][a-z0-9._/-]{0,62}$": "must be a label's name: 1 to 63 of a-z, 0-9, '.', '_', '/' "
     "and '-', a letter or digit first, such as team",
+    r"^[a-z0-9][a-z0-9._/-]{0,62}=.{0,256}$": "must be name=value, a label's name and at most 256 "
+    "characters, such as team=vision",
     r"^[a-z0-9][a-zA-Z0-9._/:@-]{0,254}$": "must be an image's name: 1 to 255 of letters, digits, "
     "'.', '_', '/', ':', '@' and '-', such as modelyard/train-sklearn",
     r"^[a-z0-9_-]{1,64}$": "must be an id or a name: 1 to 64 of a-z, 0-9, '_' and '-', "

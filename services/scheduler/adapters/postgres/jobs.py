@@ -20,7 +20,7 @@ from services.scheduler.adapters.postgres.rows import (
     to_document,
     versioned_update,
 )
-from services.scheduler.adapters.postgres.tables import ATTEMPTS, JOBS
+from services.scheduler.adapters.postgres.tables import ATTEMPTS, IS_LABELLED, JOBS, LABELS
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.failure import JobFailure
 from services.scheduler.domain.jobs.job import (
@@ -158,7 +158,12 @@ class PostgresTenantJobs:
         await self._jobs.save(job)
 
     async def newest(
-        self, *, before: JobId | None, states: Sequence[JobState], limit: int
+        self,
+        *,
+        before: JobId | None,
+        states: Sequence[JobState],
+        labels: Mapping[str, str],
+        limit: int,
     ) -> Sequence[Job]:
         """Return a page of this tenant's jobs."""
         query = self._ours().order_by(JOBS.c.id.desc()).limit(limit)
@@ -166,6 +171,8 @@ class PostgresTenantJobs:
             query = query.where(JOBS.c.id < before)
         if states:
             query = query.where(JOBS.c.state.in_(states))
+        if labels:
+            query = query.where(IS_LABELLED, LABELS.contains(dict(labels)))
         return [to_job(row) for row in (await self._connection.execute(query)).mappings()]
 
     async def booked(self) -> Resources:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Sequence,
     Table,
     Text,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -93,6 +94,16 @@ Index(
     postgresql_where=text("retry_at IS NOT NULL"),
 )
 Index("ix_job_ended", JOBS.c.ended_at, postgresql_where=text("ended_at IS NOT NULL"))
+LABELS: Final = JOBS.c.spec.op("->", return_type=JSONB())(literal_column("'labels'"))
+"""A job's labels, written as in the index: a parameter in the place of the name would hide that."""
+IS_LABELLED: Final = text("(spec -> 'labels') <> '{}'")
+Index(
+    "ix_job_labels",
+    LABELS.label("labels"),
+    postgresql_using="gin",
+    postgresql_ops={"labels": "jsonb_path_ops"},
+    postgresql_where=IS_LABELLED,
+)
 
 NODES: Final = Table(
     "node",

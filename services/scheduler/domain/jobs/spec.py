@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Final
 
 from services.chassis.amounts import duration_in_words, size_in_words
@@ -24,6 +25,7 @@ ENV_BYTES_MAX: Final = 32 << 10
 INPUTS_MAX: Final = 32
 OUTPUTS_MAX: Final = 32
 LABELS_MAX: Final = 32
+NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 LABEL_VALUE_CHARACTERS_MAX: Final = 256
 PRIORITY_MAX: Final = 100
 TIMEOUT_MIN: Final = timedelta(seconds=1)
@@ -105,7 +107,7 @@ class JobSpec:
         self.retries.check(field="spec.retries")
         if not 0 <= self.priority <= PRIORITY_MAX:
             raise InvalidArgument("spec.priority", f"must be between 0 and {PRIORITY_MAX}")
-        self._check_labels()
+        check_labels(self.labels, field="spec.labels")
 
     def field_of_digest(self, digest: str) -> str | None:
         """Return the first field that asks for an artifact, as whoever asked has written it."""
@@ -174,20 +176,22 @@ class JobSpec:
                     f"{duration_in_words(length)} was asked for",
                 )
 
-    def _check_labels(self) -> None:
-        _check_count("spec.labels", len(self.labels), most=LABELS_MAX)
-        for name, value in self.labels.items():
-            if not _LABEL_NAME.fullmatch(name):
-                raise InvalidArgument(
-                    "spec.labels",
-                    "a label's name has 1 to 63 of a-z, 0-9, '.', '_', '/' and '-', "
-                    "a letter or digit first, such as team",
-                )
-            if len(value) > LABEL_VALUE_CHARACTERS_MAX or not value.isprintable():
-                raise InvalidArgument(
-                    f"spec.labels.{name}",
-                    f"must have at most {LABEL_VALUE_CHARACTERS_MAX} printable characters",
-                )
+
+def check_labels(labels: Mapping[str, str], *, field: str) -> None:
+    """Raise InvalidArgument unless a job may have all of these."""
+    _check_count(field, len(labels), most=LABELS_MAX)
+    for name, value in labels.items():
+        if not _LABEL_NAME.fullmatch(name):
+            raise InvalidArgument(
+                field,
+                "a label's name has 1 to 63 of a-z, 0-9, '.', '_', '/' and '-', "
+                "a letter or digit first, such as team",
+            )
+        if len(value) > LABEL_VALUE_CHARACTERS_MAX or not value.isprintable():
+            raise InvalidArgument(
+                f"{field}.{name}",
+                f"must have at most {LABEL_VALUE_CHARACTERS_MAX} printable characters",
+            )
 
 
 def check_image(image: str, *, field: str) -> None:

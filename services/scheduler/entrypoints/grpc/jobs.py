@@ -101,7 +101,10 @@ class JobRpcs(JobServiceServicer):
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         """Show the tenant's jobs."""
         page = await self.list_jobs(
-            principal().tenant, page_from_pb(request.page), states=states_from_pb(request.states)
+            principal().tenant,
+            page_from_pb(request.page),
+            states=states_from_pb(request.states),
+            labels=dict(request.labels),
         )
         response = pb.ListJobsResponse(jobs=[job_to_pb(job) for job in page.items])
         response.page.next_page_token = page.next_token

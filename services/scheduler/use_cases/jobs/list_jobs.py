@@ -1,12 +1,13 @@
 """Show a tenant's jobs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import Job, JobState
+from services.scheduler.domain.jobs.spec import NO_LABELS, check_labels
 from services.scheduler.use_cases.jobs.shown import shown
 from services.scheduler.use_cases.paging import Page, PageRequest
 from services.scheduler.use_cases.ports import Tenants, UnitOfWork
@@ -21,14 +22,24 @@ class ListJobs:
     node_silence_max: timedelta
 
     async def __call__(
-        self, tenant: TenantId, page: PageRequest, *, states: Sequence[JobState] = ()
+        self,
+        tenant: TenantId,
+        page: PageRequest,
+        *,
+        states: Sequence[JobState] = (),
+        labels: Mapping[str, str] = NO_LABELS,
     ) -> Page[Job]:
-        """Return a page of jobs in these states; no states: all."""
+        """Return a page of jobs in one of these states, no states: any, with all of these labels.
+
+        Raises InvalidArgument for labels that no job may have.
+        """
+        check_labels(labels, field="labels")
         known = self.tenants.get(tenant)
         async with self.unit_of_work(tenant) as tx:
             jobs = await tx.jobs.newest(
                 before=JobId(page.after) if page.after else None,
                 states=states,
+                labels=labels,
                 limit=page.size + 1,
             )
             found = await shown(tx, jobs, of=known, node_silence_max=self.node_silence_max)

@@ -57,6 +57,20 @@ def _pairs_of(
     return pairs
 
 
+def _labels_of(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE")
+        if name in labels:
+            raise click.BadParameter(f"{name!r} is given twice; a job has a label once")
+        labels[name] = text
+    return labels
+
+
 def outputs_of(values: tuple[str, ...]) -> list[JobOutput]:
     """Read options such as `model.joblib:digits`; raises BadParameter."""
     outputs = []
@@ -122,6 +136,14 @@ def _job_options(command: Command) -> Command:
         click.option("--priority", type=click.IntRange(0, 100), default=50, show_default=True),
         click.option("--env", multiple=True, metavar="NAME=VALUE", callback=_pairs_of),
         click.option(
+            "--label",
+            "labels",
+            multiple=True,
+            metavar="NAME=VALUE",
+            callback=_labels_of,
+            help="What `job list --label` finds it by.",
+        ),
+        click.option(
             "--output",
             "outputs",
             multiple=True,
@@ -157,6 +179,7 @@ def run(  # noqa: PLR0917
     retry_exit_codes: tuple[int, ...],
     priority: int,
     env: dict[str, str],
+    labels: dict[str, str],
     outputs: list[JobOutput],
     idempotency_key: str | None,
 ) -> int:
@@ -173,6 +196,7 @@ def run(  # noqa: PLR0917
             count_max=retries, reasons=list(retry_on), exit_codes=list(retry_exit_codes)
         ),
         priority=priority,
+        labels=labels,
     )
     try:
         _check(session, spec)
@@ -270,11 +294,19 @@ def job_explain(session: Session, job_id: str) -> None:
     metavar=f"[{'|'.join(JOB_STATES)}]",  # as REST takes them; click's own would be small
     help="In either case, and several times; all states by default.",
 )
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_labels_of,
+    help="Only jobs that have it, and all others that are given.",
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @pass_session
-def job_list(session: Session, states: tuple[str, ...], limit: int) -> None:
+def job_list(session: Session, states: tuple[str, ...], labels: dict[str, str], limit: int) -> None:
     """Show the newest jobs."""
-    jobs = session.client.jobs(states=states, limit=limit)
+    jobs = session.client.jobs(states=states, labels=labels, limit=limit)
     if session.is_json:
         show_json(jobs)
         return
@@ -357,6 +389,7 @@ def _asked(spec: JobSpec) -> list[tuple[str, object]]:
             f"gpus {asked.gpu_count}",
         ),
         ("priority", spec.priority),
+        ("labels", ", ".join(f"{name}={value}" for name, value in sorted(spec.labels.items()))),
         ("time-outs", f"queue {queue}, start {start}, run {run}, stop grace {grace}"),
         ("retried after", ", ".join(_retried_after(spec))),
     ]

@@ -16,6 +16,7 @@ _OF_JOBS: Final[Mapping[str, str]] = {
     "name": "--name",
     "command": "COMMAND",
     "env": "--env",
+    "labels": "--label",
     "outputs": "--output",
     "timeouts.run": "--time-out",
     "retries.count_max": "--retries",
@@ -65,8 +66,8 @@ def _option(field: str, spec: Asked) -> str:
         case JobSpec(outputs=those), ["outputs", place, *_] if _is_index(place, len(those)):
             output = those[int(place)]
             return f"{option} {':'.join(filter(None, (output.path, output.register_as)))}"
-        case JobSpec(), ["env", name, *_]:
-            return f"{option} {name}"
+        case JobSpec(), ["env" | "labels", _, *_]:
+            return f"{option} {field.partition('.')[2]}"
     return option or field
 
 

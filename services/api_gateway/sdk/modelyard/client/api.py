@@ -12,7 +12,7 @@ import json
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -120,9 +120,16 @@ class Client:
         answer = self._call("GET", _path("jobs", job_id, "explain"), is_repeatable=True)
         return JobExplanation.model_validate(answer)
 
-    def jobs(self, *, states: tuple[str, ...] = (), limit: int = 50) -> list[Job]:
-        """Show the newest jobs."""
-        found = self._pages("/v1/jobs", "jobs", limit=limit, state=list(states))
+    def jobs(
+        self,
+        *,
+        states: tuple[str, ...] = (),
+        labels: Mapping[str, str] | None = None,
+        limit: int = 50,
+    ) -> list[Job]:
+        """Show the newest jobs in one of these states, by default any, with all of these labels."""
+        sought = [f"{name}={value}" for name, value in (labels or {}).items()]
+        found = self._pages("/v1/jobs", "jobs", limit=limit, state=list(states), label=sought)
         return [Job.model_validate(job) for job in found]
 
     def cancel_job(self, job_id: str, *, reason: str) -> Job:
