@@ -181,6 +181,21 @@ class MemoryTenantJobs:
         ]
         return sorted(found, key=lambda job: job.id, reverse=True)[:limit]
 
+    async def attempts(
+        self, job_id: JobId, *, after: AttemptId | None, limit: int
+    ) -> Sequence[Attempt]:
+        """Return a page of a job's attempts."""
+        server = self._tx.server
+        attempts = await server.ask(lambda: server.all(ATTEMPTS))
+        ours = {
+            each.id: each
+            for each in attempts
+            if each.owner.id == job_id and each.tenant == self._tenant
+        }
+        shown = 0 if after is None else ours[after].number
+        left = (attempt for attempt in ours.values() if attempt.number > shown)
+        return sorted(left, key=lambda attempt: attempt.number)[:limit]
+
     async def booked(self) -> Resources:
         """Return what all that runs of this tenant takes together."""
         booked = await MemoryAttempts(self._tx).booked([self._tenant])

@@ -55,6 +55,14 @@ class GrpcJobs:
             self.stub.ListJobs, request, timeout=self.timeout, idempotent=True
         )
 
+    async def list_attempts(
+        self, request: jobs_pb.ListAttemptsRequest
+    ) -> jobs_pb.ListAttemptsResponse:
+        """Show a page of a job's attempts."""
+        return await self.edge.call(
+            self.stub.ListAttempts, request, timeout=self.timeout, idempotent=True
+        )
+
     async def cancel(self, request: jobs_pb.CancelJobRequest) -> jobs_pb.CancelJobResponse:
         """Ask for a job's end; asking again changes nothing."""
         return await self.edge.call(

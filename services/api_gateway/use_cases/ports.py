@@ -282,6 +282,12 @@ class JobsClient(Protocol):
         """Show a page of jobs."""
         ...
 
+    async def list_attempts(
+        self, request: jobs_pb.ListAttemptsRequest
+    ) -> jobs_pb.ListAttemptsResponse:
+        """Show a page of a job's attempts."""
+        ...
+
     async def cancel(self, request: jobs_pb.CancelJobRequest) -> jobs_pb.CancelJobResponse:
         """Ask for a job's end."""
         ...

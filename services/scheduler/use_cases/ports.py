@@ -167,6 +167,12 @@ class TenantJobs(Protocol):
         """
         ...
 
+    async def attempts(
+        self, job_id: JobId, *, after: AttemptId | None, limit: int
+    ) -> Sequence[Attempt]:
+        """Return a job's attempts from the first on, those after `after` in that order."""
+        ...
+
     async def booked(self) -> Resources:
         """Return what all that runs of the tenant takes together, replicas too."""
         ...

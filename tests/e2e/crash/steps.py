@@ -87,7 +87,12 @@ PORTS: Final = (
         looks="scan publishable unpublished_attempts",
     ),
     _port("log_collector", "BlockPublisher", "kafka_blocks:KafkaBlockPublisher"),
-    _port("api_gateway", "JobsClient", "scheduler_client:GrpcJobs", looks="explain get list"),
+    _port(
+        "api_gateway",
+        "JobsClient",
+        "scheduler_client:GrpcJobs",
+        looks="explain get list list_attempts",
+    ),
     _port("api_gateway", "DeploymentsClient", "scheduler_client:GrpcDeployments", looks="get list"),
     _port("api_gateway", "NodesClient", "scheduler_client:GrpcNodes", looks="list"),
     _port(

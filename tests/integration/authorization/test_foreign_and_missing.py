@@ -187,7 +187,7 @@ async def test_the_scheduler_asks_the_same(
     async with serving(yard, signer=signer, verifier=verifier) as channel:
         stranger = Stranger(channel, "modelyard.scheduler.v1", UMBRELLA)
 
-        await stranger.expect_alike({"job_id": job.id}, {"job_id": "job_nothing"}, count=3)
+        await stranger.expect_alike({"job_id": job.id}, {"job_id": "job_nothing"}, count=4)
         for theirs, nobodys in ((deployment.spec.name, "nothing"), (deployment.id, "dep_nothing")):
             await stranger.expect_alike({"deployment": theirs}, {"deployment": nobodys}, count=2)
 

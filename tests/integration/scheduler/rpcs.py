@@ -29,6 +29,7 @@ from services.scheduler.use_cases.deployments.list_routes import ListRoutes
 from services.scheduler.use_cases.fleet.change_node import ChangeNode
 from services.scheduler.use_cases.fleet.list_nodes import ListNodes
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
+from services.scheduler.use_cases.jobs.list_attempts import ListAttempts
 from tests.integration.scheduler.yard import NODE_SILENCE_MAX, Yard
 
 
@@ -46,6 +47,7 @@ async def serving(
                 yard.get_job,
                 yard.explain_job,
                 yard.list_jobs,
+                ListAttempts(yard.store),
                 CancelJob(yard.store),
             ),
             server,

@@ -14,8 +14,10 @@ from services.chassis.errors import (
     QueueFull,
 )
 from services.chassis.tenancy import TenantId
+from services.scheduler.domain.attempts.attempt import AttemptState
 from services.scheduler.domain.jobs.job import Job, JobState
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
+from services.scheduler.use_cases.jobs.list_attempts import ListAttempts
 from services.scheduler.use_cases.jobs.submit_jobs import Submission
 from services.scheduler.use_cases.paging import PageRequest
 from services.scheduler.use_cases.ports import RequestKey
@@ -292,3 +294,40 @@ async def test_a_reason_out_of_bounds_is_refused(yard: Yard, reason: str) -> Non
     job = await yard.a_job()
     with pytest.raises(InvalidArgument, match="reason"):
         await CancelJob(yard.store)(ACME, job.id, reason=reason)
+
+
+async def requeued(yard: Yard, job: Job) -> None:
+    """End a job's attempt, and let the job stand in line again."""
+    [work] = await yard.open_work()
+    await yard.end(work.attempt.id)
+    async with yard.store.system(because="test") as tx:
+        stopped, fact = (await tx.jobs.get_any(job.id)).requeued(reason="again", at=tx.now)
+        await tx.jobs.save(stopped)
+        tx.emit(fact)
+
+
+async def test_attempts_are_listed_from_the_first_on_a_page_at_a_time(yard: Yard) -> None:
+    await yard.a_node()
+    job, other = await yard.a_job(), await yard.a_job(resources=cores(4))
+    for _ in range(2):
+        await yard.cycle()
+        await requeued(yard, job)
+    await yard.cycle()
+    list_attempts = ListAttempts(yard.store)
+
+    first = await list_attempts(ACME, job.id, PageRequest.of(2, ""))
+    second = await list_attempts(ACME, job.id, PageRequest.of(2, first.next_token))
+
+    assert [each.number for each in first.items] == [1, 2]
+    assert [each.number for each in second.items] == [3]
+    assert second.next_token == ""
+    ended, is_open = first.items[0], second.items[0]
+    assert (ended.state, ended.ended_at is not None) == (AttemptState.CLOSED, True)
+    assert (is_open.state, is_open.ended_at) == (AttemptState.CREATED, None)
+    assert (await list_attempts(ACME, other.id, PageRequest())).items == []
+
+
+async def test_attempts_of_another_tenants_job_are_not_found(yard: Yard) -> None:
+    job = await yard.a_job()
+    with pytest.raises(NotFound):
+        await ListAttempts(yard.store)(UMBRELLA, job.id, PageRequest())

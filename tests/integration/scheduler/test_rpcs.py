@@ -14,6 +14,7 @@ from modelyard.scheduler.v1 import (
     deployment_pb2,
     deployment_service_pb2,
     deployment_service_pb2_grpc,
+    job_events_pb2,
     job_pb2,
     job_service_pb2,
     job_service_pb2_grpc,
@@ -301,3 +302,22 @@ async def test_a_call_without_the_scope_is_refused(client: Client) -> None:
             idempotent=False,
         )
         assert (await refusal(call))[0] == "PERMISSION_DENIED"
+
+
+async def test_attempts_are_shown_as_the_database_has_them(client: Client, yard: Yard) -> None:
+    await yard.a_node()
+    job = await client.submit()
+    await yard.cycle()
+    [work] = await yard.open_work()
+    await yard.start(work.attempt.id)
+    await yard.end(work.attempt.id)
+
+    request = job_service_pb2.ListAttemptsRequest(job_id=job.id)
+    [shown] = (await client.job("ListAttempts", request)).attempts
+
+    assert (shown.id, shown.number, shown.node_id) == (work.attempt.id, 1, work.attempt.node_id)
+    assert shown.state == job_events_pb2.ATTEMPT_STATE_EXITED
+    assert shown.exit_code == 1
+    assert shown.ended_at.ToDatetime() >= shown.started_at.ToDatetime()
+    code, _ = await refusal(client.job("ListAttempts", request, tenant=UMBRELLA))
+    assert code == "NOT_FOUND"

@@ -300,6 +300,8 @@ class FakeJobs:
     )
     checked: list[job_service_pb2.CheckJobRequest] = field(default_factory=list)
     listed: list[job_service_pb2.ListJobsRequest] = field(default_factory=list)
+    attempts: list[job_service_pb2.JobAttempt] = field(default_factory=list)
+    attempts_asked: list[job_service_pb2.ListAttemptsRequest] = field(default_factory=list)
     shown: list[job_pb2.Job] = field(default_factory=list)
     """What it answers first, in turn, when it is asked for a job."""
 
@@ -340,6 +342,13 @@ class FakeJobs:
         self._fail()
         self.listed.append(request)
         return job_service_pb2.ListJobsResponse(jobs=[a_job()])
+
+    async def list_attempts(
+        self, request: job_service_pb2.ListAttemptsRequest
+    ) -> job_service_pb2.ListAttemptsResponse:
+        self._fail()
+        self.attempts_asked.append(request)
+        return job_service_pb2.ListAttemptsResponse(attempts=self.attempts)
 
     async def cancel(
         self, request: job_service_pb2.CancelJobRequest

@@ -4,7 +4,7 @@ import json
 from datetime import timedelta
 
 import pytest
-from modelyard.scheduler.v1 import deployment_pb2, job_pb2
+from modelyard.scheduler.v1 import deployment_pb2, job_events_pb2, job_pb2, job_service_pb2
 
 from services.api_gateway.domain.routing import Endpoint, Route
 from services.api_gateway.entrypoints.rest import logs
@@ -606,3 +606,31 @@ async def test_jobs_are_looked_for_by_the_labels_of_the_query() -> None:
     assert answer.status_code == 200
     [request] = edge.jobs.listed
     assert dict(request.labels) == {"team": "vision", "note": "a=b c", "empty": ""}
+
+
+async def test_attempts_are_shown_with_what_is_known_of_them() -> None:
+    ended = job_service_pb2.JobAttempt(
+        id="att_1", number=1, state=job_events_pb2.ATTEMPT_STATE_EXITED, node_id="n", exit_code=0
+    )
+    ended.created_at.FromSeconds(1)
+    ended.started_at.FromSeconds(2)
+    ended.ended_at.FromSeconds(3)
+    lost = job_service_pb2.JobAttempt(number=2, state=job_events_pb2.ATTEMPT_STATE_LOST)
+    edge = Edge(jobs=FakeJobs(attempts=[ended, lost]))
+    async with edge.client(key=await edge.key("jobs:read")) as client:
+        answer = await client.get("/v1/jobs/job_1/attempts?page_size=2")
+
+    first, second = answer.json()["attempts"]
+    assert first == {
+        "id": "att_1",
+        "number": 1,
+        "state": "EXITED",
+        "node_id": "n",
+        "created_at": "1970-01-01T00:00:01Z",
+        "started_at": "1970-01-01T00:00:02Z",
+        "ended_at": "1970-01-01T00:00:03Z",
+        "exit_code": 0,
+    }
+    assert (second["state"], second["started_at"], second["exit_code"]) == ("LOST", None, None)
+    [request] = edge.jobs.attempts_asked
+    assert (request.job_id, request.page.page_size) == ("job_1", 2)

@@ -60,6 +60,11 @@ class JobServiceStub:
                 request_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListJobsRequest.SerializeToString,
                 response_deserializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
+        self.ListAttempts = channel.unary_unary(
+                '/modelyard.scheduler.v1.JobService/ListAttempts',
+                request_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListAttemptsRequest.SerializeToString,
+                response_deserializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListAttemptsResponse.FromString,
+                _registered_method=True)
         self.CancelJob = channel.unary_unary(
                 '/modelyard.scheduler.v1.JobService/CancelJob',
                 request_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.CancelJobRequest.SerializeToString,
@@ -106,6 +111,13 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAttempts(self, request, context):
+        """ListAttempts shows what became of each try to run a job, the first one first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelJob(self, request, context):
         """CancelJob asks for a job's end; a running one is STOPPING until its runtime confirms.
         """
@@ -140,6 +152,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ListJobs,
                     request_deserializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListJobsRequest.FromString,
                     response_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'ListAttempts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAttempts,
+                    request_deserializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListAttemptsRequest.FromString,
+                    response_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListAttemptsResponse.SerializeToString,
             ),
             'CancelJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJob,
@@ -283,6 +300,33 @@ class JobService:
             '/modelyard.scheduler.v1.JobService/ListJobs',
             modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListJobsRequest.SerializeToString,
             modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAttempts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.scheduler.v1.JobService/ListAttempts',
+            modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListAttemptsRequest.SerializeToString,
+            modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListAttemptsResponse.FromString,
             options,
             channel_credentials,
             insecure,

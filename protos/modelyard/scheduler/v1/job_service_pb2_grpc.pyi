@@ -26,6 +26,8 @@ class JobServiceStub:
     """ExplainJob says what holds a job in line, and by when it starts."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
     """ListJobs shows the tenant's jobs, newest first."""
+    ListAttempts: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListAttemptsRequest, _job_service_pb2.ListAttemptsResponse]
+    """ListAttempts shows what became of each try to run a job, the first one first."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]
     """CancelJob asks for a job's end; a running one is STOPPING until its runtime confirms."""
 
@@ -71,6 +73,14 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_job_service_pb2.ListJobsRequest, _abc.Awaitable[_job_service_pb2.ListJobsResponse]],
     ) -> _abc.Awaitable[_job_service_pb2.ListJobsResponse]:
         """ListJobs shows the tenant's jobs, newest first."""
+
+    @_abc_1.abstractmethod
+    def ListAttempts(
+        self,
+        request: _job_service_pb2.ListAttemptsRequest,
+        context: _aio.ServicerContext[_job_service_pb2.ListAttemptsRequest, _abc.Awaitable[_job_service_pb2.ListAttemptsResponse]],
+    ) -> _abc.Awaitable[_job_service_pb2.ListAttemptsResponse]:
+        """ListAttempts shows what became of each try to run a job, the first one first."""
 
     @_abc_1.abstractmethod
     def CancelJob(

@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal, cast
 
 from fastapi import APIRouter, Query, Request, Response
+from modelyard.scheduler.v1 import job_events_pb2 as events_pb
 from modelyard.scheduler.v1 import job_explanation_pb2 as explanation_pb
 from modelyard.scheduler.v1 import job_pb2 as pb
 from modelyard.scheduler.v1 import job_service_pb2 as service_pb
@@ -37,6 +38,7 @@ JobState = Literal[
     "FAILED",
     "CANCELLED",
 ]
+AttemptState = Literal["CREATED", "STARTED", "EXITED", "LOST", "CLOSED"]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 PartName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """Of an input or output: it becomes a folder's name."""
@@ -317,6 +319,43 @@ class JobExplanation(BaseModel):
         )
 
 
+class JobAttempt(BaseModel):
+    """One try to run a job."""
+
+    id: str
+    number: int = Field(description="1 for the first.")
+    state: AttemptState
+    node_id: str
+    created_at: datetime = Field(description="When capacity was taken on its node.")
+    started_at: datetime | None = Field(description="When its first instruction ran.")
+    ended_at: datetime | None
+    exit_code: int | None = Field(
+        description="When its program ended by itself or by a signal, then 128 + signal."
+    )
+
+    @staticmethod
+    def from_pb(attempt: service_pb.JobAttempt) -> "JobAttempt":
+        """Return the JSON form."""
+        state = events_pb.AttemptState.Name(attempt.state)
+        return JobAttempt.model_construct(
+            id=attempt.id,
+            number=attempt.number,
+            state=cast("AttemptState", state.removeprefix("ATTEMPT_STATE_")),
+            node_id=attempt.node_id,
+            created_at=instant(attempt.created_at),
+            started_at=instant_if_set(attempt.started_at),
+            ended_at=instant_if_set(attempt.ended_at),
+            exit_code=attempt.exit_code if attempt.HasField("exit_code") else None,
+        )
+
+
+class AttemptPage(BaseModel):
+    """One page of a job's attempts, the first one first."""
+
+    attempts: list[JobAttempt]
+    next_page_token: str
+
+
 class JobPage(BaseModel):
     """One page of jobs, newest first."""
 
@@ -396,6 +435,20 @@ def jobs_router(edge: Gateway) -> APIRouter:
         """Say the one thing that holds a job now, what would help, and by when it starts."""
         answer = await gateway(request).jobs.explain(service_pb.ExplainJobRequest(job_id=job_id))
         return JobExplanation.from_pb(answer.explanation)
+
+    @router.get("/{job_id}/attempts", response_model=AttemptPage, dependencies=[needs("jobs:read")])
+    @burst
+    async def list_attempts(
+        request: Request, job_id: Id, page_size: PageSize = 50, page_token: PageToken = ""
+    ) -> AttemptPage:
+        """Show what became of each try to run a job, the first one first."""
+        answer = await gateway(request).jobs.list_attempts(
+            service_pb.ListAttemptsRequest(job_id=job_id, page=page_request(page_size, page_token))
+        )
+        return AttemptPage(
+            attempts=[JobAttempt.from_pb(attempt) for attempt in answer.attempts],
+            next_page_token=answer.page.next_page_token,
+        )
 
     @router.post(
         "/{job_id}/cancel", status_code=202, response_model=Job, dependencies=[needs("jobs:write")]

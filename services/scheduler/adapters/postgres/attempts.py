@@ -95,6 +95,21 @@ _OPEN_WORK: Final = (
 _GET: Final = (
     sa.select(ATTEMPTS).where(ATTEMPTS.c.id == sa.bindparam("attempt_id")).with_for_update()
 )
+_OF_OWNER: Final = (
+    sa.select(ATTEMPTS)
+    .where(
+        ATTEMPTS.c.owner_id == sa.bindparam("owner_id"), ATTEMPTS.c.tenant == sa.bindparam("tenant")
+    )
+    .order_by(ATTEMPTS.c.number)
+    .limit(sa.bindparam("attempts_max", type_=sa.Integer))
+)
+_SHOWN: Final = ATTEMPTS.alias("shown")
+_OF_OWNER_AFTER: Final = _OF_OWNER.where(
+    ATTEMPTS.c.number
+    > sa.select(_SHOWN.c.number)
+    .where(_SHOWN.c.id == sa.bindparam("after"), _SHOWN.c.tenant == sa.bindparam("tenant"))
+    .scalar_subquery()
+)
 _ENDS: Final = sa.select(ATTEMPTS.c.id, ATTEMPTS.c.ended_at).where(
     ATTEMPTS.c.id.in_(sa.bindparam("attempt_ids", expanding=True))
 )
@@ -142,6 +157,15 @@ class PostgresAttempts:
         """Return when each that is known ended."""
         found = await self._connection.execute(_ENDS, {"attempt_ids": attempt_ids})
         return {row.id: row.ended_at for row in found}
+
+    async def of_owner(
+        self, owner_id: str, *, tenant: TenantId, after: AttemptId | None, limit: int
+    ) -> Sequence[Attempt]:
+        """Return a tenant's attempts at one thing by number, those after one of them."""
+        query = _OF_OWNER if after is None else _OF_OWNER_AFTER
+        given = {"owner_id": owner_id, "tenant": tenant, "after": after, "attempts_max": limit}
+        found = await self._connection.execute(query, given)
+        return [to_attempt(row) for row in found.mappings()]
 
     async def booked(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, Resources]:
         """Return what the open attempts of each tenant take together."""

@@ -21,7 +21,8 @@ from services.scheduler.adapters.postgres.rows import (
     versioned_update,
 )
 from services.scheduler.adapters.postgres.tables import ATTEMPTS, IS_LABELLED, JOBS, LABELS
-from services.scheduler.domain.identities import JobId
+from services.scheduler.domain.attempts.attempt import Attempt
+from services.scheduler.domain.identities import AttemptId, JobId
 from services.scheduler.domain.jobs.failure import JobFailure
 from services.scheduler.domain.jobs.job import (
     PLACED,
@@ -174,6 +175,14 @@ class PostgresTenantJobs:
         if labels:
             query = query.where(IS_LABELLED, LABELS.contains(dict(labels)))
         return [to_job(row) for row in (await self._connection.execute(query)).mappings()]
+
+    async def attempts(
+        self, job_id: JobId, *, after: AttemptId | None, limit: int
+    ) -> Sequence[Attempt]:
+        """Return a page of a job's attempts."""
+        return await PostgresAttempts(self._connection).of_owner(
+            job_id, tenant=self._tenant, after=after, limit=limit
+        )
 
     async def booked(self) -> Resources:
         """Return what all that runs of this tenant takes together."""

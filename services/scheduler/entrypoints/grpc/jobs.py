@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from modelyard.scheduler.v1 import job_explanation_pb2, job_pb2
+from modelyard.scheduler.v1 import job_events_pb2, job_explanation_pb2, job_pb2
 from modelyard.scheduler.v1 import job_service_pb2 as pb
 from modelyard.scheduler.v1.job_service_pb2_grpc import JobServiceServicer
 from typing_extensions import override
@@ -13,6 +13,7 @@ from services.chassis.errors import InvalidArgument
 from services.chassis.rpc.context import Context, principal
 from services.chassis.telemetry.tracing import current_traceparent, trace_id_of
 from services.chassis.tenancy import TenantId
+from services.scheduler.domain.attempts.attempt import Attempt
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import Job, JobProgress, JobState
 from services.scheduler.domain.jobs.retries import JobRetries, retry_reasons
@@ -34,6 +35,7 @@ from services.scheduler.use_cases.jobs.cancel_job import CancelJob
 from services.scheduler.use_cases.jobs.check_job import CheckJob
 from services.scheduler.use_cases.jobs.explain_job import ExplainJob
 from services.scheduler.use_cases.jobs.get_job import GetJob
+from services.scheduler.use_cases.jobs.list_attempts import ListAttempts
 from services.scheduler.use_cases.jobs.list_jobs import ListJobs
 from services.scheduler.use_cases.ports import RequestKey
 
@@ -57,6 +59,7 @@ class JobRpcs(JobServiceServicer):
     get_job: GetJob
     explain_job: ExplainJob
     list_jobs: ListJobs
+    list_attempts: ListAttempts
     cancel_job: CancelJob
 
     @override
@@ -107,6 +110,20 @@ class JobRpcs(JobServiceServicer):
             labels=dict(request.labels),
         )
         response = pb.ListJobsResponse(jobs=[job_to_pb(job) for job in page.items])
+        response.page.next_page_token = page.next_token
+        return response
+
+    @override
+    async def ListAttempts(
+        self, request: pb.ListAttemptsRequest, context: Context
+    ) -> pb.ListAttemptsResponse:
+        """Show a job's attempts."""
+        page = await self.list_attempts(
+            principal().tenant,
+            JobId(name_from_pb(request.job_id, kind="job")),
+            page_from_pb(request.page),
+        )
+        response = pb.ListAttemptsResponse(attempts=[attempt_to_pb(each) for each in page.items])
         response.page.next_page_token = page.next_token
         return response
 
@@ -204,6 +221,20 @@ def job_to_pb(job: Job) -> job_pb2.Job:
         trace_id=trace_id_of(job.traceparent),
         retry_count=job.retry_count,
         retry_at=timestamp_to_pb(job.retry_at),
+    )
+
+
+def attempt_to_pb(attempt: Attempt) -> pb.JobAttempt:
+    """Return one try to run a job."""
+    return pb.JobAttempt(
+        id=attempt.id,
+        number=attempt.number,
+        state=job_events_pb2.AttemptState.Value(f"ATTEMPT_STATE_{attempt.state}"),
+        node_id=attempt.node_id,
+        created_at=timestamp_to_pb(attempt.created_at),
+        started_at=timestamp_to_pb(attempt.started_at),
+        ended_at=timestamp_to_pb(attempt.ended_at),
+        exit_code=attempt.exit_code,
     )
 
 

@@ -3,7 +3,7 @@
 import re
 import shlex
 import tempfile
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from modelyard.cli.session import (
     pass_session,
     size,
 )
+from modelyard.cli.timeline import clock_of, events_of
 from modelyard.cli.told_options import told_by_options
 from modelyard.client import (
     JOB_STATES,
@@ -283,6 +284,25 @@ def job_explain(session: Session, job_id: str) -> None:
         )
         fields += [("before it", told.jobs_before), ("starts by", latest or "nobody can tell")]
     show_fields(fields)
+
+
+@job_group.command("timeline")
+@click.argument("job_id")
+@pass_session
+def job_timeline(session: Session, job_id: str) -> None:
+    """Show what became of a job, attempt by attempt, with the time since it was queued."""
+    client = session.client
+    events = events_of(client.job(job_id), client.attempts(job_id), now=datetime.now(UTC))
+    if session.is_json:
+        show_json(events)
+        return
+    show_table(
+        ("TIME", "ELAPSED", "EVENT"),
+        [
+            (f"{each.at:%Y-%m-%dT%H:%M:%SZ}", clock_of(each.elapsed_s), _one_line(each.text))
+            for each in events
+        ],
+    )
 
 
 @job_group.command("list")

@@ -30,6 +30,7 @@ from modelyard.client.values import (
     Identity,
     InferenceAnswer,
     Job,
+    JobAttempt,
     JobExplanation,
     JobSpec,
     LogRecord,
@@ -131,6 +132,11 @@ class Client:
         sought = [f"{name}={value}" for name, value in (labels or {}).items()]
         found = self._pages("/v1/jobs", "jobs", limit=limit, state=list(states), label=sought)
         return [Job.model_validate(job) for job in found]
+
+    def attempts(self, job_id: str) -> list[JobAttempt]:
+        """Show what became of each try to run a job, the first one first."""
+        found = self._pages(_path("jobs", job_id, "attempts"), "attempts")
+        return [JobAttempt.model_validate(attempt) for attempt in found]
 
     def cancel_job(self, job_id: str, *, reason: str) -> Job:
         """Ask for a job's end."""

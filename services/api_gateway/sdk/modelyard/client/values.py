@@ -136,6 +136,23 @@ class JobExplanation(_Value):
     """If all that runs does so to its time limit; None: nobody can tell."""
 
 
+class JobAttempt(_Value):
+    """One try to run a job."""
+
+    id: str
+    number: int
+    """1 for the first."""
+    state: str
+    """CREATED, STARTED, EXITED; LOST: nobody knows how it ended; CLOSED: it never ran."""
+    node_id: str
+    created_at: datetime
+    """When capacity was taken on its node."""
+    started_at: datetime | None
+    ended_at: datetime | None
+    exit_code: int | None
+    """When its program ended by itself or by a signal, then 128 + signal."""
+
+
 class LogRecord(_Value):
     """One line of output; `position` is where reading goes on after it."""
 
