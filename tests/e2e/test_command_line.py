@@ -97,3 +97,29 @@ def test_the_job_file_of_the_help_succeeds(platform: Platform, bench: Bench) -> 
 
     assert done.returncode == 0, done.stderr
     assert bench.ended(bench.client.job(json.loads(done.stdout)["id"])).state == "SUCCEEDED"
+
+
+def test_a_job_is_run_again_found_by_its_label_and_told_by_its_time_line(
+    platform: Platform, folder: Path
+) -> None:
+    sent = platform.cli(
+        "--json", "run", str(folder), *BASE, "--detach", "--label", "of=again", "--", "false"
+    )
+    assert sent.returncode == 0, sent.stderr
+    before = json.loads(sent.stdout)["id"]
+
+    again = platform.cli("job", "again", before, "--label", "run=2", "--", "python", "main.py", "7")
+    assert again.returncode == 7, again.stderr
+    assert again.stdout == "to stdout\n"
+
+    def answer(*arguments: str) -> Any:
+        return json.loads(platform.cli("--json", *arguments).stdout)
+
+    [after] = answer("job", "list", "--label", "of=again", "--label", "run=2")
+    both = answer("job", "list", "--label", "of=again")
+    assert [each["id"] for each in both[:2]] == [after["id"], before]
+    events = answer("job", "timeline", after["id"])
+    assert [each["event"] for each in events] == [
+        *("queued", "admitted", "started", "ended", "failed"),
+    ]
+    assert events[3]["exit_code"] == 7

@@ -587,6 +587,91 @@ def test_jobs_are_listed_by_all_labels_that_are_given(monkeypatch: pytest.Monkey
     assert asked == ["team=vision", "note=a=b"]
 
 
+RUN_BEFORE = {
+    "name": "n",
+    "image": "i",
+    "command": ["python", "train.py"],
+    "env": {"A": "1", "B": "2"},
+    "labels": {"team": "vision"},
+    "priority": 50,
+    "source_digest": "sha256:0",
+    "newer": {"than": "this client"},
+}
+
+
+def a_platform_that_ran_it_before(
+    monkeypatch: pytest.MonkeyPatch, *, refuses: str = ""
+) -> list[dict[str, Any]]:
+    """Answer as one that has a job, and takes another one in or refuses its field."""
+    submitted: list[dict[str, Any]] = []
+    before = a_job("FAILED") | {"spec": RUN_BEFORE}
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        match request.method, request.url.path:
+            case "POST", "/v1/jobs" if refuses:
+                errors = [{"field": refuses, "problem": "is wrong"}]
+                problem = {"code": "INVALID_ARGUMENT", "detail": "", "errors": errors}
+                return httpx.Response(422, json=problem)
+            case "POST", "/v1/jobs":
+                submitted.append(json.loads(request.content))
+                return httpx.Response(202, json=a_job("QUEUED") | {"id": "job_2"})
+            case "GET", "/v1/jobs/job_1":
+                return httpx.Response(200, json=before)
+            case "GET", "/v1/jobs/job_2":
+                ended = a_job("FAILED") | {"id": "job_2", "failure": A_FAILURE}
+                return httpx.Response(200, json=ended)
+            case _:
+                events = {"Content-Type": "text/event-stream"}
+                return httpx.Response(200, headers=events, text=A_LINE + COMPLETE)
+
+    at_once = partial(Client, transport=httpx.MockTransport(handler), sleep=lambda _: None)
+    monkeypatch.setattr("modelyard.cli.main.Client", at_once)
+    return submitted
+
+
+def test_a_job_is_run_again_as_it_was_and_followed_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submitted = a_platform_that_ran_it_before(monkeypatch)
+
+    assert exit_code_of(monkeypatch, "job", "again", "job_1") == 7
+    assert submitted == [RUN_BEFORE]
+    told = capsys.readouterr()
+    assert "job job_2 FAILED" in told.err
+    assert told.out
+
+
+def test_a_job_is_run_again_with_what_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted = a_platform_that_ran_it_before(monkeypatch)
+    options = ("--name", "m", "--priority", "0", "--env", "B=3", "--env", "C=", "--label", "run=2")
+    command = ("--", "python", "-c", "pass")
+
+    assert exit_code_of(monkeypatch, "job", "again", "job_1", "--detach", *options, *command) == 0
+    assert submitted == [
+        RUN_BEFORE
+        | {
+            "name": "m",
+            "priority": 0,
+            "env": {"A": "1", "B": "3", "C": ""},
+            "labels": {"team": "vision", "run": "2"},
+            "command": ["python", "-c", "pass"],
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [("env.B", "--env B"), ("labels.run", "--label run"), ("image", "image"), ("name", "--name")],
+)
+def test_what_a_job_is_not_run_again_for_is_told_by_the_option_if_there_is_one(
+    field: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_platform_that_ran_it_before(monkeypatch, refuses=field)
+
+    assert exit_code_of(monkeypatch, "job", "again", "job_1") == 3
+    assert f"refused (INVALID_ARGUMENT): {told}: is wrong\n" in capsys.readouterr().err
+
+
 def test_the_states_of_jobs_are_the_schedulers() -> None:
     states = [name.removeprefix("JOB_STATE_") for name in job_pb2.JobState.keys()]  # noqa: SIM118
     assert states == ["UNSPECIFIED", *JOB_STATES]

@@ -28,6 +28,7 @@ from modelyard.client import (
     JOB_STATES,
     ApiError,
     Job,
+    JobChanges,
     JobFailure,
     JobOutput,
     JobRetries,
@@ -207,6 +208,11 @@ def run(  # noqa: PLR0917
         )
     except ApiError as error:
         raise told_by_options(error, spec) from error
+    return _go_on(session, job, detach=detach)
+
+
+def _go_on(session: Session, job: Job, *, detach: bool) -> int:
+    """Follow a job that was submitted to its end, or show it; return what to end with."""
     click.echo(f"job {job.id}", err=True)
     if detach:
         _show_job(session, job)
@@ -256,6 +262,54 @@ def job_submit(session: Session, spec: Any, idempotency_key: str | None) -> None
     """Queue the job that the JSON file SPEC describes; - reads standard input."""
     parsed = read_job_file(spec.name, spec.read())
     _show_job(session, session.client.submit_job(parsed, idempotency_key=idempotency_key))
+
+
+@job_group.command("again")
+@click.argument("job_id")
+@click.argument("command", nargs=-1)
+@click.option("--detach", is_flag=True, help="Do not follow the job.")
+@click.option("--name", help="Another name for people.")
+@click.option("--priority", type=click.IntRange(0, 100), help="Another priority.")
+@click.option(
+    "--env",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_pairs_of,
+    help="Another variable, or another value.",
+)
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_labels_of,
+    help="Another label, or another value.",
+)
+@click.option("--idempotency-key", help="Makes the submission repeatable.")
+@pass_session
+def job_again(  # noqa: PLR0917
+    session: Session,
+    job_id: str,
+    command: tuple[str, ...],
+    detach: bool,
+    name: str | None,
+    priority: int | None,
+    env: dict[str, str],
+    labels: dict[str, str],
+    idempotency_key: str | None,
+) -> int:
+    """Run a job like JOB_ID, with these changes, such as COMMAND after --, and follow it as `run`.
+
+    All else is as it was there, the files that were sent, too.
+    """
+    changes = JobChanges(
+        name=name, command=list(command) or None, env=env, priority=priority, labels=labels
+    )
+    try:
+        job = session.client.submit_again(job_id, changes, idempotency_key=idempotency_key)
+    except ApiError as error:
+        raise told_by_options(error, changes) from error
+    return _go_on(session, job, detach=detach)
 
 
 @job_group.command("show")

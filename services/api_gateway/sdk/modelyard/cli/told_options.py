@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Final, TypeAlias, assert_never
 
-from modelyard.client import ApiError, DeploymentSpec, JobSpec, Plan
+from modelyard.client import ApiError, DeploymentSpec, JobChanges, JobSpec, Plan
 
 _OF_BOTH: Final[Mapping[str, str]] = {
     "image": "--image",
@@ -24,6 +24,9 @@ _OF_JOBS: Final[Mapping[str, str]] = {
     "retries.exit_codes": "--retry-exit-code",
     "priority": "--priority",
 }
+_OF_CHANGES: Final = {
+    name: _OF_JOBS[name] for name in ("name", "command", "env", "labels", "priority")
+}
 _OF_DEPLOYMENTS: Final[Mapping[str, str]] = {
     **_OF_BOTH,
     "name": "NAME",
@@ -41,7 +44,7 @@ _OF_PLANS: Final[Mapping[str, str]] = {
     "running_memory_bytes_max": "--running-memory-max",
     "running_gpu_count_max": "--running-gpus-max",
 }
-Asked: TypeAlias = JobSpec | DeploymentSpec | Plan
+Asked: TypeAlias = JobSpec | JobChanges | DeploymentSpec | Plan
 """What was made of options."""
 
 
@@ -66,7 +69,7 @@ def _option(field: str, spec: Asked) -> str:
         case JobSpec(outputs=those), ["outputs", place, *_] if _is_index(place, len(those)):
             output = those[int(place)]
             return f"{option} {':'.join(filter(None, (output.path, output.register_as)))}"
-        case JobSpec(), ["env" | "labels", _, *_]:
+        case JobSpec() | JobChanges(), ["env" | "labels", _, *_]:
             return f"{option} {field.partition('.')[2]}"
     return option or field
 
@@ -75,6 +78,8 @@ def _options_of(spec: Asked) -> Mapping[str, str]:
     match spec:
         case JobSpec():
             return _OF_JOBS
+        case JobChanges():
+            return _OF_CHANGES
         case DeploymentSpec():
             return _OF_DEPLOYMENTS
         case Plan():

@@ -31,6 +31,7 @@ from modelyard.client.values import (
     InferenceAnswer,
     Job,
     JobAttempt,
+    JobChanges,
     JobExplanation,
     JobSpec,
     LogRecord,
@@ -96,14 +97,18 @@ class Client:
 
     def submit_job(self, spec: JobSpec, *, idempotency_key: str | None = None) -> Job:
         """Queue a job; it always carries a key, so that a retry queues no second one."""
-        answer = self._call(
-            "POST",
-            "/v1/jobs",
-            json=spec.model_dump(mode="json"),
-            headers={"Idempotency-Key": idempotency_key or secrets.token_hex(16)},
-            is_repeatable=True,
-        )
-        return Job.model_validate(answer)
+        return self._submit(spec.model_dump(mode="json"), idempotency_key)
+
+    def submit_again(
+        self,
+        job_id: str,
+        changes: JobChanges = JobChanges(),  # noqa: B008 it is frozen
+        *,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Queue a job like another one, but for some changes; that one stays as it is."""
+        spec = self._call("GET", _path("jobs", job_id), is_repeatable=True)["spec"]
+        return self._submit(changes.made_to(spec), idempotency_key)
 
     def check_job(self, spec: JobSpec) -> None:
         """Raise ApiError for what a submission would be refused for now; nothing is queued.
@@ -142,6 +147,16 @@ class Client:
         """Ask for a job's end."""
         answer = self._call(
             "POST", _path("jobs", job_id, "cancel"), json={"reason": reason}, is_repeatable=True
+        )
+        return Job.model_validate(answer)
+
+    def _submit(self, spec: dict[str, Any], idempotency_key: str | None) -> Job:
+        answer = self._call(
+            "POST",
+            "/v1/jobs",
+            json=spec,
+            headers={"Idempotency-Key": idempotency_key or secrets.token_hex(16)},
+            is_repeatable=True,
         )
         return Job.model_validate(answer)
 

@@ -78,6 +78,24 @@ class JobSpec(_Value):
     labels: dict[str, str] = Field(default_factory=dict)
 
 
+class JobChanges(_Value):
+    """What a job has of its own that is run like an earlier one; None: as that one had it."""
+
+    name: str | None = None
+    command: list[str] | None = None
+    env: dict[str, str] = Field(default_factory=dict)
+    """Beside the others that it had."""
+    priority: int | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Beside the others that it had."""
+
+    def made_to(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Return the changed spec; fields that are newer than this client stay as they are."""
+        plain = self.model_dump(include={"name", "command", "priority"}, exclude_none=True)
+        pairs = {name: spec[name] | getattr(self, name) for name in ("env", "labels")}
+        return spec | plain | pairs
+
+
 class JobProgress(_Value):
     """What the job last said about itself."""
 
