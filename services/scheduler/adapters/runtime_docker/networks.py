@@ -18,10 +18,10 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
-from services.chassis.errors import FailedPrecondition, NotFound
+from services.chassis.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.chassis.single_flight import SingleFlight
 from services.chassis.tenancy import TenantId
-from services.scheduler.adapters.runtime_docker.engine import Engine
+from services.scheduler.adapters.runtime_docker.engine import Engine, EngineFailed
 
 INTERFACE_PREFIX: Final = "myd-"
 """Of each network's bridge on this machine: the firewall's rule goes by it."""
@@ -54,7 +54,11 @@ class TenantNetworks:
         labels = {**self._scope, TENANT_LABEL: tenant}
         if found := await self._engine.networks(labels):
             return str(found[0]["Id"])
-        return await self._engine.create_network(_config(labels))
+        try:
+            return await self._engine.create_network(_config(labels))
+        except (NotFound, FailedPrecondition, InvalidArgument) as error:
+            # As "not found" it says that no addresses are left: no doing of the job that asks.
+            raise EngineFailed(error.message) from error
 
     def forget(self, tenant: TenantId) -> None:
         """Look for a tenant's network anew the next time."""
