@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, cast
 
 import pytest
@@ -51,3 +52,14 @@ async def test_network_may_come_yet_whatever_the_engine_says_against_it(
     engine.refusal = None
 
     assert await networks.ensure(TENANT) == engine.made[0]
+
+
+async def test_tenants_without_a_network_are_forgotten() -> None:
+    engine = NetworkingEngine(FailedPrecondition("no addresses are left"))
+    networks = TenantNetworks(cast("Engine", engine), {})
+    with pytest.raises(EngineFailed):
+        await networks.ensure(TENANT)
+
+    await networks.delete_unused(unused_min=timedelta(0))
+
+    assert networks._asked_at == {}

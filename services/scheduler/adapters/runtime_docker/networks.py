@@ -41,7 +41,7 @@ class TenantNetworks:
         self._known: dict[TenantId, str] = {}
         """Their ids; one that somebody deletes fails a start, and is forgotten then."""
         self._asked_at: dict[TenantId, float] = {}
-        """On the monotonic clock; as many as there are networks."""
+        """On the monotonic clock; the sweep drops those of long ago."""
 
     async def ensure(self, tenant: TenantId) -> str:
         """Return the id of a tenant's network, which is made if there is none."""
@@ -66,6 +66,8 @@ class TenantNetworks:
 
     async def delete_unused(self, *, unused_min: timedelta) -> None:
         """Delete the networks of tenants that have no container left."""
+        lately = time.monotonic() - unused_min.total_seconds()
+        self._asked_at = {tenant: at for tenant, at in self._asked_at.items() if at > lately}
         networks = await self._engine.networks(self._scope)
         if not networks:
             return
@@ -73,16 +75,11 @@ class TenantNetworks:
         used = {container["Labels"].get(TENANT_LABEL) for container in containers}
         for network in networks:
             tenant = TenantId(network["Labels"].get(TENANT_LABEL, ""))
-            if tenant in used or self._is_asked_for(tenant, unused_min):
+            if tenant in used or tenant in self._asked_at:
                 continue
             self.forget(tenant)
-            self._asked_at.pop(tenant, None)
             with suppress(NotFound, FailedPrecondition):  # gone already, or its tenant is back
                 await self._engine.delete_network(network["Id"])
-
-    def _is_asked_for(self, tenant: TenantId, unused_min: timedelta) -> bool:
-        asked_at = self._asked_at.get(tenant)
-        return asked_at is not None and time.monotonic() < asked_at + unused_min.total_seconds()
 
 
 def _config(labels: Mapping[str, str]) -> Mapping[str, object]:
