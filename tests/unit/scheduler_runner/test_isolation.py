@@ -1,6 +1,8 @@
 """A runner that nobody can hear stops what runs on its node."""
 
 import asyncio
+import errno
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, cast
 
@@ -87,6 +89,33 @@ async def test_node_is_cut_off_when_its_lease_was_not_answered_for_too_long(
         await seen(lambda: len(bench.runtime.calls) > 1, what="it is tried again")
 
         bench.runtime.failing = None
+        container = "modelyard-att_1"
+        await seen(
+            lambda: bench.runtime.containers[container].phase is P.EXITED, what="it is stopped"
+        )
+        end.set()
+
+
+async def test_node_that_is_cut_off_goes_on_stopping_whatever_goes_wrong(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the loop would be the end of the process, and nobody would stop anything."""
+    monkeypatch.setattr(isolation, "_INTERVAL_S", 0.001)
+    lease, listed = Lease(), bench.runtime.list
+    lease.silence = STOP_AFTER
+    failures = [OSError(errno.EMFILE, "Too many open files"), KeyError("State")]
+
+    async def at_first_not(labels: Mapping[str, str]) -> Any:
+        if failures:
+            raise failures.pop()
+        return await listed(labels)
+
+    monkeypatch.setattr(bench.runtime, "list", at_first_not)
+    loop = IsolationLoop(stopping(bench), cast("LeaseKeeper", lease), STOP_AFTER)
+    bench.runtime.is_(P.RUNNING)
+    end = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(loop.run(end))
         container = "modelyard-att_1"
         await seen(
             lambda: bench.runtime.containers[container].phase is P.EXITED, what="it is stopped"

@@ -54,6 +54,8 @@ class IsolationLoop:
                 errors=[str(error) for error in group.exceptions[:_TOLD_MAX]],
                 failure_count=len(group.exceptions),
             )
+        except* Exception as group:  # noqa: BLE001 a bug must not end the last resort
+            logger.opt(exception=group).error("containers of a node that is cut off not stopped")
         if count:
             logger.warning(
                 "node cut off, its containers stopped",
