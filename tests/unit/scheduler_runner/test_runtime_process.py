@@ -74,6 +74,26 @@ async def test_stop_is_no_error_when_the_program_ends_first(
     assert status.phase is ContainerPhase.LOST
 
 
+async def test_start_may_be_tried_again_when_its_shim_ended_before_it_had_claimed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is full."""
+    failing = tmp_path / "shim.py"
+    failing.write_text(
+        "import os; folder = os.read(3, 4096).decode()\n"
+        "open(f'{folder}/shim.log', 'w').write('OSError: No space left on device')\n"
+    )
+    node = _runtime(tmp_path / "containers")
+    await node.create(_spec("a"))
+    with monkeypatch.context() as patched:
+        patched.setattr(shim, "__file__", str(failing))
+        with pytest.raises(Unavailable, match="No space left on device"):
+            await node.start("a")
+
+    assert (await node.start("a")).phase is ContainerPhase.RUNNING
+    await node.stop("a", grace=timedelta(0))
+
+
 @pytest.mark.parametrize("left", [b"", b"\0" * 90])
 async def test_container_is_lost_when_power_went_before_its_start_was_on_disk(
     tmp_path: Path, left: bytes

@@ -145,7 +145,8 @@ class ProcessRuntime:
     async def start(self, name: str) -> ContainerStatus:
         """Run a created container's first instruction; anything else stays as it is.
 
-        Raises NotFound for an absent one.
+        Raises NotFound for an absent one, Unavailable if its shim ended before it took it: the node
+        had no room for it, or killed it.
         """
         status = self._inspect(self._folder(name))
         if status.phase is ContainerPhase.ABSENT:
@@ -160,7 +161,8 @@ class ProcessRuntime:
             raise Unavailable("the container's shim") from error
         status = self._inspect(self._folder(name))
         if status.phase is ContainerPhase.CREATED:
-            raise FailedPrecondition(f"the shim ended early: {self._folder(name).shim_log()}")
+            because = f"it ended early: {self._folder(name).shim_log()}"
+            raise Unavailable("the container's shim", because=because)
         return status
 
     async def inspect(self, name: str) -> ContainerStatus:
