@@ -5,6 +5,7 @@ That each bound holds is shown by attempts to break it: tests/contract/container
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from services.scheduler.adapters.runtime_docker.hardening import (
     Hardening,
     Users,
     container_config,
+    masked_paths,
     thread_environment,
 )
 from services.scheduler.domain.attempts.runtime import ContainerSpec
@@ -70,6 +72,22 @@ def test_a_container_has_no_privileges() -> None:
     assert host_config["ReadonlyRootfs"]
     assert not host_config["Privileged"]
     assert not host_config["Devices"]
+
+
+def test_what_tells_of_the_machine_is_masked_and_of_each_core_how_hot_it_ran(
+    tmp_path: Path,
+) -> None:
+    for core in ("cpu0/thermal_throttle", "cpu17/thermal_throttle", "cpu3", "cpuidle"):
+        (tmp_path / core).mkdir(parents=True)
+
+    masked = masked_paths(cores=tmp_path)
+
+    assert "/proc/interrupts" in masked
+    assert set(masked) - set(masked_paths(cores=tmp_path / "none")) == {
+        str(tmp_path / "cpu0" / "thermal_throttle"),
+        str(tmp_path / "cpu17" / "thermal_throttle"),
+    }
+    assert _host_config()["MaskedPaths"] == list(masked_paths())
 
 
 def test_limits_are_those_of_the_spec_and_the_node() -> None:

@@ -3,12 +3,12 @@
 Owns: every control of ADR-0015 that is a field of `POST /containers/create`, and the system calls
 of `seccomp.json`. Leaves to the adapter image, command, environment, mounts and network.
 
-Pure, and the same for cgroup v1 and v2: fields that only one of them knows are not used. Read-only
-paths below /proc stay the engine's.
+Pure, but for which cores this machine, the engine's, has; and the same for cgroup v1 and v2: fields
+that only one of them knows are not used. Read-only paths below /proc stay the engine's.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,7 @@ _MASKED: Final = (
 )
 """Tell of the machine, or of its other containers. What Moby masks in 2026, which engines of before
 do not; and /proc/pressure, where anybody may register."""
+_CORES: Final = Path("/sys/devices/system/cpu")
 _MEMORY_SHARE_OF_A_FILE_SYSTEM: Final = 4
 """A file system in memory may take a quarter of a container's: it is full before that is."""
 
@@ -102,6 +103,16 @@ def thread_environment(spec: ContainerSpec) -> Mapping[str, str]:
     return {"OMP_NUM_THREADS": threads, "PYTHON_CPU_COUNT": threads}
 
 
+@cache
+def masked_paths(*, cores: Path = _CORES) -> Sequence[str]:
+    """Return what is not shown: this list takes the place of the engine's own.
+
+    How often each core ran hot tells what others do on it, on machines that count that, as
+    /proc/interrupts does: https://github.com/moby/moby/security/advisories/GHSA-6fw5-f8r9-fgfm.
+    """
+    return (*_MASKED, *sorted(map(str, cores.glob("cpu[0-9]*/thermal_throttle"))))
+
+
 def _privileges() -> dict[str, Any]:
     return {
         "Privileged": False,
@@ -111,7 +122,7 @@ def _privileges() -> dict[str, Any]:
         "IpcMode": "private",
         "CgroupnsMode": "private",  # else /proc/self/cgroup tells the machine's paths
         "Init": True,  # reaps orphans, and makes signals work as outside: PID 1 ignores them
-        "MaskedPaths": list(_MASKED),
+        "MaskedPaths": list(masked_paths()),
         "Dns": ["127.0.0.1"],  # nobody: the engine would pass questions on to the machine's
         "DnsOptions": ["timeout:1", "attempts:1"],  # no engine says at once that it does not know
     }
