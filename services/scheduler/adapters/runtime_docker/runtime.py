@@ -346,12 +346,18 @@ class DockerRuntime:
     async def remove(self, name: str) -> None:
         """Delete a container that does not run, with its output; an absent one is no error.
 
-        Raises FailedPrecondition while it runs.
+        Raises FailedPrecondition while it runs, Unavailable while an earlier call removes it.
         """
         self._made.pop(name, None)
         if (container := await self._find(name)) is not None:
-            with suppress(NotFound):
+            try:
                 await self._engine.delete(container["Id"])
+            except NotFound:
+                pass
+            except FailedPrecondition as error:
+                if phase_of(container) is ContainerPhase.RUNNING:
+                    raise
+                raise EngineFailed(error.message) from error
         with node_failures():
             await asyncio.to_thread(self._folder(name).discard)
 
