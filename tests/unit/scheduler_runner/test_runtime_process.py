@@ -145,6 +145,21 @@ async def test_what_was_started_is_lost_when_power_tore_its_description(tmp_path
     assert (await node.inspect("a")).phase is ContainerPhase.ABSENT
 
 
+async def test_node_that_can_not_be_looked_at_now_may_be_looked_at_later(tmp_path: Path) -> None:
+    node = _runtime(tmp_path)
+    await node.create(_spec("a"))
+    (tmp_path / "a" / shim.CLAIM).symlink_to(shim.CLAIM)  # leads in circles: the system refuses
+
+    with pytest.raises(Unavailable):
+        await node.inspect("a")
+    with pytest.raises(Unavailable):
+        await node.list({})
+    with pytest.raises(Unavailable):
+        await node.wait_exit("a")
+    with pytest.raises(Unavailable):
+        await node.stop("a", grace=timedelta(0))
+
+
 @pytest.fixture
 def few_open_files() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

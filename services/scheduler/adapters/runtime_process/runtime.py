@@ -148,7 +148,7 @@ class ProcessRuntime:
         Raises NotFound for an absent one, Unavailable if its shim ended before it took it: the node
         had no room for it, or killed it.
         """
-        status = self._inspect(self._folder(name))
+        status = await self.inspect(name)
         if status.phase is ContainerPhase.ABSENT:
             raise NotFound("container", name)
         if status.phase is not ContainerPhase.CREATED:
@@ -159,7 +159,7 @@ class ProcessRuntime:
                     await self._shims.run(self._folder(name).path)
         except TimeoutError as error:
             raise Unavailable("the container's shim") from error
-        status = self._inspect(self._folder(name))
+        status = await self.inspect(name)
         if status.phase is ContainerPhase.CREATED:
             because = f"it ended early: {self._folder(name).shim_log()}"
             raise Unavailable("the container's shim", because=because)
@@ -167,11 +167,13 @@ class ProcessRuntime:
 
     async def inspect(self, name: str) -> ContainerStatus:
         """Return what stands behind a name."""
-        return self._inspect(self._folder(name))
+        with node_failures():
+            return self._inspect(self._folder(name))
 
     async def list(self, labels: Mapping[str, str]) -> Sequence[ContainerStatus]:
         """Return the containers that bear all these labels."""
-        return await asyncio.to_thread(self._list, labels)
+        with node_failures():
+            return await asyncio.to_thread(self._list, labels)
 
     async def wait_exit(self, name: str) -> ContainerStatus:
         """Wait until a container runs no more, whoever started it; return what it is then.
@@ -179,13 +181,13 @@ class ProcessRuntime:
         What is lost or absent has no process left when this returns.
         """
         folder = self._folder(name)
-        claim = folder.claim()
-        if claim is not None and claim.shim is not None:
-            with node_failures(), opened(claim.shim) as descriptor:
-                if descriptor is not None:
-                    await readable(descriptor)
-            self._shims.reap()
         with node_failures():
+            claim = folder.claim()
+            if claim is not None and claim.shim is not None:
+                with opened(claim.shim) as descriptor:
+                    if descriptor is not None:
+                        await readable(descriptor)
+                self._shims.reap()
             return await asyncio.to_thread(self._settle, folder)
 
     async def stop(self, name: str, *, grace: timedelta) -> ContainerStatus:
@@ -194,13 +196,13 @@ class ProcessRuntime:
         The shim does it, so that it also happens if the runner does not live that long.
         """
         folder = self._folder(name)
-        claim = folder.claim()
-        if self._inspect(folder).phase is not ContainerPhase.RUNNING or claim is None:
-            return self._inspect(folder)
-        assert claim.shim is not None, "what runs has a shim"
         with node_failures():
+            claim, status = folder.claim(), self._inspect(folder)
+            if status.phase is not ContainerPhase.RUNNING or claim is None:
+                return status
+            assert claim.shim is not None, "what runs has a shim"
             folder.record_stop_request(kill_at=time.monotonic() + grace.total_seconds())
-        with opened(claim.shim) as descriptor:
+        with node_failures(), opened(claim.shim) as descriptor:
             if descriptor is not None:
                 send(signal.SIGUSR1, descriptor)
                 try:
