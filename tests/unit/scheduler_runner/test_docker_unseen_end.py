@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from services.chassis.clock import SystemClock
+from services.chassis.errors import Unavailable
 from services.scheduler.adapters.runtime_docker.engine import Engine
 from services.scheduler.adapters.runtime_docker.folder import ContainerFolder
 from services.scheduler.adapters.runtime_docker.runtime import SCOPE_LABEL, DockerRuntime
@@ -82,3 +83,11 @@ async def test_unseen_end_for_memory_is_no_loss_since_we_know_how_it_ended(tmp_p
 
     assert status.exit is not None
     assert (status.exit.is_oom, status.exit.is_end_seen) == (True, False)
+
+
+async def test_node_that_can_not_be_looked_at_now_may_be_looked_at_later(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "stop.json").symlink_to("stop.json")  # in circles: the system refuses
+
+    with pytest.raises(Unavailable):
+        await look(AnEngine(), tmp_path)

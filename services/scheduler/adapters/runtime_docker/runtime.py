@@ -528,12 +528,14 @@ class DockerRuntime:
         taken along that somebody asked for its start.
         """
         folder = self._folder(name)
-        if container is None:
-            is_lost = await self._is_lost(folder)
-            return ContainerStatus(name, ContainerPhase.LOST if is_lost else ContainerPhase.ABSENT)
-        status = status_of(container, folder)
-        if status.phase is ContainerPhase.CREATED and not folder.is_of_this_boot():
-            return replace(status, phase=ContainerPhase.LOST)
+        with node_failures():
+            if container is None:
+                is_lost = await self._is_lost(folder)
+                phase = ContainerPhase.LOST if is_lost else ContainerPhase.ABSENT
+                return ContainerStatus(name, phase)
+            status = status_of(container, folder)
+            if status.phase is ContainerPhase.CREATED and not folder.is_of_this_boot():
+                return replace(status, phase=ContainerPhase.LOST)
         return await self._look_for_end(container, status)
 
     async def _look_for_end(self, container: Json, status: ContainerStatus) -> ContainerStatus:
