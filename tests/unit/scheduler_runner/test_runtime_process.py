@@ -179,6 +179,25 @@ def test_strays_are_looked_for_on_a_machine_of_many_processes(
     processes.kill_strays(tmp_path / "container", None)
 
 
+@pytest.mark.usefixtures("few_open_files")
+async def test_outputs_may_be_read_later_when_the_node_can_not_read_them_now(
+    tmp_path: Path,
+) -> None:
+    """The job has done its work: it is not to fail for that."""
+    node = _runtime(tmp_path)
+    for part in ("outputs/model", "checkpoint"):
+        (tmp_path / "a" / part).mkdir(parents=True)
+
+    with contextlib.ExitStack() as taken:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(Unavailable):
+            await node.list_output("a", "model", files_max=1, bytes_max=1)
+        with pytest.raises(Unavailable):
+            await node.list_checkpoint("a", files_max=1, bytes_max=1)
+
+
 def test_last_lines_pass_over_what_is_no_record(tmp_path: Path) -> None:
     log = tmp_path / "container.log"
     said = '{"log":"said\\n","stream":"stderr"}'

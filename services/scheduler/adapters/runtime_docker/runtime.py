@@ -371,18 +371,20 @@ class DockerRuntime:
     ) -> Sequence[LeftFile]:
         """Return the files that it left at a path below $MODELYARD_OUTPUTS."""
         outputs = self._folder(name).files / OUTPUTS
-        return await asyncio.to_thread(
-            leavings.list_output, outputs, path, files_max=files_max, bytes_max=bytes_max
-        )
+        with node_failures():
+            return await asyncio.to_thread(
+                leavings.list_output, outputs, path, files_max=files_max, bytes_max=bytes_max
+            )
 
     async def list_checkpoint(
         self, name: str, *, files_max: int, bytes_max: int
     ) -> Sequence[LeftFile]:
         """Return the files that it left in $MODELYARD_CHECKPOINT."""
         folder = self._folder(name).files
-        return await asyncio.to_thread(
-            leavings.list_checkpoint, folder, files_max=files_max, bytes_max=bytes_max
-        )
+        with node_failures():
+            return await asyncio.to_thread(
+                leavings.list_checkpoint, folder, files_max=files_max, bytes_max=bytes_max
+            )
 
     async def last_lines(self, name: str, *, bytes_max: int) -> str:
         """Return the end of its standard error, of its output where it wrote nothing there."""

@@ -4,6 +4,7 @@ Owns: reading them, bounded, and never through a link. Leaves to the callers wha
 """
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -20,6 +21,8 @@ DEPTH_MAX: Final = 64
 """Folders in folders of one output."""
 ENTRIES_MAX: Final = 20_000
 """Files and folders of one output that are looked at; empty folders are none of its files."""
+_OF_THE_PROGRAM: Final = frozenset({errno.ENAMETOOLONG, errno.EACCES, errno.EPERM})
+"""What a program can bring about: a path too long, a folder that may not be entered."""
 _LOG_TAIL_BYTES_MAX: Final = 256 * 1024
 
 
@@ -40,7 +43,7 @@ def list_output(folder: Path, path: str, *, files_max: int, bytes_max: int) -> S
     """Return the files of one output: a file by its own name, a folder's by their paths in it.
 
     Raises NotFound if there is neither, InvalidArgument for links and whatever else is no file,
-    PayloadTooLarge beyond the bounds.
+    PayloadTooLarge beyond the bounds, OSError where this machine can't read them.
     """
     if not is_inner_path(path):
         raise InvalidArgument("outputs", f"{path!r} leads out of the output folder")
@@ -143,7 +146,8 @@ def _entries(folder: Path, path: str) -> Sequence[str]:
     try:
         return os.listdir(folder)
     except OSError as error:
-        raise InvalidArgument("outputs", f"{path!r} can't be read: {error.strerror}") from error
+        _refuse_the_programs_doing(path, error)
+        raise
 
 
 def _require_no_link(file: Path, path: str) -> None:
@@ -151,8 +155,15 @@ def _require_no_link(file: Path, path: str) -> None:
         mode = file.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotFound("output", path) from error
-    except OSError as error:  # a path too long, a folder that may not be entered
-        raise InvalidArgument("outputs", f"{path!r} can't be read: {error.strerror}") from error
+    except OSError as error:
+        _refuse_the_programs_doing(path, error)
+        raise
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         which = repr(path) if file.name == path else f"{file.name!r} of {path!r}"
         raise InvalidArgument("outputs", f"{which} is a link or a pipe, not a file or folder")
+
+
+def _refuse_the_programs_doing(path: str, error: OSError) -> None:
+    """Raise InvalidArgument if the program brought this error about; the node's may pass."""
+    if error.errno in _OF_THE_PROGRAM:
+        raise InvalidArgument("outputs", f"{path!r} can't be read: {error.strerror}") from error
