@@ -14,6 +14,7 @@ from tests.support.docker_engine import DockerEngine
 from tests.support.eventually import until
 
 AT_MOST_S = 60.0
+KINDS_OF_A_JOB = {"folders", "programs", "containers"}
 PROGRAM = """
 import os, sys, time
 os.system("sleep 600 &")
@@ -118,7 +119,9 @@ def test_nothing_is_left_when_jobs_have_ended_though_everything_was_killed(
             assert ended.state == "SUCCEEDED" or things.may_have_lost(ended), ended.failure
         assert in_state(client, doomed, "CANCELLED").attempt_number == 1
         assert client.job(long.id).state == "RUNNING"
-        assert set(things.things()["folders"]) - set(before["folders"])
+        now = things.things()
+        for kind in KINDS_OF_A_JOB & now.keys():
+            assert set(now[kind]) - set(before[kind]), f"no {kind} to be left: they are not seen"
         client.cancel_job(long.id, reason="the test is over")
         in_state(client, long, "CANCELLED")
 
