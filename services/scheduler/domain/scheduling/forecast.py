@@ -19,8 +19,8 @@ from services.scheduler.domain.scheduling.plan import (
     plan,
 )
 
-LOOKS_MAX: Final = 20_000
-"""Looks of a head at a node: about 30 ms of a core. Who needs more is told no instant."""
+LOOKS_MAX: Final = 10_000
+"""Looks of a head at a node: about 20 ms of a core. Who needs more is told no instant."""
 
 
 def starts_in(head: Head, seen: Snapshot) -> timedelta | None:

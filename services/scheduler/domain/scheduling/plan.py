@@ -119,6 +119,7 @@ class Decisions:
 def plan(seen: Snapshot) -> Decisions:
     """Place heads in order, each on the node that it leaves fullest."""
     there = {node.id: node for node in seen.nodes}
+    free = {node.id: node.free for node in seen.nodes}  # reckoned once a booking, not once a look
     left = dict(seen.left)
     holdings = list(seen.holdings)
     are_replicas_blocked = False
@@ -132,16 +133,15 @@ def plan(seen: Snapshot) -> Decisions:
         if are_replicas_blocked and not is_job:
             continue
         node_id = _tightest(
-            head.resources,
-            [
-                node
-                for node in there.values()
-                if node.takes(head.tenant)
-                and (reservation is None or not is_job or reservation.lets(head, node))
-            ],
+            (free[node.id], node.id)
+            for node in there.values()
+            if head.resources.fits_in(free[node.id])
+            and node.takes(head.tenant)
+            and (reservation is None or not is_job or reservation.lets(head, node))
         )
         if node_id is not None:
             there[node_id] = there[node_id].booked(head.resources, by=head.work)
+            free[node_id] = there[node_id].free
             holdings.append(Holding(node_id, head.tenant, head.resources, head.run_max))
             if theirs is not None:
                 left[head.tenant] = theirs - head.resources
@@ -153,14 +153,14 @@ def plan(seen: Snapshot) -> Decisions:
     return Decisions(placements, reservation)
 
 
-def _tightest(resources: Resources, nodes: Iterable[Node]) -> NodeId | None:
+def _tightest(fitting: Iterable[tuple[Resources, NodeId]]) -> NodeId | None:
     """Best fit keeps whole nodes free for large heads; equal ones are told apart by id."""
-    fitting = [
-        (node.free.gpu_count, node.free.cpu_millicores, node.free.memory_bytes, node.id)
-        for node in nodes
-        if resources.fits_in(node.free)
-    ]
-    return min(fitting)[-1] if fitting else None
+    ranked = (
+        (free.gpu_count, free.cpu_millicores, free.memory_bytes, node_id)
+        for free, node_id in fitting
+    )
+    best = min(ranked, default=None)
+    return None if best is None else best[-1]
 
 
 def _could_hold(node: Node, head: Head) -> bool:
