@@ -535,7 +535,7 @@ def _wire_jobs(
         submit_job=submissions,
         check_job=CheckJob(store, checks),
         get_job=GetJob(store, known, silence_max),
-        explain_job=ExplainJob(store, known, silence_max),
+        explain_job=ExplainJob(store, known, settings.scheduling.cycle_heads_max, silence_max),
         list_jobs=ListJobs(store, known, silence_max),
         list_attempts=ListAttempts(store),
         cancel_job=CancelJob(store),

@@ -273,9 +273,8 @@ class MemoryAttempts:
             row = self._tx.server.read(JOBS, JobId(attempt.owner.id))
             ends_in = None
             if row is not None:
-                now = self._tx.server.database_now
-                ran_for = now - (attempt.started_at or now)
-                ends_in = max(timedelta(0), row.job.spec.timeouts.run - ran_for)
+                placed_for = self._tx.server.database_now - attempt.created_at
+                ends_in = max(timedelta(0), row.job.spec.timeouts.run - placed_for)
             found.append(Holding(attempt.node_id, attempt.tenant, attempt.resources, ends_in))
         return found
 

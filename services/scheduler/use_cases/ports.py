@@ -327,7 +327,7 @@ class Bookings(Protocol):
     async def holdings(self) -> Sequence[Holding]:
         """Return what all open attempts hold, and for how long at most; nothing is locked.
 
-        By the database's clock; who has not started yet holds it for the whole of its run time.
+        By the database's clock and its run time limit, counted from its placement.
         """
         ...
 

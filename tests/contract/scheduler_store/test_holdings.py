@@ -13,9 +13,9 @@ from tests.unit.scheduler.builders import ACME, NODE, NOW, a_spec, resources
 RUN_MAX = timedelta(hours=2)
 
 
-async def admit(store: Store) -> Attempt:
+async def admit(store: Store, *, run_max: timedelta = RUN_MAX) -> Attempt:
     """Place a job as a cycle does; its run time is limited."""
-    spec = a_spec(resources=resources(), timeouts=JobTimeouts(run=RUN_MAX))
+    spec = a_spec(resources=resources(), timeouts=JobTimeouts(run=run_max))
     job, _ = Job.queued(JobId("job_1"), ACME, spec, at=NOW, traceparent=None)
     attempt, _ = Attempt.created(
         AttemptId("att_1"),
@@ -41,30 +41,29 @@ async def held(store: Store) -> list[Holding]:
         return list(await tx.attempts.holdings())
 
 
-async def start(store: Store, *, ago: timedelta) -> None:
-    """Do what a runner does, whose container began then."""
-    async with store.unit_of_work.system(because="test") as tx:
-        attempt = await tx.attempts.get(AttemptId("att_1"))
-        started, _ = attempt.started(log_location=LogLocation("log"), at=tx.now - ago)
-        await tx.attempts.save(started)
-
-
-async def test_what_has_not_begun_holds_its_node_for_all_of_its_run_time(store: Store) -> None:
+async def test_what_is_placed_holds_its_node_for_its_run_time_from_then_on(store: Store) -> None:
     await admit(store)
-    assert await held(store) == [Holding(NODE, ACME, resources(), ends_in=RUN_MAX)]
-
-
-async def test_what_runs_holds_its_node_for_the_rest_of_its_run_time(store: Store) -> None:
-    await admit(store)
-    await start(store, ago=timedelta(minutes=90))
     [holding] = await held(store)
     assert holding.ends_in is not None
-    assert timedelta(minutes=29) < holding.ends_in <= timedelta(minutes=30)
+    assert RUN_MAX - timedelta(minutes=1) < holding.ends_in <= RUN_MAX
+    assert holding == Holding(NODE, ACME, resources(), ends_in=holding.ends_in)
+
+
+async def test_a_start_moves_nothing_however_late_and_by_whatever_clock(store: Store) -> None:
+    await admit(store)
+    [before] = await held(store)
+    async with store.unit_of_work.system(because="test") as tx:
+        attempt = await tx.attempts.get(AttemptId("att_1"))
+        at = tx.now + timedelta(hours=1)
+        await tx.attempts.save(attempt.started(log_location=LogLocation("log"), at=at)[0])
+    [after] = await held(store)
+    assert before.ends_in is not None
+    assert after.ends_in is not None
+    assert timedelta(0) <= before.ends_in - after.ends_in < timedelta(minutes=1)
 
 
 async def test_what_is_over_its_limit_is_to_end_now(store: Store) -> None:
-    await admit(store)
-    await start(store, ago=timedelta(hours=3))
+    await admit(store, run_max=timedelta(0))
     assert [each.ends_in for each in await held(store)] == [timedelta(0)]
 
 

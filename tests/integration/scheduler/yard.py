@@ -128,7 +128,7 @@ class Yard:
         )
         self.delete_deployment = DeleteDeployment(self.store)
         self.get_job = GetJob(self.store, self.tenants, NODE_SILENCE_MAX)
-        self.explain_job = ExplainJob(self.store, self.tenants, NODE_SILENCE_MAX)
+        self.explain_job = ExplainJob(self.store, self.tenants, 50, NODE_SILENCE_MAX)
         self.list_jobs = ListJobs(self.store, self.tenants, NODE_SILENCE_MAX)
         self.get_deployment = GetDeployment(self.store, self.tenants, NODE_SILENCE_MAX)
         self.list_deployments = ListDeployments(self.store, self.tenants, NODE_SILENCE_MAX)

@@ -114,7 +114,7 @@ async def test_a_job_that_waits_is_explained() -> None:
         "because": "no node has room for it",
         "helped_by": "the end of what runs",
         "jobs_before": 2,
-        "starts_by": None,
+        "estimated_start_at": None,
     }
 
 

@@ -8,8 +8,8 @@ from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
-from services.scheduler.domain.scheduling.forecast import LOOKS_MAX, starts_in
-from services.scheduler.domain.scheduling.plan import Head, Holding, Snapshot
+from services.scheduler.domain.scheduling.forecast import WORK_MAX, Forecast, forecast
+from services.scheduler.domain.scheduling.plan import Head, Holding, Snapshot, plan
 from tests.unit.scheduler.builders import ACME, UMBRELLA, a_node, resources
 
 HOUR = timedelta(hours=1)
@@ -24,6 +24,10 @@ def job(seq: int, *, cpu: int, hours: float = 1, tenant: TenantId = ACME) -> Hea
 def holding(cpu: int, *, hours: float | None, tenant: TenantId = ACME) -> Holding:
     ends_in = None if hours is None else hours * HOUR
     return Holding(NodeId("a"), tenant, resources(cpu=cpu), ends_in)
+
+
+def starts_in(head: Head, around: Snapshot) -> timedelta | None:
+    return forecast(head, around, plan(around)).starts_in
 
 
 def seen(
@@ -79,11 +83,23 @@ def test_who_waits_for_its_own_tenants_plan_starts_when_that_has_ended() -> None
 
 def test_nobody_can_tell_of_who_waits_for_a_replica() -> None:
     first = job(1, cpu=8)
-    assert starts_in(first, seen([first], holding(1, hours=None))) is None
+    around = seen([first], holding(1, hours=None))
+    assert forecast(first, around, plan(around)) == Forecast(None)
 
 
 def test_nobody_reckons_further_than_it_is_worth() -> None:
     line = [job(seq, cpu=8) for seq in range(500)]
-    steps = LOOKS_MAX // len(line)
-    assert starts_in(line[steps - 1], seen(line)) == (steps - 1) * HOUR
-    assert starts_in(line[steps], seen(line)) is None
+    around = seen(line, *[Holding(NodeId("a"), ACME, Resources(), timedelta(0))] * 499)
+    steps = WORK_MAX // 1000
+    told = [forecast(line[place], around, plan(around)) for place in (steps, steps + 1)]
+    assert told == [Forecast(steps * HOUR), Forecast(None, is_cut=True)]
+
+
+def test_the_first_in_line_is_told_its_instant_however_large_the_yard_is() -> None:
+    first = job(1, cpu=8)
+    around = seen(
+        [first],
+        *[Holding(NodeId("a"), ACME, Resources(), 2 * HOUR)] * 2 * WORK_MAX,
+        holding(1, hours=1),
+    )
+    assert starts_in(first, around) == HOUR

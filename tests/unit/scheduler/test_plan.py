@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 
@@ -114,6 +114,36 @@ def head(
 ) -> Head:
     lasts = run_max if kind is OwnerKind.JOB else None
     return Head(kind, name, tenant, priority, seq, resources(cpu=cpu), lasts)
+
+
+def holding(
+    cpu: int = 1, *, on: str = "a", tenant: TenantId = ACME, ends_in: timedelta | None = HOUR
+) -> Holding:
+    return Holding(NodeId(on), tenant, resources(cpu=cpu), ends_in)
+
+
+def a_fleet(
+    *names: str, holdings: Sequence[Holding] = (), allows_mixed_tenants: bool = True
+) -> Fleet:
+    """Return nodes of eight cores each, with what is on them."""
+    nodes = []
+    for name in names or ("a",):
+        on_this = [each for each in holdings if each.node_id == name]
+        works = frozenset(each.work for each in on_this)
+        nodes.append(
+            a_node(
+                name,
+                capacity=resources(cpu=8, memory=8),
+                used=sum((each.resources for each in on_this), Resources()),
+                allows_mixed_tenants=allows_mixed_tenants,
+                holds=frozenset() if allows_mixed_tenants else works,
+            )
+        )
+    return Fleet(nodes, holdings)
+
+
+a_tenants_fleet = partial(a_fleet, allows_mixed_tenants=False)
+"""Nodes that take one tenant's work at a time."""
 
 
 def planned(line: Sequence[Head], fleet: Fleet, left: Left) -> Decisions:
@@ -237,16 +267,35 @@ def test_the_first_job_that_an_end_makes_room_for_has_it_reserved(
             return
 
 
-@given(lines(), fleets(), lefts)
+@st.composite
+def busy_fleets(draw: st.DrawFn) -> Fleet:
+    """Draw nodes that are partly taken, by jobs alone: whoever wants a whole one waits for them."""
+    names = [f"node-{number}" for number in range(draw(st.integers(1, 3)))]
+    holdings = [
+        holding(draw(st.integers(1, 4)), on=name, ends_in=draw(st.integers(1, 5)) * HOUR)
+        for name in names
+        for _ in range(draw(st.integers(1, 2)))
+    ]
+    return a_fleet(*names, holdings=holdings)
+
+
+small = st.builds(
+    partial(head, "small"), cpu=st.integers(1, 3), run_max=st.integers(0, 9).map(lambda n: n * HOUR)
+)
+
+
+@given(busy_fleets(), st.lists(small, min_size=1, max_size=8))
 def test_who_passes_delays_nobody_if_all_run_to_their_limits(
-    line: list[Head], fleet: Fleet, left: Left
+    fleet: Fleet, passers: list[Head]
 ) -> None:
-    decisions = planned(line, fleet, left)
-    kept = decisions.reservation
-    if kept is None:
-        return
+    first = head("first", cpu=8)
+    line = [first, *(replace(each, id=f"p-{n}", queue_seq=n + 1) for n, each in enumerate(passers))]
+    alone, together = planned([first], fleet, {}), planned(line, fleet, {})
+    kept = together.reservation
+    assert kept is not None
+    assert kept == alone.reservation
     [node] = [node for node in fleet.nodes if node.id == kept.node_id]
-    assert _frees(node, kept.head, decisions.placements, fleet, after=kept.starts_in)
+    assert _frees(node, kept.head, together.placements, fleet, after=kept.starts_in)
 
 
 def _frees(
@@ -278,36 +327,6 @@ def test_plan_does_not_depend_on_the_order_of_what_it_is_given(
 ) -> None:
     turned = Fleet(fleet.nodes[::-1], fleet.holdings[::-1])
     assert planned(line, fleet, left) == planned(line[::-1], turned, left)
-
-
-def holding(
-    cpu: int = 1, *, on: str = "a", tenant: TenantId = ACME, ends_in: timedelta | None = HOUR
-) -> Holding:
-    return Holding(NodeId(on), tenant, resources(cpu=cpu), ends_in)
-
-
-def a_fleet(
-    *names: str, holdings: Sequence[Holding] = (), allows_mixed_tenants: bool = True
-) -> Fleet:
-    """Return nodes of eight cores each, with what is on them."""
-    nodes = []
-    for name in names or ("a",):
-        on_this = [each for each in holdings if each.node_id == name]
-        works = frozenset(each.work for each in on_this)
-        nodes.append(
-            a_node(
-                name,
-                capacity=resources(cpu=8, memory=8),
-                used=sum((each.resources for each in on_this), Resources()),
-                allows_mixed_tenants=allows_mixed_tenants,
-                holds=frozenset() if allows_mixed_tenants else works,
-            )
-        )
-    return Fleet(nodes, holdings)
-
-
-a_tenants_fleet = partial(a_fleet, allows_mixed_tenants=False)
-"""Nodes that take one tenant's work at a time."""
 
 
 def test_larger_priority_goes_first_then_who_came_first() -> None:
@@ -422,3 +441,24 @@ def test_who_has_used_up_its_plan_lets_others_pass_and_its_own_that_fit() -> Non
     ]
     done = placed(planned(line, a_fleet(), {ACME: resources(cpu=2, memory=9)}))
     assert done == [("small", "a"), ("other", "a")]
+
+
+def test_a_stream_of_short_jobs_whose_starts_take_long_keeps_nobody_waiting_for_ever() -> None:
+    """Each is over its limit by its start; time counts from the placement, so they don't add up."""
+    first, start_takes, tick = head("first", cpu=8, seq=0), HOUR / 6, timedelta(minutes=1)
+    now, node = timedelta(0), a_fleet().nodes[0]
+    running = [(now + HOUR, now + HOUR + start_takes)]  # by its limit, and in truth
+    for number in range(240):
+        limit = HOUR - timedelta(seconds=number)
+        passer = head(f"passer-{number}", cpu=1, seq=number + 1, run_max=limit)
+        holdings = [holding(ends_in=max(timedelta(0), by_limit - now)) for by_limit, _ in running]
+        used = resources(cpu=len(running))
+        placed_now = plan(
+            Snapshot([first, passer], [replace(node, used=used)], {}, holdings)
+        ).placements
+        if any(each.head is first for each in placed_now):
+            break
+        running += [(now + limit, now + limit + start_takes) for _ in placed_now]
+        now += tick
+        running = [(by_limit, ends_at) for by_limit, ends_at in running if ends_at > now]
+    assert now <= HOUR + start_takes

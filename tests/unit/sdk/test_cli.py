@@ -740,7 +740,7 @@ def test_a_job_is_shown_with_what_was_asked(
     assert lines[-1].split(maxsplit=2)[2] == "failures of the platform, killed, exit code 75"
 
 
-def test_why_a_job_waits_is_told_with_what_helps_and_by_when_it_starts(
+def test_why_a_job_waits_is_told_with_what_helps_and_about_when_it_starts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = {
@@ -750,7 +750,7 @@ def test_why_a_job_waits_is_told_with_what_helps_and_by_when_it_starts(
         "because": "no node has room for it: the best one is short of gpu_count 2",
         "helped_by": "the end of what runs",
         "jobs_before": 3,
-        "starts_by": "2026-01-01T10:00:00Z",
+        "estimated_start_at": "2026-01-01T10:00:00Z",
     }
 
     def answer(path: str) -> httpx.Response:
@@ -767,7 +767,7 @@ def test_why_a_job_waits_is_told_with_what_helps_and_by_when_it_starts(
         ["held by", "RESOURCES"],
         ["helped by", "the end of what runs"],
         ["before it", "3"],
-        ["starts by", "2026-01-01T10:00:00Z, if all runs to its time limit"],
+        ["starts", "about 2026-01-01T10:00Z, if all runs to its limit"],
     ]
 
 

@@ -73,7 +73,7 @@ class JobExplanation(_message.Message):
     BECAUSE_FIELD_NUMBER: _builtins.int
     HELPED_BY_FIELD_NUMBER: _builtins.int
     JOBS_BEFORE_FIELD_NUMBER: _builtins.int
-    STARTS_BY_FIELD_NUMBER: _builtins.int
+    ESTIMATED_START_AT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     state: _job_pb2.JobState.ValueType
     hold: Global___JobHold.ValueType
@@ -84,8 +84,8 @@ class JobExplanation(_message.Message):
     jobs_before: _builtins.int
     """Jobs of all tenants before it in line, whether they could run or not."""
     @_builtins.property
-    def starts_by(self) -> _timestamp_pb2.Timestamp:
-        """If all that runs does so to its time limit, and nobody comes who goes before; absent where
+    def estimated_start_at(self) -> _timestamp_pb2.Timestamp:
+        """About, if all that runs does so to its run time limit, and nobody comes between; absent where
         nobody can tell.
         """
 
@@ -98,11 +98,11 @@ class JobExplanation(_message.Message):
         because: _builtins.str = ...,
         helped_by: _builtins.str = ...,
         jobs_before: _builtins.int = ...,
-        starts_by: _timestamp_pb2.Timestamp | None = ...,
+        estimated_start_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["starts_by", b"starts_by"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimated_start_at", b"estimated_start_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["because", b"because", "helped_by", b"helped_by", "hold", b"hold", "job_id", b"job_id", "jobs_before", b"jobs_before", "starts_by", b"starts_by", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["because", b"because", "estimated_start_at", b"estimated_start_at", "helped_by", b"helped_by", "hold", b"hold", "job_id", b"job_id", "jobs_before", b"jobs_before", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

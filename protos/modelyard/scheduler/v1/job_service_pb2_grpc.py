@@ -98,7 +98,7 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExplainJob(self, request, context):
-        """ExplainJob says what holds a job in line, and by when it starts.
+        """ExplainJob says what holds a job in line, and about when it starts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -23,7 +23,7 @@ class JobServiceStub:
     GetJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetJobRequest, _job_service_pb2.GetJobResponse]
     """GetJob shows one job."""
     ExplainJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ExplainJobRequest, _job_service_pb2.ExplainJobResponse]
-    """ExplainJob says what holds a job in line, and by when it starts."""
+    """ExplainJob says what holds a job in line, and about when it starts."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
     """ListJobs shows the tenant's jobs, newest first."""
     ListAttempts: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListAttemptsRequest, _job_service_pb2.ListAttemptsResponse]
@@ -64,7 +64,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.ExplainJobRequest,
         context: _aio.ServicerContext[_job_service_pb2.ExplainJobRequest, _abc.Awaitable[_job_service_pb2.ExplainJobResponse]],
     ) -> _abc.Awaitable[_job_service_pb2.ExplainJobResponse]:
-        """ExplainJob says what holds a job in line, and by when it starts."""
+        """ExplainJob says what holds a job in line, and about when it starts."""
 
     @_abc_1.abstractmethod
     def ListJobs(

@@ -299,8 +299,8 @@ class JobExplanation(BaseModel):
     because: str
     helped_by: str = Field(description="What would help; empty where nothing holds it.")
     jobs_before: int = Field(description="Of all tenants in line, whether they could run or not.")
-    starts_by: datetime | None = Field(
-        description="If all that runs does so to its time limit, and nobody comes who goes before: "
+    estimated_start_at: datetime | None = Field(
+        description="If all that runs does so to its run time limit, and nobody comes between: "
         "most end sooner. Null where nobody can tell."
     )
 
@@ -315,7 +315,7 @@ class JobExplanation(BaseModel):
             because=told.because,
             helped_by=told.helped_by,
             jobs_before=told.jobs_before,
-            starts_by=instant_if_set(told.starts_by),
+            estimated_start_at=instant_if_set(told.estimated_start_at),
         )
 
 
@@ -432,7 +432,7 @@ def jobs_router(edge: Gateway) -> APIRouter:
     )
     @burst
     async def explain_job(request: Request, job_id: Id) -> JobExplanation:
-        """Say the one thing that holds a job now, what would help, and by when it starts."""
+        """Say the one thing that holds a job now, what would help, and about when it starts."""
         answer = await gateway(request).jobs.explain(service_pb.ExplainJobRequest(job_id=job_id))
         return JobExplanation.from_pb(answer.explanation)
 

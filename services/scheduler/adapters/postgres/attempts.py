@@ -62,7 +62,7 @@ _HOLDINGS: Final = (
         ATTEMPTS.c.node_id,
         ATTEMPTS.c.tenant,
         *(ATTEMPTS.c[name] for name in from_resources(Resources())),
-        (sa.func.statement_timestamp() - ATTEMPTS.c.started_at).label("ran_for"),
+        (sa.func.statement_timestamp() - ATTEMPTS.c.created_at).label("placed_for"),
         JOBS.c.spec["timeouts"].label("timeouts"),
     )
     .outerjoin(JOBS, JOBS.c.id == ATTEMPTS.c.owner_id)
@@ -217,10 +217,10 @@ def to_attempt(row: sa.RowMapping) -> Attempt:
 
 def to_holding(row: sa.RowMapping) -> Holding:
     """Return what the attempt in a row holds; a row without time-outs is no job's."""
-    timeouts, ran_for = maybe_from_document(JobTimeouts, row["timeouts"]), row["ran_for"]
+    timeouts = maybe_from_document(JobTimeouts, row["timeouts"])
     ends_in = None
     if timeouts is not None:
-        ends_in = max(timedelta(0), timeouts.run - (ran_for or timedelta(0)))
+        ends_in = max(timedelta(0), timeouts.run - row["placed_for"])
     return Holding(NodeId(row["node_id"]), TenantId(row["tenant"]), to_resources(row), ends_in)
 
 

@@ -1,22 +1,26 @@
-"""Why a job waits: the one thing that holds it now, what would help, and by when it starts.
+"""Why a job waits: the one thing that holds it now, what would help, and about when it starts.
 
 Owns: the order in which reasons count, and their words. What is further on does not matter yet: who
-is suspended is told of that, not of the nodes. Says nothing of other tenants' work but how much of
-it stands before, and names no node.
+is suspended is told of that, not of the nodes. Names no other tenant, job or node; that the room
+of the best node and the instant tell something of others' work can't be helped, so the instant is
+told to the minute.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.fleet.reach import FleetDoors
 from services.scheduler.domain.jobs.job import Job
 from services.scheduler.domain.resources import Resources, amount_in_words
-from services.scheduler.domain.scheduling.forecast import starts_in
-from services.scheduler.domain.scheduling.plan import Head, Snapshot, plan
+from services.scheduler.domain.scheduling.forecast import Forecast, forecast
+from services.scheduler.domain.scheduling.plan import Decisions, Head, Snapshot, plan
 from services.scheduler.domain.tenants.tenant import Tenant
+
+_MINUTE: Final = timedelta(minutes=1)
 
 
 class Hold(StrEnum):
@@ -35,7 +39,7 @@ class Hold(StrEnum):
     RESOURCES = "RESOURCES"
     """No node has room for it."""
     ORDER = "ORDER"
-    """Those before it take the room that there is, or have it kept for them."""
+    """Those before it take the room that there is, or it is kept for one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +51,7 @@ class Reason:
     helped_by: str = ""
     """Empty where nothing holds it."""
     starts_in: timedelta | None = None
-    """If all that runs does so to its limit, and nobody comes who goes before; None: nobody can
-    tell."""
+    """If all that runs does so to its limit, and nobody comes between; None: nobody can tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +66,16 @@ class Explanation:
     """All tenants' in line, whether they could run or not; 0 for one that is not in line."""
 
     @property
-    def starts_by(self) -> datetime | None:
-        """Return by when it starts; None: nobody can tell."""
-        waits_for = self.reason.starts_in
-        return None if waits_for is None else self.at + waits_for
+    def estimated_start_at(self) -> datetime | None:
+        """Return about when it starts, to the next full minute; None: nobody can tell."""
+        if self.reason.starts_in is None:
+            return None
+        start_at = self.at + self.reason.starts_in
+        return (
+            start_at
+            + (_MINUTE - timedelta(seconds=start_at.second, microseconds=start_at.microsecond))
+            % _MINUTE
+        )
 
 
 def reason_by_itself(job: Job, tenant: Tenant, *, booked: Resources, at: datetime) -> Reason | None:
@@ -81,7 +90,7 @@ def reason_by_itself(job: Job, tenant: Tenant, *, booked: Resources, at: datetim
         return Reason(Hold.TENANT, tenant.why_waiting, helped_by)
     if job.retry_at is not None and job.retry_at > at:
         told = f"{job.reason}; it is tried again from {job.retry_at:%Y-%m-%dT%H:%M:%SZ} on"
-        return Reason(Hold.BACK_OFF, told, "time alone")
+        return Reason(Hold.BACK_OFF, told, "nothing but time")
     left = tenant.left(booked)
     if left is not None and not job.spec.resources.fits_in(left):
         short = _in_words(job.spec.resources.less(left))
@@ -92,23 +101,48 @@ def reason_by_itself(job: Job, tenant: Tenant, *, booked: Resources, at: datetim
 
 def reason_in_line(job: Job, seen: Snapshot, doors: FleetDoors) -> Reason:
     """Return what holds a job that is to be admitted as soon as there is room."""
-    if doors.why_waiting:
-        helped_by = "a node that takes work: back, uncordoned, empty or new"
-        return Reason(Hold.NODES, doors.why_waiting, helped_by)
     head = next((each for each in seen.heads if each.id == job.id), None)
+    decisions = plan(seen)
+    told = forecast(head, seen, decisions) if head is not None else Forecast(None, is_cut=True)
+    if doors.why_waiting:
+        helped_by = "a node that takes work: uncordoned, back, new, or empty of others' work"
+        return Reason(Hold.NODES, doors.why_waiting, helped_by, told.starts_in)
     if head is None:
-        return Reason(Hold.ORDER, "many stand before it", "the start of those before it")
-    decisions, latest = plan(seen), starts_in(head, seen)
+        helped_by = "the start of those before it"
+        return Reason(Hold.ORDER, "those before it in line are looked at first", helped_by)
     if any(placement.head.id == head.id for placement in decisions.placements):
-        return Reason(Hold.NONE, "it is its turn", starts_in=latest)
-    open_nodes = [node for node in seen.nodes if node.takes(head.tenant)]
-    if any(head.resources.fits_in(node.free) for node in open_nodes):
-        told = "those before it take the room that there is, or have it kept for them"
-        helped_by = "the start of those before it, or a shorter run time limit"
-        return Reason(Hold.ORDER, told, helped_by, latest)
-    told = f"no node has room for it: the best one is short of {_least_short(head, open_nodes)}"
-    helped_by = "the end of what runs" if latest is not None else "fewer replicas, or more nodes"
-    return Reason(Hold.RESOURCES, told, helped_by, latest)
+        return Reason(Hold.NONE, "it is its turn", starts_in=told.starts_in)
+    return replace(_what_is_short(head, seen, decisions, told), starts_in=told.starts_in)
+
+
+def _what_is_short(head: Head, seen: Snapshot, decisions: Decisions, told: Forecast) -> Reason:
+    """Return why a head was placed nowhere, by what there was before the plan and at its turn."""
+    before = [each for each in decisions.placements if each.head.order < head.order]
+    left = seen.left.get(head.tenant)
+    own = [each.head.resources for each in before if each.head.tenant == head.tenant]
+    if left is not None and not head.resources.fits_in(left.less(sum(own, Resources()))):
+        because = "its tenant's jobs before it take what the plan lets it take"
+        return Reason(Hold.PLAN, because, "the end of what the tenant runs, or a larger plan")
+    at_its_turn = {node.id: node for node in seen.nodes}
+    for each in before:
+        node = at_its_turn[each.node_id]
+        at_its_turn[node.id] = node.booked(each.head.resources, by=each.head.work)
+    if _has_room(head, at_its_turn.values()):
+        because = "there is room, and it is kept for one before it that needs more"
+        helped_by = "a run time limit that ends before that one's turn, or its start"
+        return Reason(Hold.ORDER, because, helped_by)
+    if _has_room(head, seen.nodes):
+        return Reason(Hold.ORDER, "those before it take the room that there is", _ENDS_HELP)
+    short = _least_short(head, [node for node in seen.nodes if node.takes(head.tenant)])
+    never = told.starts_in is None and not told.is_cut
+    helped_by = "fewer replicas, or more nodes" if never else _ENDS_HELP
+    return Reason(
+        Hold.RESOURCES, f"no node has room for it: the best one is short of {short}", helped_by
+    )
+
+
+def _has_room(head: Head, nodes: Iterable[Node]) -> bool:
+    return any(head.resources.fits_in(node.free) and node.takes(head.tenant) for node in nodes)
 
 
 def _least_short(head: Head, nodes: Iterable[Node]) -> str:
@@ -130,3 +164,6 @@ def _in_words(short: Resources) -> str:
         for name, amount in short.amounts().items()
         if amount
     )
+
+
+_ENDS_HELP: Final = "the end of what runs, or more nodes"

@@ -1,51 +1,70 @@
 """When a head will start, if all that runs does so to its limit.
 
-Pure: the plan is made again and again, each time after the next end. So it knows of backfill, of
-room that is kept, of who will pass, and of plans. No promise: most end sooner; and who comes later
-with a larger priority, a replica, or for all but the first a job that passes, may come between.
+Pure: the plan is made again and again, each time after the instant that room is kept for. So it
+knows of room that is kept, of who passes, and of plans. No promise: most end sooner; a start and a
+stop take their time; and who comes later with a larger priority, a replica, or a job whose pause or
+whose plan is over, may come between.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
 from services.scheduler.domain.fleet.node import Node
+from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.scheduling.plan import (
+    Decisions,
     Head,
     Holding,
-    Placement,
     Snapshot,
     plan,
 )
 
-LOOKS_MAX: Final = 10_000
-"""Looks of a head at a node: about 20 ms of a core. Who needs more is told no instant."""
+WORK_MAX: Final = 20_000
+"""Looks of a head at a node, and of a step at a holding: some 20 ms of a core together. The first
+step is made however much it is."""
 
 
-def starts_in(head: Head, seen: Snapshot) -> timedelta | None:
-    """Return after how long a head of the snapshot starts; None: nobody can tell."""
-    now, elapsed = seen, timedelta(0)
-    for _ in range(LOOKS_MAX // max(1, len(seen.heads) * len(seen.nodes))):
-        placements = plan(now).placements
-        if any(placement.head.id == head.id for placement in placements):
-            return elapsed
-        now = _with(now, placements)
-        ends = [each.ends_in for each in now.holdings if each.ends_in is not None]
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """When a head will start."""
+
+    starts_in: timedelta | None
+    """None: it waits for what never ends by itself, or it is too far back to be reckoned."""
+    is_cut: bool = False
+    """It is too far back."""
+
+
+def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
+    """Return when a head of a snapshot starts, on which these decisions were made."""
+    work = len(seen.heads) * len(seen.nodes) + len(seen.holdings) + len(seen.nodes)
+    elapsed = timedelta(0)
+    for _ in range(max(1, WORK_MAX // max(1, work))):
+        if any(placement.head.id == head.id for placement in decisions.placements):
+            return Forecast(elapsed)
+        kept = decisions.reservation
+        if kept is not None and kept.head.id == head.id:
+            return Forecast(elapsed + kept.starts_in)
+        seen = _with(seen, decisions)
+        ends = [each.ends_in for each in seen.holdings if each.ends_in is not None]
         if not ends:
-            return None
-        now = _after(now, min(ends))
-        elapsed += min(ends)
-    return None
+            return Forecast(None)
+        # To where the first one has its room; what passes it in between is told that instant, too.
+        step = kept.starts_in if kept is not None else min(ends)
+        seen, elapsed = _after(seen, step), elapsed + step
+        decisions = plan(seen)
+    return Forecast(None, is_cut=True)
 
 
-def _with(seen: Snapshot, placements: Sequence[Placement]) -> Snapshot:
-    """Return what is there once these have begun."""
-    placed = {placement.head.id for placement in placements}
+def _with(seen: Snapshot, decisions: Decisions) -> Snapshot:
+    """Return what is there once all that was placed has begun."""
+    placed = {placement.head.id for placement in decisions.placements}
     nodes = {node.id: node for node in seen.nodes}
     left = dict(seen.left)
     holdings = list(seen.holdings)
-    for placement in placements:
+    for placement in decisions.placements:
         head, node = placement.head, nodes[placement.node_id]
         nodes[node.id] = node.booked(head.resources, by=head.work)
         holdings.append(Holding(node.id, head.tenant, head.resources, head.run_max))
@@ -59,22 +78,27 @@ def _after(seen: Snapshot, length: timedelta) -> Snapshot:
     """Return what is there once so much time has passed."""
     nodes = {node.id: node for node in seen.nodes}
     left = dict(seen.left)
-    stay = []
+    stay: defaultdict[NodeId, list[Holding]] = defaultdict(list)
     for each in seen.holdings:
         if each.ends_in is None:
-            stay.append(each)
+            stay[each.node_id].append(each)
         elif each.ends_in > length:
-            stay.append(replace(each, ends_in=each.ends_in - length))
+            stay[each.node_id].append(replace(each, ends_in=each.ends_in - length))
         else:
             if (node := nodes.get(each.node_id)) is not None:
                 nodes[node.id] = replace(node, used=node.used.less(each.resources))
             if each.tenant in left:
                 left[each.tenant] += each.resources
-    return Snapshot(seen.heads, [_told_by(node, stay) for node in nodes.values()], left, stay)
+    return Snapshot(
+        seen.heads,
+        [_told_by(node, stay[node.id]) for node in nodes.values()],
+        left,
+        [each for on_node in stay.values() for each in on_node],
+    )
 
 
 def _told_by(node: Node, holdings: Sequence[Holding]) -> Node:
-    """Return a node with what it holds, where that keeps others' away."""
+    """Return a node with what it holds, where that keeps others away."""
     if node.allows_mixed_tenants:
         return node
-    return replace(node, holds=frozenset(e.work for e in holdings if e.node_id == node.id))
+    return replace(node, holds=frozenset(each.work for each in holdings))

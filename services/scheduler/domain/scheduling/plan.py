@@ -17,6 +17,7 @@ A node that takes one tenant's work at a time is that tenant's until it is empty
 placed on an empty one makes it its tenant's (ADR-0032).
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -68,7 +69,8 @@ class Holding:
     tenant: TenantId
     resources: Resources
     ends_in: timedelta | None
-    """None: it never ends by itself."""
+    """By its run time limit, counted from its placement, so that a slow start moves no instant that
+    others wait for; None: it never ends by itself."""
 
     @property
     def work(self) -> HeldWork:
@@ -91,7 +93,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """When, at the latest, a head that does not fit now will, if nobody takes the room before."""
+    """When a head that does not fit now will, if all that holds the room keeps it to its limit."""
 
     head: Head
     node_id: NodeId
@@ -124,7 +126,7 @@ def plan(seen: Snapshot) -> Decisions:
     holdings = list(seen.holdings)
     are_replicas_blocked = False
     reservation: Reservation | None = None
-    placements = []
+    placements: list[Placement] = []
     for head in sorted(seen.heads, key=lambda head: head.order):
         is_job = head.kind is OwnerKind.JOB
         theirs = left.get(head.tenant)
@@ -168,12 +170,15 @@ def _could_hold(node: Node, head: Head) -> bool:
     return head.resources.fits_in(node.capacity) and node.will_take(head.tenant)
 
 
-def _reserved(head: Head, nodes: Iterable[Node], holdings: Sequence[Holding]) -> Reservation | None:
+def _reserved(head: Head, nodes: Iterable[Node], holdings: Iterable[Holding]) -> Reservation | None:
     """Return where a head will fit first; None where nothing that ends makes room for it."""
+    by_node: defaultdict[NodeId, list[Holding]] = defaultdict(list)
+    for holding in holdings:
+        by_node[holding.node_id].append(holding)
     found = [
         (starts_in, node.id)
         for node in nodes
-        if (starts_in := _fits_in(node, head, holdings)) is not None
+        if (starts_in := _fits_in(node, head, by_node[node.id])) is not None
     ]
     if not found:
         return None
@@ -181,9 +186,10 @@ def _reserved(head: Head, nodes: Iterable[Node], holdings: Sequence[Holding]) ->
     return Reservation(head, node_id, starts_in)
 
 
-def _fits_in(node: Node, head: Head, holdings: Sequence[Holding]) -> timedelta | None:
-    """Return after how long a node has room for a head, if everybody keeps it to the last."""
-    theirs = [each for each in holdings if each.node_id == node.id]
+def _fits_in(node: Node, head: Head, theirs: Sequence[Holding]) -> timedelta | None:
+    """Return after how long a node has room for a head, if everybody keeps theirs to the last."""
+    if not _could_hold(node, head):
+        return None
     wait = timedelta(0)
     if not node.allows_mixed_tenants:
         others = [each.ends_in for each in theirs if each.tenant != head.tenant]

@@ -187,7 +187,7 @@ def explanation_to_pb(explanation: Explanation) -> job_explanation_pb2.JobExplan
         because=reason.because,
         helped_by=reason.helped_by,
         jobs_before=explanation.jobs_before,
-        starts_by=timestamp_to_pb(explanation.starts_by),
+        estimated_start_at=timestamp_to_pb(explanation.estimated_start_at),
     )
 
 

@@ -1,8 +1,7 @@
-"""Say why a job waits, and by when it starts."""
+"""Say why a job waits, and about when it starts."""
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.identities import JobId
@@ -18,9 +17,6 @@ from services.scheduler.domain.scheduling.explanation import (
 from services.scheduler.use_cases.ports import Tenants, UnitOfWork
 from services.scheduler.use_cases.scheduling.snapshot import snapshot
 
-HEADS_MAX: Final = 200
-"""Who stands further back is told no instant."""
-
 
 @dataclass(frozen=True, slots=True)
 class ExplainJob:
@@ -31,6 +27,8 @@ class ExplainJob:
 
     unit_of_work: UnitOfWork
     tenants: Tenants
+    heads_max: int
+    """As a cycle's: who stands further back is told no instant."""
     node_silence_max: timedelta
 
     async def __call__(self, tenant: TenantId, job_id: JobId) -> Explanation:
@@ -53,7 +51,7 @@ class ExplainJob:
                     reading,
                     self.tenants,
                     at=now,
-                    heads_max=HEADS_MAX,
+                    heads_max=self.heads_max,
                     node_silence_max=self.node_silence_max,
                     with_ends=True,
                 )

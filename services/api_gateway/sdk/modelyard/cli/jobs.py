@@ -324,7 +324,7 @@ def job_show(session: Session, job_id: str) -> None:
 @click.argument("job_id")
 @pass_session
 def job_explain(session: Session, job_id: str) -> None:
-    """Say why a job waits, what would help, and by when it starts."""
+    """Say why a job waits, what would help, and about when it starts."""
     told = session.client.explain_job(job_id)
     if session.is_json:
         show_json(told)
@@ -333,10 +333,9 @@ def job_explain(session: Session, job_id: str) -> None:
     if told.helped_by:
         fields += [("held by", told.hold), ("helped by", told.helped_by)]
     if told.state == "QUEUED":
-        latest = (
-            told.starts_by and f"{told.starts_by:%Y-%m-%dT%H:%M:%SZ}, if all runs to its time limit"
-        )
-        fields += [("before it", told.jobs_before), ("starts by", latest or "nobody can tell")]
+        start_at = told.estimated_start_at
+        about = f"about {start_at:%Y-%m-%dT%H:%MZ}, if all runs to its limit" if start_at else "-"
+        fields += [("before it", told.jobs_before), ("starts", about)]
     show_fields(fields)
 
 

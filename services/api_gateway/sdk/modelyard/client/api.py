@@ -122,7 +122,7 @@ class Client:
         return Job.model_validate(self._call("GET", _path("jobs", job_id), is_repeatable=True))
 
     def explain_job(self, job_id: str) -> JobExplanation:
-        """Say what holds a job in line, and by when it starts."""
+        """Say what holds a job in line, and about when it starts."""
         answer = self._call("GET", _path("jobs", job_id, "explain"), is_repeatable=True)
         return JobExplanation.model_validate(answer)
 

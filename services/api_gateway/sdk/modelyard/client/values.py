@@ -150,8 +150,9 @@ class JobExplanation(_Value):
     helped_by: str
     """Empty where nothing holds it."""
     jobs_before: int
-    starts_by: datetime | None
-    """If all that runs does so to its time limit; None: nobody can tell."""
+    estimated_start_at: datetime | None
+    """If all that runs does so to its run time limit, and nobody comes between; None: nobody can
+    tell."""
 
 
 class JobAttempt(_Value):
