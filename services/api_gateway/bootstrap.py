@@ -149,7 +149,8 @@ async def serve(settings: Settings) -> int:
             if tokens is not None and tokens.memberships is not None:
                 supervisor.add("recent-members", tokens.memberships.members.run, Stage.WORK)
             key_uses = WriteKeyUses(edge.authenticate.uses, PostgresDirectory(base))
-            supervisor.add("key-uses", KeyUsesLoop(key_uses).run, Stage.RELAY)
+            key_uses_loop = KeyUsesLoop(key_uses, interval=settings.keys.uses_interval)
+            supervisor.add("key-uses", key_uses_loop.run, Stage.RELAY)
             _answer_services(supervisor, settings, edge)
             _publish(supervisor, settings, engine, base, producer)
             return await run_until_stopped(supervisor, edge.readiness, settings.shutdown)

@@ -80,6 +80,8 @@ class KeySettings(BaseModel):
     """Of one tenant; a further one is refused. A smaller bound ends none that is there."""
     ended_kept: timedelta = Field(default=timedelta(days=30), ge=timedelta(0))
     """Expired and revoked keys are listed so long, then they are deleted."""
+    uses_interval: timedelta = Field(default=timedelta(minutes=1), gt=timedelta(0))
+    """When keys were used is written so often; a gateway that is killed forgets as much of it."""
 
 
 class OidcSettings(BaseModel):

@@ -93,5 +93,6 @@ async def test_the_loop_writes_a_last_time_when_told_to_stop() -> None:
     uses, store, stopping = KeyUses(), Store(), asyncio.Event()
     uses.note("key_1", at=NOON)
     stopping.set()
-    await KeyUsesLoop(WriteKeyUses(uses, store)).run(stopping)
+    loop = KeyUsesLoop(WriteKeyUses(uses, store), interval=timedelta(minutes=1))
+    await loop.run(stopping)
     assert store.written == [{"key_1": NOON}]

@@ -19,7 +19,7 @@ class KeyUsesLoop:
     """Writes what authentication has noted."""
 
     write: WriteKeyUses
-    interval: timedelta = timedelta(minutes=1)
+    interval: timedelta
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Write until `stopping` is set; requests that are at work by then are noted before."""
