@@ -1,4 +1,4 @@
-"""`python -m tests.e2e.crash.armed SERVICE`: the service as it is, until it reaches a fatal step.
+"""`python -m tests.e2e.crash.armed SERVICE …`: the service as it is, until it reaches a fatal step.
 
 Puts itself around the seams that each service has anyway (the unit of work's end, ports, the relay,
 a consumer's position) and then runs the service's own `__main__`. The product knows nothing of it:
@@ -187,11 +187,11 @@ def _arm_call(kind: type, act: str, death: Death, port: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run a service until it dies."""
-    [service] = arguments
+    """Run a service, or one of its commands, until it dies."""
+    service = arguments[0]
     at, notes = Path(os.environ[_AT]), Path(os.environ[_NOTES])
     arm(Death(service, at, notes), service)
-    sys.argv = [service]
+    sys.argv = list(arguments)
     runpy.run_module(f"services.{service}", run_name="__main__")
 
 

@@ -28,7 +28,11 @@ HASTY: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "model_registry": {"PURGE__INTERVAL": "PT5S"},
     "log_collector": {"PURGE__INTERVAL": "PT5S"},
-    "api_gateway": {"TENANTS__REPUBLISH_INTERVAL": "PT20S"},
+    "api_gateway": {
+        "TENANTS__REPUBLISH_INTERVAL": "PT20S",
+        # It is killed long before the minute that it would wait else.
+        "KEYS__USES_INTERVAL": "PT2S",
+    },
 }
 
 

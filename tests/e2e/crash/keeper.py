@@ -5,6 +5,9 @@ is well again. Some steps are reached at a start alone: a service that has left 
 under arms, and dies again. Others are reached on the way out alone: where nobody died in time,
 those services are ended in good order that may have such a step left.
 
+An operator's command is a process of its own: it is started again and again until it has died of
+all that is left.
+
 Beside the stack's own scheduler there may be another one with a node of its own, which stays away
 after each of its ends for longer than it takes until its node is given up. It dies of that alone
 which the stack's own does not reach.
@@ -28,7 +31,7 @@ from typing import Final
 from deploy.local import processes
 from deploy.local.state import ProcessRecord
 from tests.e2e.crash.armed import KILLED, at_of, notes_of, settings
-from tests.e2e.crash.steps import ROOT
+from tests.e2e.crash.steps import COMMANDS, ROOT
 from tests.e2e.platform import ANOTHER_SCHEDULER, Platform
 from tests.support.eventually import is_within
 from tests.support.schedulers import FIRST
@@ -46,6 +49,8 @@ _STARTS_S_MAX: Final = 25.0
 """Until a round goes on, though a process that was started under arms lives."""
 _AWAY_S: Final = 18.0
 """Longer than a node's lease and the wait for its holder: `conftest` has this test's settings."""
+_COMMAND_AWAY_S: Final = 5.0
+"""A command that is run all the time would take the machine from the services."""
 _END_S_MAX: Final = 90.0
 """Of an end in good order: more than all stages of a shutdown may take."""
 
@@ -78,6 +83,8 @@ class Keeper:
     course: Course
     away_s: float = 0.0
     """For so long it stays dead."""
+    is_command: bool = False
+    """Its process ends once it has done its work; nothing waits for it."""
     before: "Keeper | None" = None
     """Who is to die of what both reach, since less comes of that."""
     kills: list[Kill] = field(default_factory=list)
@@ -140,7 +147,7 @@ class Keeper:
         part = self.program.part
         if processes.running(self.platform.state, part) is not None:
             self.platform.end(part)
-        while not over.is_set():
+        while not over.is_set() and (self.course.left or not self.is_command):
             self._notes.write_text("")
             record = processes.launch(self.platform.state, self.program)
             self._see_to_its_end(record, over)
@@ -185,7 +192,7 @@ class Keeper:
         if killed:
             self._aim_at_start()
         is_asked, self._is_asked_to_end = self._is_asked_to_end, False
-        if has_died and not killed and not is_asked:
+        if has_died and not (killed or is_asked or self.is_command):
             end = processes.tail(record.log)
             self.strange.append(f"{self.program.part} ended by itself: {end}")
 
@@ -210,17 +217,28 @@ def dying(
 
     Without another node there is no other scheduler.
     """
-    courses = {
-        service: Course(frozenset(step for step in steps if step.startswith(f"{service}.")))
-        for service in sorted({step.split(".")[0] for step in steps})
-    }
     keepers = []
-    for service, course in courses.items():
+    for service in sorted({step.split(".")[0] for step in steps}):
+        own = frozenset(step for step in steps if step.startswith(f"{service}."))
         environment = platform.environment_of(service)
-        keepers.append(_keeper(platform, folder, service, course, environment))
+        for who, command in COMMANDS.items():
+            if its := frozenset(step for step in own if step.startswith(f"{who}.")):
+                program = _program(platform, folder, service, environment, command=command)
+                keepers.append(_keeper(platform, folder, program, Course(its)))
+                keepers[-1].is_command, keepers[-1].away_s = True, _COMMAND_AWAY_S
+                own -= its
+        course = Course(own)
+        program = _program(platform, folder, service, environment)
+        keepers.append(_keeper(platform, folder, program, course))
         if service == FIRST and another_node is not None:
-            own = platform.another_scheduler(another_node)
-            another = _keeper(platform, folder, service, course, own, part=ANOTHER_SCHEDULER)
+            program = _program(
+                platform,
+                folder,
+                service,
+                platform.another_scheduler(another_node),
+                part=ANOTHER_SCHEDULER,
+            )
+            another = _keeper(platform, folder, program, course)
             another.away_s, another.before = _AWAY_S, keepers[-1]
             keepers.append(another)
     over = threading.Event()
@@ -235,24 +253,28 @@ def dying(
     platform.start_again()
 
 
-def _keeper(
+def _program(
     platform: Platform,
     folder: Path,
     service: str,
-    course: Course,
     environment: Mapping[str, str],
     *,
     part: str = "",
-) -> Keeper:
-    own = folder / (part or service)
-    own.mkdir()
-    program = processes.Program(
-        part=part or service,
-        command=[sys.executable, "-m", "tests.e2e.crash.armed", service],
+    command: str = "",
+) -> processes.Program:
+    part = part or command or service
+    return processes.Program(
+        part=part,
+        command=[sys.executable, "-m", "tests.e2e.crash.armed", service, *command.split()],
         address=platform.address_of(service),
-        environment={**environment, "PYTHONPATH": str(ROOT), **settings(own)},
-        folder=platform.state.folder(part or service),
+        environment={**environment, "PYTHONPATH": str(ROOT), **settings(folder / part)},
+        folder=platform.state.folder(part),
     )
+
+
+def _keeper(platform: Platform, folder: Path, program: processes.Program, course: Course) -> Keeper:
+    own = folder / program.part
+    own.mkdir()
     keeper = Keeper(platform, program, own, course)
     notes_of(own).touch()
     keeper.disarm()

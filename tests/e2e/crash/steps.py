@@ -25,6 +25,9 @@ RELAY: Final = ("Relay.before_send", "Relay.before_mark", "Relay.after_mark")
 CONSUMER: Final = ("EventConsumer.before_position", "EventConsumer.after_position")
 """The effect is committed and the position has not moved; it has, in memory."""
 
+COMMANDS: Final = {"api_gateway.IssuePlatformKey": "platform-key"}
+"""Who commits in no running service, and the command of the service's program that does it."""
+
 _OPENS: Final = re.compile(r"self\.(unit_of_work(\.system)?|store\.(changing|write_uses))\(")
 _LOOKS: Final = re.compile(
     r"(Explain|Get|List|Read|Follow)[A-Z]|(CleanUpContainers|RemoveContainer|CollectStreams)\b"
