@@ -159,7 +159,8 @@ class Work:
                     client.cancel_job(each.id, reason="it is over")
         for deployment in client.deployments():
             if deployment.spec.name.startswith(_SERVED):
-                client.delete_deployment(deployment.spec.name)
+                with contextlib.suppress(ApiError):  # its deletion has ended meanwhile
+                    client.delete_deployment(deployment.spec.name)
         for tenant in client.tenants():
             if tenant.id in self.tenants and tenant.state not in {"DELETING", "PURGED"}:
                 client.delete_tenant(tenant.id, grace=timedelta(0))
