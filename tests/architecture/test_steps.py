@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 
 from tests.e2e.crash.steps import (
+    COMMANDS,
     PORTS,
     ROOT,
     SERVICES,
@@ -126,6 +127,11 @@ def test_every_step_has_a_name_of_its_own(service: str) -> None:
     steps = steps_of(service)
     assert len(set(steps)) == len(steps) > 20
     assert len(set(committers_of(service))) == len(committers_of(service))
+
+
+def test_every_command_commits() -> None:
+    steps = {step for service in SERVICES for step in steps_of(service)}
+    assert {f"{who}.before_commit" for who in COMMANDS} <= steps
 
 
 def test_every_port_that_acts_has_steps() -> None:

@@ -10,7 +10,7 @@ all that is left.
 
 Beside the stack's own scheduler there may be another one with a node of its own, which stays away
 after each of its ends for longer than it takes until its node is given up. It dies of that alone
-which the stack's own does not reach.
+which the stack's own does not reach, or not within a round since the other one leads.
 
 Owns: the services' lives. Always holds: when the block is left each is one that nobody has armed.
 """
@@ -126,6 +126,14 @@ class Keeper:
         with self.turn:
             self._deaths_left = _DEATHS_MAX
             self._aim_at(self.left)
+
+    def step_in(self) -> None:
+        """Let it die of all that is left, also of what another one was to die of before it.
+
+        While it lives that one may come to nothing: one of them holds the lease to admit.
+        """
+        with self.turn:
+            self._aim_at(self.course.left)
 
     def disarm(self) -> None:
         """Let it live."""
@@ -299,6 +307,7 @@ def struck(
         has_struck = partial(_have_died, keepers, before)
         if not is_within(has_struck, within_s=_ROUND_S_MAX):
             for keeper in keepers:
+                keeper.step_in()
                 keeper.end()
         if not is_within(has_struck, within_s=_ROUND_S_MAX):
             continue

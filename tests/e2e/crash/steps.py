@@ -25,7 +25,7 @@ RELAY: Final = ("Relay.before_send", "Relay.before_mark", "Relay.after_mark")
 CONSUMER: Final = ("EventConsumer.before_position", "EventConsumer.after_position")
 """The effect is committed and the position has not moved; it has, in memory."""
 
-COMMANDS: Final = {"api_gateway.IssuePlatformKey": "platform-key"}
+COMMANDS: Final[Mapping[str, str]] = {"api_gateway.IssuePlatformKey": "platform-key"}
 """Who commits in no running service, and the command of the service's program that does it."""
 
 _OPENS: Final = re.compile(r"self\.(unit_of_work(\.system)?|store\.(changing|write_uses))\(")
