@@ -10,7 +10,8 @@ all that is left.
 
 Beside the stack's own scheduler there may be another one with a node of its own, which stays away
 after each of its ends for longer than it takes until its node is given up. It dies of that alone
-which the stack's own does not reach, or not within a round since the other one leads.
+which the stack's own does not reach; and it is ended in good order where nobody died in time, for
+what is left may wait until it no longer leads, or until its node is lost.
 
 Owns: the services' lives. Always holds: when the block is left each is one that nobody has armed.
 """
@@ -127,14 +128,6 @@ class Keeper:
             self._deaths_left = _DEATHS_MAX
             self._aim_at(self.left)
 
-    def step_in(self) -> None:
-        """Let it die of all that is left, also of what another one was to die of before it.
-
-        While it lives that one may come to nothing: one of them holds the lease to admit.
-        """
-        with self.turn:
-            self._aim_at(self.course.left)
-
     def disarm(self) -> None:
         """Let it live."""
         with self.turn:
@@ -144,7 +137,10 @@ class Keeper:
     def end(self) -> None:
         """Ask it to end in good order, if that may help; it is begun anew."""
         record = processes.running(self.platform.state, self.program.part)
-        if record is None or not (self.left_at_start or self.left - self.course.passed):
+        is_in_the_way = self.before is not None and self.course.left
+        if record is None or not (
+            is_in_the_way or self.left_at_start or self.left - self.course.passed
+        ):
             return
         self._is_asked_to_end = True
         with contextlib.suppress(ProcessLookupError):  # it was quicker
@@ -307,7 +303,6 @@ def struck(
         has_struck = partial(_have_died, keepers, before)
         if not is_within(has_struck, within_s=_ROUND_S_MAX):
             for keeper in keepers:
-                keeper.step_in()
                 keeper.end()
         if not is_within(has_struck, within_s=_ROUND_S_MAX):
             continue
