@@ -37,7 +37,14 @@ ARTIFACTS = "modelyard.registry.v1.ArtifactService"
 SCOPES = {
     **{
         f"/{JOBS}/{method}": "jobs:read"
-        for method in ("SubmitJob", "CheckJob", "ExplainJob", "GetJob", "ListJobs")
+        for method in (
+            "SubmitJob",
+            "CheckJob",
+            "GetJob",
+            "ExplainJob",
+            "ListJobs",
+            "ListAttempts",
+        )
     },
     f"/{JOBS}/CancelJob": "jobs:write",
     **{f"/{LOGS}/{method}": "logs:read" for method in ("ReadLogs", "FollowLogs")},
@@ -130,9 +137,8 @@ class Handlers:
     async def not_offered(self, request: Any, context: Context) -> Any:
         raise Unimplemented("not offered here")
 
-    SubmitJob = CheckJob = ExplainJob = ListJobs = ReadLogs = GetArtifact = StatArtifact = (
-        not_offered
-    )
+    SubmitJob = CheckJob = ExplainJob = ListJobs = ListAttempts = not_offered
+    ReadLogs = GetArtifact = StatArtifact = not_offered
 
     def register(self, server: grpc.aio.Server) -> None:
         servicer: Any = self
