@@ -21,6 +21,7 @@ from services.scheduler.domain.scheduling.plan import Decisions, Head, Snapshot,
 from services.scheduler.domain.tenants.tenant import Tenant
 
 _MINUTE: Final = timedelta(minutes=1)
+_ENDS_HELP: Final = "the end of what runs, or more nodes"
 
 
 class Hold(StrEnum):
@@ -71,11 +72,8 @@ class Explanation:
         if self.reason.starts_in is None:
             return None
         start_at = self.at + self.reason.starts_in
-        return (
-            start_at
-            + (_MINUTE - timedelta(seconds=start_at.second, microseconds=start_at.microsecond))
-            % _MINUTE
-        )
+        past = timedelta(seconds=start_at.second, microseconds=start_at.microsecond)
+        return start_at + -past % _MINUTE
 
 
 def reason_by_itself(job: Job, tenant: Tenant, *, booked: Resources, at: datetime) -> Reason | None:
@@ -84,9 +82,7 @@ def reason_by_itself(job: Job, tenant: Tenant, *, booked: Resources, at: datetim
     `booked` is what runs of its tenant.
     """
     if tenant.why_waiting:
-        helped_by = (
-            "that it is resumed" if tenant.is_suspended else "that it is read, which is soon"
-        )
+        helped_by = "its resumption" if tenant.is_suspended else "a moment's patience"
         return Reason(Hold.TENANT, tenant.why_waiting, helped_by)
     if job.retry_at is not None and job.retry_at > at:
         told = f"{job.reason}; it is tried again from {job.retry_at:%Y-%m-%dT%H:%M:%SZ} on"
@@ -164,6 +160,3 @@ def _in_words(short: Resources) -> str:
         for name, amount in short.amounts().items()
         if amount
     )
-
-
-_ENDS_HELP: Final = "the end of what runs, or more nodes"
