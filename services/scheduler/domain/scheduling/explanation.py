@@ -113,17 +113,14 @@ def reason_in_line(job: Job, seen: Snapshot, doors: FleetDoors) -> Reason:
 
 def _what_is_short(head: Head, seen: Snapshot, decisions: Decisions, told: Forecast) -> Reason:
     """Return why a head was placed nowhere, by what there was before the plan and at its turn."""
-    before = [each for each in decisions.placements if each.head.order < head.order]
-    left = seen.left.get(head.tenant)
-    own = [each.head.resources for each in before if each.head.tenant == head.tenant]
-    if left is not None and not head.resources.fits_in(left.less(sum(own, Resources()))):
+    at_its_turn = seen.with_placed(
+        [each for each in decisions.placements if each.head.order < head.order]
+    )
+    left = at_its_turn.left.get(head.tenant)
+    if left is not None and not head.resources.fits_in(left):
         because = "its tenant's jobs before it take what the plan lets it take"
         return Reason(Hold.PLAN, because, "the end of what the tenant runs, or a larger plan")
-    at_its_turn = {node.id: node for node in seen.nodes}
-    for each in before:
-        node = at_its_turn[each.node_id]
-        at_its_turn[node.id] = node.booked(each.head.resources, by=each.head.work)
-    if _has_room(head, at_its_turn.values()):
+    if _has_room(head, at_its_turn.nodes):
         because = "there is room, and it is kept for one before it that needs more"
         helped_by = "a run time limit that ends before that one's turn, or its start"
         return Reason(Hold.ORDER, because, helped_by)

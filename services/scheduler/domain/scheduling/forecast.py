@@ -47,7 +47,7 @@ def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
         kept = decisions.reservation
         if kept is not None and kept.head.id == head.id:
             return Forecast(elapsed + kept.starts_in)
-        seen = _with(seen, decisions)
+        seen = seen.with_placed(decisions.placements)
         ends = [each.ends_in for each in seen.holdings if each.ends_in is not None]
         if not ends:
             return Forecast(None)
@@ -56,22 +56,6 @@ def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
         seen, elapsed = _after(seen, step), elapsed + step
         decisions = plan(seen)
     return Forecast(None, is_cut=True)
-
-
-def _with(seen: Snapshot, decisions: Decisions) -> Snapshot:
-    """Return what is there once all that was placed has begun."""
-    placed = {placement.head.id for placement in decisions.placements}
-    nodes = {node.id: node for node in seen.nodes}
-    left = dict(seen.left)
-    holdings = list(seen.holdings)
-    for placement in decisions.placements:
-        head, node = placement.head, nodes[placement.node_id]
-        nodes[node.id] = node.booked(head.resources, by=head.work)
-        holdings.append(Holding(node.id, head.tenant, head.resources, head.run_max))
-        if head.tenant in left:
-            left[head.tenant] -= head.resources
-    waiting = [head for head in seen.heads if head.id not in placed]
-    return Snapshot(waiting, list(nodes.values()), left, holdings)
 
 
 def _after(seen: Snapshot, length: timedelta) -> Snapshot:

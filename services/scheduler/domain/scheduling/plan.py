@@ -54,14 +54,6 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
-    """That a head may run on a node."""
-
-    head: Head
-    node_id: NodeId
-
-
-@dataclass(frozen=True, slots=True)
 class Holding:
     """What an open attempt holds of its node, and for how long at most."""
 
@@ -80,6 +72,20 @@ class Holding:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """That a head may run on a node."""
+
+    head: Head
+    node_id: NodeId
+
+    @property
+    def holding(self) -> Holding:
+        """Return what it holds once it is carried out."""
+        head = self.head
+        return Holding(self.node_id, head.tenant, head.resources, head.run_max)
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What is decided on: who waits, for what, and what is in the way."""
 
@@ -89,6 +95,23 @@ class Snapshot:
     """What tenants may take; those that are missing may take whatever there is."""
     holdings: Sequence[Holding]
     """Those on the nodes; without them nothing is known to end, and nothing is reserved."""
+
+    def with_placed(self, placements: Sequence[Placement]) -> "Snapshot":
+        """Return what is there once these are carried out."""
+        placed = {placement.head.id for placement in placements}
+        nodes = {node.id: node for node in self.nodes}
+        left = dict(self.left)
+        for placement in placements:
+            head, node = placement.head, nodes[placement.node_id]
+            nodes[node.id] = node.booked(head.resources, by=head.work)
+            if head.tenant in left:
+                left[head.tenant] -= head.resources
+        return Snapshot(
+            [head for head in self.heads if head.id not in placed],
+            list(nodes.values()),
+            left,
+            [*self.holdings, *(placement.holding for placement in placements)],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +167,10 @@ def plan(seen: Snapshot) -> Decisions:
         if node_id is not None:
             there[node_id] = there[node_id].booked(head.resources, by=head.work)
             free[node_id] = there[node_id].free
-            holdings.append(Holding(node_id, head.tenant, head.resources, head.run_max))
             if theirs is not None:
                 left[head.tenant] = theirs - head.resources
             placements.append(Placement(head, node_id))
+            holdings.append(placements[-1].holding)
         elif not is_job:
             are_replicas_blocked = any(_could_hold(node, head) for node in there.values())
         elif reservation is None:
