@@ -269,7 +269,7 @@ class Job(BaseModel):
         return Job.model_construct(
             id=job.id,
             spec=JobSpec.from_pb(job.spec),
-            state=cast("JobState", pb.JobState.Name(job.state).removeprefix(_STATE_PREFIX)),
+            state=_state(job.state),
             reason=job.reason,
             version=job.version,
             attempt_number=job.attempt_number,
@@ -310,7 +310,7 @@ class JobExplanation(BaseModel):
         hold = explanation_pb.JobHold.Name(told.hold).removeprefix(_HOLD_PREFIX)
         return JobExplanation.model_construct(
             job_id=told.job_id,
-            state=cast("JobState", pb.JobState.Name(told.state).removeprefix(_STATE_PREFIX)),
+            state=_state(told.state),
             hold=cast("JobHold", hold),
             because=told.because,
             helped_by=told.helped_by,
@@ -462,6 +462,10 @@ def jobs_router(edge: Gateway) -> APIRouter:
         return Job.from_pb(answer.job)
 
     return router
+
+
+def _state(state: pb.JobState.ValueType) -> JobState:
+    return cast("JobState", pb.JobState.Name(state).removeprefix(_STATE_PREFIX))
 
 
 def _labels_sought(label: list[str]) -> dict[str, str]:
