@@ -43,14 +43,19 @@ _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MODEL: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
+def _pair_of(value: str) -> tuple[str, str]:
+    name, equals, text = value.partition("=")
+    if not name or not equals:
+        raise click.BadParameter(f"{value!r} is not NAME=VALUE")
+    return name, text
+
+
 def _pairs_of(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> dict[str, str]:
     pairs = {}
     for value in values:
-        name, equals, text = value.partition("=")
-        if not name or not equals:
-            raise click.BadParameter(f"{value!r} is not NAME=VALUE")
+        name, text = _pair_of(value)
         if _VARIABLE.fullmatch(name) is None:
             raise click.BadParameter(
                 f"{name!r} is no variable's name: letters, digits and '_', no digit first"
@@ -64,9 +69,7 @@ def _labels_of(
 ) -> dict[str, str]:
     labels: dict[str, str] = {}
     for value in values:
-        name, equals, text = value.partition("=")
-        if not name or not equals:
-            raise click.BadParameter(f"{value!r} is not NAME=VALUE")
+        name, text = _pair_of(value)
         if name in labels:
             raise click.BadParameter(f"{name!r} is given twice; a job has a label once")
         labels[name] = text
