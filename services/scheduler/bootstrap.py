@@ -117,6 +117,7 @@ from services.scheduler.use_cases.jobs.list_attempts import ListAttempts
 from services.scheduler.use_cases.jobs.list_jobs import ListJobs
 from services.scheduler.use_cases.jobs.submit_jobs import SubmitJobs
 from services.scheduler.use_cases.ports import ModelCatalog, UnitOfWork
+from services.scheduler.use_cases.scheduling.leaders_memory import LeadersMemory
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import RunSchedulingCycle
 from services.scheduler.use_cases.tenants.purge_node_files import PurgeNodeFiles
 from services.scheduler.use_cases.tenants.purge_tenants import PurgeTenants
@@ -391,6 +392,7 @@ def wire(ports: Ports, settings: Settings) -> App:
                 store,
                 known,
                 ids,
+                LeadersMemory(scheduling.usage_half_life),
                 heads_max=scheduling.cycle_heads_max,
                 node_silence_max=scheduling.node_silence_max,
             ),

@@ -36,8 +36,12 @@ CYCLE_DURATION: Final = histogram(
 )
 WAITING: Final = gauge(
     "modelyard_scheduler_waiting_heads",
-    help="Jobs and replicas in line that a node at work could hold; at most a cycle's bound each.",
+    help="Jobs and replicas in line, as the leader's last cycle saw it.",
     labels=("kind",),
+)
+LINE_MENDS: Final = counter(
+    "modelyard_scheduler_line_mends",
+    help="Times that the leader's line in memory was not the table's; never, but for a bug.",
 )
 RUNTIME_UP: Final = gauge(
     "modelyard_scheduler_container_runtime_up",

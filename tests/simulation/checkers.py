@@ -318,10 +318,10 @@ class Checkers:
         rows = self.scheduler.rows(JOBS).values() if admitted else ()
         queued = [row for row in rows if row.job.state is JobState.QUEUED]
         for row in queued:
-            is_first = all(_place(row) <= _place(other) for other in queued)
+            is_first = not any(_may_come_first(other, row) for other in queued if other != row)
             for other in admitted if self._is_eligible(row.job) else ():
                 is_sooner = other.job.spec.timeouts.run < row.job.spec.timeouts.run
-                if _place(other) > _place(row) and (is_first or not is_sooner):
+                if not _may_come_first(other, row) and (is_first or not is_sooner):
                     had_room = self._had_room(row, other.job.node_id, admitted, commit)
                     _require(not had_room, f"{row.job.id} is passed by {other.job.id}")
 
@@ -329,7 +329,7 @@ class Checkers:
         self, row: JobRow, node_id: NodeId | None, admitted: Sequence[JobRow], commit: Commit
     ) -> bool:
         """Tell whether a node had room for a job at its turn, and let its tenant in."""
-        first = [each.job for each in admitted if _place(each) < _place(row)]
+        first = [each.job for each in admitted if _may_come_first(each, row)]
         [free] = [node.free for key, node, _ in commit.of(NODES) if node and key == node_id]
         taken = _sum(job.spec.resources for job in first if job.node_id == node_id)
         later = {each.job.attempt_id for each in admitted} - {job.attempt_id for job in first}
@@ -488,9 +488,11 @@ class Checkers:
         ]
 
 
-def _place(row: JobRow) -> tuple[int, int]:
-    """Return a job's place in line: of two the smaller is first."""
-    return (-row.job.spec.priority, row.queue_seq)
+def _may_come_first(row: JobRow, other: JobRow) -> bool:
+    """Tell whether a job's turn may come before another's: of two tenants' shares decide."""
+    if row.job.spec.priority != other.job.spec.priority:
+        return row.job.spec.priority > other.job.spec.priority
+    return row.job.tenant != other.job.tenant or row.queue_seq < other.queue_seq
 
 
 def _virtual_s() -> float:

@@ -197,6 +197,10 @@ class ServerTransaction:
         self._require_open()
         return self.read(table, key)
 
+    def next_number(self) -> int:
+        """Return the next number of the sequence, as a part of a statement."""
+        return self._database.next_number()
+
     @property
     def database_now(self) -> datetime:
         """Return the time of the database's own clock."""

@@ -3,10 +3,11 @@
 The checkers have to find each of them, or they would not find the like of it in the product.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
+from zlib import crc32
 
 from typing_extensions import override
 
@@ -20,8 +21,8 @@ from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.jobs.job import Job, JobState, StopCause
 from services.scheduler.domain.resources import Resources
-from services.scheduler.domain.scheduling.plan import Head
-from services.scheduler.use_cases.ports import Fact
+from services.scheduler.domain.scheduling.line import Waiting
+from services.scheduler.use_cases.ports import Fact, LineNews
 from tests.simulation.database import Client, Transaction
 from tests.simulation.registry_store import MemoryRegistryTransaction, MemoryVersions
 from tests.simulation.scheduler_store import (
@@ -135,16 +136,38 @@ class LineFromItsEnd(MemoryLine):
     """Of two with one priority, who came last is first."""
 
     @override
-    async def heads(
-        self,
-        *,
-        at: datetime,
-        silence_max: timedelta,
-        left: Mapping[TenantId, Resources],
-        limit: int,
-    ) -> Sequence[Head]:
-        heads = await super().heads(at=at, silence_max=silence_max, left=left, limit=limit)
-        return [replace(head, queue_seq=-head.queue_seq) for head in heads]
+    async def everybody(self) -> AsyncIterator[Sequence[Waiting]]:
+        async for some in super().everybody():
+            yield [_turned(waiting) for waiting in some]
+
+    @override
+    async def take_news(self, *, limit: int, with_totals: bool) -> LineNews:
+        news = await super().take_news(limit=limit, with_totals=False)
+        changes = [
+            replace(each, waiting=None if each.waiting is None else _turned(each.waiting))
+            for each in news.changes
+        ]
+        return replace(news, changes=changes)
+
+
+def _turned(waiting: Waiting) -> Waiting:
+    return replace(waiting, head=replace(waiting.head, queue_seq=-waiting.head.queue_seq))
+
+
+class ForgottenChanges(MemoryLine):
+    """Of each fifth job nobody hears that it has changed; nor are totals ever compared."""
+
+    @override
+    async def take_news(self, *, limit: int, with_totals: bool) -> LineNews:
+        news = await super().take_news(limit=limit, with_totals=False)
+        told = [each for each in news.changes if crc32(each.head_id.encode()) % 5]
+        return replace(news, changes=told)
+
+
+class DeafTransaction(MemorySystemTransaction):
+    """A transaction with `ForgottenChanges`."""
+
+    line_type = ForgottenChanges
 
 
 class NoPause(MemoryJobs):
@@ -216,6 +239,7 @@ PLANTED: Final[Mapping[str, Made]] = {
     "nodes mix tenants that must not": Made(system_transaction=MixingTransaction),
     "a cancelled job comes back": Made(tenant_transaction=MistakenTransaction),
     "the line is read from its end": Made(system_transaction=MisledTransaction),
+    "changes in the line are not told": Made(system_transaction=DeafTransaction),
     "retries know no pause": Made(system_transaction=HastyTransaction),
     "a loss is not told": Made(system_transaction=UntoldLoss),
     "runner stops nothing when it is cut off": Made(isolation_stop_after=timedelta(days=1)),

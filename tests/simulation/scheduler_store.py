@@ -4,7 +4,7 @@ Leaves out deployments and purges, which the simulation does not run yet. Reads 
 of `services/scheduler/adapters/postgres`.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -24,12 +24,16 @@ from services.scheduler.domain.fleet.reach import FleetDoors, FleetReach
 from services.scheduler.domain.identities import AttemptId, JobId, NodeId
 from services.scheduler.domain.jobs.job import Job, JobState
 from services.scheduler.domain.resources import Resources
-from services.scheduler.domain.scheduling.plan import Head, Holding
+from services.scheduler.domain.scheduling.line import Head, LineChange, Shape, Totals, Waiting
+from services.scheduler.domain.scheduling.place import Standing
+from services.scheduler.domain.scheduling.plan import Holding
+from services.scheduler.domain.scheduling.shares import Averages
 from services.scheduler.use_cases.ports import (
     Deployments,
     Fact,
     Lease,
     Leavings,
+    LineNews,
     Repeatable,
     Replicas,
     RequestKey,
@@ -46,7 +50,24 @@ class JobRow:
     queue_seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class LineChangeRow:
+    """That something about a job in line has changed."""
+
+    number: int
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """What all tenants held lately."""
+
+    averages: Averages
+
+
 JOBS: Final[Table[JobId, JobRow]] = Table("job")
+LINE_CHANGES: Final[Table[int, LineChangeRow]] = Table("line_change")
+USAGE: Final[Table[str, UsageRow]] = Table("tenant_usage")
 ATTEMPTS: Final[Table[AttemptId, Attempt]] = Table("attempt")
 NODES: Final[Table[NodeId, Node]] = Table("node")
 
@@ -63,7 +84,7 @@ class MemoryJobs:
     async def add(self, jobs: Sequence[Job]) -> None:
         """Put new jobs last in line, in this order."""
         for job in jobs:
-            self._tx.server.write(JOBS, job.id, JobRow(job, await self._tx.server.number()))
+            self._write(JobRow(job, await self._tx.server.number()))
 
     async def some(self, job_ids: Sequence[JobId]) -> Sequence[Job]:
         """Return those of the jobs that there are."""
@@ -129,8 +150,20 @@ class MemoryJobs:
         row = await self._tx.server.lock(JOBS, job.id)
         if row is None or row.job.version != self._read[job.id]:
             raise Conflict("job", job.id)
-        self._tx.server.write(JOBS, job.id, replace(row, job=job))
+        self._write(replace(row, job=job), before=row)
         self._read[job.id] = job.version
+
+    async def admit(self, jobs: Sequence[Job]) -> None:
+        """Store jobs that this transaction has read, and then admitted."""
+        for job in jobs:
+            await self.save(job)
+
+    def _write(self, row: JobRow, *, before: JobRow | None = None) -> None:
+        """Write a row as the triggers of the table see it."""
+        self._tx.server.write(JOBS, row.job.id, row)
+        if any(each.job.state is JobState.QUEUED for each in (row, before) if each is not None):
+            number = self._tx.server.next_number()
+            self._tx.server.write(LINE_CHANGES, number, LineChangeRow(number, row.job.id))
 
     def read(self, job: Job) -> Job:
         """Note the version that this transaction decides on."""
@@ -198,8 +231,8 @@ class MemoryTenantJobs:
 
     async def booked(self) -> Resources:
         """Return what all that runs of this tenant takes together."""
-        booked = await MemoryAttempts(self._tx).booked([self._tenant])
-        return booked.get(self._tenant, Resources())
+        held = await MemoryAttempts(self._tx).held()
+        return held.get(self._tenant, Resources())
 
     async def _all(self) -> list[JobRow]:
         rows = await self._tx.server.ask(lambda: self._tx.server.all(JOBS))
@@ -218,8 +251,13 @@ class MemoryAttempts:
         self._tx = tx
         self._read: dict[AttemptId, int] = {}
 
-    async def add(self, attempt: Attempt) -> None:
-        """Store a new attempt; the database lets an owner have one open one."""
+    async def add(self, attempts: Sequence[Attempt]) -> None:
+        """Store new attempts."""
+        for attempt in attempts:
+            await self._add(attempt)
+
+    async def _add(self, attempt: Attempt) -> None:
+        """Store one; the database lets an owner have one open one."""
         others = await self._tx.server.ask(lambda: self._tx.server.all(ATTEMPTS))
         assert not any(
             other.owner.id == attempt.owner.id
@@ -245,15 +283,14 @@ class MemoryAttempts:
         self._tx.server.write(ATTEMPTS, attempt.id, attempt)
         self._read[attempt.id] = attempt.version
 
-    async def booked(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, Resources]:
+    async def held(self) -> Mapping[TenantId, Resources]:
         """Return what the open attempts of each tenant take together."""
         attempts = await self._tx.server.ask(lambda: self._tx.server.all(ATTEMPTS))
-        booked: dict[TenantId, Resources] = {}
+        held: defaultdict[TenantId, Resources] = defaultdict(Resources)
         for attempt in attempts:
-            if attempt.tenant in tenants and not attempt.is_terminal:
-                so_far = booked.get(attempt.tenant, Resources())
-                booked[attempt.tenant] = so_far + attempt.resources
-        return booked
+            if not attempt.is_terminal:
+                held[attempt.tenant] += attempt.resources
+        return held
 
     async def ends(self, attempt_ids: Sequence[AttemptId]) -> Mapping[AttemptId, datetime | None]:
         """Return when each that is known ended."""
@@ -343,6 +380,10 @@ class MemoryNodes:
         [node] = await self._with_what_they_hold([await self._locked(node_id)])
         return node
 
+    async def some(self, node_ids: Collection[NodeId]) -> Sequence[Node]:
+        """Return nodes by id, locked one after another, with what they hold."""
+        return [await self.get(node_id) for node_id in sorted(node_ids)]
+
     async def at_work(self, *, silence_max: timedelta) -> Sequence[Node]:
         """Return open nodes with a recent heartbeat whose runtime answers, with what they hold."""
         nodes, _ = await self.first(limit=1_000)
@@ -423,6 +464,12 @@ class MemoryNodes:
         )
         self._tx.server.write(NODES, node.id, saved)
 
+    async def book(self, nodes: Sequence[Node]) -> None:
+        """Store what is used of nodes."""
+        for node in nodes:
+            locked = await self._locked(node.id)
+            self._tx.server.write(NODES, node.id, replace(locked, used=node.used))
+
     async def release(self, node_id: NodeId, resources: Resources) -> None:
         """Give an ended attempt's capacity back."""
         node = await self._locked(node_id)
@@ -462,10 +509,6 @@ class MemoryLine:
     def __init__(self, tx: Transaction) -> None:
         self._tx = tx
 
-    async def tenants(self) -> Sequence[TenantId]:
-        """Return all who have something in line."""
-        return sorted({row.job.tenant for row in await self._queued()})
-
     async def queued_counts(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, int]:
         """Count jobs in line, alone."""
         for tenant in sorted(tenants):
@@ -476,49 +519,87 @@ class MemoryLine:
         """Count a tenant's jobs in line as they are just now."""
         return sum(row.job.tenant == tenant for row in await self._queued())
 
-    async def place_of(self, job_id: JobId) -> int:
-        """Return how many jobs stand before one in line."""
+    async def standing(self, job_id: JobId) -> Standing:
+        """Return how many jobs stand before one in line, and beside it."""
         own = self._tx.server.read(JOBS, job_id)
-        return sum(
-            (-row.job.spec.priority, row.queue_seq) < (-own.job.spec.priority, own.queue_seq)
-            for row in await self._queued()
-            if own is not None
-        )
+        if own is None:
+            return Standing()
+        rows = await self._queued()
+        above = [row for row in rows if row.job.spec.priority > own.job.spec.priority]
+        beside = [row for row in rows if row.job.spec.priority == own.job.spec.priority]
+        others = Counter(row.job.tenant for row in beside if row.job.tenant != own.job.tenant)
+        before = [
+            row
+            for row in beside
+            if row.job.tenant == own.job.tenant and row.queue_seq < own.queue_seq
+        ]
+        return Standing(len(above), len(before), others)
 
-    async def heads(
-        self,
-        *,
-        at: datetime,
-        silence_max: timedelta,
-        left: Mapping[TenantId, Resources],
-        limit: int,
-    ) -> Sequence[Head]:
-        """Return the heads that may run and a node at work could hold."""
-        nodes = await MemoryNodes(self._tx).at_work(silence_max=silence_max)
-        heads = []
+    async def first(self, *, at: datetime, limit: int) -> Sequence[Head]:
+        """Return each tenant's first jobs."""
+        theirs: defaultdict[TenantId, list[Head]] = defaultdict(list)
         for row in await self._queued():
-            asked, theirs = row.job.spec.resources, left.get(row.job.tenant)
-            is_due = row.job.retry_at is None or row.job.retry_at <= at
-            may_take = is_due and (theirs is None or asked.fits_in(theirs))
-            if may_take and any(
-                asked.fits_in(node.capacity) and node.will_take(row.job.tenant) for node in nodes
-            ):
-                heads.append(
-                    Head(
-                        OwnerKind.JOB,
-                        row.job.id,
-                        row.job.tenant,
-                        row.job.spec.priority,
-                        row.queue_seq,
-                        asked,
-                        run_max=row.job.spec.timeouts.run,
-                    )
-                )
-        return sorted(heads, key=lambda head: head.order)[:limit]
+            if row.job.retry_at is None or row.job.retry_at <= at:
+                theirs[row.job.tenant].append(_waiting(row).head)
+        return [
+            head
+            for heads in theirs.values()
+            for head in sorted(heads, key=lambda each: (each.shape.rank, each.queue_seq))[:limit]
+        ]
+
+    async def everybody(self) -> AsyncIterator[Sequence[Waiting]]:
+        """Return all who wait."""
+        yield [_waiting(row) for row in await self._queued()]
+
+    async def take_news(self, *, limit: int, with_totals: bool) -> LineNews:
+        """Return what has changed, and delete the notes of it."""
+        return await self._tx.server.ask(lambda: self._take_news(limit, with_totals=with_totals))
+
+    def _take_news(self, limit: int, *, with_totals: bool) -> LineNews:
+        server = self._tx.server
+        notes = server.all(LINE_CHANGES)[:limit]
+        for note in notes:
+            server.write(LINE_CHANGES, note.number, None)
+        rows = {note.job_id: server.read(JOBS, note.job_id) for note in notes}
+        in_line = [row for row in server.all(JOBS) if row.job.state is JobState.QUEUED]
+        totals = Totals(len(in_line), sum(row.queue_seq for row in in_line))
+        return LineNews(
+            [
+                LineChange(job_id, _waiting(row) if row in in_line else None)
+                for job_id, row in rows.items()
+            ],
+            is_cut=len(notes) == limit,
+            totals=totals if with_totals else None,
+        )
 
     async def _queued(self) -> list[JobRow]:
         rows = await self._tx.server.ask(lambda: self._tx.server.all(JOBS))
         return [row for row in rows if row.job.state is JobState.QUEUED]
+
+
+class MemoryUsage:
+    """What tenants held lately; implements `ports.KeptUsage`."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+
+    async def averages(self) -> Averages:
+        """Return it as it was last kept."""
+        row = await self._tx.server.ask(lambda: self._tx.server.read(USAGE, ""))
+        return Averages() if row is None else row.averages
+
+    async def keep(self, averages: Averages) -> None:
+        """Keep this instead of what was kept."""
+        self._tx.server.write(USAGE, "", UsageRow(averages))
+
+
+def _waiting(row: JobRow | None) -> Waiting:
+    assert row is not None, "it is in line"
+    spec = row.job.spec
+    shape = Shape(
+        OwnerKind.JOB, row.job.tenant, spec.priority, spec.resources, run_max=spec.timeouts.run
+    )
+    return Waiting(Head(row.job.id, row.queue_seq, shape), not_before=row.job.retry_at)
 
 
 class _Emitting:
@@ -579,6 +660,7 @@ class MemorySystemTransaction(_Emitting):
         self.attempts = MemoryAttempts(tx)
         self.nodes = self.nodes_type(tx)
         self.line = self.line_type(tx)
+        self.usage = MemoryUsage(tx)
 
     async def hold(self, lease: Lease) -> None:
         """Begin a lease holder's transaction with this."""
@@ -611,6 +693,7 @@ class MemoryReading:
         self.attempts = MemoryAttempts(tx)
         self.fleet = self.nodes = MemoryNodes(tx)
         self.line = MemoryLine(tx)
+        self.usage = MemoryUsage(tx)
 
 
 class MemoryAnswers:

@@ -42,6 +42,11 @@ class Resources:
             self.gpu_count - other.gpu_count,
         )
 
+    def __mul__(self, count: int) -> "Resources":
+        return Resources(
+            self.cpu_millicores * count, self.memory_bytes * count, self.gpu_count * count
+        )
+
     def amounts(self) -> dict[str, int]:
         """Return each amount by its name, for words about them."""
         return {

@@ -9,7 +9,7 @@ it. Rows are locked in this order, so that transactions never wait for each othe
 attempt, deployment, replica, job, node; several of a kind by id.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -38,7 +38,10 @@ from services.scheduler.domain.identities import (
 )
 from services.scheduler.domain.jobs.job import Job, JobState, JobTransitioned
 from services.scheduler.domain.resources import Resources
-from services.scheduler.domain.scheduling.plan import Head, Holding
+from services.scheduler.domain.scheduling.line import Head, LineChange, Totals, Waiting
+from services.scheduler.domain.scheduling.place import Standing
+from services.scheduler.domain.scheduling.plan import Holding
+from services.scheduler.domain.scheduling.shares import Averages
 from services.scheduler.domain.tenants.tenant import Tenant
 
 Fact = JobTransitioned | AttemptTransitioned | DeploymentChanged | RoutingEntry
@@ -305,6 +308,10 @@ class Jobs(Protocol):
         """Store a job that this transaction has read; raises Conflict."""
         ...
 
+    async def admit(self, jobs: Sequence[Job]) -> None:
+        """Store jobs that this transaction has read, and then admitted; raises Conflict."""
+        ...
+
 
 class OpenAttempts(Protocol):
     """What runs or is to run."""
@@ -320,7 +327,7 @@ class OpenAttempts(Protocol):
 class Bookings(Protocol):
     """What open attempts take."""
 
-    async def booked(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, Resources]:
+    async def held(self) -> Mapping[TenantId, Resources]:
         """Return what the open attempts of each tenant take together; nothing is locked."""
         ...
 
@@ -339,8 +346,8 @@ class SeenAttempts(OpenAttempts, Bookings, Protocol):
 class Attempts(Bookings, Protocol):
     """All tenants' attempts."""
 
-    async def add(self, attempt: Attempt) -> None:
-        """Store a new attempt; its owner has no other open one."""
+    async def add(self, attempts: Sequence[Attempt]) -> None:
+        """Store new attempts; their owners have no other open ones."""
         ...
 
     async def get(self, attempt_id: AttemptId) -> Attempt:
@@ -447,6 +454,10 @@ class Nodes(Fleet, NodesAtWork, Protocol):
         """Return a node, locked, with what it holds; raises NotFound."""
         ...
 
+    async def some(self, node_ids: Collection[NodeId]) -> Sequence[Node]:
+        """Return nodes by id, locked, with what they hold."""
+        ...
+
     async def alive(
         self, node_ids: Sequence[NodeId], *, silence_max: timedelta
     ) -> Collection[NodeId]:
@@ -472,6 +483,10 @@ class Nodes(Fleet, NodesAtWork, Protocol):
         """Store what is used of a node that this transaction has read, and whether it is open."""
         ...
 
+    async def book(self, nodes: Sequence[Node]) -> None:
+        """Store what is used of nodes that this transaction has read, and nothing else."""
+        ...
+
     async def release(self, node_id: NodeId, resources: Resources) -> None:
         """Give an ended attempt's capacity back."""
         ...
@@ -480,34 +495,31 @@ class Nodes(Fleet, NodesAtWork, Protocol):
 class SeenLine(Protocol):
     """Who waits for capacity, for whoever only looks; nothing is locked."""
 
-    async def tenants(self) -> Sequence[TenantId]:
-        """Return all who have something in line."""
-        ...
-
     async def queued_count(self, tenant: TenantId) -> int:
         """Count a tenant's jobs in line; there may be others by now."""
         ...
 
-    async def place_of(self, job_id: JobId) -> int:
-        """Return how many jobs stand before one in line, whether they could run or not."""
+    async def standing(self, job_id: JobId) -> Standing:
+        """Return how many jobs stand before one in line, and beside it."""
         ...
 
-    async def heads(
-        self,
-        *,
-        at: datetime,
-        silence_max: timedelta,
-        left: Mapping[TenantId, Resources],
-        limit: int,
-    ) -> Sequence[Head]:
-        """Return the first of each kind, at most `limit`, in any order.
+    async def first(self, *, at: datetime, limit: int) -> Sequence[Head]:
+        """Return each tenant's first jobs, at most `limit` each, and so many replicas of all.
 
-        Those that no node at work could ever hold are passed over, or only ones with
-        another tenant's replica that take no second tenant; those that ask for more than their
-        tenant has left, and those whose retry begins later than `at`. They must not fill the places
-        of all who could run.
+        Without those whose retry begins later than `at`.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class LineNews:
+    """What has changed in the line since somebody took the last news."""
+
+    changes: Sequence[LineChange]
+    is_cut: bool
+    """There is more news."""
+    totals: Totals | None
+    """The whole line's with all news up to the same instant; None: nobody has asked."""
 
 
 class Line(SeenLine, Protocol):
@@ -518,6 +530,33 @@ class Line(SeenLine, Protocol):
 
         Until the commit nobody else can count or add theirs.
         """
+        ...
+
+    def everybody(self) -> AsyncIterator[Sequence[Waiting]]:
+        """Return all who wait, some after others; nothing is locked."""
+        ...
+
+    async def take_news(self, *, limit: int, with_totals: bool) -> LineNews:
+        """Return what has changed, which with the commit is no news any more.
+
+        All of a commit's changes are told once it can be seen, however late it began.
+        """
+        ...
+
+
+class Usage(Protocol):
+    """What tenants held lately."""
+
+    async def averages(self) -> Averages:
+        """Return it as it was last kept."""
+        ...
+
+
+class KeptUsage(Usage, Protocol):
+    """What tenants held lately, for who leads."""
+
+    async def keep(self, averages: Averages) -> None:
+        """Keep this instead of what was kept."""
         ...
 
 
@@ -598,6 +637,11 @@ class SystemTransaction(Protocol):
         ...
 
     @property
+    def usage(self) -> KeptUsage:
+        """Return what tenants held lately."""
+        ...
+
+    @property
     def leavings(self) -> Leavings:
         """Return what is to be deleted of tenants."""
         ...
@@ -640,6 +684,11 @@ class Reading(Protocol):
     @property
     def line(self) -> SeenLine:
         """Return who waits for capacity."""
+        ...
+
+    @property
+    def usage(self) -> Usage:
+        """Return what tenants held lately."""
         ...
 
 

@@ -32,7 +32,7 @@ async def admit(store: Store, *, run_max: timedelta = RUN_MAX) -> Attempt:
             NODE, resources(cpu=4, memory=8), runtime="process", allows_mixed_tenants=True
         )
         await tx.jobs.add([job])
-        await tx.attempts.add(attempt)
+        await tx.attempts.add([attempt])
     return attempt
 
 
@@ -89,5 +89,5 @@ async def test_whose_owner_is_no_job_never_ends_by_itself(store: Store) -> None:
             at=NOW,
             traceparent=None,
         )
-        await tx.attempts.add(other)
+        await tx.attempts.add([other])
     assert Holding(NODE, ACME, resources(cpu=2), ends_in=None) in await held(store)

@@ -1,18 +1,14 @@
 """Whose work nodes have, told by what is open on them, where they take one tenant's at a time."""
 
-from collections.abc import Sequence
 from datetime import timedelta
-
-import pytest
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import Attempt, Owner, OwnerKind
 from services.scheduler.domain.fleet.node import HeldWork, Node
 from services.scheduler.domain.fleet.reach import FleetDoors
-from services.scheduler.domain.identities import AttemptId, JobId, NodeId
-from services.scheduler.domain.jobs.job import Job
+from services.scheduler.domain.identities import AttemptId, NodeId
 from tests.contract.scheduler_store.conftest import Store
-from tests.unit.scheduler.builders import ACME, NODE, NOW, UMBRELLA, a_spec, resources
+from tests.unit.scheduler.builders import ACME, NODE, NOW, UMBRELLA, resources
 
 OTHER = NodeId("node-2")
 CAPACITY = resources(cpu=4, memory=8)
@@ -49,7 +45,7 @@ async def place(
             traceparent=None,
         )
         await tx.nodes.save(node.booked(resources(), by=HeldWork(tenant, kind)))
-        await tx.attempts.add(attempt)
+        await tx.attempts.add([attempt])
 
 
 async def end(store: Store, number: int) -> None:
@@ -72,19 +68,6 @@ async def held(store: Store, node_id: NodeId = NODE) -> frozenset[HeldWork]:
 async def doors(store: Store, tenant: TenantId) -> FleetDoors:
     async with store.unit_of_work(tenant) as tx:
         return await tx.fleet.doors_for(resources(), tenant=tenant, silence_max=AT_ALL_TIMES)
-
-
-async def heads(store: Store, *tenants: TenantId) -> Sequence[TenantId]:
-    """Put a job of each in line; return whose a cycle sees."""
-    async with store.unit_of_work.system(because="test") as tx:
-        for tenant in tenants:
-            job_id = JobId(f"job_of_{tenant}")
-            spec = a_spec(resources=resources())
-            job, _ = Job.queued(job_id, tenant, spec, at=NOW, traceparent=None)
-            await tx.jobs.add([job])
-    async with store.unit_of_work.system(because="test") as tx:
-        seen = await tx.line.heads(at=tx.now, silence_max=AT_ALL_TIMES, left={}, limit=len(tenants))
-    return [head.tenant for head in sorted(seen, key=lambda head: head.order)]
 
 
 async def test_a_node_tells_whose_work_it_has_until_that_has_ended(store: Store) -> None:
@@ -159,22 +142,3 @@ async def test_a_node_is_open_to_its_tenant_and_held_to_others(store: Store) -> 
     assert await doors(store, UMBRELLA) == is_held
     await end(store, 2)
     assert await doors(store, UMBRELLA) == is_open
-
-
-@pytest.mark.parametrize(
-    ("kind", "seen"), [(OwnerKind.JOB, [UMBRELLA, ACME]), (OwnerKind.REPLICA, [ACME])]
-)
-async def test_who_is_kept_out_by_a_replica_takes_nobodys_place_in_a_cycle(
-    store: Store, kind: OwnerKind, seen: Sequence[TenantId]
-) -> None:
-    await a_node(store, allows_mixed_tenants=False)
-    await place(store, 1, kind=kind)
-    assert await heads(store, UMBRELLA, ACME) == seen
-
-
-async def test_who_could_go_to_another_node_is_seen_all_the_same(store: Store) -> None:
-    await a_node(store, allows_mixed_tenants=False)
-    await a_node(store, OTHER, allows_mixed_tenants=True)
-    await place(store, 1, kind=OwnerKind.REPLICA)
-    await place(store, 2, kind=OwnerKind.REPLICA, node_id=OTHER)
-    assert await heads(store, UMBRELLA) == [UMBRELLA]

@@ -262,7 +262,7 @@ async def test_a_cycle_whose_heads_all_wait_for_room_is_not_followed_by_another(
 
     report = await yard.run_cycle(await yard.lease())
 
-    assert (len(report.heads), report.outcomes, report.is_cut) == (1, [], False)
+    assert (report.waiting[OwnerKind.JOB], report.outcomes, report.is_cut) == (1, [], False)
 
 
 async def test_a_job_that_ends_before_a_larger_ones_turn_passes_it_and_a_longer_one_does_not(

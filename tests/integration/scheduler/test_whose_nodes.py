@@ -10,8 +10,9 @@ import pytest
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.postgres.fleet import PostgresNodes
-from services.scheduler.domain.fleet.node import Node
-from services.scheduler.domain.identities import NodeId
+from services.scheduler.domain.attempts.attempt import Attempt, Owner, OwnerKind
+from services.scheduler.domain.fleet.node import HeldWork, Node
+from services.scheduler.domain.identities import AttemptId, NodeId
 from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.use_cases.paging import PageRequest
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import Outcome
@@ -43,7 +44,7 @@ async def tenants_on(yard: Yard) -> set[TenantId]:
 async def test_another_tenants_job_waits_until_the_node_is_empty_and_says_why(
     yard: Yard, node_id: NodeId
 ) -> None:
-    first, second = await yard.a_job(), await yard.a_job()
+    first, second = await yard.a_job(priority=1), await yard.a_job(priority=1)
     waiting = await yard.a_job(tenant=UMBRELLA)
 
     async def why() -> set[str]:
@@ -120,14 +121,31 @@ async def test_tenants_that_wait_at_once_share_no_node_whoever_looks(
 async def test_a_cycle_that_chose_a_node_before_another_tenant_had_it_places_nothing_there(
     yard: Yard, node_id: NodeId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another cycle commits between the first one's look at line and nodes and its booking."""
+    """Something is placed there between the cycle's look at line and nodes and its booking."""
     late, lease = await yard.a_job(tenant=UMBRELLA), await yard.lease()
     look, loop = PostgresNodes.at_work, asyncio.get_running_loop()
 
     async def be_quicker() -> None:
         monkeypatch.setattr(PostgresNodes, "at_work", look)
-        await yard.a_job(priority=9)
-        await yard.run_cycle(lease)
+        job = await yard.a_job()
+        async with yard.store.system(because="test") as tx:
+            [job] = await tx.jobs.queued([job.id])
+            [node] = await tx.nodes.some([node_id])
+            job, _ = job.admitted(AttemptId("att_1"), node_id, at=tx.now)
+            attempt, _ = Attempt.created(
+                AttemptId("att_1"),
+                job.tenant,
+                Owner(OwnerKind.JOB, job.id, public_id=job.id),
+                number=1,
+                node_id=node_id,
+                resources=job.spec.resources,
+                at=tx.now,
+                traceparent=None,
+            )
+            await tx.jobs.admit([job])
+            await tx.attempts.add([attempt])
+            work = HeldWork(job.tenant, OwnerKind.JOB)
+            await tx.nodes.book([node.booked(job.spec.resources, by=work)])
 
     async def look_and_be_late(nodes: PostgresNodes, **given: Any) -> Sequence[Node]:
         seen = await look(nodes, **given)

@@ -41,6 +41,7 @@ from services.scheduler.use_cases.jobs.get_job import GetJob
 from services.scheduler.use_cases.jobs.list_jobs import ListJobs
 from services.scheduler.use_cases.jobs.submit_jobs import Submission, SubmitJobs
 from services.scheduler.use_cases.ports import RequestKey
+from services.scheduler.use_cases.scheduling.leaders_memory import LeadersMemory
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
     CycleReport,
     Outcome,
@@ -120,6 +121,7 @@ class Yard:
             self.store,
             self.tenants,
             self.ids,
+            LeadersMemory(timedelta(hours=24)),
             heads_max=50,
             node_silence_max=NODE_SILENCE_MAX,
         )

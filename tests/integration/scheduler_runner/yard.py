@@ -44,6 +44,7 @@ from services.scheduler.use_cases.deployments.shown import ShownDeployment
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
 from services.scheduler.use_cases.jobs.checks import JobChecks
 from services.scheduler.use_cases.jobs.submit_jobs import Submission, SubmitJobs
+from services.scheduler.use_cases.scheduling.leaders_memory import LeadersMemory
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import RunSchedulingCycle
 from services.scheduler.use_cases.tenants.stop_suspended_jobs import StopSuspendedJobs
 from tests.integration.scheduler.yard import Yard
@@ -99,7 +100,12 @@ class RunnerYard:
             self.store, self.tenants, deployments_per_pass_max=10, routes_settle=timedelta(0)
         )
         self._run_cycle = RunSchedulingCycle(
-            self.store, self.tenants, ids, heads_max=10, node_silence_max=timedelta(minutes=5)
+            self.store,
+            self.tenants,
+            ids,
+            LeadersMemory(timedelta(hours=24)),
+            heads_max=10,
+            node_silence_max=timedelta(minutes=5),
         )
         self._stop_suspended_jobs = StopSuspendedJobs(
             self.store, self.tenants, jobs_per_pass_max=10

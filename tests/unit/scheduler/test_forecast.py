@@ -9,16 +9,17 @@ from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.forecast import WORK_MAX, Forecast, forecast
-from services.scheduler.domain.scheduling.plan import Head, Holding, Snapshot, plan
+from services.scheduler.domain.scheduling.line import Head, Line, Shape
+from services.scheduler.domain.scheduling.plan import Holding, Snapshot, plan
+from services.scheduler.domain.scheduling.shares import Shares
 from tests.unit.scheduler.builders import ACME, UMBRELLA, a_node, resources
 
 HOUR = timedelta(hours=1)
 
 
 def job(seq: int, *, cpu: int, hours: float = 1, tenant: TenantId = ACME) -> Head:
-    return Head(
-        OwnerKind.JOB, f"job-{seq}", tenant, 0, seq, resources(cpu=cpu), run_max=hours * HOUR
-    )
+    shape = Shape(OwnerKind.JOB, tenant, 0, resources(cpu=cpu), run_max=hours * HOUR)
+    return Head(f"job-{seq}", seq, shape)
 
 
 def holding(cpu: int, *, hours: float | None, tenant: TenantId = ACME) -> Holding:
@@ -44,7 +45,7 @@ def seen(
         allows_mixed_tenants=allows_mixed_tenants,
         holds=frozenset() if allows_mixed_tenants else frozenset(each.work for each in holdings),
     )
-    return Snapshot(line, [node], left or {}, holdings)
+    return Snapshot(Line.of(line), [node], Shares(), left or {}, heads_max=1_000, holdings=holdings)
 
 
 def test_who_has_room_starts_at_once() -> None:

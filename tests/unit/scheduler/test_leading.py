@@ -13,6 +13,7 @@ from services.chassis.errors import Unavailable
 from services.chassis.events.projection import CompactedProjection
 from services.chassis.purges import PurgesLoop
 from services.chassis.waking import Waking
+from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.entrypoints.loops.leading import Candidacy, LeaderLoop, WhileLeading
 from services.scheduler.entrypoints.loops.scheduling import SchedulingLoop
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
@@ -39,6 +40,11 @@ class Pass:
         return self._finds
 
 
+NOTHING = CycleReport(
+    dict.fromkeys(OwnerKind, 0), [], is_cut=False, admitted=[], is_line_mended=False
+)
+
+
 def leader(look: Pass, waking: Waking) -> Callable[[asyncio.Event], Awaitable[None]]:
     return LeaderLoop(WhileLeading(look, KEEPER), waking, done="done", failed="failed").run
 
@@ -55,7 +61,7 @@ def purges(look: Pass, waking: Waking) -> Callable[[asyncio.Event], Awaitable[No
 @pytest.mark.parametrize("failure", BUGS, ids=lambda failure: type(failure).__name__)
 @pytest.mark.parametrize(
     ("loop", "finds"),
-    [(leader, 0), (scheduling, CycleReport([], [], is_cut=False, admitted=[])), (purges, 0)],
+    [(leader, 0), (scheduling, NOTHING), (purges, 0)],
     ids=["leader", "scheduling", "purges"],
 )
 async def test_pass_that_fails_in_whatever_way_is_taken_again(

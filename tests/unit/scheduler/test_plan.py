@@ -14,15 +14,16 @@ from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.scheduling.line import Head, Line, Shape
 from services.scheduler.domain.scheduling.plan import (
     Decisions,
-    Head,
     Holding,
     Placement,
     Reservation,
     Snapshot,
     plan,
 )
+from services.scheduler.domain.scheduling.shares import Shares
 from tests.unit.scheduler.builders import ACME, NOW, UMBRELLA, a_node, resources
 
 HOUR = timedelta(hours=1)
@@ -48,13 +49,15 @@ def lines(draw: st.DrawFn) -> list[Head]:
         kind = draw(st.sampled_from(OwnerKind))
         heads.append(
             Head(
-                kind,
-                id=f"head-{seq}",
-                tenant=draw(tenants),
-                priority=draw(st.integers(0, 3)),
-                queue_seq=seq,
-                resources=draw(amounts(8)),
-                run_max=draw(lengths) if kind is OwnerKind.JOB else None,
+                f"head-{seq}",
+                seq,
+                Shape(
+                    kind,
+                    draw(tenants),
+                    draw(st.integers(0, 3)),
+                    draw(amounts(8)),
+                    run_max=draw(lengths) if kind is OwnerKind.JOB else None,
+                ),
             )
         )
     return heads
@@ -113,7 +116,7 @@ def head(
     run_max: timedelta = 24 * HOUR,
 ) -> Head:
     lasts = run_max if kind is OwnerKind.JOB else None
-    return Head(kind, name, tenant, priority, seq, resources(cpu=cpu), lasts)
+    return Head(name, seq, Shape(kind, tenant, priority, resources(cpu=cpu), lasts))
 
 
 def holding(
@@ -146,8 +149,18 @@ a_tenants_fleet = partial(a_fleet, allows_mixed_tenants=False)
 """Nodes that take one tenant's work at a time."""
 
 
+def snapshot(line: Sequence[Head], fleet: Fleet, left: Left, *, heads_max: int = 50) -> Snapshot:
+    """Return what is seen; what tenants hold is what is on the nodes."""
+    held: dict[TenantId, Resources] = defaultdict(Resources)
+    for each in fleet.holdings:
+        held[each.tenant] += each.resources
+    capacity = sum((node.capacity for node in fleet.nodes), Resources())
+    shares = Shares(capacity, held)
+    return Snapshot(Line.of(line), fleet.nodes, shares, left, heads_max, fleet.holdings)
+
+
 def planned(line: Sequence[Head], fleet: Fleet, left: Left) -> Decisions:
-    return plan(Snapshot(line, fleet.nodes, left, fleet.holdings))
+    return plan(snapshot(line, fleet, left))
 
 
 def as_left_by(placements: Sequence[Placement], fleet: Fleet) -> list[Node]:
@@ -160,23 +173,47 @@ def as_left_by(placements: Sequence[Placement], fleet: Fleet) -> list[Node]:
 
 
 def waiting(line: Sequence[Head], decisions: Decisions, left: Left) -> list[Head]:
-    """Return who is not placed, though its tenant may have it."""
+    """Return who is not placed, though its tenant may have it; by their turns."""
     found = []
-    done = [placement.head for placement in decisions.placements]
-    for each in set(line) - set(done):
-        before = [other for other in done if other.order < each.order]
+    done = {placement.head.id for placement in decisions.placements}
+    for each in line:
+        if each.id in done:
+            continue
+        before = turn_of(each, decisions)
         taken = sum(
-            (other.resources for other in before if other.tenant == each.tenant), Resources()
+            (other.head.resources for other in before if other.head.tenant == each.tenant),
+            Resources(),
         )
         if each.tenant not in left or (each.resources + taken).fits_in(left[each.tenant]):
             found.append(each)
-    return sorted(found, key=lambda each: each.order)
+    return sorted(found, key=lambda each: len(turn_of(each, decisions)))
+
+
+def turn_of(head: Head, decisions: Decisions) -> Sequence[Placement]:
+    """Return what was placed before a head that was not had its turn."""
+    return decisions.placements[: decisions.refused[head.shape]]
 
 
 def at_the_turn_of(head: Head, decisions: Decisions, fleet: Fleet) -> list[Node]:
-    return as_left_by(
-        [each for each in decisions.placements if each.head.order < head.order], fleet
+    return as_left_by(turn_of(head, decisions), fleet)
+
+
+def key(
+    head: Head, placements: Sequence[Placement], seen: Snapshot
+) -> tuple[bool, int, float, int]:
+    """Return the key of ADR-0034 once these are carried out; the smaller one has its turn."""
+    if head.kind is OwnerKind.REPLICA:
+        return (False, 0, 0.0, head.queue_seq)
+    given = sum(
+        (each.head.resources for each in placements if each.head.tenant == head.tenant), Resources()
     )
+    share = seen.shares.of(head.tenant, more=given)
+    return (True, -head.shape.priority, share, head.queue_seq)
+
+
+def comes_first(head: Head, other: Head, decisions: Decisions) -> bool:
+    """Tell whether one that was not placed had its turn before another, or at least no later."""
+    return decisions.refused[head.shape] <= decisions.refused[other.shape]
 
 
 def placed(decisions: Decisions) -> list[tuple[str, str]]:
@@ -210,12 +247,32 @@ def test_plan_puts_nobody_beside_another_tenant_where_these_are_not_mixed(
 
 
 @given(lines(), fleets(), lefts)
-def test_plan_places_each_head_at_most_once_and_in_order(
+def test_plan_gives_turns_in_order_of_what_tenants_have_by_then(
     line: list[Head], fleet: Fleet, left: Left
 ) -> None:
-    heads = [placement.head for placement in planned(line, fleet, left).placements]
-    assert len({each.id for each in heads}) == len(heads)
-    assert heads == sorted(heads, key=lambda each: each.order)
+    seen = snapshot(line, fleet, left)
+    decisions = plan(seen)
+    done = [placement.head for placement in decisions.placements]
+    assert len({each.id for each in done}) == len(done)
+    for place, head in enumerate(done):
+        before = decisions.placements[:place]
+        for other in set(line) - set(done[: place + 1]):
+            had_its_turn = other not in done and decisions.refused[other.shape] <= place
+            assert had_its_turn or key(head, before, seen) < key(other, before, seen)
+    for head in set(line) - set(done):
+        turn = decisions.refused[head.shape]
+        for other in done[turn : turn + 1]:
+            first = min(
+                each.queue_seq for each in set(line) - set(done) if each.shape == head.shape
+            )
+            asked = replace(head, queue_seq=first)
+            assert key(asked, done_before(turn, decisions), seen) < key(
+                other, done_before(turn, decisions), seen
+            )
+
+
+def done_before(turn: int, decisions: Decisions) -> Sequence[Placement]:
+    return decisions.placements[:turn]
 
 
 @given(lines(), fleets(), lefts)
@@ -232,10 +289,10 @@ def test_who_fits_at_its_turn_waits_only_behind_a_replica_or_for_what_is_kept_fo
         ]
         if each.kind is OwnerKind.REPLICA:
             replicas = [other for other in waiting(line, decisions, left) if other.run_max is None]
-            assert not roomy or replicas[0].order < each.order
+            assert not roomy or min(other.queue_seq for other in replicas) < each.queue_seq
         else:
             assert not any(kept is None or kept.lets(each, node) for node in roomy)
-            assert not roomy or (kept is not None and kept.head.order < each.order)
+            assert not roomy or (kept is not None and comes_first(kept.head, each, decisions))
 
 
 @given(lines(), fleets(), lefts)
@@ -249,7 +306,7 @@ def test_no_replica_passes_one_that_some_node_could_hold(
             each.resources.fits_in(node.capacity) and node.will_take(each.tenant)
             for node in at_the_turn_of(each, decisions, fleet)
         ):
-            assert all(other.order < each.order for other in done)
+            assert all(other.queue_seq < each.queue_seq for other in done)
 
 
 @given(lines(), fleets(), lefts)
@@ -260,10 +317,11 @@ def test_the_first_job_that_an_end_makes_room_for_has_it_reserved(
     for each in waiting(line, decisions, left):
         if each.kind is not OwnerKind.JOB:
             continue
-        before = [other for other in decisions.placements if other.head.order < each.order]
+        before = turn_of(each, decisions)
         if any(_frees(node, each, before, fleet) for node in fleet.nodes):
-            assert decisions.reservation is not None
-            assert decisions.reservation.head.order <= each.order
+            kept = decisions.reservation
+            assert kept is not None
+            assert kept.head.shape == each.shape or comes_first(kept.head, each, decisions)
             return
 
 
@@ -327,6 +385,28 @@ def test_plan_does_not_depend_on_the_order_of_what_it_is_given(
 ) -> None:
     turned = Fleet(fleet.nodes[::-1], fleet.holdings[::-1])
     assert planned(line, fleet, left) == planned(line[::-1], turned, left)
+
+
+@given(lines(), fleets(), lefts, st.integers(0, 6))
+def test_a_plan_that_may_look_at_less_is_the_beginning_of_the_whole_one(
+    line: list[Head], fleet: Fleet, left: Left, heads_max: int
+) -> None:
+    whole = planned(line, fleet, left)
+    cut = plan(snapshot(line, fleet, left, heads_max=heads_max))
+    assert len(cut.placements) <= heads_max
+    assert cut.placements == whole.placements[: len(cut.placements)]
+    assert cut.is_cut or cut == whole
+
+
+@given(lines(), fleets(), lefts)
+def test_a_plan_that_does_not_know_what_ends_places_whoever_comes_before_it_has_to(
+    line: list[Head], fleet: Fleet, left: Left
+) -> None:
+    whole = planned(line, fleet, left)
+    blind = plan(replace(snapshot(line, fleet, left), holdings=None))
+    assert blind.placements == whole.placements[: len(blind.placements)]
+    assert blind.needs_holdings or blind.placements == whole.placements
+    assert blind.reservation is None
 
 
 def test_larger_priority_goes_first_then_who_came_first() -> None:
@@ -453,10 +533,9 @@ def test_a_stream_of_short_jobs_whose_starts_take_long_keeps_nobody_waiting_for_
         passer = head(f"passer-{number}", cpu=1, seq=number + 1, run_max=limit)
         holdings = [holding(ends_in=max(timedelta(0), by_limit - now)) for by_limit, _ in running]
         used = resources(cpu=len(running))
-        placed_now = plan(
-            Snapshot([first, passer], [replace(node, used=used)], {}, holdings)
-        ).placements
-        if any(each.head is first for each in placed_now):
+        now_on = Fleet([replace(node, used=used)], holdings)
+        placed_now = planned([first, passer], now_on, {}).placements
+        if any(each.head == first for each in placed_now):
             break
         running += [(now + limit, now + limit + start_takes) for _ in placed_now]
         now += tick

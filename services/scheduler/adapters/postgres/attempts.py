@@ -13,7 +13,6 @@ from services.scheduler.adapters.postgres.rows import (
     VersionedRows,
     from_document,
     from_resources,
-    is_one_of,
     maybe_from_document,
     to_document,
     to_resources,
@@ -46,7 +45,7 @@ from services.scheduler.domain.scheduling.plan import Holding
 # By the clock that also tells how long ago that was; the leader's may differ (ADR-0007).
 _INSERT: Final = sa.insert(ATTEMPTS).values(created_at=sa.func.clock_timestamp())
 _UPDATE: Final = versioned_update(ATTEMPTS)
-_BOOKED: Final = (
+_HELD: Final = (
     sa.select(
         ATTEMPTS.c.tenant,
         *(
@@ -54,9 +53,10 @@ _BOOKED: Final = (
             for name in from_resources(Resources())
         ),
     )
-    .where(ATTEMPTS.c.state.in_(OPEN), is_one_of(ATTEMPTS.c.tenant, "tenants"))
+    .where(ATTEMPTS.c.state.in_(OPEN))
     .group_by(ATTEMPTS.c.tenant)
 )
+_HELD_BY_ONE: Final = _HELD.where(ATTEMPTS.c.tenant == sa.bindparam("tenant"))
 _HOLDINGS: Final = (
     sa.select(
         ATTEMPTS.c.node_id,
@@ -122,23 +122,10 @@ class PostgresAttempts:
         self._connection = connection
         self._rows = VersionedRows(connection, _UPDATE, kind="attempt")
 
-    async def add(self, attempt: Attempt) -> None:
-        """Store a new attempt."""
-        await self._connection.execute(
-            _INSERT,
-            {
-                "id": attempt.id,
-                "tenant": attempt.tenant,
-                "owner_kind": attempt.owner.kind,
-                "owner_id": attempt.owner.id,
-                "public_owner_id": attempt.owner.public_id,
-                "number": attempt.number,
-                "node_id": attempt.node_id,
-                "traceparent": attempt.traceparent,
-                **from_resources(attempt.resources),
-                **from_attempt(attempt),
-            },
-        )
+    async def add(self, attempts: Sequence[Attempt]) -> None:
+        """Store new attempts."""
+        if attempts:
+            await self._connection.execute(_INSERT, [_new_row(attempt) for attempt in attempts])
 
     async def get(self, attempt_id: AttemptId) -> Attempt:
         """Return an attempt, locked."""
@@ -167,10 +154,16 @@ class PostgresAttempts:
         found = await self._connection.execute(query, given)
         return [to_attempt(row) for row in found.mappings()]
 
-    async def booked(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, Resources]:
+    async def held(self) -> Mapping[TenantId, Resources]:
         """Return what the open attempts of each tenant take together."""
-        found = await self._connection.execute(_BOOKED, {"tenants": tenants})
+        found = await self._connection.execute(_HELD)
         return {TenantId(row["tenant"]): to_resources(row) for row in found.mappings()}
+
+    async def held_by(self, tenant: TenantId) -> Resources:
+        """Return what the open attempts of one tenant take together."""
+        found = await self._connection.execute(_HELD_BY_ONE, {"tenant": tenant})
+        row = found.mappings().one_or_none()
+        return Resources() if row is None else to_resources(row)
 
     async def holdings(self) -> Sequence[Holding]:
         """Return what all open attempts hold, and for how long at most."""
@@ -181,6 +174,21 @@ class PostgresAttempts:
         """Return what is open on a node, oldest first."""
         found = await self._connection.execute(_OPEN_WORK, {"node_id": node_id})
         return [to_work(row) for row in found.mappings()]
+
+
+def _new_row(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "id": attempt.id,
+        "tenant": attempt.tenant,
+        "owner_kind": attempt.owner.kind,
+        "owner_id": attempt.owner.id,
+        "public_owner_id": attempt.owner.public_id,
+        "number": attempt.number,
+        "node_id": attempt.node_id,
+        "traceparent": attempt.traceparent,
+        **from_resources(attempt.resources),
+        **from_attempt(attempt),
+    }
 
 
 def from_attempt(attempt: Attempt) -> dict[str, Any]:

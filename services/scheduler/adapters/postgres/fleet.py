@@ -1,4 +1,4 @@
-"""Nodes and the line of those who wait for them, in PostgreSQL.
+"""Nodes in PostgreSQL.
 
 The database's clock tells when a node was heard of, and whether that is recent (ADR-0007).
 """
@@ -6,39 +6,30 @@ The database's clock tells when a node was heard of, and whether that is recent 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis.db.statements import take_turns
 from services.chassis.errors import NotFound
 from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.postgres.rows import (
     from_resources,
     is_one_of,
-    maybe_from_document,
     to_resources,
 )
 from services.scheduler.adapters.postgres.tables import (
     ATTEMPTS,
     CHASSIS,
-    DEPLOYMENTS,
-    JOBS,
     NODES,
-    REPLICAS,
 )
 from services.scheduler.domain.attempts.attempt import OPEN, OwnerKind
-from services.scheduler.domain.deployments.replica import ReplicaState
 from services.scheduler.domain.fleet.loss import UnheldNode
 from services.scheduler.domain.fleet.node import HeldWork, Node, lease_name
 from services.scheduler.domain.fleet.reach import FleetDoors, FleetReach
-from services.scheduler.domain.identities import JobId, NodeId
-from services.scheduler.domain.jobs.job import JobState
-from services.scheduler.domain.jobs.spec import JobTimeouts
+from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
-from services.scheduler.domain.scheduling.plan import Head
 
 # Statements are built once: building one costs about as much as running it.
 _AMOUNTS: Final = tuple(from_resources(Resources()))
@@ -53,7 +44,9 @@ _IS_AT_WORK: Final = sa.and_(
     NODES.c.cordoned_at.is_(None),
     NODES.c.lost_at.is_(None),
 )
-_GET: Final = sa.select(NODES).where(NODES.c.id == sa.bindparam("node_id")).with_for_update()
+_SOME: Final = (
+    sa.select(NODES).where(is_one_of(NODES.c.id, "node_ids")).order_by(NODES.c.id).with_for_update()
+)
 _AT_WORK: Final = sa.select(NODES).where(_IS_AT_WORK).order_by(NODES.c.id)
 _ALIVE: Final = sa.select(NODES.c.id).where(_IS_ALIVE, is_one_of(NODES.c.id, "node_ids"))
 _HELD: Final = (
@@ -89,6 +82,19 @@ _UNHELD: Final = (
     .limit(sa.bindparam("nodes_max", type_=sa.Integer))
 )
 _SAVE: Final = sa.update(NODES).where(NODES.c.id == sa.bindparam("node_id"))
+_BOOKED: Final = (
+    sa.func.unnest(
+        sa.bindparam("node_ids", type_=ARRAY(sa.Text)),
+        *(sa.bindparam(f"of_nodes_{name}", type_=ARRAY(sa.BigInteger)) for name in _AMOUNTS),
+    )
+    .table_valued("node_id", *_AMOUNTS, name="booked")
+    .render_derived()
+)
+_BOOK: Final = (
+    sa.update(NODES)
+    .where(NODES.c.id == _BOOKED.c.node_id)
+    .values({f"used_{name}": _BOOKED.c[name] for name in _AMOUNTS})
+)
 _RELEASE: Final = (
     sa.update(NODES)
     .where(NODES.c.id == sa.bindparam("node_id"))
@@ -139,104 +145,6 @@ _DOORS: Final = sa.select(
         )
     ),
 ).select_from(NODES)
-
-
-def _could_hold(asking: sa.Table, *, tenant: sa.Column[Any]) -> sa.ColumnElement[bool]:
-    """Tell whether some node at work, once its jobs are over, could hold what a row asks for."""
-    others_replicas = (
-        sa.exists()
-        .where(
-            ATTEMPTS.c.node_id == NODES.c.id,
-            ATTEMPTS.c.state.in_(OPEN),
-            ATTEMPTS.c.owner_kind == OwnerKind.REPLICA.value,
-            ATTEMPTS.c.tenant != tenant,
-        )
-        .correlate(NODES, tenant.table)  # by itself it would see its next surroundings alone
-    )
-    return sa.exists().where(
-        _IS_AT_WORK,
-        *(NODES.c[name] >= asking.c[name] for name in _AMOUNTS),
-        sa.or_(NODES.c.allows_mixed_tenants, ~others_replicas),
-    )
-
-
-_LEFT: Final = (
-    sa.func.unnest(
-        sa.bindparam("left_tenants", type_=ARRAY(sa.Text)),
-        *(sa.bindparam(f"left_{name}", type_=ARRAY(sa.BigInteger)) for name in _AMOUNTS),
-    )
-    .table_valued("tenant", *_AMOUNTS, name="may_take")
-    .render_derived()
-)
-
-
-def _may_take(tenant: sa.Column[Any], asking: sa.Table) -> sa.ColumnElement[bool]:
-    """Tell whether a row asks for no more than its tenant has left, if that is bounded."""
-    is_more = sa.or_(*(asking.c[name] > _LEFT.c[name] for name in _AMOUNTS))
-    return ~sa.exists().where(_LEFT.c.tenant == tenant, is_more)
-
-
-_TENANTS: Final = sa.bindparam("tenants", type_=ARRAY(sa.Text))
-_JOB_HEADS: Final = (
-    sa.select(
-        sa.literal(OwnerKind.JOB.value).label("kind"),
-        JOBS.c.id,
-        JOBS.c.tenant,
-        JOBS.c.priority,
-        JOBS.c.queue_seq,
-        *(JOBS.c[name] for name in _AMOUNTS),
-        JOBS.c.spec["timeouts"].label("timeouts"),
-    )
-    .where(
-        JOBS.c.state == JobState.QUEUED,
-        sa.or_(JOBS.c.retry_at.is_(None), JOBS.c.retry_at <= sa.bindparam("at")),
-        _may_take(JOBS.c.tenant, JOBS),
-        _could_hold(JOBS, tenant=JOBS.c.tenant),
-    )
-    .order_by(JOBS.c.priority.desc(), JOBS.c.queue_seq)
-    .limit(sa.bindparam("heads_max", type_=sa.Integer))
-)
-_REPLICA_HEADS: Final = (
-    sa.select(
-        sa.literal(OwnerKind.REPLICA.value),
-        REPLICAS.c.id,
-        REPLICAS.c.tenant,
-        sa.literal(0),
-        REPLICAS.c.queue_seq,
-        *(DEPLOYMENTS.c[name] for name in _AMOUNTS),
-        sa.cast(sa.null(), JSONB),
-    )
-    .join_from(REPLICAS, DEPLOYMENTS, DEPLOYMENTS.c.id == REPLICAS.c.deployment_id)
-    .where(
-        REPLICAS.c.state == ReplicaState.QUEUED,
-        _may_take(REPLICAS.c.tenant, DEPLOYMENTS),
-        _could_hold(DEPLOYMENTS, tenant=REPLICAS.c.tenant),
-    )
-    .order_by(REPLICAS.c.queue_seq)
-    .limit(sa.bindparam("heads_max", type_=sa.Integer))
-)
-_HEADS: Final = sa.union_all(_JOB_HEADS, _REPLICA_HEADS)
-_OTHERS: Final = JOBS.alias("other")
-_PLACE: Final = (
-    sa.select(sa.func.count())
-    .select_from(JOBS.join(_OTHERS, _OTHERS.c.state == JobState.QUEUED))
-    .where(
-        JOBS.c.id == sa.bindparam("job_id"),
-        sa.or_(
-            _OTHERS.c.priority > JOBS.c.priority,
-            sa.and_(_OTHERS.c.priority == JOBS.c.priority, _OTHERS.c.queue_seq < JOBS.c.queue_seq),
-        ),
-    )
-)
-_QUEUED_COUNTS: Final = (
-    sa.select(JOBS.c.tenant, sa.func.count().label("job_count"))
-    .where(JOBS.c.tenant == sa.any_(_TENANTS), JOBS.c.state == JobState.QUEUED)
-    .group_by(JOBS.c.tenant)
-)
-_WAITING_TENANTS: Final = sa.union(
-    sa.select(JOBS.c.tenant).where(JOBS.c.state == JobState.QUEUED),
-    sa.select(REPLICAS.c.tenant).where(REPLICAS.c.state == ReplicaState.QUEUED),
-)
 
 
 class PostgresFleet:
@@ -307,12 +215,14 @@ class PostgresNodes(PostgresFleet):
 
     async def get(self, node_id: NodeId) -> Node:
         """Return a node, locked, with what it holds."""
-        found = await self._connection.execute(_GET, {"node_id": node_id})
-        row = found.mappings().one_or_none()
-        if row is None:
-            raise NotFound("node", node_id)
-        [node] = await self._with_what_they_hold([to_node(row)])
-        return node
+        for node in await self.some([node_id]):
+            return node
+        raise NotFound("node", node_id)
+
+    async def some(self, node_ids: Collection[NodeId]) -> Sequence[Node]:
+        """Return nodes by id, locked, with what they hold."""
+        found = await self._connection.execute(_SOME, {"node_ids": list(node_ids)})
+        return await self._with_what_they_hold([to_node(row) for row in found.mappings()])
 
     async def at_work(self, *, silence_max: timedelta) -> Sequence[Node]:
         """Return open nodes with a recent heartbeat whose runtime answers, with what they hold."""
@@ -373,62 +283,20 @@ class PostgresNodes(PostgresFleet):
             },
         )
 
+    async def book(self, nodes: Sequence[Node]) -> None:
+        """Store what is used of nodes, which this transaction holds locked, and nothing else."""
+        if nodes:
+            used = [from_resources(node.used) for node in nodes]
+            amounts = {f"of_nodes_{name}": [each[name] for each in used] for name in _AMOUNTS}
+            given = {"node_ids": [node.id for node in nodes], **amounts}
+            await self._connection.execute(_BOOK, given)
+
     async def release(self, node_id: NodeId, resources: Resources) -> None:
         """Give an ended attempt's capacity back."""
         released = await self._connection.execute(
             _RELEASE, {"node_id": node_id, **from_resources(resources, prefix="freed_")}
         )
         assert released.rowcount == 1, "attempts are placed on registered nodes"
-
-
-class PostgresLine:
-    """Who waits for capacity; implements `ports.Line`."""
-
-    def __init__(self, connection: AsyncConnection) -> None:
-        self._connection = connection
-
-    async def tenants(self) -> Sequence[TenantId]:
-        """Return all who have something in line."""
-        return list(await self._connection.scalars(_WAITING_TENANTS))
-
-    async def queued_counts(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, int]:
-        """Count jobs in line, alone: the bound is exact, however many submit at once."""
-        if not tenants:
-            return {}
-        await take_turns(self._connection, [f"line of {tenant}" for tenant in tenants])
-        return await self._counts(tenants)
-
-    async def queued_count(self, tenant: TenantId) -> int:
-        """Count a tenant's jobs in line as they are just now."""
-        return (await self._counts([tenant])).get(tenant, 0)
-
-    async def place_of(self, job_id: JobId) -> int:
-        """Return how many jobs stand before one in line."""
-        return await self._connection.scalar(_PLACE, {"job_id": job_id}) or 0
-
-    async def heads(
-        self,
-        *,
-        at: datetime,
-        silence_max: timedelta,
-        left: Mapping[TenantId, Resources],
-        limit: int,
-    ) -> Sequence[Head]:
-        """Return the heads of both kinds that may run and a node at work could hold."""
-        amounts = [from_resources(each) for each in left.values()]
-        given = {
-            "heads_max": limit,
-            "at": at,
-            "silence_max": silence_max,
-            "left_tenants": list(left),
-            **{f"left_{name}": [each[name] for each in amounts] for name in _AMOUNTS},
-        }
-        found = await self._connection.execute(_HEADS, given)
-        return [to_head(row) for row in found.mappings()]
-
-    async def _counts(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, int]:
-        found = await self._connection.execute(_QUEUED_COUNTS, {"tenants": list(tenants)})
-        return {TenantId(row.tenant): row.job_count for row in found}
 
 
 def to_node(row: sa.RowMapping) -> Node:
@@ -444,18 +312,4 @@ def to_node(row: sa.RowMapping) -> Node:
         draining_since=row["draining_since"],
         lost_at=row["lost_at"],
         allows_mixed_tenants=row["allows_mixed_tenants"],
-    )
-
-
-def to_head(row: sa.RowMapping) -> Head:
-    """Return who waits in a row; one without time-outs is no job."""
-    timeouts = maybe_from_document(JobTimeouts, row["timeouts"])
-    return Head(
-        OwnerKind(row["kind"]),
-        row["id"],
-        row["tenant"],
-        row["priority"],
-        row["queue_seq"],
-        to_resources(row),
-        run_max=None if timeouts is None else timeouts.run,
     )

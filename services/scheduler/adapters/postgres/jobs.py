@@ -7,7 +7,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.chassis.errors import NotFound
+from services.chassis.errors import Conflict, NotFound
 from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.postgres.attempts import PostgresAttempts
 from services.scheduler.adapters.postgres.fleet import IS_OPEN_ON_DRAINED
@@ -73,6 +73,38 @@ _RETRIED_COUNT: Final = (
     .where(JOBS.c.tenant == sa.bindparam("tenant"), JOBS.c.retry_at > sa.bindparam("since"))
 )
 
+_ADMITTED: Final = (
+    JOBS.c.state,
+    JOBS.c.reason,
+    JOBS.c.version,
+    JOBS.c.attempt_number,
+    JOBS.c.attempt_id,
+    JOBS.c.node_id,
+    JOBS.c.admitted_at,
+)
+"""What a job's admission changes of its row."""
+_READ: Final = {"read_id": JOBS.c.id, "read_tenant": JOBS.c.tenant, "read_version": JOBS.c.version}
+_ADMITTED_NAMES: Final = (*_READ, *(column.name for column in _ADMITTED))
+_NOW_ADMITTED: Final = (
+    sa.func.unnest(
+        *(
+            sa.bindparam(f"of_jobs_{name}", type_=sa.ARRAY(column.type))
+            for name, column in (_READ | {each.name: each for each in _ADMITTED}).items()
+        ),
+    )
+    .table_valued(*_ADMITTED_NAMES, name="admitted")
+    .render_derived()
+)
+_ADMIT: Final = (
+    sa.update(JOBS)
+    .where(
+        JOBS.c.id == _NOW_ADMITTED.c.read_id,
+        JOBS.c.tenant == _NOW_ADMITTED.c.read_tenant,
+        JOBS.c.version == _NOW_ADMITTED.c.read_version,
+    )
+    .values({column: _NOW_ADMITTED.c[column.name] for column in _ADMITTED})
+)
+
 
 class PostgresJobs:
     """All tenants' jobs; implements `ports.Jobs`."""
@@ -125,6 +157,15 @@ class PostgresJobs:
     async def save(self, job: Job) -> None:
         """Store a job that this transaction has read."""
         await self._rows.write(job.id, from_job(job))
+
+    async def admit(self, jobs: Sequence[Job]) -> None:
+        """Store jobs that this transaction has read, and then admitted: all in one statement."""
+        if jobs:
+            rows = [self._rows.over_what_was_read(job.id) | from_job(job) for job in jobs]
+            given = {f"of_jobs_{name}": [row[name] for row in rows] for name in _ADMITTED_NAMES}
+            admitted = await self._connection.execute(_ADMIT, given)
+            if admitted.rowcount != len(jobs):
+                raise Conflict("job", jobs[0].id)
 
     async def one(self, query: sa.Select[Any], given: Mapping[str, str]) -> Job:
         """Return the job that a query finds by the `job_id` that it is given."""
@@ -186,8 +227,7 @@ class PostgresTenantJobs:
 
     async def booked(self) -> Resources:
         """Return what all that runs of this tenant takes together."""
-        booked = await PostgresAttempts(self._connection).booked([self._tenant])
-        return booked.get(self._tenant, Resources())
+        return await PostgresAttempts(self._connection).held_by(self._tenant)
 
     def _ours(self) -> sa.Select[Any]:
         return sa.select(JOBS).where(JOBS.c.tenant == self._tenant)

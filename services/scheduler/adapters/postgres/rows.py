@@ -70,14 +70,18 @@ class VersionedRows:
         """Note whose row it is, and the version that this transaction decides on."""
         self._read[row["id"]] = (row["tenant"], row["version"])
 
+    def over_what_was_read(self, identity: str) -> dict[str, Any]:
+        """Return which row is written over, and which version of it."""
+        tenant, version = self._read[identity]
+        return {"read_id": identity, "read_tenant": tenant, "read_version": version}
+
     async def write(self, identity: str, values: Mapping[str, Any]) -> None:
         """Write over the version that was read; raises Conflict when there is another by now."""
-        tenant, version = self._read[identity]
-        read = {"read_id": identity, "read_tenant": tenant, "read_version": version}
+        read = self.over_what_was_read(identity)
         updated = await self._connection.execute(self._update, {**read, **values})
         if updated.rowcount != 1:
             raise Conflict(self._kind, identity)
-        self._read[identity] = (tenant, values["version"])
+        self._read[identity] = (read["read_tenant"], values["version"])
 
 
 def versioned_update(table: sa.Table) -> sa.Update:

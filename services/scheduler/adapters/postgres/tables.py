@@ -13,6 +13,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -77,11 +78,11 @@ JOBS: Final = Table(
 Index("ix_job_newest", JOBS.c.tenant, JOBS.c.id.desc())
 Index(
     "ix_job_line",
+    JOBS.c.tenant,
     JOBS.c.priority.desc(),
     JOBS.c.queue_seq,
     postgresql_where=text("state = 'QUEUED'"),
 )
-Index("ix_job_queued", JOBS.c.tenant, postgresql_where=text("state = 'QUEUED'"))
 Index(
     "ix_job_queue_expires_at",
     JOBS.c.queue_expires_at,
@@ -104,6 +105,30 @@ Index(
     postgresql_ops={"labels": "jsonb_path_ops"},
     postgresql_where=IS_LABELLED,
 )
+
+LINE_CHANGES: Final = Table(
+    "line_change",
+    METADATA,
+    Column("kind", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    comment="written by triggers on job and replica, deleted by the leader that has read it",
+)
+"""Who has come into line, left it or changed in it, since the leader's last look (ADR-0034).
+
+It has no key: whoever commits late must not meet what the leader is deleting. Bounded by what
+changes between two looks of a leader; who begins to lead reads the line whole, and deletes all.
+"""
+
+USAGE: Final = Table(
+    "tenant_usage",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("cpu_millicores", Double, nullable=False),
+    Column("memory_bytes", Double, nullable=False),
+    Column("gpu_count", Double, nullable=False),
+    utc("as_of"),
+)
+"""What each tenant held lately, on average."""
 
 NODES: Final = Table(
     "node",

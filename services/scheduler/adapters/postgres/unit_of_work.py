@@ -26,13 +26,10 @@ from services.scheduler.adapters.postgres.deployments import (
     PostgresReplicas,
     PostgresTenantDeployments,
 )
-from services.scheduler.adapters.postgres.fleet import (
-    PostgresFleet,
-    PostgresLine,
-    PostgresNodes,
-)
+from services.scheduler.adapters.postgres.fleet import PostgresFleet, PostgresNodes
 from services.scheduler.adapters.postgres.jobs import PostgresJobs, PostgresTenantJobs
 from services.scheduler.adapters.postgres.leavings import PostgresLeavings
+from services.scheduler.adapters.postgres.line import PostgresLine, PostgresUsage
 from services.scheduler.adapters.postgres.tables import CHASSIS
 from services.scheduler.domain.jobs.job import JobTransitioned
 from services.scheduler.telemetry import record_phase, transition
@@ -105,6 +102,7 @@ class PostgresSystemTransaction(_Emitting):
         self.replicas = PostgresReplicas(inner.connection)
         self.nodes = PostgresNodes(inner.connection)
         self.line = PostgresLine(inner.connection)
+        self.usage = PostgresUsage(inner.connection)
         self.leavings = PostgresLeavings(inner.connection)
 
     async def hold(self, lease: Lease) -> None:
@@ -124,6 +122,7 @@ class PostgresReading:
         self.fleet = PostgresFleet(connection)
         self.nodes = PostgresNodes(connection)
         self.line = PostgresLine(connection)
+        self.usage = PostgresUsage(connection)
 
 
 class PostgresAnswers:

@@ -17,7 +17,8 @@ from services.scheduler.domain.fleet.reach import FleetDoors
 from services.scheduler.domain.jobs.job import Job
 from services.scheduler.domain.resources import Resources, amount_in_words
 from services.scheduler.domain.scheduling.forecast import Forecast, forecast
-from services.scheduler.domain.scheduling.plan import Decisions, Head, Snapshot, plan
+from services.scheduler.domain.scheduling.line import Head
+from services.scheduler.domain.scheduling.plan import Decisions, Snapshot, plan
 from services.scheduler.domain.tenants.tenant import Tenant
 
 _MINUTE: Final = timedelta(minutes=1)
@@ -97,25 +98,23 @@ def reason_by_itself(job: Job, tenant: Tenant, *, booked: Resources, at: datetim
 
 def reason_in_line(job: Job, seen: Snapshot, doors: FleetDoors) -> Reason:
     """Return what holds a job that is to be admitted as soon as there is room."""
-    head = next((each for each in seen.heads if each.id == job.id), None)
+    head = seen.line.find(job.id)
     decisions = plan(seen)
     told = forecast(head, seen, decisions) if head is not None else Forecast(None, is_cut=True)
     if doors.why_waiting:
         helped_by = "a node that takes work: uncordoned, back, new, or empty of others' work"
         return Reason(Hold.NODES, doors.why_waiting, helped_by, told.starts_in)
-    if head is None:
-        helped_by = "the start of those before it"
-        return Reason(Hold.ORDER, "those before it in line are looked at first", helped_by)
-    if any(placement.head.id == head.id for placement in decisions.placements):
+    if head is not None and any(each.head.id == head.id for each in decisions.placements):
         return Reason(Hold.NONE, "it is its turn", starts_in=told.starts_in)
+    if head is None or head.shape not in decisions.refused:
+        because, helped_by = "those before it in line are looked at first", "their start"
+        return Reason(Hold.ORDER, because, helped_by, told.starts_in)
     return replace(_what_is_short(head, seen, decisions, told), starts_in=told.starts_in)
 
 
 def _what_is_short(head: Head, seen: Snapshot, decisions: Decisions, told: Forecast) -> Reason:
     """Return why a head was placed nowhere, by what there was before the plan and at its turn."""
-    at_its_turn = seen.with_placed(
-        [each for each in decisions.placements if each.head.order < head.order]
-    )
+    at_its_turn = seen.with_placed(decisions.placements[: decisions.refused[head.shape]])
     left = at_its_turn.left.get(head.tenant)
     if left is not None and not head.resources.fits_in(left):
         because = "its tenant's jobs before it take what the plan lets it take"

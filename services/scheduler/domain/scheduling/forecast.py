@@ -14,13 +14,8 @@ from typing import Final
 
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import NodeId
-from services.scheduler.domain.scheduling.plan import (
-    Decisions,
-    Head,
-    Holding,
-    Snapshot,
-    plan,
-)
+from services.scheduler.domain.scheduling.line import Head
+from services.scheduler.domain.scheduling.plan import Decisions, Holding, Snapshot, plan
 
 WORK_MAX: Final = 20_000
 """Looks of a head at a node, and of a step at a holding: some 20 ms of a core together. The first
@@ -39,7 +34,8 @@ class Forecast:
 
 def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
     """Return when a head of a snapshot starts, on which these decisions were made."""
-    work = len(seen.heads) * len(seen.nodes) + len(seen.holdings) + len(seen.nodes)
+    heads_max = min(seen.line.totals.count, seen.heads_max)
+    work = heads_max * len(seen.nodes) + len(_held(seen)) + len(seen.nodes)
     elapsed = timedelta(0)
     for _ in range(max(1, WORK_MAX // max(1, work))):
         if any(placement.head.id == head.id for placement in decisions.placements):
@@ -48,7 +44,7 @@ def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
         if kept is not None and kept.head.id == head.id:
             return Forecast(elapsed + kept.starts_in)
         seen = seen.with_placed(decisions.placements)
-        ends = [each.ends_in for each in seen.holdings if each.ends_in is not None]
+        ends = [each.ends_in for each in _held(seen) if each.ends_in is not None]
         if not ends:
             return Forecast(None)
         # To where the first one has its room; what passes it in between is told that instant, too.
@@ -61,9 +57,9 @@ def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
 def _after(seen: Snapshot, length: timedelta) -> Snapshot:
     """Return what is there once so much time has passed."""
     nodes = {node.id: node for node in seen.nodes}
-    left = dict(seen.left)
+    left, held = dict(seen.left), dict(seen.shares.held)
     stay: defaultdict[NodeId, list[Holding]] = defaultdict(list)
-    for each in seen.holdings:
+    for each in _held(seen):
         if each.ends_in is None:
             stay[each.node_id].append(each)
         elif each.ends_in > length:
@@ -73,12 +69,20 @@ def _after(seen: Snapshot, length: timedelta) -> Snapshot:
                 nodes[node.id] = replace(node, used=node.used.less(each.resources))
             if each.tenant in left:
                 left[each.tenant] += each.resources
-    return Snapshot(
-        seen.heads,
-        [_told_by(node, stay[node.id]) for node in nodes.values()],
-        left,
-        [each for on_node in stay.values() for each in on_node],
+            if each.tenant in held:
+                held[each.tenant] = held[each.tenant].less(each.resources)
+    return replace(
+        seen,
+        nodes=[_told_by(node, stay[node.id]) for node in nodes.values()],
+        shares=replace(seen.shares, held=held),
+        left=left,
+        holdings=[each for on_node in stay.values() for each in on_node],
     )
+
+
+def _held(seen: Snapshot) -> Sequence[Holding]:
+    assert seen.holdings is not None, "nobody foresees what ends without a look at it"
+    return seen.holdings
 
 
 def _told_by(node: Node, holdings: Sequence[Holding]) -> Node:

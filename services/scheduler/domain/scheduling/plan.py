@@ -1,12 +1,12 @@
-"""Turns the heads of the line and free capacity into placements.
+"""Turns the line and free capacity into placements.
 
 Pure: it reads a snapshot and returns decisions. `use_cases.scheduling` applies them and checks each
 one again, since the snapshot may be old by then.
 
 Invariants: placements never ask a node for more than it had free, nor give a tenant more than its
 plan lets it take; nobody passes an earlier one of its kind that fits what is free at its turn.
-Replicas and jobs stand in two lines, replicas first: a replica may wait for ever, since others
-never end, and must not hold up the jobs.
+Whose turn it is `line` tells. Replicas and jobs stand in two lines, replicas first: a replica may
+wait for ever, since others never end, and must not hold up the jobs.
 
 The first job that does not fit has capacity **reserved** at the instant at which it will, by the
 run time limits of what holds it: until then jobs behind it get no room on any node that it could
@@ -19,7 +19,7 @@ placed on an empty one makes it its tenant's (ADR-0032).
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from services.chassis.tenancy import TenantId
@@ -27,30 +27,8 @@ from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.fleet.node import HeldWork, Node
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """One who waits for capacity: a job or a replica."""
-
-    kind: OwnerKind
-    id: str
-    tenant: TenantId
-    priority: int
-    queue_seq: int
-    resources: Resources
-    run_max: timedelta | None
-    """For how long it holds capacity at most, from its start; None: it never ends by itself."""
-
-    @property
-    def order(self) -> tuple[bool, int, int]:
-        """Return the sort key: replicas, then larger priority, then who came first."""
-        return (self.kind is OwnerKind.JOB, -self.priority, self.queue_seq)
-
-    @property
-    def work(self) -> HeldWork:
-        """Return what a node holds once this is placed on it."""
-        return HeldWork(self.tenant, self.kind)
+from services.scheduler.domain.scheduling.line import Head, Line, Shape
+from services.scheduler.domain.scheduling.shares import Shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,28 +67,34 @@ class Placement:
 class Snapshot:
     """What is decided on: who waits, for what, and what is in the way."""
 
-    heads: Sequence[Head]
+    line: Line
     nodes: Sequence[Node]
+    shares: Shares
     left: Mapping[TenantId, Resources]
     """What tenants may take; those that are missing may take whatever there is."""
-    holdings: Sequence[Holding]
-    """Those on the nodes; without them nothing is known to end, and nothing is reserved."""
+    heads_max: int
+    """Heads that are looked at; who may take nothing or fits no node is passed over uncounted."""
+    holdings: Sequence[Holding] | None = ()
+    """Those on the nodes; None: nobody has looked yet, and a plan that needs them says so."""
 
     def with_placed(self, placements: Sequence[Placement]) -> "Snapshot":
         """Return what is there once these are carried out."""
-        placed = {placement.head.id for placement in placements}
         nodes = {node.id: node for node in self.nodes}
         left = dict(self.left)
+        held = dict(self.shares.held)
         for placement in placements:
             head, node = placement.head, nodes[placement.node_id]
             nodes[node.id] = node.booked(head.resources, by=head.work)
+            held[head.tenant] = held.get(head.tenant, Resources()) + head.resources
             if head.tenant in left:
                 left[head.tenant] -= head.resources
-        return Snapshot(
-            [head for head in self.heads if head.id not in placed],
-            list(nodes.values()),
-            left,
-            [*self.holdings, *(placement.holding for placement in placements)],
+        return replace(
+            self,
+            line=self.line.without(placement.head.id for placement in placements),
+            nodes=list(nodes.values()),
+            shares=replace(self.shares, held=held),
+            left=left,
+            holdings=[*(self.holdings or ()), *(placement.holding for placement in placements)],
         )
 
 
@@ -139,24 +123,37 @@ class Decisions:
 
     placements: Sequence[Placement]
     reservation: Reservation | None
+    refused: Mapping[Shape, int] = field(default_factory=dict)
+    """What was placed nowhere, and how many placements came before its turn."""
+    is_cut: bool = False
+    """There are more heads than were looked at."""
+    needs_holdings: bool = False
+    """Who is behind one that does not fit was not looked at, since nobody knows what ends when."""
 
 
 def plan(seen: Snapshot) -> Decisions:
-    """Place heads in order, each on the node that it leaves fullest."""
+    """Place heads in turn, each on the node that it leaves fullest."""
     there = {node.id: node for node in seen.nodes}
     free = {node.id: node.free for node in seen.nodes}  # reckoned once a booking, not once a look
     left = dict(seen.left)
-    holdings = list(seen.holdings)
-    are_replicas_blocked = False
-    reservation: Reservation | None = None
+    given: defaultdict[TenantId, Resources] = defaultdict(Resources)
     placements: list[Placement] = []
-    for head in sorted(seen.heads, key=lambda head: head.order):
+    refused: dict[Shape, int] = {}
+    reservation: Reservation | None = None
+    are_replicas_blocked = needs_holdings = is_cut = False
+    looks = 0
+    turns = seen.line.turns(lambda tenant: seen.shares.of(tenant, more=given[tenant]))
+    for head in turns:
         is_job = head.kind is OwnerKind.JOB
         theirs = left.get(head.tenant)
-        if theirs is not None and not head.resources.fits_in(theirs):
-            continue  # it waits for its own tenant's work to end: others may pass it
-        if are_replicas_blocked and not is_job:
+        may_take = theirs is None or head.resources.fits_in(theirs)
+        if not may_take or (are_replicas_blocked and not is_job):
+            turns.refuse()  # it waits for its own tenant's work to end: others may pass it
+            refused[head.shape] = len(placements)
             continue
+        if needs_holdings or looks == seen.heads_max:
+            is_cut = not needs_holdings
+            break
         node_id = _tightest(
             (free[node.id], node.id)
             for node in there.values()
@@ -165,17 +162,27 @@ def plan(seen: Snapshot) -> Decisions:
             and (reservation is None or not is_job or reservation.lets(head, node))
         )
         if node_id is not None:
+            looks += 1
             there[node_id] = there[node_id].booked(head.resources, by=head.work)
             free[node_id] = there[node_id].free
+            given[head.tenant] += head.resources
             if theirs is not None:
                 left[head.tenant] = theirs - head.resources
             placements.append(Placement(head, node_id))
-            holdings.append(placements[-1].holding)
-        elif not is_job:
-            are_replicas_blocked = any(_could_hold(node, head) for node in there.values())
+            continue
+        turns.refuse()
+        refused[head.shape] = len(placements)
+        if not any(_could_hold(node, head) for node in there.values()):
+            continue  # nothing that ends makes room for it
+        looks += 1
+        if not is_job:
+            are_replicas_blocked = True
+        elif seen.holdings is None:
+            needs_holdings = True
         elif reservation is None:
-            reservation = _reserved(head, there.values(), holdings)
-    return Decisions(placements, reservation)
+            held = [*seen.holdings, *(placement.holding for placement in placements)]
+            reservation = _reserved(head, there.values(), held)
+    return Decisions(placements, reservation, refused, is_cut, needs_holdings)
 
 
 def _tightest(fitting: Iterable[tuple[Resources, NodeId]]) -> NodeId | None:

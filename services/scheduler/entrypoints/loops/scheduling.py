@@ -15,7 +15,7 @@ from services.chassis.errors import ModelyardError
 from services.chassis.waking import Waking
 from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.attempts.work import AttemptWork
-from services.scheduler.telemetry import CYCLE_DURATION, PLACEMENTS, WAITING
+from services.scheduler.telemetry import CYCLE_DURATION, LINE_MENDS, PLACEMENTS, WAITING
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
     CycleReport,
     RunSchedulingCycle,
@@ -60,9 +60,11 @@ class SchedulingLoop:
 
 
 def _tell(report: CycleReport) -> None:
+    if report.is_line_mended:
+        LINE_MENDS.inc()
+        logger.error("line in memory was not the table's; it was read whole again")
     for kind in OwnerKind:
-        waiting = sum(head.kind is kind for head in report.heads)
-        WAITING.labels(kind.lower()).set(waiting)
+        WAITING.labels(kind.lower()).set(report.waiting[kind])
     for placement, outcome in report.outcomes:
         PLACEMENTS.labels(placement.head.kind.lower(), outcome).inc()
         logger.info(

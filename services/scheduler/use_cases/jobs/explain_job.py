@@ -1,7 +1,7 @@
 """Say why a job waits, and about when it starts."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.identities import JobId
@@ -14,8 +14,10 @@ from services.scheduler.domain.scheduling.explanation import (
     reason_by_itself,
     reason_in_line,
 )
-from services.scheduler.use_cases.ports import Tenants, UnitOfWork
-from services.scheduler.use_cases.scheduling.snapshot import snapshot
+from services.scheduler.domain.scheduling.line import Line
+from services.scheduler.domain.scheduling.plan import Snapshot
+from services.scheduler.use_cases.ports import Reading, Tenants, UnitOfWork
+from services.scheduler.use_cases.scheduling.snapshot import snapshot, with_holdings
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +47,25 @@ class ExplainJob:
             now = tx.now
         reason = reason_by_itself(job, known, booked=booked, at=now)
         async with self.unit_of_work.reading(because="all tenants stand in one line") as reading:
-            jobs_before = await reading.line.place_of(job_id)
+            standing = await reading.line.standing(job_id)
+            seen = await self._look(reading, at=now)
+            jobs_before = standing.jobs_before(tenant, job.spec.resources, seen.shares)
             if reason is None:
-                seen = await snapshot(
-                    reading,
-                    self.tenants,
-                    at=now,
-                    heads_max=self.heads_max,
-                    node_silence_max=self.node_silence_max,
-                    with_ends=True,
-                )
+                silence_max = self.node_silence_max
+                seen = await with_holdings(reading, seen, node_silence_max=silence_max)
                 reason = reason_in_line(job, seen, doors)
         return Explanation(job, reason, now, jobs_before)
+
+    async def _look(self, reading: Reading, *, at: datetime) -> Snapshot:
+        """See what a cycle would see, as far as that is looked at."""
+        line = Line.of(await reading.line.first(at=at, limit=self.heads_max))
+        averages = await reading.usage.averages()
+        return await snapshot(
+            reading,
+            self.tenants,
+            line,
+            held=await reading.attempts.held(),
+            averages=averages.by_tenant,
+            heads_max=self.heads_max,
+            node_silence_max=self.node_silence_max,
+        )

@@ -1,6 +1,5 @@
 """Give free capacity to those who wait for it."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,10 +16,11 @@ from services.scheduler.domain.deployments.deployment import Deployment
 from services.scheduler.domain.deployments.replica import Replica
 from services.scheduler.domain.identities import AttemptId, JobId, ReplicaId
 from services.scheduler.domain.jobs.job import Job
-from services.scheduler.domain.scheduling.plan import Head, Placement, plan
+from services.scheduler.domain.scheduling.plan import Decisions, Placement, plan
 from services.scheduler.use_cases.deployments.change_replica import change_replica
 from services.scheduler.use_cases.ports import Lease, SystemTransaction, Tenants, UnitOfWork
-from services.scheduler.use_cases.scheduling.snapshot import snapshot
+from services.scheduler.use_cases.scheduling.leaders_memory import LeadersMemory
+from services.scheduler.use_cases.scheduling.snapshot import snapshot, with_holdings
 
 
 class Outcome(StrEnum):
@@ -37,12 +37,15 @@ class Outcome(StrEnum):
 class CycleReport:
     """What a cycle saw and did."""
 
-    heads: Sequence[Head]
+    waiting: Mapping[OwnerKind, int]
+    """All in line before it."""
     outcomes: Sequence[tuple[Placement, Outcome]]
     is_cut: bool
     """There may be more heads than it took: the next cycle should follow at once."""
     admitted: Sequence[AttemptWork]
     """What runs now, for whoever runs it."""
+    is_line_mended: bool
+    """The line in memory was not the table's, which no cycle should ever see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,8 @@ class RunSchedulingCycle:
     """Admit as many as fit, in order; only the holder of the scheduling lease may.
 
     Who could act late: a leader that was paused while it decided. What refuses it: its transaction
-    holds the lease's row, and re-checks heads and nodes under their locks.
+    holds the lease's row, and re-checks heads and nodes under their locks. A line in memory that is
+    another leader's past: it is read whole under each new lease (ADR-0034).
 
     A tenant that may have been missed may take nothing: it may be suspended (ADR-0021).
     """
@@ -66,55 +70,68 @@ class RunSchedulingCycle:
     unit_of_work: UnitOfWork
     tenants: Tenants
     ids: Ids
+    memory: LeadersMemory
     heads_max: int
-    """Heads of each kind, admitted in one transaction: more cost less each, and stay locked for
-    longer."""
+    """Heads that one transaction admits: more cost less each, and stay locked for longer."""
     node_silence_max: timedelta
 
     async def __call__(self, lease: Lease) -> CycleReport:
         """Run one cycle; raises Conflict when the lease is over."""
         async with self.unit_of_work.system(because="admission moves any tenant's work") as tx:
             await tx.hold(lease)
-            # 1. Read the line and the nodes, without keeping anybody from them.
-            seen = await snapshot(
-                tx,
-                self.tenants,
-                at=tx.now,
-                heads_max=self.heads_max,
-                node_silence_max=self.node_silence_max,
-            )
-            # 2. Decide, without touching anything.
-            decisions = plan(seen)
+            # 1. Hear what has changed in the line.
+            is_mended = await self.memory.catch_up(tx, lease)
+            waiting = {kind: self.memory.line.count(kind) for kind in OwnerKind}
+            # 2. Look at nodes and what runs, keeping nobody from them, and decide.
+            decisions = await self._decide(tx)
             # 3. Apply in order what still holds once it is locked.
             outcomes, admitted = await self._apply(tx, decisions.placements)
-        is_full = self.heads_max in Counter(head.kind for head in seen.heads).values()
         has_placed = any(outcome is Outcome.PLACED for _, outcome in outcomes)
-        return CycleReport(seen.heads, outcomes, is_cut=is_full and has_placed, admitted=admitted)
+        is_cut = decisions.is_cut and has_placed
+        return CycleReport(waiting, outcomes, is_cut, admitted, is_mended)
+
+    async def _decide(self, tx: SystemTransaction) -> Decisions:
+        seen = await snapshot(
+            tx,
+            self.tenants,
+            self.memory.line,
+            held=await self.memory.look(tx, self.tenants),
+            averages=self.memory.averages.by_tenant,
+            heads_max=self.heads_max,
+            node_silence_max=self.node_silence_max,
+        )
+        decisions = plan(seen)
+        if decisions.needs_holdings:
+            silence_max = self.node_silence_max
+            decisions = plan(await with_holdings(tx, seen, node_silence_max=silence_max))
+        return decisions
 
     async def _apply(
         self, tx: SystemTransaction, placements: Sequence[Placement]
     ) -> tuple[list[tuple[Placement, Outcome]], list[AttemptWork]]:
         outcomes = []
-        admitted = []
+        admitted: list[tuple[AttemptWork, Job | None]] = []
+        # Owners before nodes, as everybody locks them.
         waiting = await self._still_waiting(tx, placements)
-        node_ids = sorted({placement.node_id for placement in placements})
-        nodes = {node_id: await tx.nodes.get(node_id) for node_id in node_ids}
+        node_ids = {placement.node_id for placement in placements}
+        nodes = {node.id: node for node in await tx.nodes.some(node_ids)} if node_ids else {}
         for placement in placements:
             node = nodes[placement.node_id]
             owner = waiting.get(placement.head.id)
             if owner is None:
                 outcomes.append((placement, Outcome.MOVED_ON))
             elif placement.head.resources.fits_in(node.free) and node.takes(placement.head.tenant):
-                # Capacity is taken in the transaction of the attempt that owns it.
                 nodes[node.id] = node.booked(placement.head.resources, by=placement.head.work)
                 admitted.append(await self._admit(tx, owner, placement))
                 outcomes.append((placement, Outcome.PLACED))
             else:
                 outcomes.append((placement, Outcome.NO_ROOM))
                 break
-        for node in nodes.values():
-            await tx.nodes.save(node)
-        return outcomes, admitted
+        # Capacity is taken in the transaction of the attempts that own it.
+        await tx.jobs.admit([job for _, job in admitted if job is not None])
+        await tx.attempts.add([work.attempt for work, _ in admitted])
+        await tx.nodes.book(list(nodes.values()))
+        return outcomes, [work for work, _ in admitted]
 
     async def _still_waiting(
         self, tx: SystemTransaction, placements: Sequence[Placement]
@@ -132,11 +149,12 @@ class RunSchedulingCycle:
 
     async def _admit(
         self, tx: SystemTransaction, owner: Job | _QueuedReplica, placement: Placement
-    ) -> AttemptWork:
+    ) -> tuple[AttemptWork, Job | None]:
+        """Return the attempt, which is to be stored, with its job if it is one's."""
         attempt_id = AttemptId(self.ids.new("att"))
+        job = None
         if isinstance(owner, Job):
             job, admitted = owner.admitted(attempt_id, placement.node_id, at=tx.now)
-            await tx.jobs.save(job)
             tx.emit(admitted)
             whose = Owner(OwnerKind.JOB, job.id, public_id=job.id)
             number, tenant, traceparent = job.attempt_number, job.tenant, job.traceparent
@@ -158,6 +176,6 @@ class RunSchedulingCycle:
             at=tx.now,
             traceparent=traceparent,
         )
-        await tx.attempts.add(attempt)
         tx.emit(created)
-        return AttemptWork(attempt, work, stop=None, is_current=True, placed_for=timedelta(0))
+        open_work = AttemptWork(attempt, work, None, is_current=True, placed_for=timedelta(0))
+        return open_work, job

@@ -1,14 +1,16 @@
 """Look at all that a decision on the line is made of."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from typing import Protocol
 
 from services.chassis.tenancy import TenantId
-from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.scheduling.line import Line
 from services.scheduler.domain.scheduling.plan import Snapshot
-from services.scheduler.use_cases.ports import Bookings, NodesAtWork, SeenLine, Tenants
+from services.scheduler.domain.scheduling.shares import Average, Shares
+from services.scheduler.use_cases.ports import Bookings, NodesAtWork, Tenants
 
 
 class Look(Protocol):
@@ -24,44 +26,47 @@ class Look(Protocol):
         """Return the machines."""
         ...
 
-    @property
-    def line(self) -> SeenLine:
-        """Return who waits."""
-        ...
-
 
 async def snapshot(
     look: Look,
     tenants: Tenants,
+    line: Line,
     *,
-    at: datetime,
+    held: Mapping[TenantId, Resources],
+    averages: Mapping[TenantId, Average],
     heads_max: int,
     node_silence_max: timedelta,
-    with_ends: bool = False,
 ) -> Snapshot:
-    """Return the first `heads_max` of each kind, and what they wait for; nobody is kept from it.
+    """Return the line, what tenants hold and held, and the nodes; nobody is kept from any.
 
-    When what runs will be over is told `with_ends`, and where somebody may pass somebody.
+    When what runs will be over is not looked at.
     """
-    left = await _left(look, tenants)
-    heads = await look.line.heads(at=at, silence_max=node_silence_max, left=left, limit=heads_max)
-    may_pass = sum(head.kind is OwnerKind.JOB for head in heads) > 1
-    holdings = await look.attempts.holdings() if may_pass or with_ends else ()
+    nodes = await look.nodes.at_work(silence_max=node_silence_max)
+    capacity = sum((node.capacity for node in nodes), Resources())
+    shares = Shares(capacity, held, averages)
+    return Snapshot(line, nodes, shares, _left(tenants, line, held), heads_max, holdings=None)
+
+
+async def with_holdings(look: Look, seen: Snapshot, *, node_silence_max: timedelta) -> Snapshot:
+    """Return a snapshot that knows when what runs will be over."""
+    holdings = await look.attempts.holdings()
     # After the holdings: what ended in between is then booked no more, instead of without an end.
     nodes = await look.nodes.at_work(silence_max=node_silence_max)
-    return Snapshot(heads, nodes, left, holdings)
+    return replace(seen, holdings=holdings, nodes=nodes)
 
 
-async def _left(look: Look, tenants: Tenants) -> Mapping[TenantId, Resources]:
+def _left(
+    tenants: Tenants, line: Line, held: Mapping[TenantId, Resources]
+) -> Mapping[TenantId, Resources]:
     """Return what tenants may take that may not take everything.
 
     True until the end of a transaction that holds the scheduling lease: only its holder gives
     capacity, and an end gives it back.
     """
-    bounded = tenants.bounded()
-    booked = await look.attempts.booked(list(bounded)) if bounded else {}
-    found = {name: each.left(booked.get(name, Resources())) for name, each in bounded.items()}
+    found = {
+        name: each.left(held.get(name, Resources())) for name, each in tenants.bounded().items()
+    }
     left = {name: each for name, each in found.items() if each is not None}
-    # Who comes in line after this question has come through the gateway just now.
-    waiting = [] if tenants.is_whole else await look.line.tenants()
+    # Who came in line after this question came through the gateway just now.
+    waiting = [] if tenants.is_whole else line.tenants()
     return left | dict.fromkeys(tenants.missing(waiting), Resources())

@@ -1,0 +1,82 @@
+"""What the leader keeps in memory from cycle to cycle: the line, and what tenants held lately.
+
+Owns: that the line in memory is the table's. It is read whole by who begins to lead, and then
+changed by what the table's changes tell, never by what a cycle believes to have done: a cycle that
+fails, or whose commit nobody knows of, leaves nothing to mend (ADR-0034). Now and again its totals
+are compared with the table's; one that differs is a bug, and is read whole again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final
+
+from services.chassis.tenancy import TenantId
+from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.scheduling.line import Line
+from services.scheduler.domain.scheduling.shares import Averages
+from services.scheduler.use_cases.ports import Lease, SystemTransaction, Tenants
+
+NEWS_AT_ONCE: Final = 5_000
+_CHECKED_EVERY: Final = timedelta(minutes=1)
+_KEPT_EVERY: Final = timedelta(seconds=10)
+"""What a leader that dies has not kept is that much of what was held."""
+
+
+@dataclass(slots=True)
+class LeadersMemory:
+    """One process's, of use while it leads; one cycle at a time."""
+
+    usage_half_life: timedelta
+    """What a tenant held so long ago counts half in its share."""
+    line: Line = field(default_factory=Line)
+    averages: Averages = field(default_factory=Averages)
+    _epoch: int | None = None
+    _checked_at: datetime | None = None
+    _kept_at: datetime | None = None
+
+    async def catch_up(self, tx: SystemTransaction, lease: Lease) -> bool:
+        """Take over all that has changed; return whether the line was another than the table's."""
+        if self._epoch != lease.epoch:
+            await self._read_whole(tx)
+            self.averages = await tx.usage.averages()
+            self._epoch = lease.epoch
+        is_check_due = _is_due(self._checked_at, _CHECKED_EVERY, at=tx.now)
+        is_mended = await self._take_news(tx, with_totals=is_check_due)
+        if is_check_due:
+            self._checked_at = tx.now
+        if is_mended:
+            await self._read_whole(tx)
+            await self._take_news(tx, with_totals=False)
+        self.line.end_pauses(at=tx.now)
+        return is_mended
+
+    async def look(self, tx: SystemTransaction, tenants: Tenants) -> Mapping[TenantId, Resources]:
+        """Return what each tenant holds, and let its average follow."""
+        held = await tx.attempts.held()
+        self.averages = self.averages.after(
+            held, at=tx.now, half_life=self.usage_half_life, gone=tenants.purged()
+        )
+        if _is_due(self._kept_at, _KEPT_EVERY, at=tx.now):
+            await tx.usage.keep(self.averages)
+            self._kept_at = tx.now
+        return held
+
+    async def _read_whole(self, tx: SystemTransaction) -> None:
+        line = Line()
+        async for some in tx.line.everybody():
+            for waiting in some:
+                line.put(waiting)
+        self.line = line
+
+    async def _take_news(self, tx: SystemTransaction, *, with_totals: bool) -> bool:
+        while True:
+            news = await tx.line.take_news(limit=NEWS_AT_ONCE, with_totals=with_totals)
+            for change in news.changes:
+                self.line.change(change)
+            if not news.is_cut:
+                return news.totals is not None and news.totals != self.line.totals
+
+
+def _is_due(last: datetime | None, every: timedelta, *, at: datetime) -> bool:
+    return last is None or at - last >= every
