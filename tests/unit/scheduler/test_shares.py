@@ -1,6 +1,6 @@
 """What tenants have had, and that turns by it are fair."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import pytest
@@ -25,9 +25,15 @@ def jobs(tenant: TenantId, needs: Resources, *, count: int = 20, first: int = 0)
     return [Head(f"{tenant}-{seq}", seq, shape) for seq in range(first, first + count)]
 
 
-def planned(line: Sequence[Head], node: Node, **shares: dict[TenantId, object]) -> Decisions:
-    seen = Shares(node.capacity, **shares)  # type: ignore[arg-type]
-    return plan(Snapshot(Line.of(line), [node], seen, left={}, heads_max=50))
+def planned(
+    line: Sequence[Head],
+    node: Node,
+    *,
+    held: Mapping[TenantId, Resources] | None = None,
+    averages: Mapping[TenantId, Average] | None = None,
+) -> Decisions:
+    shares = Shares(node.capacity, held or {}, averages or {})
+    return plan(Snapshot(Line.of(line), [node], shares, left={}, heads_max=50))
 
 
 def counts(decisions: Decisions) -> dict[TenantId, int]:

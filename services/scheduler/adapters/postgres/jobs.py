@@ -166,6 +166,8 @@ class PostgresJobs:
             admitted = await self._connection.execute(_ADMIT, given)
             if admitted.rowcount != len(jobs):
                 raise Conflict("job", jobs[0].id)
+            for job in jobs:
+                self._rows.wrote(job.id, version=job.version)
 
     async def one(self, query: sa.Select[Any], given: Mapping[str, str]) -> Job:
         """Return the job that a query finds by the `job_id` that it is given."""

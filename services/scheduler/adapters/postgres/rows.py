@@ -81,7 +81,12 @@ class VersionedRows:
         updated = await self._connection.execute(self._update, {**read, **values})
         if updated.rowcount != 1:
             raise Conflict(self._kind, identity)
-        self._read[identity] = (read["read_tenant"], values["version"])
+        self.wrote(identity, version=values["version"])
+
+    def wrote(self, identity: str, *, version: int) -> None:
+        """Note that this transaction has written over what it read."""
+        tenant, _ = self._read[identity]
+        self._read[identity] = (tenant, version)
 
 
 def versioned_update(table: sa.Table) -> sa.Update:
