@@ -4,6 +4,7 @@ Leaves out deployments and purges, which the simulation does not run yet. Reads 
 of `services/scheduler/adapters/postgres`.
 """
 
+import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -550,6 +551,10 @@ class MemoryLine:
     async def everybody(self) -> AsyncIterator[Sequence[Waiting]]:
         """Return all who wait."""
         yield [_waiting(row) for row in await self._queued()]
+
+    async def forget_news(self) -> None:
+        """Delete all notes."""
+        await self._tx.server.ask(lambda: self._take_news(sys.maxsize, with_totals=False))
 
     async def take_news(self, *, limit: int, with_totals: bool) -> LineNews:
         """Return what has changed, and delete the notes of it."""

@@ -536,6 +536,10 @@ class Line(SeenLine, Protocol):
         """Return all who wait, some after others; nothing is locked."""
         ...
 
+    async def forget_news(self) -> None:
+        """Let all that has changed until now be no news, with the commit."""
+        ...
+
     async def take_news(self, *, limit: int, with_totals: bool) -> LineNews:
         """Return what has changed, which with the commit is no news any more.
 

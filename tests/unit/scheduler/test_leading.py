@@ -41,7 +41,7 @@ class Pass:
 
 
 NOTHING = CycleReport(
-    dict.fromkeys(OwnerKind, 0), [], is_cut=False, admitted=[], is_line_mended=False
+    dict.fromkeys(OwnerKind, 0), [], is_cut=False, admitted=[], is_line_right=True
 )
 
 

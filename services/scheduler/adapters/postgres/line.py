@@ -41,7 +41,7 @@ from services.scheduler.domain.scheduling.place import Standing
 from services.scheduler.domain.scheduling.shares import Average, Averages
 from services.scheduler.use_cases.ports import LineNews
 
-_ROWS_AT_ONCE: Final = 2_000
+_ROWS_AT_ONCE: Final = 1_000
 _AMOUNTS: Final = tuple(from_resources(Resources()))
 _IS_JOB_IN_LINE: Final = JOBS.c.state == JobState.QUEUED
 _IS_REPLICA_IN_LINE: Final = REPLICAS.c.state == ReplicaState.QUEUED
@@ -96,6 +96,7 @@ _TAKEN: Final = (
     .returning(LINE_CHANGES.c.kind, LINE_CHANGES.c.id)
     .cte("taken")
 )
+_FORGET: Final = sa.delete(LINE_CHANGES)
 _CHANGED: Final = sa.select(_TAKEN.c.kind, _TAKEN.c.id).distinct().cte("changed")
 _TAKEN_COUNT: Final = (
     sa.select(sa.func.count()).select_from(_TAKEN).scalar_subquery().label("count")
@@ -160,27 +161,26 @@ _FIRST: Final = sa.union_all(
         sa.bindparam("heads_max", type_=sa.Integer)
     ),
 )
-_OTHERS: Final = JOBS.alias("other")
-_STANDING: Final = (
-    sa.select(
-        _OTHERS.c.tenant,
-        (_OTHERS.c.tenant == JOBS.c.tenant).label("is_own"),
-        (_OTHERS.c.priority > JOBS.c.priority).label("is_above"),
-        sa.func.count().label("job_count"),
-    )
-    .select_from(JOBS.join(_OTHERS, _OTHERS.c.state == JobState.QUEUED))
-    .where(
-        JOBS.c.id == sa.bindparam("job_id"),
-        sa.or_(
-            _OTHERS.c.priority > JOBS.c.priority,
-            sa.and_(
-                _OTHERS.c.priority == JOBS.c.priority,
-                sa.or_(_OTHERS.c.tenant != JOBS.c.tenant, _OTHERS.c.queue_seq < JOBS.c.queue_seq),
-            ),
-        ),
-    )
-    .group_by(_OTHERS.c.tenant, sa.text("is_own"), sa.text("is_above"))
+_IN_LINE_ALIKE: Final = (
+    sa.select(JOBS.c.tenant, JOBS.c.priority, sa.func.count().label("job_count"))
+    .where(_IS_JOB_IN_LINE)
+    .group_by(JOBS.c.tenant, JOBS.c.priority)
 )
+"""By an index alone, where that is clean: some 10 ms for 100,000 in line."""
+_OWN: Final = JOBS.alias("own")
+_OWN_PLACE: Final = sa.select(
+    _OWN.c.tenant,
+    _OWN.c.priority,
+    sa.select(sa.func.count())
+    .where(
+        _IS_JOB_IN_LINE,
+        JOBS.c.tenant == _OWN.c.tenant,
+        JOBS.c.priority == _OWN.c.priority,
+        JOBS.c.queue_seq < _OWN.c.queue_seq,
+    )
+    .scalar_subquery()
+    .label("own_count"),
+).where(_OWN.c.id == sa.bindparam("job_id"))
 _QUEUED_COUNTS: Final = (
     sa.select(JOBS.c.tenant, sa.func.count().label("job_count"))
     .where(is_one_of(JOBS.c.tenant, "tenants"), _IS_JOB_IN_LINE)
@@ -207,14 +207,17 @@ class PostgresLine:
 
     async def standing(self, job_id: JobId) -> Standing:
         """Return how many jobs stand before one in line, and beside it."""
-        found = (await self._connection.execute(_STANDING, {"job_id": job_id})).all()
+        own = (await self._connection.execute(_OWN_PLACE, {"job_id": job_id})).one_or_none()
+        if own is None:
+            return Standing()
+        counts = (await self._connection.execute(_IN_LINE_ALIKE)).all()
         return Standing(
-            above_count=sum(row.job_count for row in found if row.is_above),
-            own_count=sum(row.job_count for row in found if row.is_own and not row.is_above),
+            above_count=sum(row.job_count for row in counts if row.priority > own.priority),
+            own_count=own.own_count,
             others={
                 TenantId(row.tenant): row.job_count
-                for row in found
-                if not row.is_own and not row.is_above
+                for row in counts
+                if row.priority == own.priority and row.tenant != own.tenant
             },
         )
 
@@ -228,6 +231,10 @@ class PostgresLine:
         async with self._connection.stream(_EVERYBODY) as found:
             async for rows in found.mappings().partitions():
                 yield [to_waiting(row) for row in rows]
+
+    async def forget_news(self) -> None:
+        """Delete all notes."""
+        await self._connection.execute(_FORGET)
 
     async def take_news(self, *, limit: int, with_totals: bool) -> LineNews:
         """Return what has changed, and delete the notes of it."""

@@ -60,9 +60,9 @@ class SchedulingLoop:
 
 
 def _tell(report: CycleReport) -> None:
-    if report.is_line_mended:
+    if not report.is_line_right:
         LINE_MENDS.inc()
-        logger.error("line in memory was not the table's; it was read whole again")
+        logger.error("line in memory is not the table's; it is read whole again")
     for kind in OwnerKind:
         WAITING.labels(kind.lower()).set(report.waiting[kind])
     for placement, outcome in report.outcomes:

@@ -17,7 +17,7 @@ from services.scheduler.domain.scheduling.explanation import (
 from services.scheduler.domain.scheduling.line import Line
 from services.scheduler.domain.scheduling.plan import Snapshot
 from services.scheduler.use_cases.ports import Reading, Tenants, UnitOfWork
-from services.scheduler.use_cases.scheduling.snapshot import snapshot, with_holdings
+from services.scheduler.use_cases.scheduling.snapshot import snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +48,11 @@ class ExplainJob:
         reason = reason_by_itself(job, known, booked=booked, at=now)
         async with self.unit_of_work.reading(because="all tenants stand in one line") as reading:
             standing = await reading.line.standing(job_id)
-            seen = await self._look(reading, at=now)
-            jobs_before = standing.jobs_before(tenant, job.spec.resources, seen.shares)
-            if reason is None:
-                silence_max = self.node_silence_max
-                seen = await with_holdings(reading, seen, node_silence_max=silence_max)
-                reason = reason_in_line(job, seen, doors)
-        return Explanation(job, reason, now, jobs_before)
+            seen = await self._look(reading, at=now, with_ends=reason is None)
+        jobs_before = standing.jobs_before(tenant, job.spec.resources, seen.shares)
+        return Explanation(job, reason or reason_in_line(job, seen, doors), now, jobs_before)
 
-    async def _look(self, reading: Reading, *, at: datetime) -> Snapshot:
+    async def _look(self, reading: Reading, *, at: datetime, with_ends: bool) -> Snapshot:
         """See what a cycle would see, as far as that is looked at."""
         line = Line.of(await reading.line.first(at=at, limit=self.heads_max))
         averages = await reading.usage.averages()
@@ -68,4 +64,5 @@ class ExplainJob:
             averages=averages.by_tenant,
             heads_max=self.heads_max,
             node_silence_max=self.node_silence_max,
+            with_ends=with_ends,
         )

@@ -15,7 +15,7 @@ from services.chassis.tenancy import TenantId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Line
 from services.scheduler.domain.scheduling.shares import Averages
-from services.scheduler.use_cases.ports import Lease, SystemTransaction, Tenants
+from services.scheduler.use_cases.ports import Lease, SystemTransaction, Tenants, UnitOfWork
 
 NEWS_AT_ONCE: Final = 5_000
 _CHECKED_EVERY: Final = timedelta(minutes=1)
@@ -35,21 +35,41 @@ class LeadersMemory:
     _checked_at: datetime | None = None
     _kept_at: datetime | None = None
 
-    async def catch_up(self, tx: SystemTransaction, lease: Lease) -> bool:
-        """Take over all that has changed; return whether the line was another than the table's."""
-        if self._epoch != lease.epoch:
-            await self._read_whole(tx)
+    def is_of(self, lease: Lease) -> bool:
+        """Tell whether it has followed the line since this lease began."""
+        return self._epoch == lease.epoch
+
+    async def begin(self, unit_of_work: UnitOfWork, lease: Lease) -> None:
+        """Read the line whole; raises Conflict when the lease is over.
+
+        In two transactions: a long line takes longer to read than a lease lasts, which is not
+        renewed while a transaction holds it.
+        """
+        # What is noted by now, the table shows; what is noted from now on is news.
+        async with unit_of_work.system(because="who begins to lead reads the line whole") as tx:
+            await tx.hold(lease)
+            await tx.line.forget_news()
+        line = Line()
+        async with unit_of_work.system(because="all tenants stand in one line") as tx:
+            async for some in tx.line.everybody():
+                for waiting in some:
+                    line.put(waiting)
             self.averages = await tx.usage.averages()
-            self._epoch = lease.epoch
+        self.line, self._epoch, self._checked_at = line, lease.epoch, None
+
+    async def catch_up(self, tx: SystemTransaction) -> bool:
+        """Take over all that has changed; return whether the line is the table's, for all we know.
+
+        If not, it is to be read whole again.
+        """
         is_check_due = _is_due(self._checked_at, _CHECKED_EVERY, at=tx.now)
-        is_mended = await self._take_news(tx, with_totals=is_check_due)
+        is_right = await self._take_news(tx, with_totals=is_check_due)
         if is_check_due:
             self._checked_at = tx.now
-        if is_mended:
-            await self._read_whole(tx)
-            await self._take_news(tx, with_totals=False)
+        if not is_right:
+            self._epoch = None
         self.line.end_pauses(at=tx.now)
-        return is_mended
+        return is_right
 
     async def look(self, tx: SystemTransaction, tenants: Tenants) -> Mapping[TenantId, Resources]:
         """Return what each tenant holds, and let its average follow."""
@@ -62,20 +82,13 @@ class LeadersMemory:
             self._kept_at = tx.now
         return held
 
-    async def _read_whole(self, tx: SystemTransaction) -> None:
-        line = Line()
-        async for some in tx.line.everybody():
-            for waiting in some:
-                line.put(waiting)
-        self.line = line
-
     async def _take_news(self, tx: SystemTransaction, *, with_totals: bool) -> bool:
         while True:
             news = await tx.line.take_news(limit=NEWS_AT_ONCE, with_totals=with_totals)
             for change in news.changes:
                 self.line.change(change)
             if not news.is_cut:
-                return news.totals is not None and news.totals != self.line.totals
+                return news.totals is None or news.totals == self.line.totals
 
 
 def _is_due(last: datetime | None, every: timedelta, *, at: datetime) -> bool:

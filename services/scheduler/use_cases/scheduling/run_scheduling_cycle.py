@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 
 from services.chassis.ids import Ids
 from services.scheduler.domain.attempts.attempt import (
@@ -20,7 +21,7 @@ from services.scheduler.domain.scheduling.plan import Decisions, Placement, plan
 from services.scheduler.use_cases.deployments.change_replica import change_replica
 from services.scheduler.use_cases.ports import Lease, SystemTransaction, Tenants, UnitOfWork
 from services.scheduler.use_cases.scheduling.leaders_memory import LeadersMemory
-from services.scheduler.use_cases.scheduling.snapshot import snapshot, with_holdings
+from services.scheduler.use_cases.scheduling.snapshot import snapshot
 
 
 class Outcome(StrEnum):
@@ -41,11 +42,12 @@ class CycleReport:
     """All in line before it."""
     outcomes: Sequence[tuple[Placement, Outcome]]
     is_cut: bool
-    """There may be more heads than it took: the next cycle should follow at once."""
+    """There is more to do: the next cycle should follow at once."""
     admitted: Sequence[AttemptWork]
     """What runs now, for whoever runs it."""
-    is_line_mended: bool
-    """The line in memory was not the table's, which no cycle should ever see."""
+    is_line_right: bool
+    """Else the line in memory was not the table's, which no cycle should ever see; nothing is
+    admitted by it, and the next cycle reads it whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +79,24 @@ class RunSchedulingCycle:
 
     async def __call__(self, lease: Lease) -> CycleReport:
         """Run one cycle; raises Conflict when the lease is over."""
+        if not self.memory.is_of(lease):
+            await self.memory.begin(self.unit_of_work, lease)
         async with self.unit_of_work.system(because="admission moves any tenant's work") as tx:
             await tx.hold(lease)
             # 1. Hear what has changed in the line.
-            is_mended = await self.memory.catch_up(tx, lease)
+            is_right = await self.memory.catch_up(tx)
             waiting = {kind: self.memory.line.count(kind) for kind in OwnerKind}
             # 2. Look at nodes and what runs, keeping nobody from them, and decide.
-            decisions = await self._decide(tx)
+            decisions = await self._decide(tx) if is_right else Decisions([], None)
             # 3. Apply in order what still holds once it is locked.
             outcomes, admitted = await self._apply(tx, decisions.placements)
         has_placed = any(outcome is Outcome.PLACED for _, outcome in outcomes)
-        is_cut = decisions.is_cut and has_placed
-        return CycleReport(waiting, outcomes, is_cut, admitted, is_mended)
+        is_cut = not is_right or (decisions.is_cut and has_placed)
+        return CycleReport(waiting, outcomes, is_cut, admitted, is_right)
 
     async def _decide(self, tx: SystemTransaction) -> Decisions:
-        seen = await snapshot(
+        look = partial(
+            snapshot,
             tx,
             self.tenants,
             self.memory.line,
@@ -100,11 +105,8 @@ class RunSchedulingCycle:
             heads_max=self.heads_max,
             node_silence_max=self.node_silence_max,
         )
-        decisions = plan(seen)
-        if decisions.needs_holdings:
-            silence_max = self.node_silence_max
-            decisions = plan(await with_holdings(tx, seen, node_silence_max=silence_max))
-        return decisions
+        decisions = plan(await look(with_ends=False))
+        return plan(await look(with_ends=True)) if decisions.needs_holdings else decisions
 
     async def _apply(
         self, tx: SystemTransaction, placements: Sequence[Placement]

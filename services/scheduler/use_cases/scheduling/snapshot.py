@@ -1,7 +1,6 @@
 """Look at all that a decision on the line is made of."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import timedelta
 from typing import Protocol
 
@@ -36,23 +35,18 @@ async def snapshot(
     averages: Mapping[TenantId, Average],
     heads_max: int,
     node_silence_max: timedelta,
+    with_ends: bool,
 ) -> Snapshot:
     """Return the line, what tenants hold and held, and the nodes; nobody is kept from any.
 
-    When what runs will be over is not looked at.
+    When what runs will be over is looked at `with_ends` only: that is a row for each of it.
     """
+    holdings = await look.attempts.holdings() if with_ends else None
+    # After the holdings: what ended in between is then booked no more, instead of without an end.
     nodes = await look.nodes.at_work(silence_max=node_silence_max)
     capacity = sum((node.capacity for node in nodes), Resources())
     shares = Shares(capacity, held, averages)
-    return Snapshot(line, nodes, shares, _left(tenants, line, held), heads_max, holdings=None)
-
-
-async def with_holdings(look: Look, seen: Snapshot, *, node_silence_max: timedelta) -> Snapshot:
-    """Return a snapshot that knows when what runs will be over."""
-    holdings = await look.attempts.holdings()
-    # After the holdings: what ended in between is then booked no more, instead of without an end.
-    nodes = await look.nodes.at_work(silence_max=node_silence_max)
-    return replace(seen, holdings=holdings, nodes=nodes)
+    return Snapshot(line, nodes, shares, _left(tenants, line, held), heads_max, holdings)
 
 
 def _left(
