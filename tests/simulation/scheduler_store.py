@@ -202,6 +202,7 @@ class MemoryTenantJobs:
         before: JobId | None,
         states: Sequence[JobState],
         labels: Mapping[str, str],
+        queue: str | None,
         limit: int,
     ) -> Sequence[Job]:
         """Return a page of this tenant's jobs."""
@@ -212,6 +213,7 @@ class MemoryTenantJobs:
             if (before is None or job.id < before)
             and (not states or job.state in states)
             and labels.items() <= job.spec.labels.items()
+            and queue in {None, job.spec.queue}
         ]
         return sorted(found, key=lambda job: job.id, reverse=True)[:limit]
 

@@ -162,11 +162,13 @@ class TenantJobs(Protocol):
         before: JobId | None,
         states: Sequence[JobState],
         labels: Mapping[str, str],
+        queue: str | None,
         limit: int,
     ) -> Sequence[Job]:
         """Return jobs from the newest on, after `before` in that order.
 
-        Only those in one of these states, no states: any; and with all of these labels.
+        Only those in one of these states, no states: any; with all of these labels; and of this
+        queue, None: any.
         """
         ...
 

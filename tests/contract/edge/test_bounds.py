@@ -108,6 +108,7 @@ JOB: Final = (
     ),
     Row("retries.exit_codes", ([1, 255], [1] * 32), ([0], [256], [1] * 33)),
     Row("priority", (0, 100), (-1, 101)),
+    Row("queue", ("default", "q" * 63, "0-"), ("q" * 64, "Q", "-q", "q_")),
     Row(
         "labels",
         ({f"l{n}": "" for n in range(32)}, {"l" * 63: "v" * 256}),

@@ -32,7 +32,7 @@ async def submit_with_key(yard: Yard, key: RequestKey = KEY) -> Job:
 
 
 async def test_a_submitted_job_is_stored_as_asked_and_told(yard: Yard) -> None:
-    job = await yard.a_job(env={"A": "1"}, labels={"team": "x"}, priority=7)
+    job = await yard.a_job(env={"A": "1"}, labels={"team": "x"}, priority=7, queue="nightly")
     assert await yard.job(job.id) == job
     [fact] = await yard.job_facts(job.id)
     assert (fact.version, fact.tenant, fact.name) == (1, ACME, "train")
@@ -220,6 +220,25 @@ async def test_jobs_are_listed_by_all_labels_that_are_given(yard: Yard) -> None:
     assert await found(team="vision") == sorted([one.id, both.id], reverse=True)
     assert await found(team="vision", stage="train") == [both.id]
     assert await found(team="vision", stage="serve") == []
+
+
+async def test_jobs_are_listed_by_queue(yard: Yard) -> None:
+    default, nightly = await yard.a_job(), await yard.a_job(queue="nightly")
+    await yard.a_job(queue="nightly", tenant=UMBRELLA)
+
+    async def found(queue: str | None) -> list[str]:
+        return [job.id for job in (await yard.list_jobs(ACME, PageRequest(), queue=queue)).items]
+
+    assert await found(None) == sorted([default.id, nightly.id], reverse=True)
+    assert await found("default") == [default.id]
+    assert await found("nightly") == [nightly.id]
+    assert await found("weekly") == []
+
+
+async def test_a_queue_that_no_job_can_have_is_not_looked_for(yard: Yard) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        await yard.list_jobs(ACME, PageRequest(), queue="Nightly")
+    assert refused.value.detail["field"] == "queue"
 
 
 async def test_pages_of_labelled_jobs_skip_the_others_and_none_of_theirs(yard: Yard) -> None:

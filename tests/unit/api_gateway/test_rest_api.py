@@ -608,6 +608,19 @@ async def test_jobs_are_looked_for_by_the_labels_of_the_query() -> None:
     assert dict(request.labels) == {"team": "vision", "note": "a=b c", "empty": ""}
 
 
+async def test_jobs_are_looked_for_by_queue_and_submitted_to_one() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key("jobs:read", "jobs:write")) as client:
+        made = await client.post("/v1/jobs", json=a_spec(queue="nightly"))
+        plain = await client.post("/v1/jobs", json=a_spec())
+        assert (await client.get("/v1/jobs?queue=nightly")).status_code == 200
+        refused = await client.get("/v1/jobs?queue=Nightly")
+
+    assert [each.json()["spec"]["queue"] for each in (made, plain)] == ["nightly", "default"]
+    assert [request.queue for request in edge.jobs.listed] == ["nightly"]
+    assert [error["field"] for error in refused.json()["errors"]] == ["queue"]
+
+
 async def test_attempts_are_shown_with_what_is_known_of_them() -> None:
     ended = job_service_pb2.JobAttempt(
         id="att_1", number=1, state=job_events_pb2.ATTEMPT_STATE_EXITED, node_id="n", exit_code=0

@@ -34,6 +34,7 @@ def test_a_full_spec_within_bounds_is_accepted() -> None:
         retries=JobRetries(10, reasons=(FailureReason.KILLED,), exit_codes=(1, 255)),
         priority=100,
         labels={"team": "vision"},
+        queue="n" * 63,
     ).check()
 
 
@@ -81,6 +82,10 @@ def test_a_full_spec_within_bounds_is_accepted() -> None:
         ({"retries": JobRetries(exit_codes=(1,) * 33)}, "spec.retries.exit_codes"),
         ({"priority": -1}, "spec.priority"),
         ({"priority": 101}, "spec.priority"),
+        ({"queue": ""}, "spec.queue"),
+        ({"queue": "Nightly"}, "spec.queue"),
+        ({"queue": "-nightly"}, "spec.queue"),
+        ({"queue": "n" * 64}, "spec.queue"),
         ({"labels": {"Team": "x"}}, "spec.labels"),
         ({"labels": {"team": "x" * 257}}, "spec.labels.team"),
         ({"labels": {f"l{n}": "" for n in range(33)}}, "spec.labels"),

@@ -36,6 +36,7 @@ SPEC: dict[str, Any] = {
     "retries": {"count_max": 2, "reasons": ["killed"], "exit_codes": [75]},
     "priority": 3,
     "labels": {"team": "x"},
+    "queue": "nightly",
 }
 
 
@@ -56,6 +57,7 @@ def test_a_job_spec_is_stored_like_this() -> None:
         retries=JobRetries(2, reasons=(FailureReason.KILLED,), exit_codes=(75,)),
         priority=3,
         labels={"team": "x"},
+        queue="nightly",
     )
     assert stored(spec) == SPEC
     assert from_document(JobSpec, SPEC) == spec

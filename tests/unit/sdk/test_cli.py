@@ -504,6 +504,7 @@ def test_options_that_are_wrong_are_refused_before_anything_is_sent(
         ("resources.cpu_millicores", "--cpu"),
         ("timeouts.run", "--time-out"),
         ("labels.team.of", "--label team.of"),
+        ("queue", "--queue"),
         ("inputs", "inputs"),
     ],
 )
@@ -525,11 +526,12 @@ def test_what_run_is_refused_for_is_told_by_the_option(
 
     at_once = partial(Client, transport=httpx.MockTransport(answer), sleep=lambda _: None)
     monkeypatch.setattr("modelyard.cli.main.Client", at_once)
-    options = ("--output", "a", "--output", "b/c:model", "--env", "A=1")
+    options = ("--output", "a", "--output", "b/c:model", "--env", "A=1", "--queue", "nightly")
 
     assert exit_code_of(monkeypatch, "run", str(tmp_path), *options, "--", "true") == 3
     assert f"refused (INVALID_ARGUMENT): {option}: is wrong\n" in capsys.readouterr().err
     assert [output["name"] for output in sent[0]["outputs"]] == ["a", "model"]
+    assert sent[0]["queue"] == "nightly"
 
 
 @pytest.mark.parametrize(
@@ -585,6 +587,20 @@ def test_jobs_are_listed_by_all_labels_that_are_given(monkeypatch: pytest.Monkey
     labels = ("--label", "team=vision", "--label", "note=a=b")
     assert exit_code_of(monkeypatch, "job", "list", *labels) == 0
     assert asked == ["team=vision", "note=a=b"]
+
+
+def test_jobs_are_listed_by_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.params.get_list("queue"))
+        return httpx.Response(200, json={"jobs": [], "next_page_token": ""})
+
+    transport = httpx.MockTransport(answer)
+    monkeypatch.setattr("modelyard.cli.main.Client", partial(Client, transport=transport))
+    assert exit_code_of(monkeypatch, "job", "list", "--queue", "nightly") == 0
+    assert exit_code_of(monkeypatch, "job", "list") == 0
+    assert asked == [["nightly"], []]
 
 
 RUN_BEFORE = {
@@ -723,6 +739,7 @@ def test_a_job_is_shown_with_what_was_asked(
         "retries": {"count_max": 2, "reasons": ["killed"], "exit_codes": [75]},
         "priority": 70,
         "labels": {"team": "vision", "stage": "train"},
+        "queue": "nightly",
     }
     answering(monkeypatch, lambda _: httpx.Response(200, json=a_job("RUNNING") | {"spec": spec}))
 
@@ -733,6 +750,7 @@ def test_a_job_is_shown_with_what_was_asked(
     assert shown["image"] == "modelyard/base"
     assert shlex.split(shown["command"])[:2] == ["python", "-c"]
     assert shown["resources"] == "cpu 500, memory 256 MiB, gpus 1"
+    assert shown["queue"] == "nightly"
     assert shown["priority"] == "70"
     assert shown["labels"] == "stage=train, team=vision"
     assert shown["time-outs"] == "queue 1h, start -, run 90m, stop grace 0.5s"

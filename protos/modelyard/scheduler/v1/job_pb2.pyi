@@ -120,6 +120,7 @@ class JobSpec(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     RETRIES_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For people; need not be unique."""
     image: _builtins.str
@@ -128,6 +129,8 @@ class JobSpec(_message.Message):
     """Digest of an uploaded source bundle (gzipped tar), unpacked into the working folder; may be empty."""
     priority: _builtins.int
     """0..100, larger goes first."""
+    queue: _builtins.str
+    """Its queue, 1 to 63 of a-z, 0-9 and '-', a letter or digit first; empty stands for "default"."""
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -159,10 +162,11 @@ class JobSpec(_message.Message):
         priority: _builtins.int = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         retries: Global___JobRetries | None = ...,
+        queue: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "retries", b"retries", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "env", b"env", "image", b"image", "inputs", b"inputs", "labels", b"labels", "name", b"name", "outputs", b"outputs", "priority", b"priority", "resources", b"resources", "retries", b"retries", "source_digest", b"source_digest", "timeouts", b"timeouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "env", b"env", "image", b"image", "inputs", b"inputs", "labels", b"labels", "name", b"name", "outputs", b"outputs", "priority", b"priority", "queue", b"queue", "resources", b"resources", "retries", b"retries", "source_digest", b"source_digest", "timeouts", b"timeouts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

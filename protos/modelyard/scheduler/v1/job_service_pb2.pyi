@@ -221,6 +221,9 @@ class ListJobsRequest(_message.Message):
     PAGE_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    queue: _builtins.str
+    """Only jobs of this queue; empty: all."""
     @_builtins.property
     def page(self) -> _paging_pb2.PageRequest: ...
     @_builtins.property
@@ -237,10 +240,11 @@ class ListJobsRequest(_message.Message):
         page: _paging_pb2.PageRequest | None = ...,
         states: _abc.Iterable[_job_pb2.JobState.ValueType] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        queue: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["page", b"page"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "page", b"page", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "page", b"page", "queue", b"queue", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -47,6 +47,7 @@ Labels = Annotated[
     dict[Annotated[str, Field(pattern=LABEL)], Annotated[str, Field(max_length=256)]],
     Field(max_length=32, json_schema_extra=keys_as(LABEL, length_max=63)),
 ]
+QUEUE: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
 LabelSought = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._/-]{0,62}=.{0,256}$")]
 VARIABLE: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Variables = Annotated[
@@ -179,6 +180,9 @@ class JobSpec(Body):
     retries: JobRetries = Field(default_factory=JobRetries)
     priority: int = Field(default=50, ge=0, le=100)
     labels: Labels = Field(default_factory=dict)
+    queue: str = Field(
+        default="default", pattern=QUEUE, description="What can be paused; it needs no creation."
+    )
 
     def to_pb(self) -> pb.JobSpec:
         """Return the protobuf form."""
@@ -198,6 +202,7 @@ class JobSpec(Body):
             retries=self.retries.to_pb(),
             priority=self.priority,
             labels=self.labels,
+            queue=self.queue,
         )
 
     @staticmethod
@@ -219,6 +224,7 @@ class JobSpec(Body):
             retries=JobRetries.from_pb(spec.retries),
             priority=spec.priority,
             labels=dict(spec.labels),
+            queue=spec.queue,
         )
 
 
@@ -397,13 +403,14 @@ def jobs_router(edge: Gateway) -> APIRouter:
 
     @router.get("", response_model=JobPage, dependencies=[needs("jobs:read")])
     @burst
-    async def list_jobs(
+    async def list_jobs(  # noqa: PLR0917 the parameters of a query
         request: Request,
         state: Annotated[list[JobState], Query(max_length=8)] = [],  # noqa: B006 FastAPI copies it
         label: Annotated[
             list[LabelSought],
             Query(max_length=32, description="A label as name=value; jobs have all of them."),
         ] = [],  # noqa: B006
+        queue: Annotated[str | None, Query(pattern=QUEUE, description="Jobs are of it.")] = None,
         page_size: PageSize = 50,
         page_token: PageToken = "",
     ) -> JobPage:
@@ -413,6 +420,7 @@ def jobs_router(edge: Gateway) -> APIRouter:
                 page=page_request(page_size, page_token),
                 states=[pb.JobState.Value(_STATE_PREFIX + name) for name in state],
                 labels=_labels_sought(label),
+                queue=queue or "",
             )
         )
         return JobPage(

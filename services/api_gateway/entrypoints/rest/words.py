@@ -43,8 +43,8 @@ PATTERNS: Final[Mapping[str, str]] = {
     "first, such as LEARNING_RATE",
     r"^[\x21-\x7e]+$": "must be printable ASCII characters without spaces, such as a UUID",
     r"^[^\x00]*$": "must not contain NUL",
-    r"^[a-z0-9][a-z0-9-]{0,62}$": "must be a node's name: 1 to 63 of a-z, 0-9 and '-', "
-    "such as machine-7",
+    r"^[a-z0-9][a-z0-9-]{0,62}$": "must be a name of 1 to 63 of a-z, 0-9 and '-', a letter or "
+    "digit first, such as machine-7",
     r"^[a-z0-9][a-z0-9._/-]{0,62}$": "must be a label's name: 1 to 63 of a-z, 0-9, '.', '_', '/' "
     "and '-', a letter or digit first, such as team",
     r"^[a-z0-9][a-z0-9._/-]{0,62}=.{0,256}$": "must be name=value, a label's name and at most 256 "

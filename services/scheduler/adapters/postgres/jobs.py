@@ -20,7 +20,13 @@ from services.scheduler.adapters.postgres.rows import (
     to_document,
     versioned_update,
 )
-from services.scheduler.adapters.postgres.tables import ATTEMPTS, IS_LABELLED, JOBS, LABELS
+from services.scheduler.adapters.postgres.tables import (
+    ATTEMPTS,
+    IS_IN_QUEUE_OF_ITS_OWN,
+    IS_LABELLED,
+    JOBS,
+    LABELS,
+)
 from services.scheduler.domain.attempts.attempt import Attempt
 from services.scheduler.domain.identities import AttemptId, JobId
 from services.scheduler.domain.jobs.failure import JobFailure
@@ -33,6 +39,7 @@ from services.scheduler.domain.jobs.job import (
     StopRequest,
 )
 from services.scheduler.domain.jobs.spec import JobSpec
+from services.scheduler.domain.queues.queue import DEFAULT_QUEUE
 from services.scheduler.domain.resources import Resources
 
 _INSERT: Final = sa.insert(JOBS)
@@ -207,6 +214,7 @@ class PostgresTenantJobs:
         before: JobId | None,
         states: Sequence[JobState],
         labels: Mapping[str, str],
+        queue: str | None,
         limit: int,
     ) -> Sequence[Job]:
         """Return a page of this tenant's jobs."""
@@ -217,6 +225,10 @@ class PostgresTenantJobs:
             query = query.where(JOBS.c.state.in_(states))
         if labels:
             query = query.where(IS_LABELLED, LABELS.contains(dict(labels)))
+        if queue is not None:
+            query = query.where(JOBS.c.queue == queue)
+            if queue != DEFAULT_QUEUE:  # so that the index may be asked
+                query = query.where(IS_IN_QUEUE_OF_ITS_OWN)
         return [to_job(row) for row in (await self._connection.execute(query)).mappings()]
 
     async def attempts(
@@ -241,6 +253,7 @@ def _new_row(job: Job) -> dict[str, Any]:
         "tenant": job.tenant,
         "spec": to_document(job.spec),
         "priority": job.spec.priority,
+        "queue": job.spec.queue,
         "traceparent": job.traceparent,
         "created_at": job.created_at,
         **from_resources(job.spec.resources),

@@ -27,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from services.chassis.db.tables import NAMING, chassis_tables, utc
+from services.scheduler.domain.queues.queue import DEFAULT_QUEUE
 
 METADATA: Final = MetaData(naming_convention=NAMING)
 CHASSIS: Final = chassis_tables(METADATA)
@@ -74,6 +75,7 @@ JOBS: Final = Table(
     utc("retry_at", nullable=True),
     utc("queue_expires_at", nullable=True),
     _document("checkpoint", nullable=True),
+    Column("queue", Text, nullable=False, server_default=DEFAULT_QUEUE),
 )
 Index("ix_job_newest", JOBS.c.tenant, JOBS.c.id.desc())
 Index(
@@ -129,6 +131,14 @@ USAGE: Final = Table(
     utc("as_of"),
 )
 """What each tenant held lately, on average."""
+IS_IN_QUEUE_OF_ITS_OWN: Final = text(f"queue <> '{DEFAULT_QUEUE}'")
+Index(
+    "ix_job_of_queue",
+    JOBS.c.tenant,
+    JOBS.c.queue,
+    JOBS.c.id.desc(),
+    postgresql_where=IS_IN_QUEUE_OF_ITS_OWN,
+)
 
 NODES: Final = Table(
     "node",

@@ -15,6 +15,7 @@ from services.chassis.amounts import duration_in_words, size_in_words
 from services.chassis.errors import InvalidArgument
 from services.scheduler.domain.files import check_digest, check_relative_path
 from services.scheduler.domain.jobs.retries import JobRetries
+from services.scheduler.domain.queues.queue import DEFAULT_QUEUE, check_queue_name
 from services.scheduler.domain.resources import DEFAULT_RESOURCES, Resources
 
 NAME_CHARACTERS_MAX: Final = 128
@@ -89,6 +90,7 @@ class JobSpec:
     retries: JobRetries = field(default_factory=JobRetries)
     priority: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
+    queue: str = DEFAULT_QUEUE
 
     def check(self) -> None:
         """Raise InvalidArgument naming the first field that is out of bounds."""
@@ -108,6 +110,7 @@ class JobSpec:
         if not 0 <= self.priority <= PRIORITY_MAX:
             raise InvalidArgument("spec.priority", f"must be between 0 and {PRIORITY_MAX}")
         check_labels(self.labels, field="spec.labels")
+        check_queue_name(self.queue, field="spec.queue")
 
     def field_of_digest(self, digest: str) -> str | None:
         """Return the first field that asks for an artifact, as whoever asked has written it."""

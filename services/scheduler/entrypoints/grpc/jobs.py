@@ -18,6 +18,7 @@ from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import Job, JobProgress, JobState
 from services.scheduler.domain.jobs.retries import JobRetries, retry_reasons
 from services.scheduler.domain.jobs.spec import JobInput, JobOutput, JobSpec, JobTimeouts
+from services.scheduler.domain.queues.queue import DEFAULT_QUEUE
 from services.scheduler.domain.scheduling.explanation import Explanation
 from services.scheduler.entrypoints.grpc.messages import (
     duration_from_pb,
@@ -108,6 +109,7 @@ class JobRpcs(JobServiceServicer):
             page_from_pb(request.page),
             states=states_from_pb(request.states),
             labels=dict(request.labels),
+            queue=request.queue or None,
         )
         response = pb.ListJobsResponse(jobs=[job_to_pb(job) for job in page.items])
         response.page.next_page_token = page.next_token
@@ -141,7 +143,7 @@ class JobRpcs(JobServiceServicer):
 
 
 def spec_from_pb(spec: job_pb2.JobSpec) -> JobSpec:
-    """Return what is asked for; absent resources and time-outs are the service's defaults."""
+    """Return what is asked for; absent resources, time-outs and queue are the defaults."""
     return JobSpec(
         name=spec.name,
         image=spec.image,
@@ -155,6 +157,7 @@ def spec_from_pb(spec: job_pb2.JobSpec) -> JobSpec:
         retries=retries_from_pb(spec.retries),
         priority=spec.priority,
         labels=dict(spec.labels),
+        queue=spec.queue or DEFAULT_QUEUE,
     )
 
 
@@ -265,6 +268,7 @@ def spec_to_pb(spec: JobSpec) -> job_pb2.JobSpec:
         ),
         priority=spec.priority,
         labels=spec.labels,
+        queue=spec.queue,
     )
 
 

@@ -8,6 +8,7 @@ from services.chassis.tenancy import TenantId
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import Job, JobState
 from services.scheduler.domain.jobs.spec import NO_LABELS, check_labels
+from services.scheduler.domain.queues.queue import check_queue_name
 from services.scheduler.use_cases.jobs.shown import shown
 from services.scheduler.use_cases.paging import Page, PageRequest
 from services.scheduler.use_cases.ports import Tenants, UnitOfWork
@@ -28,18 +29,23 @@ class ListJobs:
         *,
         states: Sequence[JobState] = (),
         labels: Mapping[str, str] = NO_LABELS,
+        queue: str | None = None,
     ) -> Page[Job]:
         """Return a page of jobs in one of these states, no states: any, with all of these labels.
 
-        Raises InvalidArgument for labels that no job may have.
+        And of this queue, None: any. Raises InvalidArgument for labels and a queue that no job may
+        have.
         """
         check_labels(labels, field="labels")
+        if queue is not None:
+            check_queue_name(queue, field="queue")
         known = self.tenants.get(tenant)
         async with self.unit_of_work(tenant) as tx:
             jobs = await tx.jobs.newest(
                 before=JobId(page.after) if page.after else None,
                 states=states,
                 labels=labels,
+                queue=queue,
                 limit=page.size + 1,
             )
             found = await shown(tx, jobs, of=known, node_silence_max=self.node_silence_max)

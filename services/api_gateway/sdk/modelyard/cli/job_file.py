@@ -23,7 +23,8 @@ SAMPLE: Final = """\
   "timeouts": {"queue": "P1D", "start": "PT30M", "run": "PT5M", "stop_grace": "PT10S"},
   "retries": {"count_max": 3, "reasons": ["out_of_memory"], "exit_codes": [75]},
   "priority": 50,
-  "labels": {"purpose": "sample"}
+  "labels": {"purpose": "sample"},
+  "queue": "default"
 }
 """
 """A whole file; it succeeds on every platform that has the image."""

@@ -149,6 +149,12 @@ def _job_options(command: Command) -> Command:
             help="What `job list --label` finds it by.",
         ),
         click.option(
+            "--queue",
+            default="default",
+            show_default=True,
+            help="What `queue pause` keeps from its start; a new name needs no creation.",
+        ),
+        click.option(
             "--output",
             "outputs",
             multiple=True,
@@ -185,6 +191,7 @@ def run(  # noqa: PLR0917
     priority: int,
     env: dict[str, str],
     labels: dict[str, str],
+    queue: str,
     outputs: list[JobOutput],
     idempotency_key: str | None,
 ) -> int:
@@ -202,6 +209,7 @@ def run(  # noqa: PLR0917
         ),
         priority=priority,
         labels=labels,
+        queue=queue,
     )
     try:
         _check(session, spec)
@@ -378,11 +386,18 @@ def job_timeline(session: Session, job_id: str) -> None:
     callback=_labels_of,
     help="Only jobs that have it, and all others that are given.",
 )
+@click.option("--queue", help="Only jobs of this queue.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @pass_session
-def job_list(session: Session, states: tuple[str, ...], labels: dict[str, str], limit: int) -> None:
+def job_list(
+    session: Session,
+    states: tuple[str, ...],
+    labels: dict[str, str],
+    queue: str | None,
+    limit: int,
+) -> None:
     """Show the newest jobs."""
-    jobs = session.client.jobs(states=states, labels=labels, limit=limit)
+    jobs = session.client.jobs(states=states, labels=labels, queue=queue, limit=limit)
     if session.is_json:
         show_json(jobs)
         return
@@ -464,6 +479,7 @@ def _asked(spec: JobSpec) -> list[tuple[str, object]]:
             f"cpu {asked.cpu_millicores}, memory {size(asked.memory_bytes)}, "
             f"gpus {asked.gpu_count}",
         ),
+        ("queue", spec.queue),
         ("priority", spec.priority),
         ("labels", ", ".join(f"{name}={value}" for name, value in sorted(spec.labels.items()))),
         ("time-outs", f"queue {queue}, start {start}, run {run}, stop grace {grace}"),

@@ -23,6 +23,7 @@ _OF_JOBS: Final[Mapping[str, str]] = {
     "retries.reasons": "--retry-on",
     "retries.exit_codes": "--retry-exit-code",
     "priority": "--priority",
+    "queue": "--queue",
 }
 _OF_CHANGES: Final = {
     name: _OF_JOBS[name] for name in ("name", "command", "env", "labels", "priority")

@@ -131,11 +131,19 @@ class Client:
         *,
         states: tuple[str, ...] = (),
         labels: Mapping[str, str] | None = None,
+        queue: str | None = None,
         limit: int = 50,
     ) -> list[Job]:
-        """Show the newest jobs in one of these states, by default any, with all of these labels."""
-        sought = [f"{name}={value}" for name, value in (labels or {}).items()]
-        found = self._pages("/v1/jobs", "jobs", limit=limit, state=list(states), label=sought)
+        """Show the newest jobs in one of these states, with all of these labels, of this queue.
+
+        By default those in any state and of any queue.
+        """
+        sought: dict[str, Any] = {
+            "state": list(states),
+            "label": [f"{name}={value}" for name, value in (labels or {}).items()],
+            **({} if queue is None else {"queue": queue}),
+        }
+        found = self._pages("/v1/jobs", "jobs", limit=limit, **sought)
         return [Job.model_validate(job) for job in found]
 
     def attempts(self, job_id: str) -> list[JobAttempt]:

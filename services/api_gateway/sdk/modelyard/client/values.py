@@ -76,6 +76,8 @@ class JobSpec(_Value):
     retries: JobRetries = Field(default_factory=JobRetries)
     priority: int = 50
     labels: dict[str, str] = Field(default_factory=dict)
+    queue: str = "default"
+    """What can be paused; it needs no creation."""
 
 
 class JobChanges(_Value):

@@ -1,0 +1,1 @@
+"""What jobs of a tenant stand in line as, and what can be paused."""
