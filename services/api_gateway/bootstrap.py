@@ -15,6 +15,7 @@ from modelyard.registry.v1.model_service_pb2_grpc import ModelServiceStub
 from modelyard.scheduler.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from modelyard.scheduler.v1.job_service_pb2_grpc import JobServiceStub
 from modelyard.scheduler.v1.node_service_pb2_grpc import NodeServiceStub
+from modelyard.scheduler.v1.queue_service_pb2_grpc import QueueServiceStub
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.api_gateway.adapters.burst_limiter import BurstLimiter
@@ -32,7 +33,12 @@ from services.api_gateway.adapters.rate_limiter import (
 )
 from services.api_gateway.adapters.registry_client import GrpcArtifacts, GrpcModels
 from services.api_gateway.adapters.replicas_http import open_replicas
-from services.api_gateway.adapters.scheduler_client import GrpcDeployments, GrpcJobs, GrpcNodes
+from services.api_gateway.adapters.scheduler_client import (
+    GrpcDeployments,
+    GrpcJobs,
+    GrpcNodes,
+    GrpcQueues,
+)
 from services.api_gateway.domain.rate_limit import RatePolicy
 from services.api_gateway.domain.routing import RoutingTable
 from services.api_gateway.domain.token_claims import ClaimRules
@@ -232,6 +238,7 @@ async def _wire(
             DeploymentServiceStub(scheduler), scheduler_edge, settings.scheduler.deadline
         ),
         nodes=GrpcNodes(NodeServiceStub(scheduler), scheduler_edge, settings.scheduler.deadline),
+        queues=GrpcQueues(QueueServiceStub(scheduler), scheduler_edge, settings.scheduler.deadline),
         models=GrpcModels(ModelServiceStub(registry), registry_edge, settings.registry.deadline),
         artifacts=GrpcArtifacts(
             ArtifactServiceStub(registry),

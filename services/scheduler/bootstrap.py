@@ -14,6 +14,7 @@ from modelyard.scheduler.v1 import (
     deployment_service_pb2_grpc,
     job_service_pb2_grpc,
     node_service_pb2_grpc,
+    queue_service_pb2_grpc,
 )
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -65,6 +66,7 @@ from services.scheduler.entrypoints.facts import event_of
 from services.scheduler.entrypoints.grpc.deployments import DeploymentRpcs
 from services.scheduler.entrypoints.grpc.jobs import JobRpcs
 from services.scheduler.entrypoints.grpc.nodes import NodeRpcs
+from services.scheduler.entrypoints.grpc.queues import QueueRpcs
 from services.scheduler.entrypoints.loops.deployments import TendDeployments
 from services.scheduler.entrypoints.loops.isolation import IsolationLoop
 from services.scheduler.entrypoints.loops.leading import Candidacy, LeaderLoop, WhileLeading
@@ -117,6 +119,9 @@ from services.scheduler.use_cases.jobs.list_attempts import ListAttempts
 from services.scheduler.use_cases.jobs.list_jobs import ListJobs
 from services.scheduler.use_cases.jobs.submit_jobs import SubmitJobs
 from services.scheduler.use_cases.ports import ModelCatalog, UnitOfWork
+from services.scheduler.use_cases.queues.list_queues import ListQueues
+from services.scheduler.use_cases.queues.pause_queue import PauseQueue
+from services.scheduler.use_cases.queues.resume_queue import ResumeQueue
 from services.scheduler.use_cases.scheduling.leaders_memory import LeadersMemory
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import RunSchedulingCycle
 from services.scheduler.use_cases.tenants.purge_node_files import PurgeNodeFiles
@@ -128,6 +133,7 @@ TENANTS: Final = "tenants"
 JOB_SERVICE: Final = "modelyard.scheduler.v1.JobService"
 DEPLOYMENT_SERVICE: Final = "modelyard.scheduler.v1.DeploymentService"
 NODE_SERVICE: Final = "modelyard.scheduler.v1.NodeService"
+QUEUE_SERVICE: Final = "modelyard.scheduler.v1.QueueService"
 DEAD_LETTERS: Final = "modelyard.scheduler.dead-letter.v1"
 PROCESSES_FOLDER: Final = ".processes"
 """Among what is fetched, since that is this node's own disk."""
@@ -149,6 +155,9 @@ REQUIRED_SCOPES: Final[Mapping[str, str]] = {
     f"/{NODE_SERVICE}/CordonNode": "nodes:write",
     f"/{NODE_SERVICE}/DrainNode": "nodes:write",
     f"/{NODE_SERVICE}/UncordonNode": "nodes:write",
+    f"/{QUEUE_SERVICE}/ListQueues": "jobs:read",
+    f"/{QUEUE_SERVICE}/PauseQueue": "queues:write",
+    f"/{QUEUE_SERVICE}/ResumeQueue": "queues:write",
 }
 CALLERS: Final[Callers] = {
     "api-gateway": [
@@ -162,6 +171,7 @@ CALLERS: Final[Callers] = {
                     "deployments:write",
                     "nodes:read",
                     "nodes:write",
+                    "queues:write",
                 }
             ),
         ),
@@ -213,6 +223,7 @@ class App:
     jobs: JobRpcs
     deployments: DeploymentRpcs
     nodes: NodeRpcs
+    queues: QueueRpcs
     scheduling: SchedulingLoop
     candidacy: Candidacy
     reconciling: LeaderLoop
@@ -237,6 +248,7 @@ class App:
             self.deployments, server
         )
         node_service_pb2_grpc.add_NodeServiceServicer_to_server(self.nodes, server)
+        queue_service_pb2_grpc.add_QueueServiceServicer_to_server(self.queues, server)
 
     @property
     def alarms(self) -> Alarms:
@@ -254,7 +266,7 @@ async def serve(settings: Settings) -> int:
             rpcs = RpcLoop(
                 settings.grpc,
                 register=app.register,
-                services=(JOB_SERVICE, DEPLOYMENT_SERVICE, NODE_SERVICE),
+                services=(JOB_SERVICE, DEPLOYMENT_SERVICE, NODE_SERVICE, QUEUE_SERVICE),
                 verifier=infrastructure.verifier,
                 required_scopes=REQUIRED_SCOPES,
                 callers=CALLERS,
@@ -387,6 +399,7 @@ def wire(ports: Ports, settings: Settings) -> App:
             ListNodes(store, scheduling.node_silence_max),
             ChangeNode(store, scheduling.node_silence_max, node_changed),
         ),
+        queues=QueueRpcs(ListQueues(store), PauseQueue(store), ResumeQueue(store, cycle.wake)),
         scheduling=SchedulingLoop(
             RunSchedulingCycle(
                 store,

@@ -24,6 +24,7 @@ from services.scheduler.domain.fleet.node import HeldWork, Node, lease_name
 from services.scheduler.domain.fleet.reach import FleetDoors, FleetReach
 from services.scheduler.domain.identities import AttemptId, JobId, NodeId
 from services.scheduler.domain.jobs.job import Job, JobState
+from services.scheduler.domain.queues.queue import Pause, Queue
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Head, LineChange, Shape, Totals, Waiting
 from services.scheduler.domain.scheduling.place import Standing
@@ -71,6 +72,8 @@ LINE_CHANGES: Final[Table[int, LineChangeRow]] = Table("line_change")
 USAGE: Final[Table[str, UsageRow]] = Table("tenant_usage")
 ATTEMPTS: Final[Table[AttemptId, Attempt]] = Table("attempt")
 NODES: Final[Table[NodeId, Node]] = Table("node")
+PAUSES: Final[Table[tuple[TenantId, str], tuple[TenantId, Pause]]] = Table("queue")
+"""Queues that are paused."""
 
 Listener = Callable[[Fact], None]
 
@@ -245,6 +248,56 @@ class MemoryTenantJobs:
         if row is None or row.job.tenant != self._tenant:
             raise NotFound("job", job_id)
         return row.job
+
+
+class MemoryTenantQueues:
+    """One tenant's queues; implements `ports.TenantQueues`."""
+
+    def __init__(self, tx: Transaction, tenant: TenantId) -> None:
+        self._tx = tx
+        self._tenant = tenant
+
+    async def pauses(self) -> Mapping[str, Pause]:
+        """Return this tenant's pauses, by queue."""
+        return await self._tx.server.ask(self._pauses)
+
+    async def pauses_for_update(self) -> Mapping[str, Pause]:
+        """Return this tenant's pauses, by queue, alone."""
+        await self._tx.server.lock(TURNS, f"pauses of {self._tenant}")
+        return await self.pauses()
+
+    async def pause(self, pause: Pause) -> None:
+        """Store a pause of a queue that has none."""
+        self._tx.server.write(PAUSES, (self._tenant, pause.queue), (self._tenant, pause))
+
+    async def resume(self, name: str) -> None:
+        """End a queue's pause, if there is one."""
+        await self._tx.server.lock(PAUSES, (self._tenant, name))
+        self._tx.server.write(PAUSES, (self._tenant, name), None)
+
+    async def get(self, name: str) -> Queue:
+        """Return a queue, also one of which there is nothing."""
+        return (await self._tx.server.ask(self._queues)).get(name, Queue(name))
+
+    async def page(self, *, after: str | None, limit: int) -> Sequence[Queue]:
+        """Return a page of this tenant's queues."""
+        queues = await self._tx.server.ask(self._queues)
+        return [queues[name] for name in sorted(queues) if name > (after or "")][:limit]
+
+    def _pauses(self) -> dict[str, Pause]:
+        server = self._tx.server
+        return {pause.queue: pause for of, pause in server.all(PAUSES) if of == self._tenant}
+
+    def _queues(self) -> dict[str, Queue]:
+        ours = [row.job for row in self._tx.server.all(JOBS) if row.job.tenant == self._tenant]
+        living = [job for job in ours if not job.is_terminal]
+        queued = Counter(job.spec.queue for job in living if job.state is JobState.QUEUED)
+        running = Counter(job.spec.queue for job in living if job.state is not JobState.QUEUED)
+        pauses = self._pauses()
+        return {
+            name: Queue(name, pauses.get(name), queued[name], running[name])
+            for name in {*queued, *running, *pauses}
+        }
 
 
 class MemoryAttempts:
@@ -538,6 +591,11 @@ class MemoryLine:
         ]
         return Standing(len(above), len(before), others)
 
+    async def paused(self) -> Collection[tuple[TenantId, str]]:
+        """Return all queues that are paused."""
+        pauses = await self._tx.server.ask(lambda: self._tx.server.all(PAUSES))
+        return {(tenant, pause.queue) for tenant, pause in pauses}
+
     async def first(self, *, at: datetime, limit: int) -> Sequence[Head]:
         """Return each tenant's first jobs."""
         theirs: defaultdict[TenantId, list[Head]] = defaultdict(list)
@@ -604,7 +662,12 @@ def _waiting(row: JobRow | None) -> Waiting:
     assert row is not None, "it is in line"
     spec = row.job.spec
     shape = Shape(
-        OwnerKind.JOB, row.job.tenant, spec.priority, spec.resources, run_max=spec.timeouts.run
+        OwnerKind.JOB,
+        row.job.tenant,
+        spec.priority,
+        spec.resources,
+        run_max=spec.timeouts.run,
+        queue=spec.queue,
     )
     return Waiting(Head(row.job.id, row.queue_seq, shape), not_before=row.job.retry_at)
 
@@ -643,6 +706,7 @@ class MemoryTransaction(_Emitting):
         assert tx.tenant is not None, "it is a tenant's"
         self.answers = MemoryAnswers(tx)
         self.jobs = self.jobs_type(tx, tx.tenant)
+        self.queues = MemoryTenantQueues(tx, tx.tenant)
         self.fleet = MemoryNodes(tx)
 
     @property

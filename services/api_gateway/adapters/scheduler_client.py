@@ -6,9 +6,11 @@ from datetime import timedelta
 from modelyard.scheduler.v1 import deployment_service_pb2 as deployments_pb
 from modelyard.scheduler.v1 import job_service_pb2 as jobs_pb
 from modelyard.scheduler.v1 import node_service_pb2 as nodes_pb
+from modelyard.scheduler.v1 import queue_service_pb2 as queues_pb
 from modelyard.scheduler.v1.deployment_service_pb2_grpc import DeploymentServiceStub
 from modelyard.scheduler.v1.job_service_pb2_grpc import JobServiceStub
 from modelyard.scheduler.v1.node_service_pb2_grpc import NodeServiceStub
+from modelyard.scheduler.v1.queue_service_pb2_grpc import QueueServiceStub
 
 from services.chassis.rpc.client import Edge, idempotent
 
@@ -156,4 +158,31 @@ class GrpcNodes:
         """Open a node again; asking again changes nothing."""
         return await self.edge.call(
             self.stub.UncordonNode, request, timeout=self.timeout, idempotent=True
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcQueues:
+    """QueueService."""
+
+    stub: QueueServiceStub
+    edge: Edge
+    timeout: timedelta
+
+    async def list(self, request: queues_pb.ListQueuesRequest) -> queues_pb.ListQueuesResponse:
+        """Show a page of queues."""
+        return await self.edge.call(
+            self.stub.ListQueues, request, timeout=self.timeout, idempotent=True
+        )
+
+    async def pause(self, request: queues_pb.PauseQueueRequest) -> queues_pb.PauseQueueResponse:
+        """Admit nothing of a queue any more; asking again changes nothing."""
+        return await self.edge.call(
+            self.stub.PauseQueue, request, timeout=self.timeout, idempotent=True
+        )
+
+    async def resume(self, request: queues_pb.ResumeQueueRequest) -> queues_pb.ResumeQueueResponse:
+        """End a queue's pause; asking again changes nothing."""
+        return await self.edge.call(
+            self.stub.ResumeQueue, request, timeout=self.timeout, idempotent=True
         )

@@ -29,8 +29,8 @@ _VIEWER: Final = frozenset(
 """Sees what its tenant has."""
 _DEVELOPER: Final = _VIEWER | {"jobs:write", "models:write", "artifacts:write", "inference"}
 """Trains and registers, and asks what is served."""
-_OPERATOR: Final = _DEVELOPER | {"deployments:write", "nodes:read", "trace"}
-"""Decides what is served, and looks at the machines."""
+_OPERATOR: Final = _DEVELOPER | {"deployments:write", "queues:write", "nodes:read", "trace"}
+"""Decides what is served and which queues wait, and looks at the machines."""
 _ADMIN: Final = _OPERATOR | {"keys:write", "members:write"}
 """Decides who may do what in its tenant."""
 _PLATFORM_ADMIN: Final = _ADMIN | {"tenants:read", "tenants:write", "nodes:write"}

@@ -26,6 +26,7 @@ SCOPES: Final = frozenset(
         "logs:read",
         "nodes:read",
         "nodes:write",
+        "queues:write",
         "keys:write",
         "members:write",
         "trace",

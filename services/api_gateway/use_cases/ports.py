@@ -16,6 +16,7 @@ from modelyard.registry.v1 import model_service_pb2 as models_pb
 from modelyard.scheduler.v1 import deployment_service_pb2 as deployments_pb
 from modelyard.scheduler.v1 import job_service_pb2 as jobs_pb
 from modelyard.scheduler.v1 import node_service_pb2 as nodes_pb
+from modelyard.scheduler.v1 import queue_service_pb2 as queues_pb
 
 from services.api_gateway.domain.api_key import ApiKey, KeyPlace
 from services.api_gateway.domain.member import Member, Person
@@ -312,6 +313,22 @@ class NodesClient(Protocol):
         self, request: nodes_pb.UncordonNodeRequest
     ) -> nodes_pb.UncordonNodeResponse:
         """Open a node again."""
+        ...
+
+
+class QueuesClient(Protocol):
+    """The scheduler's QueueService."""
+
+    async def list(self, request: queues_pb.ListQueuesRequest) -> queues_pb.ListQueuesResponse:
+        """Show a page of queues."""
+        ...
+
+    async def pause(self, request: queues_pb.PauseQueueRequest) -> queues_pb.PauseQueueResponse:
+        """Admit nothing of a queue any more."""
+        ...
+
+    async def resume(self, request: queues_pb.ResumeQueueRequest) -> queues_pb.ResumeQueueResponse:
+        """End a queue's pause."""
         ...
 
 

@@ -23,20 +23,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """Which page: how many at most, and after which id."""
+    """Which page: how many at most, and after which id, or name where a list is by name."""
 
     size: int = PAGE_SIZE_DEFAULT
     after: str | None = None
 
     @classmethod
-    def of(cls, page_size: int, page_token: str) -> "PageRequest":
+    def of(cls, page_size: int, page_token: str, *, places: re.Pattern[str] = _ID) -> "PageRequest":
         """Return what a caller asks for; 0 and "" stand for the default and the first page.
 
-        Raises InvalidArgument.
+        `places` is what the list's ids, or names, are like. Raises InvalidArgument.
         """
         if not 0 <= page_size <= PAGE_SIZE_MAX:
             raise InvalidArgument("page.page_size", f"must be between 0 and {PAGE_SIZE_MAX}")
-        after = _id_in(page_token) if page_token else None
+        after = _place_in(page_token, places) if page_token else None
         return cls(page_size or PAGE_SIZE_DEFAULT, after)
 
 
@@ -58,11 +58,11 @@ def _token(identity: str) -> str:
     return base64.urlsafe_b64encode(identity.encode()).decode().rstrip("=")
 
 
-def _id_in(token: str) -> str:
+def _place_in(token: str, places: re.Pattern[str]) -> str:
     try:
-        identity = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode("ascii")
+        place = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode("ascii")
     except (binascii.Error, ValueError):
-        identity = ""
-    if not _ID.fullmatch(identity):
+        place = ""
+    if not places.fullmatch(place):
         raise InvalidArgument("page.page_token", "is not one that this service gave")
-    return identity
+    return place

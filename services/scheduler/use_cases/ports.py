@@ -37,6 +37,7 @@ from services.scheduler.domain.identities import (
     ReplicaId,
 )
 from services.scheduler.domain.jobs.job import Job, JobState, JobTransitioned
+from services.scheduler.domain.queues.queue import Pause, Queue
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Head, LineChange, Totals, Waiting
 from services.scheduler.domain.scheduling.place import Standing
@@ -183,6 +184,34 @@ class TenantJobs(Protocol):
         ...
 
 
+class TenantQueues(Protocol):
+    """One tenant's queues: names that its jobs give, and those that are paused."""
+
+    async def pauses(self) -> Mapping[str, Pause]:
+        """Return the pauses by queue; nothing is locked."""
+        ...
+
+    async def pauses_for_update(self) -> Mapping[str, Pause]:
+        """Return the pauses by queue; until the commit nobody else can ask so."""
+        ...
+
+    async def pause(self, pause: Pause) -> None:
+        """Store a pause of a queue that has none."""
+        ...
+
+    async def resume(self, name: str) -> None:
+        """End a queue's pause, if there is one."""
+        ...
+
+    async def get(self, name: str) -> Queue:
+        """Return a queue, also one of which there is nothing."""
+        ...
+
+    async def page(self, *, after: str | None, limit: int) -> Sequence[Queue]:
+        """Return by name, after this one, those that are paused or of which a job has not ended."""
+        ...
+
+
 class TenantDeployments(Protocol):
     """One tenant's deployments with their replicas; deleted ones are seen by id only."""
 
@@ -259,6 +288,11 @@ class Transaction(Protocol):
     @property
     def deployments(self) -> TenantDeployments:
         """Return the tenant's deployments."""
+        ...
+
+    @property
+    def queues(self) -> TenantQueues:
+        """Return the tenant's queues."""
         ...
 
     @property
@@ -505,6 +539,10 @@ class SeenLine(Protocol):
         """Return how many jobs stand before one in line, and beside it."""
         ...
 
+    async def paused(self) -> Collection[tuple[TenantId, str]]:
+        """Return all queues that are paused, each with its tenant."""
+        ...
+
     async def first(self, *, at: datetime, limit: int) -> Sequence[Head]:
         """Return each tenant's first jobs, at most `limit` each, and so many replicas of all.
 
@@ -592,6 +630,10 @@ class Leavings(Protocol):
 
     async def delete_deployments(self, tenants: Sequence[TenantId], *, limit: int) -> int:
         """Delete DELETED deployments, with replicas and attempts; return how many rows went."""
+        ...
+
+    async def delete_pauses(self, tenants: Sequence[TenantId], *, limit: int) -> int:
+        """Delete pauses of queues; return how many rows went."""
         ...
 
     async def delete_answers(self, tenants: Sequence[TenantId], *, limit: int) -> int:

@@ -19,6 +19,7 @@ from services.api_gateway.entrypoints.rest.deployments import DeploymentSpec
 from services.api_gateway.entrypoints.rest.jobs import Cancellation, JobSpec
 from services.api_gateway.entrypoints.rest.logs import LogQuery
 from services.api_gateway.entrypoints.rest.models import NewModel, NewVersion
+from services.api_gateway.entrypoints.rest.queues import Pause
 from services.api_gateway.entrypoints.rest.words import field_in_words, in_request_words
 from services.chassis.errors import InvalidArgument, PayloadTooLarge
 from services.log_collector.entrypoints.protobuf import filter_from_pb
@@ -164,7 +165,7 @@ VERSION: Final = (
         ),
     ),
 )
-CANCELLATION: Final = (Row("reason", ("r" * 256,), ("r" * 257,)),)
+REASON: Final = (Row("reason", ("r" * 256,), ("r" * 257,)),)
 LOGS: Final = (Row("contains", ("", "c" * 1024), ("c" * 1025,)),)
 
 Owner = Callable[[dict[str, Any]], object]
@@ -180,7 +181,7 @@ def scheduler_takes_deployment(body: dict[str, Any]) -> None:
     deployments.spec_from_pb(ParseDict(body, deployment_pb2.DeploymentSpec())).check()
 
 
-def scheduler_takes_cancellation(body: dict[str, Any]) -> None:
+def scheduler_takes_reason(body: dict[str, Any]) -> None:
     check_reason(body["reason"])
 
 
@@ -215,7 +216,8 @@ NOUNS: Final = (
         scheduler_takes_deployment,
         DEPLOYMENT,
     ),
-    Noun(Cancellation, {}, scheduler_takes_cancellation, CANCELLATION),
+    Noun(Cancellation, {}, scheduler_takes_reason, REASON),
+    Noun(Pause, {}, scheduler_takes_reason, REASON),
     Noun(NewModel, {"name": "n"}, registry_takes_model, MODEL),
     Noun(NewVersion, {}, registry_takes_version, VERSION),
     Noun(LogQuery, {}, log_collector_takes_filter, LOGS),

@@ -107,11 +107,15 @@ async def test_what_was_admitted_is_stored_as_by_one_save_each(store: Store) -> 
 
 async def test_news_of_a_transaction_that_fails_is_told_again(store: Store) -> None:
     job_id = await in_line(store, 1)
-    with pytest.raises(OnPurposeError):
+
+    async def fail() -> None:
         async with store.unit_of_work.system(because="test") as tx:
             found = await tx.line.take_news(limit=9, with_totals=False)
             assert told(found) == {job_id: True}
             raise OnPurposeError
+
+    with pytest.raises(OnPurposeError):
+        await fail()
     assert told(await news(store)) == {job_id: True}
 
 

@@ -186,6 +186,12 @@ def rows(own: Things, foreign: Things, spare_tenants: tuple[str, str]) -> dict[s
             )
             for how in ("cordon", "drain", "uncordon")
         },
+        "get /v1/queues": Row(),
+        # No job is of it: another one's would wait.
+        "post /v1/queues/{queue}/pause": Row(
+            own=lambda: {"queue": "idle"}, json=lambda: {"reason": "a test"}
+        ),
+        "post /v1/queues/{queue}/resume": Row(own=lambda: {"queue": "idle"}),
         "get /v1/api-keys": Row(),
         "post /v1/api-keys": Row(json=lambda: {"name": "made", "role": "viewer"}),
         "post /v1/api-keys/{key_id}/rotate": Row(**of_key(), json=dict),

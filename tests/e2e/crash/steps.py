@@ -98,6 +98,7 @@ PORTS: Final = (
     ),
     _port("api_gateway", "DeploymentsClient", "scheduler_client:GrpcDeployments", looks="get list"),
     _port("api_gateway", "NodesClient", "scheduler_client:GrpcNodes", looks="list"),
+    _port("api_gateway", "QueuesClient", "scheduler_client:GrpcQueues", looks="list"),
     _port(
         "api_gateway",
         "ModelsClient",

@@ -125,6 +125,7 @@ class Work:
         scenarios: Mapping[str, Callable[[Client], None]] = {
             "job": self._job,
             "cancelled job": self._cancelled,
+            "paused queue": self._paused,
             "retried jobs": self._retried,
             "jobs that run out of time": self._out_of_time,
             "models": self._models,
@@ -166,6 +167,8 @@ class Work:
                 client.delete_tenant(tenant.id, grace=timedelta(0))
         for node in client.nodes():
             client.uncordon_node(node.id)
+        for queue in client.queues():
+            client.resume_queue(queue.name)
 
     def started(self, job_id: str) -> list[tuple[int, int]]:
         """Return each start of a job: its attempt and its process."""
@@ -215,6 +218,16 @@ class Work:
         at_once = self._submit(client, _WAITS, ends={"CANCELLED"})
         client.cancel_job(at_once.id, reason="no need")
         self._ended(client, at_once)
+
+    def _paused(self, client: Client) -> None:
+        """Wait in a queue that is paused, and run once it is resumed."""
+        queue = f"crash-{secrets.token_hex(6)}"
+        try:
+            client.pause_queue(queue, reason="it is night")
+            job = self._submit(client, _LASTS, queue=queue)
+        finally:
+            client.resume_queue(queue)
+        self._ended(client, job)
 
     def _retried(self, client: Client) -> None:
         """Fail once and go on from a checkpoint; be lost once; have an input that nobody has."""

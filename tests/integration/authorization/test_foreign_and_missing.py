@@ -55,9 +55,12 @@ ABOUT_NOTHING: Final = frozenset(
         "ListJobs",
         "ListModels",
         "ListNodes",
+        "ListQueues",
         "ListRoutes",
         "ListTenants",
+        "PauseQueue",
         "PutArtifact",
+        "ResumeQueue",
         "SubmitJob",
         "UncordonNode",
     }

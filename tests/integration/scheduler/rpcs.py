@@ -8,6 +8,7 @@ from modelyard.scheduler.v1 import (
     deployment_service_pb2_grpc,
     job_service_pb2_grpc,
     node_service_pb2_grpc,
+    queue_service_pb2_grpc,
 )
 
 from services.chassis.rpc.client import open_channel
@@ -19,12 +20,14 @@ from services.scheduler.bootstrap import (
     DEPLOYMENT_SERVICE,
     JOB_SERVICE,
     NODE_SERVICE,
+    QUEUE_SERVICE,
     REQUIRED_SCOPES,
     SERVICE,
 )
 from services.scheduler.entrypoints.grpc.deployments import DeploymentRpcs
 from services.scheduler.entrypoints.grpc.jobs import JobRpcs
 from services.scheduler.entrypoints.grpc.nodes import NodeRpcs
+from services.scheduler.entrypoints.grpc.queues import QueueRpcs
 from services.scheduler.use_cases.deployments.list_routes import ListRoutes
 from services.scheduler.use_cases.fleet.change_node import ChangeNode
 from services.scheduler.use_cases.fleet.list_nodes import ListNodes
@@ -69,12 +72,15 @@ async def serving(
             ),
             server,
         )
+        queue_service_pb2_grpc.add_QueueServiceServicer_to_server(
+            QueueRpcs(yard.list_queues, yard.pause_queue, yard.resume_queue), server
+        )
 
     async with (
         serve(
             GrpcServerSettings(port=0),
             register=register,
-            services=(JOB_SERVICE, DEPLOYMENT_SERVICE, NODE_SERVICE),
+            services=(JOB_SERVICE, DEPLOYMENT_SERVICE, NODE_SERVICE, QUEUE_SERVICE),
             verifier=verifier,
             required_scopes=REQUIRED_SCOPES,
             callers=CALLERS,

@@ -43,9 +43,10 @@ async def test_a_cycle_that_fails_has_heard_nothing(
     async def fail(*_: object) -> None:
         raise Unavailable("database")
 
-    with monkeypatch.context() as patched, pytest.raises(Unavailable):
+    with monkeypatch.context() as patched:
         patched.setattr(PostgresAttempts, "add", fail)
-        await yard.cycle()
+        with pytest.raises(Unavailable):
+            await yard.cycle()
     assert await placed(yard) == [job.id]
     assert await placed(yard) == []
 

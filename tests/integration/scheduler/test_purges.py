@@ -61,15 +61,18 @@ async def an_ended_job(yard: Yard, tenant: TenantId) -> None:
     await yard.end(placed.attempt_id)
 
 
-async def test_jobs_attempts_and_answers_of_a_purged_tenant_go_and_nobody_elses(yard: Yard) -> None:
+async def test_jobs_attempts_pauses_and_answers_of_a_purged_tenant_go_and_nobody_elses(
+    yard: Yard,
+) -> None:
     await yard.a_node()
     for tenant in (ACME, UMBRELLA):
         await an_ended_job(yard, tenant)
     for tenant in (ACME, UMBRELLA):
+        await yard.pause_queue(tenant, "nightly", reason="it is day", by="key:1")
         for _ in range(3):
             await yard.a_job(tenant=tenant, resources=cores(4))
     theirs = await rows_of(yard, UMBRELLA)
-    assert theirs == {"job": 4, "attempt": 1, "idempotency": 1}
+    assert theirs == {"job": 4, "attempt": 1, "queue": 1, "idempotency": 1}
     assert await rows_of(yard, ACME) == theirs
     assert await purged(yard) == 0
 

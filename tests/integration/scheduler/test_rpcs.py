@@ -20,6 +20,8 @@ from modelyard.scheduler.v1 import (
     job_service_pb2_grpc,
     node_service_pb2,
     node_service_pb2_grpc,
+    queue_service_pb2,
+    queue_service_pb2_grpc,
 )
 
 from services.chassis.errors import ModelyardError
@@ -47,6 +49,7 @@ SPEC = job_pb2.JobSpec(
     resources=RESOURCES,
     priority=5,
     labels={"team": "vision"},
+    queue="nightly",
 )
 DEPLOYMENT = deployment_pb2.DeploymentSpec(
     name="digits",
@@ -79,6 +82,18 @@ class Client:
         request = node_service_pb2.ListNodesRequest()
         found = await self._call(stub, "ListNodes", request, ACME, None)
         assert isinstance(found, node_service_pb2.ListNodesResponse)
+        return found
+
+    async def queue(self, method: str, request: Any, *, tenant: TenantId = ACME) -> Any:
+        stub = queue_service_pb2_grpc.QueueServiceStub
+        return await self._call(stub, method, request, tenant, None)
+
+    async def queues(
+        self, *, tenant: TenantId = ACME, **page: Any
+    ) -> queue_service_pb2.ListQueuesResponse:
+        request = queue_service_pb2.ListQueuesRequest(page=paging_pb2.PageRequest(**page))
+        found = await self.queue("ListQueues", request, tenant=tenant)
+        assert isinstance(found, queue_service_pb2.ListQueuesResponse)
         return found
 
     async def routes(self) -> deployment_service_pb2.ListRoutesResponse:
@@ -143,10 +158,11 @@ async def test_a_job_is_shown_as_it_was_asked_for(client: Client, yard: Yard) ->
     assert (await client.job("GetJob", job_service_pb2.GetJobRequest(job_id=job.id))).job == job
 
 
-async def test_absent_resources_are_the_default(client: Client) -> None:
+async def test_absent_resources_and_an_absent_queue_are_the_default(client: Client) -> None:
     spec = job_pb2.JobSpec(name="x", image="modelyard/base", command=["true"])
     job = await client.submit(spec)
     assert job.spec.resources.cpu_millicores == 1_000
+    assert job.spec.queue == "default"
 
 
 async def test_a_repeated_submission_makes_one_job(client: Client) -> None:
@@ -290,6 +306,31 @@ async def test_nodes_are_shown_with_what_ails_them(client: Client, yard: Yard) -
     down = [node.HasField("runtime_down_since") for node in found.nodes]
     assert down == [False, True, False]
     assert found.nodes[1].capacity.cpu_millicores == 4_000
+
+
+async def test_queues_are_paused_listed_in_pages_and_resumed(client: Client) -> None:
+    await client.submit()
+    request = queue_service_pb2.PauseQueueRequest(queue="weekly", reason="it is monday")
+    paused = (await client.queue("PauseQueue", request)).queue
+    assert (paused.name, paused.paused_reason) == ("weekly", "it is monday")
+    assert paused.HasField("paused_at")
+
+    first = await client.queues(page_size=1)
+    [nightly] = first.queues
+    assert (nightly.name, nightly.queued_count, nightly.HasField("paused_at")) == (
+        "nightly",
+        1,
+        False,
+    )
+    rest = await client.queues(page_size=1, page_token=first.page.next_page_token)
+    assert (list(rest.queues), rest.page.next_page_token) == ([paused], "")
+    assert not (await client.queues(tenant=UMBRELLA)).queues
+
+    ended = queue_service_pb2.ResumeQueueRequest(queue="weekly")
+    resumed = (await client.queue("ResumeQueue", ended)).queue
+    assert (resumed.name, resumed.HasField("paused_at")) == ("weekly", False)
+    code, detail = await refusal(client.queues(page_token="bm8gbmFtZQ"))
+    assert (code, detail["field"]) == ("INVALID_ARGUMENT", "page.page_token")
 
 
 async def test_a_call_without_the_scope_is_refused(client: Client) -> None:

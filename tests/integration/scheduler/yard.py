@@ -41,6 +41,9 @@ from services.scheduler.use_cases.jobs.get_job import GetJob
 from services.scheduler.use_cases.jobs.list_jobs import ListJobs
 from services.scheduler.use_cases.jobs.submit_jobs import Submission, SubmitJobs
 from services.scheduler.use_cases.ports import RequestKey
+from services.scheduler.use_cases.queues.list_queues import ListQueues
+from services.scheduler.use_cases.queues.pause_queue import PauseQueue
+from services.scheduler.use_cases.queues.resume_queue import ResumeQueue
 from services.scheduler.use_cases.scheduling.leaders_memory import LeadersMemory
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
     CycleReport,
@@ -132,6 +135,10 @@ class Yard:
         self.get_job = GetJob(self.store, self.tenants, NODE_SILENCE_MAX)
         self.explain_job = ExplainJob(self.store, self.tenants, 50, NODE_SILENCE_MAX)
         self.list_jobs = ListJobs(self.store, self.tenants, NODE_SILENCE_MAX)
+        self.list_queues = ListQueues(self.store)
+        self.pause_queue = PauseQueue(self.store)
+        self.resumed_count = 0
+        self.resume_queue = ResumeQueue(self.store, self._resumed)
         self.get_deployment = GetDeployment(self.store, self.tenants, NODE_SILENCE_MAX)
         self.list_deployments = ListDeployments(self.store, self.tenants, NODE_SILENCE_MAX)
         self.reconcile = ReconcileDeployments(
@@ -141,6 +148,9 @@ class Yard:
             self.store, self.tenants, self.delete_deployment, owners_per_pass_max=2
         )
         self.stop_suspended_jobs = StopSuspendedJobs(self.store, self.tenants, jobs_per_pass_max=10)
+
+    def _resumed(self) -> None:
+        self.resumed_count += 1
 
     def lease_keeper(self, holder: str, *, ttl_s: float = 60) -> LeaseKeeper:
         """Return a process's keeper of the scheduling lease."""

@@ -17,6 +17,8 @@ from modelyard.scheduler.v1 import (
     job_service_pb2,
     node_pb2,
     node_service_pb2,
+    queue_pb2,
+    queue_service_pb2,
 )
 from starlette.types import ASGIApp
 
@@ -451,6 +453,41 @@ class FakeNodes:
 
 
 @dataclass
+class FakeQueues:
+    """A scheduler with one queue, which is paused."""
+
+    listed: list[queue_service_pb2.ListQueuesRequest] = field(default_factory=list)
+
+    async def list(
+        self, request: queue_service_pb2.ListQueuesRequest
+    ) -> queue_service_pb2.ListQueuesResponse:
+        self.listed.append(request)
+        paused = queue_pb2.Queue(
+            name="nightly",
+            paused_at=Timestamp(seconds=60),
+            paused_reason="it is day",
+            queued_count=2,
+            running_count=1,
+        )
+        answer = queue_service_pb2.ListQueuesResponse(queues=[paused])
+        answer.page.next_page_token = "next"
+        return answer
+
+    async def pause(
+        self, request: queue_service_pb2.PauseQueueRequest
+    ) -> queue_service_pb2.PauseQueueResponse:
+        paused = queue_pb2.Queue(
+            name=request.queue, paused_at=Timestamp(seconds=60), paused_reason=request.reason
+        )
+        return queue_service_pb2.PauseQueueResponse(queue=paused)
+
+    async def resume(
+        self, request: queue_service_pb2.ResumeQueueRequest
+    ) -> queue_service_pb2.ResumeQueueResponse:
+        return queue_service_pb2.ResumeQueueResponse(queue=queue_pb2.Queue(name=request.queue))
+
+
+@dataclass
 class FakeModels:
     """A registry with one model, whose aliases are all at one revision."""
 
@@ -629,6 +666,7 @@ class Edge:
     """Lets people in; those of `issuer` are who its tenants' lists of members say."""
     jobs: FakeJobs = field(default_factory=FakeJobs)
     deployments: FakeDeployments = field(default_factory=FakeDeployments)
+    queues: FakeQueues = field(default_factory=FakeQueues)
     models: FakeModels = field(default_factory=FakeModels)
     artifacts: FakeArtifacts = field(default_factory=FakeArtifacts)
     logs: FakeLogs = field(default_factory=FakeLogs)
@@ -662,6 +700,7 @@ class Edge:
             jobs=self.jobs,
             deployments=self.deployments,
             nodes=FakeNodes(),
+            queues=self.queues,
             models=self.models,
             artifacts=self.artifacts,
             logs=self.logs,

@@ -585,6 +585,47 @@ async def test_nodes_are_closed_and_opened_by_who_may(
         assert (await client.post(f"/v1/nodes/node-1/{how}")).status_code == 403
 
 
+async def test_queues_are_shown_to_whoever_may_read_jobs() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key("jobs:read")) as client:
+        told = (await client.get("/v1/queues?page_size=2&page_token=t")).json()
+    assert told == {
+        "queues": [
+            {
+                "name": "nightly",
+                "paused_at": "1970-01-01T00:01:00Z",
+                "paused_reason": "it is day",
+                "queued_count": 2,
+                "running_count": 1,
+            }
+        ],
+        "next_page_token": "next",
+    }
+    [request] = edge.queues.listed
+    assert (request.page.page_size, request.page.page_token) == (2, "t")
+
+    async with edge.client(key=await edge.key("queues:write")) as client:
+        assert (await client.get("/v1/queues")).status_code == 403
+
+
+async def test_queues_are_paused_and_resumed_by_who_may() -> None:
+    edge = Edge()
+    reason = {"reason": "it is day"}
+    async with edge.client(key=await edge.key("queues:write")) as client:
+        paused = (await client.post("/v1/queues/nightly/pause", json=reason)).json()
+        resumed = (await client.post("/v1/queues/nightly/resume")).json()
+        no_name = await client.post("/v1/queues/Nightly/pause", json=reason)
+        no_reason = await client.post("/v1/queues/nightly/pause", json={"reason": ""})
+    assert (paused["name"], paused["paused_reason"]) == ("nightly", "it is day")
+    assert (resumed["name"], resumed["paused_at"]) == ("nightly", None)
+    fields = [answer.json()["errors"][0]["field"] for answer in (no_name, no_reason)]
+    assert fields == ["queue", "reason"]
+
+    async with edge.client(key=await edge.key("jobs:read", "jobs:write")) as client:
+        assert (await client.post("/v1/queues/nightly/pause", json=reason)).status_code == 403
+        assert (await client.post("/v1/queues/nightly/resume")).status_code == 403
+
+
 async def test_whoami_tells_what_the_caller_may_do() -> None:
     edge = Edge()
     key = await edge.key("jobs:read", "inference")

@@ -25,6 +25,11 @@ def test_only_a_platform_administrator_decides_about_tenants() -> None:
     assert {role for role, scopes in SCOPES_BY_ROLE.items() if "tenants:read" in scopes} == holders
 
 
+def test_an_operator_may_pause_queues_and_a_developer_may_not() -> None:
+    assert "queues:write" in SCOPES_BY_ROLE[Role.OPERATOR]
+    assert "queues:write" not in SCOPES_BY_ROLE[Role.DEVELOPER]
+
+
 def test_roles_and_scopes_add_up_and_unknown_scopes_are_none() -> None:
     both = effective_scopes([Role.VIEWER], frozenset({"inference", "jobs:fly"}))
     assert both == SCOPES_BY_ROLE[Role.VIEWER] | {"inference"}

@@ -156,7 +156,7 @@ def snapshot(line: Sequence[Head], fleet: Fleet, left: Left, *, heads_max: int =
         held[each.tenant] += each.resources
     capacity = sum((node.capacity for node in fleet.nodes), Resources())
     shares = Shares(capacity, held)
-    return Snapshot(Line.of(line), fleet.nodes, shares, left, heads_max, fleet.holdings)
+    return Snapshot(Line.of(line), fleet.nodes, shares, left, heads_max, holdings=fleet.holdings)
 
 
 def planned(line: Sequence[Head], fleet: Fleet, left: Left) -> Decisions:
@@ -465,6 +465,17 @@ def test_a_replica_that_waits_does_not_hold_up_jobs() -> None:
 def test_a_replica_takes_room_that_is_kept_for_a_job() -> None:
     line = [head("job", cpu=8, seq=1), head("replica", cpu=1, seq=2, kind=OwnerKind.REPLICA)]
     assert placed(planned(line, a_fleet(holdings=[holding()]), {})) == [("replica", "a")]
+
+
+def test_jobs_of_a_paused_queue_hold_up_nobody_and_take_nobodys_look() -> None:
+    line = [head("held", cpu=8, seq=1), head("large", cpu=8, seq=2), head("free", cpu=1, seq=3)]
+    held, *others = [
+        replace(each, shape=replace(each.shape, queue=queue))
+        for each, queue in zip(line, ("nightly", "weekly", "weekly"), strict=True)
+    ]
+    seen = snapshot([held, *others], a_fleet(), {}, heads_max=1)
+    assert placed(plan(replace(seen, paused={(ACME, "nightly")}))) == [("large", "a")]
+    assert placed(plan(replace(seen, paused={(UMBRELLA, "nightly")}))) == [("held", "a")]
 
 
 def test_small_heads_leave_the_empty_node_to_large_ones() -> None:

@@ -40,6 +40,8 @@ class _JobHoldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobHold.Value
     """No node has room for it."""
     JOB_HOLD_ORDER: _JobHold.ValueType  # 7
     """Those before it take the room that there is, or have it kept for them."""
+    JOB_HOLD_PAUSED: _JobHold.ValueType  # 8
+    """Its queue is paused."""
 
 class JobHold(_JobHold, metaclass=_JobHoldEnumTypeWrapper):
     """JobHold is what keeps a job from its start."""
@@ -59,6 +61,8 @@ JOB_HOLD_RESOURCES: JobHold.ValueType  # 6
 """No node has room for it."""
 JOB_HOLD_ORDER: JobHold.ValueType  # 7
 """Those before it take the room that there is, or have it kept for them."""
+JOB_HOLD_PAUSED: JobHold.ValueType  # 8
+"""Its queue is paused."""
 Global___JobHold: _TypeAlias = JobHold  # noqa: Y015
 
 @_typing.final

@@ -18,6 +18,7 @@ from services.api_gateway.entrypoints.rest.models import models_router
 from services.api_gateway.entrypoints.rest.nodes import nodes_router
 from services.api_gateway.entrypoints.rest.operations import operations_router
 from services.api_gateway.entrypoints.rest.problems import add_problem_handlers
+from services.api_gateway.entrypoints.rest.queues import queues_router
 from services.api_gateway.entrypoints.rest.refusals import Refusals
 from services.api_gateway.entrypoints.rest.tenants import tenants_router
 from services.api_gateway.entrypoints.rest.whoami import whoami_router
@@ -48,6 +49,7 @@ def build_app(edge: Gateway, *, ids: Ids) -> FastAPI:
         deployments_router(edge),
         inference_router(edge),
         nodes_router(edge),
+        queues_router(edge),
         api_keys_router(edge),
         tenants_router(edge),
         members_router(edge),

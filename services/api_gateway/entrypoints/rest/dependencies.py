@@ -19,6 +19,7 @@ from services.api_gateway.use_cases.ports import (
     LogsClient,
     ModelsClient,
     NodesClient,
+    QueuesClient,
     RateLimiter,
     TenantStore,
 )
@@ -73,6 +74,7 @@ class Gateway:
     jobs: JobsClient
     deployments: DeploymentsClient
     nodes: NodesClient
+    queues: QueuesClient
     models: ModelsClient
     artifacts: ArtifactsClient
     logs: LogsClient

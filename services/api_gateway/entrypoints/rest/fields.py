@@ -29,6 +29,8 @@ Id = Annotated[str, Path(pattern=r"^[a-z0-9_-]{1,64}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 STORABLE: Final = r"^[^\x00]*$"
 """Text that a database takes: without NUL."""
+QUEUE: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
+"""A queue's name."""
 ImageName = Annotated[str, Field(pattern=r"^[a-z0-9][a-zA-Z0-9._/:@-]{0,254}$")]
 IdempotencyKey = Annotated[
     str | None,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from services.api_gateway.entrypoints.rest.access import needs, noun_router
 from services.api_gateway.entrypoints.rest.dependencies import Gateway, gateway
 from services.api_gateway.entrypoints.rest.fields import (
+    QUEUE,
     Body,
     Digest,
     Id,
@@ -47,7 +48,6 @@ Labels = Annotated[
     dict[Annotated[str, Field(pattern=LABEL)], Annotated[str, Field(max_length=256)]],
     Field(max_length=32, json_schema_extra=keys_as(LABEL, length_max=63)),
 ]
-QUEUE: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
 LabelSought = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._/-]{0,62}=.{0,256}$")]
 VARIABLE: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Variables = Annotated[
@@ -62,7 +62,7 @@ Variables = Annotated[
     ),
 ]
 RetryReason = Literal["killed", "out_of_memory", "outputs", "run_timeout"]
-JobHold = Literal["NONE", "TENANT", "BACK_OFF", "PLAN", "NODES", "RESOURCES", "ORDER"]
+JobHold = Literal["NONE", "TENANT", "PAUSED", "BACK_OFF", "PLAN", "NODES", "RESOURCES", "ORDER"]
 _STATE_PREFIX = "JOB_STATE_"
 _HOLD_PREFIX: Final = "JOB_HOLD_"
 _TIMEOUTS: Final = ("queue", "start", "run", "stop_grace")
@@ -298,9 +298,10 @@ class JobExplanation(BaseModel):
     job_id: str
     state: JobState
     hold: JobHold = Field(
-        description="The one thing that holds it: its TENANT, the BACK_OFF before a retry, the "
-        "tenant's PLAN, NODES that take nothing new, RESOURCES that no node has free, the ORDER of "
-        "those before it; NONE where it does not stand in line, or it is its turn."
+        description="The one thing that holds it: its TENANT, its queue that is PAUSED, the "
+        "BACK_OFF before a retry, the tenant's PLAN, NODES that take nothing new, RESOURCES that "
+        "no node has free, the ORDER of those before it; NONE where it does not stand in line, or "
+        "it is its turn."
     )
     because: str
     helped_by: str = Field(description="What would help; empty where nothing holds it.")

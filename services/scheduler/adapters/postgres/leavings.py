@@ -22,6 +22,7 @@ from services.scheduler.adapters.postgres.tables import (
     CHASSIS,
     DEPLOYMENTS,
     JOBS,
+    QUEUES,
     REPLICAS,
 )
 from services.scheduler.domain.attempts.attempt import OPEN
@@ -99,12 +100,17 @@ _DELETE_DEPLOYMENTS: Final = sa.delete(DEPLOYMENTS).where(
     is_one_of(DEPLOYMENTS.c.id, "ids"),
     ~sa.exists().where(REPLICAS.c.deployment_id == DEPLOYMENTS.c.id),
 )
-_ANSWER_KEY: Final = tuple(_ANSWERS.primary_key.columns)
-_DELETE_ANSWERS: Final = sa.delete(_ANSWERS).where(
-    sa.tuple_(*_ANSWER_KEY).in_(
-        _some(*_ANSWER_KEY, by=_ANSWER_KEY).with_for_update(skip_locked=True)
-    )
-)
+
+
+def _delete_some(table: sa.Table) -> sa.Delete:
+    """Return the deletion of some rows that are no owners, by their keys."""
+    key = tuple(table.primary_key.columns)
+    some = _some(*key, by=key).with_for_update(skip_locked=True)
+    return sa.delete(table).where(sa.tuple_(*key).in_(some))
+
+
+_DELETE_PAUSES: Final = _delete_some(QUEUES)
+_DELETE_ANSWERS: Final = _delete_some(_ANSWERS)
 
 
 class PostgresLeavings:
@@ -140,6 +146,11 @@ class PostgresLeavings:
         replica_ids = (await self._connection.scalars(_REPLICAS, {"ids": ids})).all()
         attempt_count = await self._delete((_DELETE_ATTEMPTS,), replica_ids)
         return attempt_count + await self._delete((_DELETE_REPLICAS, _DELETE_DEPLOYMENTS), ids)
+
+    async def delete_pauses(self, tenants: Sequence[TenantId], *, limit: int) -> int:
+        """Delete pauses of queues."""
+        deleted = await self._connection.execute(_DELETE_PAUSES, _given(tenants, limit))
+        return deleted.rowcount
 
     async def delete_answers(self, tenants: Sequence[TenantId], *, limit: int) -> int:
         """Delete answers to repeatable requests."""

@@ -7,7 +7,7 @@ fails is there again.
 """
 
 import dataclasses
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from services.scheduler.adapters.postgres.tables import (
     DEPLOYMENTS,
     JOBS,
     LINE_CHANGES,
+    QUEUES,
     REPLICAS,
     USAGE,
 )
@@ -51,6 +52,7 @@ _JOB: Final = (
     JOBS.c.queue_seq,
     *(JOBS.c[name] for name in _AMOUNTS),
     JOBS.c.spec["timeouts"].label("timeouts"),
+    JOBS.c.queue,
     JOBS.c.retry_at,
 )
 _REPLICA: Final = (
@@ -59,6 +61,7 @@ _REPLICA: Final = (
     REPLICAS.c.queue_seq,
     *(DEPLOYMENTS.c[name] for name in _AMOUNTS),
     sa.cast(sa.null(), JSONB).label("timeouts"),
+    sa.literal("").label("queue"),
     sa.cast(sa.null(), JOBS.c.retry_at.type).label("retry_at"),
 )
 _OF_DEPLOYMENTS: Final = REPLICAS.join(DEPLOYMENTS, DEPLOYMENTS.c.id == REPLICAS.c.deployment_id)
@@ -129,6 +132,7 @@ _TOTALS: Final = sa.select(
     *(sa.null() for _ in _AMOUNTS),
     sa.null(),
     sa.null(),
+    sa.null(),
     sa.func.count(),
 ).select_from(_IN_LINE)
 _NEWS: Final = sa.union_all(_CHANGED_JOBS, _CHANGED_REPLICAS)
@@ -181,6 +185,7 @@ _OWN_PLACE: Final = sa.select(
     .scalar_subquery()
     .label("own_count"),
 ).where(_OWN.c.id == sa.bindparam("job_id"))
+_PAUSED: Final = sa.select(QUEUES.c.tenant, QUEUES.c.name)
 _QUEUED_COUNTS: Final = (
     sa.select(JOBS.c.tenant, sa.func.count().label("job_count"))
     .where(is_one_of(JOBS.c.tenant, "tenants"), _IS_JOB_IN_LINE)
@@ -220,6 +225,11 @@ class PostgresLine:
                 if row.priority == own.priority and row.tenant != own.tenant
             },
         )
+
+    async def paused(self) -> Collection[tuple[TenantId, str]]:
+        """Return all queues that are paused."""
+        found = await self._connection.execute(_PAUSED)
+        return {(TenantId(row.tenant), row.name) for row in found}
 
     async def first(self, *, at: datetime, limit: int) -> Sequence[Head]:
         """Return each tenant's first jobs, and the first replicas."""
@@ -289,6 +299,7 @@ def to_waiting(row: sa.RowMapping) -> Waiting:
         row["priority"],
         to_resources(row),
         run_max=None if timeouts is None else timeouts.run,
+        queue=row["queue"],
     )
     return Waiting(Head(row["id"], row["queue_seq"], shape), not_before=row["retry_at"])
 

@@ -140,6 +140,16 @@ Index(
     postgresql_where=IS_IN_QUEUE_OF_ITS_OWN,
 )
 
+QUEUES: Final = Table(
+    "queue",
+    METADATA,
+    Column("tenant", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    utc("paused_at"),
+    Column("paused_reason", Text, nullable=False),
+)
+"""Those that are paused; all others are names on jobs alone."""
+
 NODES: Final = Table(
     "node",
     METADATA,

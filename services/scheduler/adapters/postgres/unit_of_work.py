@@ -30,6 +30,7 @@ from services.scheduler.adapters.postgres.fleet import PostgresFleet, PostgresNo
 from services.scheduler.adapters.postgres.jobs import PostgresJobs, PostgresTenantJobs
 from services.scheduler.adapters.postgres.leavings import PostgresLeavings
 from services.scheduler.adapters.postgres.line import PostgresLine, PostgresUsage
+from services.scheduler.adapters.postgres.queues import PostgresTenantQueues
 from services.scheduler.adapters.postgres.tables import CHASSIS
 from services.scheduler.domain.jobs.job import JobTransitioned
 from services.scheduler.telemetry import record_phase, transition
@@ -85,6 +86,7 @@ class PostgresTransaction(_Emitting):
         self.answers = PostgresAnswers(inner)
         self.jobs = PostgresTenantJobs(inner.connection, tenant)
         self.deployments = PostgresTenantDeployments(inner.connection, tenant)
+        self.queues = PostgresTenantQueues(inner.connection, tenant)
         self.fleet = PostgresFleet(inner.connection)
 
 

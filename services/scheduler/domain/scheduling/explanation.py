@@ -15,6 +15,7 @@ from typing import Final
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.fleet.reach import FleetDoors
 from services.scheduler.domain.jobs.job import Job
+from services.scheduler.domain.queues.queue import Pause
 from services.scheduler.domain.resources import Resources, amount_in_words
 from services.scheduler.domain.scheduling.forecast import Forecast, forecast
 from services.scheduler.domain.scheduling.line import Head
@@ -32,6 +33,8 @@ class Hold(StrEnum):
     """Nothing: it does not stand in line, or it is its turn."""
     TENANT = "TENANT"
     """Nothing of its tenant is admitted."""
+    PAUSED = "PAUSED"
+    """Its queue is paused."""
     BACK_OFF = "BACK_OFF"
     """It failed, and pauses before it is tried again."""
     PLAN = "PLAN"
@@ -77,14 +80,18 @@ class Explanation:
         return start_at + -past % _MINUTE
 
 
-def reason_by_itself(job: Job, tenant: Tenant, *, booked: Resources, at: datetime) -> Reason | None:
+def reason_by_itself(
+    job: Job, tenant: Tenant, *, pause: Pause | None, booked: Resources, at: datetime
+) -> Reason | None:
     """Return what holds a job in line whatever line and nodes are like; None: nothing of that.
 
-    `booked` is what runs of its tenant.
+    `pause` is its queue's, `booked` what runs of its tenant.
     """
     if tenant.why_waiting:
         helped_by = "its resumption" if tenant.is_suspended else "a moment's patience"
         return Reason(Hold.TENANT, tenant.why_waiting, helped_by)
+    if pause is not None:
+        return Reason(Hold.PAUSED, pause.why_waiting, "its queue's resumption")
     if job.retry_at is not None and job.retry_at > at:
         told = f"{job.reason}; it is tried again from {job.retry_at:%Y-%m-%dT%H:%M:%SZ} on"
         return Reason(Hold.BACK_OFF, told, "nothing but time")

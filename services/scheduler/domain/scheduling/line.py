@@ -32,6 +32,8 @@ class Shape:
     resources: Resources
     run_max: timedelta | None
     """For how long it holds capacity at most, from its start; None: it never ends by itself."""
+    queue: str = ""
+    """A job's, by which its tenant may pause it; a replica has none."""
 
     @property
     def rank(self) -> tuple[bool, int]:

@@ -18,7 +18,7 @@ placed on an empty one makes it its tenant's (ADR-0032).
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -74,6 +74,8 @@ class Snapshot:
     """What tenants may take; those that are missing may take whatever there is."""
     heads_max: int
     """Heads that are looked at; who may take nothing or fits no node is passed over uncounted."""
+    paused: Collection[tuple[TenantId, str]] = frozenset()
+    """Queues of which nothing is placed."""
     holdings: Sequence[Holding] | None = ()
     """Those on the nodes; None: nobody has looked yet, and a plan that needs them says so."""
 
@@ -147,8 +149,9 @@ def plan(seen: Snapshot) -> Decisions:
         is_job = head.kind is OwnerKind.JOB
         theirs = left.get(head.tenant)
         may_take = theirs is None or head.resources.fits_in(theirs)
-        if not may_take or (are_replicas_blocked and not is_job):
-            turns.refuse()  # it waits for its own tenant's work to end: others may pass it
+        is_paused = (head.tenant, head.shape.queue) in seen.paused
+        if is_paused or not may_take or (are_replicas_blocked and not is_job):
+            turns.refuse()  # it waits for its own tenant: others may pass it
             refused[head.shape] = len(placements)
             continue
         if needs_holdings or looks == seen.heads_max:

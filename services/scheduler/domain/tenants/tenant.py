@@ -16,6 +16,7 @@ from services.chassis.tenancy import TenantId
 from services.scheduler.domain.deployments.replica import Replica, ReplicaState
 from services.scheduler.domain.fleet.reach import FleetDoors
 from services.scheduler.domain.jobs.job import Job, JobState
+from services.scheduler.domain.queues.queue import Pause
 from services.scheduler.domain.resources import Resources, amount_in_words
 
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
@@ -89,12 +90,17 @@ class Tenant:
             return Resources()
         return None if self.plan.running_max is None else self.plan.running_max.less(booked)
 
-    def job_shown(self, job: Job, *, booked: Resources, doors: FleetDoors) -> Job:
-        """Return a job as its tenant sees it: one in line knows what it waits for."""
+    def job_shown(
+        self, job: Job, *, booked: Resources, doors: FleetDoors, pause: Pause | None = None
+    ) -> Job:
+        """Return a job as its tenant sees it: one in line knows what it waits for.
+
+        `pause` is its queue's.
+        """
         if job.state is not JobState.QUEUED:
             return job
-        if self.why_waiting:
-            return replace(job, reason=self.why_waiting)
+        if why := self.why_waiting or (pause.why_waiting if pause is not None else ""):
+            return replace(job, reason=why)
         left = self.left(booked)
         if left is not None and not job.spec.resources.fits_in(left):
             return replace(job, reason="what runs takes all that the tenant's plan lets it take")

@@ -20,6 +20,7 @@ from services.scheduler.domain.deployments.deployment import RoutingEntry
 from services.scheduler.domain.deployments.model import ModelPin
 from services.scheduler.domain.files import FileEntry
 from services.scheduler.domain.jobs.failure import JobFailure
+from services.scheduler.domain.queues.queue import QUEUE_NAME
 from services.scheduler.domain.resources import (
     DEFAULT_RESOURCES,
     Resources,
@@ -51,6 +52,11 @@ def name_from_pb(text: str, *, kind: str) -> str:
 def page_from_pb(page: paging_pb2.PageRequest) -> PageRequest:
     """Return which page is asked for; raises InvalidArgument."""
     return PageRequest.of(page.page_size, page.page_token)
+
+
+def page_of_queues_from_pb(page: paging_pb2.PageRequest) -> PageRequest:
+    """Return which page of a list by queues' names is asked for; raises InvalidArgument."""
+    return PageRequest.of(page.page_size, page.page_token, places=QUEUE_NAME)
 
 
 def resources_from_pb(asked: resources_pb2.Resources | None) -> Resources:

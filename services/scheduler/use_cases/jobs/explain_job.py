@@ -40,12 +40,14 @@ class ExplainJob:
             job = await tx.jobs.get(job_id)
             if job.state is not JobState.QUEUED:
                 return Explanation(job, Reason(Hold.NONE, job.reason), tx.now)
+            pauses = await tx.queues.pauses()
             booked = await tx.jobs.booked() if known.plan.running_max else Resources()
             doors = await tx.fleet.doors_for(
                 job.spec.resources, tenant=tenant, silence_max=self.node_silence_max
             )
             now = tx.now
-        reason = reason_by_itself(job, known, booked=booked, at=now)
+        pause = pauses.get(job.spec.queue)
+        reason = reason_by_itself(job, known, pause=pause, booked=booked, at=now)
         async with self.unit_of_work.reading(because="all tenants stand in one line") as reading:
             standing = await reading.line.standing(job_id)
             seen = await self._look(reading, at=now, with_ends=reason is None)

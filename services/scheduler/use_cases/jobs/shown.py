@@ -16,6 +16,8 @@ async def shown(
     tx: Transaction, jobs: Sequence[Job], *, of: Tenant, node_silence_max: timedelta
 ) -> Sequence[Job]:
     """Return jobs that this transaction has read with what they wait for: a question a size."""
+    is_any_queued = any(job.state is JobState.QUEUED for job in jobs)
+    pauses = await tx.queues.pauses() if is_any_queued else {}
     booked = await tx.jobs.booked() if of.plan.running_max else Resources()
     sizes = {job.spec.resources for job in jobs if job.state is JobState.QUEUED}
     doors = {
@@ -23,6 +25,11 @@ async def shown(
         for size in sizes
     }
     return [
-        of.job_shown(job, booked=booked, doors=doors.get(job.spec.resources, _UNASKED))
+        of.job_shown(
+            job,
+            booked=booked,
+            doors=doors.get(job.spec.resources, _UNASKED),
+            pause=pauses.get(job.spec.queue),
+        )
         for job in jobs
     ]

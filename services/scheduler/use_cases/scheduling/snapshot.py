@@ -9,7 +9,7 @@ from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Line
 from services.scheduler.domain.scheduling.plan import Snapshot
 from services.scheduler.domain.scheduling.shares import Average, Shares
-from services.scheduler.use_cases.ports import Bookings, NodesAtWork, Tenants
+from services.scheduler.use_cases.ports import Bookings, NodesAtWork, SeenLine, Tenants
 
 
 class Look(Protocol):
@@ -18,6 +18,11 @@ class Look(Protocol):
     @property
     def attempts(self) -> Bookings:
         """Return what runs."""
+        ...
+
+    @property
+    def line(self) -> SeenLine:
+        """Return which queues are paused."""
         ...
 
     @property
@@ -46,7 +51,8 @@ async def snapshot(
     nodes = await look.nodes.at_work(silence_max=node_silence_max)
     capacity = sum((node.capacity for node in nodes), Resources())
     shares = Shares(capacity, held, averages)
-    return Snapshot(line, nodes, shares, _left(tenants, line, held), heads_max, holdings)
+    left, paused = _left(tenants, line, held), await look.line.paused()
+    return Snapshot(line, nodes, shares, left, heads_max, paused, holdings)
 
 
 def _left(

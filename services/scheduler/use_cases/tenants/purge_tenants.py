@@ -14,7 +14,7 @@ from services.scheduler.use_cases.ports import Lease, Tenants, UnitOfWork
 
 @dataclass(frozen=True, slots=True)
 class PurgeTenants:
-    """Delete jobs, attempts, deployments, replicas and answers of tenants that are PURGED.
+    """Delete jobs, attempts, deployments, replicas, pauses and answers of PURGED tenants.
 
     What runs is not touched: the suspension stops it, and a later pass takes what it was.
 
@@ -51,6 +51,7 @@ class PurgeTenants:
                 sum(are_ending)
                 + await tx.leavings.delete_jobs(purged, limit=limit)
                 + await tx.leavings.delete_deployments(purged, limit=limit)
+                + await tx.leavings.delete_pauses(purged, limit=limit)
                 + await tx.leavings.delete_answers(purged, limit=limit)
             )
 

@@ -17,6 +17,7 @@ from modelyard.cli.members import member_group
 from modelyard.cli.models import model_group
 from modelyard.cli.nodes import node_group
 from modelyard.cli.platform import status, trace_group
+from modelyard.cli.queues import queue_group
 from modelyard.cli.session import (
     EXIT_BROKEN_PIPE,
     EXIT_INTERRUPTED,
@@ -94,5 +95,6 @@ for _command in (
     tenant_group,
     member_group,
     node_group,
+    queue_group,
 ):
     cli.add_command(_command)

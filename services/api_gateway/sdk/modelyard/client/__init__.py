@@ -25,6 +25,7 @@ from modelyard.client.values import (
     Node,
     Person,
     Plan,
+    Queue,
     Resources,
     Tenant,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "Node",
     "Person",
     "Plan",
+    "Queue",
     "Resources",
     "Tenant",
 ]

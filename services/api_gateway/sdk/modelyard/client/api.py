@@ -40,6 +40,7 @@ from modelyard.client.values import (
     ModelVersion,
     Node,
     Plan,
+    Queue,
     Tenant,
 )
 from opentelemetry import propagate
@@ -157,6 +158,25 @@ class Client:
             "POST", _path("jobs", job_id, "cancel"), json={"reason": reason}, is_repeatable=True
         )
         return Job.model_validate(answer)
+
+    def queues(self) -> list[Queue]:
+        """Show by name the queues that are paused, or of which a job has not ended."""
+        return [Queue.model_validate(queue) for queue in self._pages("/v1/queues", "queues")]
+
+    def pause_queue(self, name: str, *, reason: str) -> Queue:
+        """Admit nothing of a queue any more; what runs goes on, what waits keeps its place.
+
+        No job needs to have named it yet. Of one that is paused the first reason stands.
+        """
+        return self._change_queue(name, "pause", {"reason": reason})
+
+    def resume_queue(self, name: str) -> Queue:
+        """End a queue's pause."""
+        return self._change_queue(name, "resume", None)
+
+    def _change_queue(self, name: str, how: str, body: Any) -> Queue:
+        answer = self._call("POST", _path("queues", name, how), json=body, is_repeatable=True)
+        return Queue.model_validate(answer)
 
     def _submit(self, spec: dict[str, Any], idempotency_key: str | None) -> Job:
         answer = self._call(

@@ -147,7 +147,8 @@ class JobExplanation(_Value):
     job_id: str
     state: str
     hold: str
-    """What keeps it from its start: TENANT, BACK_OFF, PLAN, NODES, RESOURCES, ORDER; or NONE."""
+    """What keeps it from its start: TENANT, PAUSED, BACK_OFF, PLAN, NODES, RESOURCES, ORDER; or
+    NONE."""
     because: str
     helped_by: str
     """Empty where nothing holds it."""
@@ -273,6 +274,19 @@ class Node(_Value):
     lost_at: datetime | None = None
     capacity: Resources
     used: Resources
+
+
+class Queue(_Value):
+    """A name that jobs give."""
+
+    name: str
+    paused_at: datetime | None
+    """Since when nothing of it is admitted."""
+    paused_reason: str
+    """Empty while it is not paused."""
+    queued_count: int
+    running_count: int
+    """Admitted, and not ended."""
 
 
 class Person(_Value):

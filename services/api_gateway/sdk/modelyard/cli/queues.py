@@ -1,0 +1,52 @@
+"""`queue`: what jobs stand in line as, and keeping it from its start."""
+
+import click
+from modelyard.cli.output import show_json, show_table
+from modelyard.cli.session import Session, age, pass_session
+from modelyard.client import Queue
+
+
+@click.group("queue")
+def queue_group() -> None:
+    """Look at queues; pause and resume them. A queue needs no creation: jobs name it."""
+
+
+@queue_group.command("list")
+@pass_session
+def queue_list(session: Session) -> None:
+    """Show the queues that are paused, or of which a job has not ended."""
+    _show(session, session.client.queues())
+
+
+@queue_group.command("pause")
+@click.argument("name")
+@click.option("--reason", required=True, help="What its jobs' owners are told.")
+@pass_session
+def queue_pause(session: Session, name: str, reason: str) -> None:
+    """Start nothing of a queue any more: what runs goes on, what waits keeps its place."""
+    _show(session, [session.client.pause_queue(name, reason=reason)])
+
+
+@queue_group.command("resume")
+@click.argument("name")
+@pass_session
+def queue_resume(session: Session, name: str) -> None:
+    """End a queue's pause."""
+    _show(session, [session.client.resume_queue(name)])
+
+
+def _show(session: Session, queues: list[Queue]) -> None:
+    if session.is_json:
+        show_json(queues)
+        return
+    show_table(
+        ("QUEUE", "STATE", "QUEUED", "RUNNING", "REASON"),
+        [
+            (each.name, _state(each), each.queued_count, each.running_count, each.paused_reason)
+            for each in queues
+        ],
+    )
+
+
+def _state(queue: Queue) -> str:
+    return "open" if queue.paused_at is None else f"paused for {age(queue.paused_at)}"

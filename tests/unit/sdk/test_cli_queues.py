@@ -1,0 +1,82 @@
+"""`modelyard queue`, on answers of a gateway."""
+
+import json
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+from modelyard.client import Client
+
+from tests.unit.sdk.command_line import exit_code_of
+
+OPEN: dict[str, Any] = {
+    "name": "nightly",
+    "paused_at": None,
+    "paused_reason": "",
+    "queued_count": 2,
+    "running_count": 1,
+}
+PAUSED = OPEN | {"paused_at": "2026-01-01T10:00:00Z", "paused_reason": "it is day"}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Any]]:
+    """Note what is asked of a gateway with one queue."""
+    noted: list[tuple[str, str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content) if request.content else None
+        noted.append((request.method, request.url.path, body))
+        if request.method == "GET":
+            return httpx.Response(200, json={"queues": [PAUSED], "next_page_token": ""})
+        return httpx.Response(200, json=PAUSED if body else OPEN)
+
+    transport = httpx.MockTransport(answer)
+    monkeypatch.setattr("modelyard.cli.main.Client", partial(Client, transport=transport))
+    return noted
+
+
+def test_queues_are_listed_with_their_pauses(
+    asked: list[tuple[str, str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert exit_code_of(monkeypatch, "queue", "list") == 0
+    assert asked == [("GET", "/v1/queues", None)]
+    heading, line = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["QUEUE", "STATE", "QUEUED", "RUNNING", "REASON"]
+    assert line.startswith("nightly")
+    assert "paused for" in line
+    assert line.endswith("it is day")
+
+
+def test_a_queue_is_paused_with_a_reason_and_resumed(
+    asked: list[tuple[str, str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert exit_code_of(monkeypatch, "queue", "pause", "nightly", "--reason", "it is day") == 0
+    assert exit_code_of(monkeypatch, "queue", "resume", "nightly") == 0
+    assert asked == [
+        ("POST", "/v1/queues/nightly/pause", {"reason": "it is day"}),
+        ("POST", "/v1/queues/nightly/resume", None),
+    ]
+    assert "open" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_queue_is_not_paused_without_a_reason(
+    asked: list[tuple[str, str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert exit_code_of(monkeypatch, "queue", "pause", "nightly") == 2
+    assert asked == []
+
+
+def test_queues_are_told_as_json(
+    asked: list[tuple[str, str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert exit_code_of(monkeypatch, "--json", "queue", "list") == 0
+    assert json.loads(capsys.readouterr().out) == [PAUSED]
+    assert len(asked) == 1
