@@ -123,3 +123,30 @@ def test_a_job_is_run_again_found_by_its_label_and_told_by_its_time_line(
         *("queued", "admitted", "started", "ended", "failed"),
     ]
     assert events[3]["exit_code"] == 7
+
+
+def test_a_job_of_a_paused_queue_waits_until_that_is_resumed(
+    platform: Platform, bench: Bench, folder: Path
+) -> None:
+    def answer(*arguments: str) -> Any:
+        told = platform.cli("--json", *arguments)
+        assert told.returncode == 0, told.stderr
+        return json.loads(told.stdout)
+
+    answer("queue", "pause", "nightly", "--reason", "it is day")
+    try:
+        command = ("--", "python", "main.py", "0")
+        sent = answer(
+            "run", str(folder), *BASE, "--cpu", "100", "--detach", "--queue", "nightly", *command
+        )
+        told = answer("job", "explain", sent["id"])
+        [listed] = answer("job", "list", "--queue", "nightly", "--state", "QUEUED")
+        [queue] = [each for each in answer("queue", "list") if each["name"] == "nightly"]
+    finally:
+        answer("queue", "resume", "nightly")
+
+    assert told["hold"] == "PAUSED"
+    assert listed["reason"] == told["because"]
+    assert listed["reason"].endswith(": it is day")
+    assert (queue["paused_reason"], queue["queued_count"]) == ("it is day", 1)
+    assert bench.ended(bench.client.job(sent["id"])).state == "SUCCEEDED"
