@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from deploy.local.errors import StackError
-from tests.bench import gateway, recovery, relay, start, submit, takeover
+from tests.bench import gateway, queue, recovery, relay, start, submit, takeover
 
 _BENCHES: Final[Mapping[str, Callable[[], None]]] = {
     "gateway": gateway.main,
+    "queue": queue.main,
     "recovery": recovery.main,
     "relay": relay.main,
     "start": start.main,
