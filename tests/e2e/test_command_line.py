@@ -123,6 +123,7 @@ def test_a_job_is_run_again_found_by_its_label_and_told_by_its_time_line(
         *("queued", "admitted", "started", "ended", "failed"),
     ]
     assert events[3]["exit_code"] == 7
+    assert events[3]["ending"] == {"reason": "exit_code", "message": "exit code 7"}
 
 
 def test_a_job_of_a_paused_queue_waits_until_that_is_resumed(

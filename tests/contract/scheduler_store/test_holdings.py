@@ -8,7 +8,7 @@ from services.scheduler.domain.jobs.job import Job
 from services.scheduler.domain.jobs.spec import JobTimeouts
 from services.scheduler.domain.scheduling.plan import Holding
 from tests.contract.scheduler_store.conftest import Store
-from tests.unit.scheduler.builders import ACME, NODE, NOW, a_spec, resources
+from tests.unit.scheduler.builders import ACME, ENDING, NODE, NOW, a_spec, resources
 
 RUN_MAX = timedelta(hours=2)
 
@@ -70,7 +70,7 @@ async def test_what_is_over_its_limit_is_to_end_now(store: Store) -> None:
 async def test_what_has_ended_holds_nothing(store: Store) -> None:
     await admit(store)
     async with store.unit_of_work.system(because="test") as tx:
-        closed, _ = (await tx.attempts.get(AttemptId("att_1"))).closed(at=NOW)
+        closed, _ = (await tx.attempts.get(AttemptId("att_1"))).closed(ENDING, at=NOW)
         await tx.attempts.save(closed)
     assert await held(store) == []
 

@@ -8,7 +8,7 @@ from services.scheduler.domain.fleet.node import HeldWork, Node
 from services.scheduler.domain.fleet.reach import FleetDoors
 from services.scheduler.domain.identities import AttemptId, NodeId
 from tests.contract.scheduler_store.conftest import Store
-from tests.unit.scheduler.builders import ACME, NODE, NOW, UMBRELLA, resources
+from tests.unit.scheduler.builders import ACME, ENDING, NODE, NOW, UMBRELLA, resources
 
 OTHER = NodeId("node-2")
 CAPACITY = resources(cpu=4, memory=8)
@@ -51,7 +51,7 @@ async def place(
 async def end(store: Store, number: int) -> None:
     """Do what a runner does."""
     async with store.unit_of_work.system(because="test") as tx:
-        attempt, _ = (await tx.attempts.get(AttemptId(f"att_{number}"))).closed(at=NOW)
+        attempt, _ = (await tx.attempts.get(AttemptId(f"att_{number}"))).closed(ENDING, at=NOW)
         await tx.attempts.save(attempt)
         await tx.nodes.release(attempt.node_id, attempt.resources)
 

@@ -11,7 +11,7 @@ from services.scheduler.use_cases.deployments.republish_routes import RepublishR
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
 from services.scheduler.use_cases.paging import PageRequest
 from tests.integration.scheduler.yard import Yard
-from tests.unit.scheduler.builders import UMBRELLA, resources
+from tests.unit.scheduler.builders import ENDING, UMBRELLA, resources
 
 ROUNDS = 4
 ROOMY = resources(cpu=32, memory=64)
@@ -72,7 +72,7 @@ async def open_owners(yard: Yard) -> set[str]:
 async def confirm_end(yard: Yard, attempt: Attempt, job: Job) -> None:
     """Be the runner that closes what was cancelled before its start."""
     async with yard.store.system(because="test") as tx:
-        closed, attempt_fact = (await tx.attempts.get(attempt.id)).closed(at=tx.now)
+        closed, attempt_fact = (await tx.attempts.get(attempt.id)).closed(ENDING, at=tx.now)
         stopping = await tx.jobs.get_any(job.id)
         cancelled, job_fact = stopping.cancelled(reason="confirmed", at=tx.now)
         await tx.attempts.save(closed)

@@ -10,6 +10,7 @@ from services.chassis.db.lease import HeldLease, PostgresLeases
 from services.chassis.errors import Conflict
 from services.scheduler.adapters.postgres.tables import CHASSIS
 from services.scheduler.domain.attempts.attempt import Attempt, AttemptState, LogLocation
+from services.scheduler.domain.attempts.ending import AttemptEnding, EndReason
 from services.scheduler.domain.attempts.runtime import ContainerExit
 from services.scheduler.domain.attempts.work import AttemptWork
 from services.scheduler.domain.deployments.replica import ReplicaState
@@ -99,6 +100,7 @@ async def test_jobs_of_a_lost_node_are_tried_again_elsewhere(yard: Yard, runner:
     assert (node.lost_at is not None, node.used) == (True, Resources())
     attempt = await attempt_of(yard, work)
     assert (attempt.state, attempt.exit_code) == (AttemptState.LOST, None)
+    assert attempt.ending == AttemptEnding(EndReason.LOST, "its node node-1 is lost")
     assert (await yard.event_types(attempt.id))[-1] == "attempt.lost"
     job = await yard.job(attempt.owner.id)
     assert (job.state, job.retry_count) == (JobState.QUEUED, 1)
@@ -148,6 +150,7 @@ async def test_job_that_was_asked_to_stop_ends_as_it_would_have(
 
     job = await yard.job(job.id)
     assert (job.state, job.retry_count) == (state, 0)
+    assert (await attempt_of(yard, work)).ending == AttemptEnding(EndReason(cause), "asked")
 
 
 async def test_replicas_of_a_lost_node_leave_the_routes_and_come_up_elsewhere(

@@ -1,6 +1,5 @@
 """Queues are paused and resumed: what waits, what runs, and what their jobs are told."""
 
-
 import pytest
 
 from services.chassis.errors import InvalidArgument, QuotaExceeded

@@ -359,6 +359,7 @@ async def test_attempts_are_shown_as_the_database_has_them(client: Client, yard:
     assert (shown.id, shown.number, shown.node_id) == (work.attempt.id, 1, work.attempt.node_id)
     assert shown.state == job_events_pb2.ATTEMPT_STATE_EXITED
     assert shown.exit_code == 1
+    assert (shown.ending.reason, shown.ending.message) == ("exit_code", "exit code 1")
     assert shown.ended_at.ToDatetime() >= shown.started_at.ToDatetime()
     code, _ = await refusal(client.job("ListAttempts", request, tenant=UMBRELLA))
     assert code == "NOT_FOUND"

@@ -54,6 +54,7 @@ from services.scheduler.use_cases.tenants.purge_tenants import PurgeTenants
 from services.scheduler.use_cases.tenants.stop_suspended_jobs import StopSuspendedJobs
 from tests.unit.scheduler.builders import (
     ACME,
+    ENDING,
     NODE,
     NOW,
     TRACEPARENT,
@@ -266,7 +267,9 @@ class Yard:
         async with self.store.system(because="test") as tx:
             attempt = await tx.attempts.get(attempt_id)
             attempt, fact = (
-                attempt.exited(1, at=tx.now) if attempt.started_at else attempt.closed(at=tx.now)
+                attempt.exited(1, ENDING, at=tx.now)
+                if attempt.started_at
+                else attempt.closed(ENDING, at=tx.now)
             )
             await tx.attempts.save(attempt)
             await tx.nodes.release(attempt.node_id, attempt.resources)

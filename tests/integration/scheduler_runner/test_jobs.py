@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import format_trace_id
 
 from services.scheduler.domain.attempts.attempt import AttemptState
+from services.scheduler.domain.attempts.ending import AttemptEnding, EndReason
 from services.scheduler.domain.attempts.runtime import ContainerPhase, ContainerStatus
 from services.scheduler.domain.jobs.failure import FailureReason
 from services.scheduler.domain.jobs.job import JobState
@@ -157,6 +158,8 @@ async def test_job_is_stopped_and_fails_when_its_run_time_is_over(yard: RunnerYa
 
     assert job.failure is not None
     assert job.failure.reason is FailureReason.RUN_TIMEOUT
+    said = AttemptEnding(EndReason.RUN_TIMEOUT, "ran longer than 1 s")
+    assert (await yard.attempt(job)).ending == said
     assert (await yard.event_types(job.id))[-2:] == ["job.stopping", "job.failed"]
 
 
@@ -178,6 +181,7 @@ async def test_job_is_cancelled_once_its_runtime_has_confirmed(yard: RunnerYard)
     attempt = await yard.attempt(job)
     assert job.reason == "not needed"
     assert (attempt.state, attempt.exit_code) == (AttemptState.EXITED, 0)
+    assert attempt.ending == AttemptEnding(EndReason.CANCELLED, "not needed")
     assert "saved" in (yard.work_folder(attempt).parent / "container.log").read_text()
     assert await yard.used() == Resources()
 
@@ -209,6 +213,9 @@ async def test_job_of_a_suspended_tenant_stops_with_its_grace_and_runs_again_whe
         await yard.cancel_job(TENANT, job.id, reason="seen enough")
         job = await yard.becomes(job, JobState.CANCELLED)
     assert job.attempt_number == 2
+    ending = (await yard.attempt_of(first.id)).ending
+    assert ending is not None
+    assert ending.reason is EndReason.SUSPENDED
     states = [event.removeprefix("job.") for event in await yard.event_types(job.id)]
     assert states.count("queued") == 2
 
@@ -225,6 +232,7 @@ async def test_job_is_cancelled_without_a_start_while_its_files_can_not_be_fetch
     attempt = await yard.attempt(job)
     container = await yard.runner.runtime.inspect(attempt.container_name)
     assert attempt.state is AttemptState.CLOSED
+    assert attempt.ending == AttemptEnding(EndReason.CANCELLED, "cancelled by request")
     assert container.phase is ContainerPhase.TOMBSTONE
     assert await yard.used() == Resources()
 

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from services.scheduler.domain.attempts.attempt import AttemptState
+from services.scheduler.domain.attempts.ending import AttemptEnding, EndReason
 from services.scheduler.domain.jobs.failure import FailureReason
 from services.scheduler.domain.jobs.job import Job, JobState
 from services.scheduler.domain.jobs.retries import JobRetries
@@ -42,7 +43,10 @@ async def test_job_is_tried_again_after_an_exit_code_that_says_so(yard: RunnerYa
 
     second = await yard.attempt(job)
     assert (job.state, job.retry_count, second.number) == (JobState.SUCCEEDED, 1, 2)
-    assert (await yard.attempt_of(first.id)).state is AttemptState.EXITED
+    first = await yard.attempt_of(first.id)
+    assert first.state is AttemptState.EXITED
+    assert first.ending == AttemptEnding(EndReason.EXIT_CODE, "exit code 75")
+    assert second.ending == AttemptEnding.succeeded()
     assert job.retry_at is not None
     assert second.created_at >= job.retry_at
     assert yard.output(first) == "attempt 1\n"

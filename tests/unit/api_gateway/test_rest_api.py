@@ -669,6 +669,7 @@ async def test_attempts_are_shown_with_what_is_known_of_them() -> None:
     ended.created_at.FromSeconds(1)
     ended.started_at.FromSeconds(2)
     ended.ended_at.FromSeconds(3)
+    ended.ending.MergeFrom(job_service_pb2.AttemptEnding(reason="drained", message="n is drained"))
     lost = job_service_pb2.JobAttempt(number=2, state=job_events_pb2.ATTEMPT_STATE_LOST)
     edge = Edge(jobs=FakeJobs(attempts=[ended, lost]))
     async with edge.client(key=await edge.key("jobs:read")) as client:
@@ -684,7 +685,9 @@ async def test_attempts_are_shown_with_what_is_known_of_them() -> None:
         "started_at": "1970-01-01T00:00:02Z",
         "ended_at": "1970-01-01T00:00:03Z",
         "exit_code": 0,
+        "ending": {"reason": "drained", "message": "n is drained"},
     }
     assert (second["state"], second["started_at"], second["exit_code"]) == ("LOST", None, None)
+    assert second["ending"] is None
     [request] = edge.jobs.attempts_asked
     assert (request.job_id, request.page.page_size) == ("job_1", 2)

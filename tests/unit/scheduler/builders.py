@@ -6,6 +6,7 @@ from typing import Any
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import Attempt, Owner, OwnerKind
+from services.scheduler.domain.attempts.ending import AttemptEnding, EndReason
 from services.scheduler.domain.deployments.deployment import Deployment, DeploymentSpec
 from services.scheduler.domain.deployments.model import ModelPin
 from services.scheduler.domain.deployments.replica import Replica
@@ -29,6 +30,8 @@ DIGEST = "sha256:" + "0123456789abcdef" * 4
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 NODE = NodeId("node-1")
 GIB = 1 << 30
+ENDING = AttemptEnding(EndReason.EXIT_CODE, "exit code 1")
+"""An attempt's, where it is no matter why."""
 
 
 def later(seconds: float) -> datetime:

@@ -13,6 +13,7 @@ from services.scheduler.entrypoints.facts import event_of
 from tests.unit.scheduler.builders import (
     ACME,
     DIGEST,
+    ENDING,
     NODE,
     NOW,
     TRACEPARENT,
@@ -80,7 +81,7 @@ def test_an_attempt_tells_whose_it_is_and_where_its_output_lies() -> None:
 def test_an_exit_code_of_zero_is_told() -> None:
     started, _ = an_attempt().started(LogLocation("c/container.log"), at=NOW)
     data = job_events_pb2.AttemptTransitioned.FromString(
-        event_of(started.exited(0, at=NOW)[1]).data
+        event_of(started.exited(0, ENDING, at=NOW)[1]).data
     )
     assert data.HasField("exit_code")
     assert data.exit_code == 0
@@ -90,7 +91,7 @@ def test_an_end_that_was_not_seen_says_so() -> None:
     started, _ = an_attempt().started(LogLocation("c/container.log"), at=NOW)
     told = [
         job_events_pb2.AttemptTransitioned.FromString(event_of(fact).data).end_unseen
-        for _, fact in (started.exited(0, at=NOW), started.lost(at=NOW))
+        for _, fact in (started.exited(0, ENDING, at=NOW), started.lost(ENDING, at=NOW))
     ]
     assert told == [False, True]
 

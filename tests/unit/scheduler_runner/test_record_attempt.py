@@ -15,11 +15,15 @@ from services.scheduler.domain.attempts.attempt import (
     AttemptTransitioned,
     LogLocation,
 )
+from services.scheduler.domain.attempts.ending import AttemptEnding, EndReason
+from services.scheduler.domain.attempts.work import AttemptWork
+from services.scheduler.domain.deployments.replica import ReplicaState
 from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
-from services.scheduler.domain.jobs.job import JobProgress, JobState, StopCause
+from services.scheduler.domain.jobs.job import JobProgress, JobState, StopCause, StopRequest
 from services.scheduler.domain.jobs.retries import JobRetries
 from services.scheduler.use_cases.attempts.record_attempt import (
     TOGETHER_MAX,
+    Kept,
     RecordAttempt,
     Succeeded,
 )
@@ -169,6 +173,88 @@ async def test_job_that_was_stopped_for_its_run_time_fails_even_with_exit_code_0
 
     job = bench.store.rows["job_1"]
     assert (job.state, job.failure.reason) == (JobState.FAILED, FailureReason.RUN_TIMEOUT)
+
+
+def ending_of(bench: Bench) -> AttemptEnding | None:
+    attempt = bench.store.rows["att_1"]
+    assert attempt.is_terminal
+    ending: AttemptEnding | None = attempt.ending
+    return ending
+
+
+async def exited(bench: Bench, work: AttemptWork, *, code: int = 0, kept: Kept = Kept()) -> None:  # noqa: B008 it is frozen
+    outcome = Succeeded(()) if code == 0 else JobFailure(FailureReason.EXIT_CODE, "exit code 1")
+    await bench.record.exited(LEASE, work, an_exit(code), outcome, progress=None, kept=kept)
+
+
+async def test_attempt_whose_program_ended_says_how_that_went(bench: Bench) -> None:
+    for code, said in (
+        (0, AttemptEnding(EndReason.SUCCEEDED, "exit code 0")),
+        (1, AttemptEnding(EndReason.EXIT_CODE, "exit code 1")),
+    ):
+        await exited(bench, bench.store.given(some_work()), code=code)
+        assert ending_of(bench) == said
+
+
+async def test_attempt_that_is_lost_or_never_ran_says_why(bench: Bench) -> None:
+    await bench.record.lost(LEASE, bench.store.given(some_work()), FAILURE)
+    assert ending_of(bench) == AttemptEnding(EndReason.LOST, "gone")
+
+    work = bench.store.given(some_work(AttemptState.CREATED), state=JobState.STARTING)
+    await bench.record.closed(LEASE, work, JobFailure(FailureReason.START, "no such image"))
+    assert ending_of(bench) == AttemptEnding(EndReason.START, "no such image")
+
+
+@pytest.mark.parametrize("cause", StopCause)
+async def test_attempt_that_was_stopped_says_for_what_however_it_ended(
+    bench: Bench, cause: StopCause
+) -> None:
+    stop = StopRequest(cause, "asked", NOW)
+    said = AttemptEnding(EndReason(cause), "asked")
+
+    for code in (0, 1):
+        await exited(bench, bench.store.given(some_work(stop=stop), state="STOPPING"), code=code)
+        assert ending_of(bench) == said
+    work = bench.store.given(some_work(stop=stop), state="STOPPING")
+    await bench.record.lost(LEASE, work, FAILURE)
+    assert ending_of(bench) == said
+    work = bench.store.given(some_work(AttemptState.CREATED, stop=stop), state="STOPPING")
+    await bench.record.closed(LEASE, work, FAILURE)
+    assert ending_of(bench) == said
+
+
+async def test_attempt_says_that_its_checkpoint_was_not_kept(bench: Bench) -> None:
+    stop = StopRequest(StopCause.DRAINED, "node-1 is drained", NOW)
+    work = bench.store.given(some_work(stop=stop), state="STOPPING")
+
+    await exited(bench, work, kept=Kept(problem="too many files"))
+
+    told = "node-1 is drained; its checkpoint was not kept: too many files"
+    assert ending_of(bench) == AttemptEnding(EndReason.DRAINED, told)
+
+
+async def test_old_attempt_of_a_job_that_was_stopped_since_says_how_it_ended_itself(
+    bench: Bench,
+) -> None:
+    work = bench.store.given(some_work(stop=STOP), state="STOPPING")
+    bench.store.rows["job_1"] = replace(bench.store.rows["job_1"], attempt_id="att_2")
+
+    await bench.record.lost(LEASE, work, FAILURE)
+
+    assert ending_of(bench) == AttemptEnding(EndReason.LOST, "gone")
+
+
+@pytest.mark.parametrize("state", [ReplicaState.READY, ReplicaState.STOPPING])
+async def test_attempt_of_a_replica_says_why_it_ended(bench: Bench, state: ReplicaState) -> None:
+    work = bench.store.given(some_work(owner=a_replica(address="127.0.0.1:1")), state=state)
+    replica = bench.store.rows["rep_1"]
+    bench.store.rows["rep_1"] = replace(replica, reason="deleted", stop_requested_at=NOW)
+
+    await bench.record.exited(LEASE, work, an_exit(1), FAILURE, progress=None)
+
+    is_stopped = state is ReplicaState.STOPPING
+    cancelled = AttemptEnding(EndReason.CANCELLED, "deleted")
+    assert ending_of(bench) == (cancelled if is_stopped else AttemptEnding.failed(FAILURE))
 
 
 async def test_runner_of_an_earlier_epoch_records_nothing(bench: Bench) -> None:

@@ -27,6 +27,7 @@ from services.scheduler.entrypoints.loops.runtime_watch import RuntimeWatch
 from services.scheduler.use_cases.attempts.drive_attempt import AttemptMemory, DriveAttempt
 from services.scheduler.use_cases.attempts.keep_node import KeepNode
 from tests.support.eventually import seen
+from tests.unit.scheduler.builders import ENDING
 from tests.unit.scheduler_runner.bench import LIMITS, Bench
 from tests.unit.scheduler_runner.builders import STOP, a_job, some_work
 
@@ -202,7 +203,7 @@ async def test_lost_node_takes_work_again_once_nothing_of_ended_attempts_is_left
     bench: Bench, drive: Drive
 ) -> None:
     ended = bench.store.given(some_work()).attempt
-    bench.store.rows[ended.id], _ = ended.lost(at=bench.clock.now())
+    bench.store.rows[ended.id], _ = ended.lost(ENDING, at=bench.clock.now())
     bench.store.works, bench.store.lost_at = [], bench.clock.now()
     bench.runtime.is_(P.RUNNING)
     bench.runtime.failing = DOWN
@@ -219,7 +220,7 @@ async def test_lost_node_stays_lost_while_something_can_not_be_stopped(
     bench: Bench, drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = bench.store.given(some_work()).attempt
-    bench.store.rows[ended.id], _ = ended.lost(at=bench.clock.now())
+    bench.store.rows[ended.id], _ = ended.lost(ENDING, at=bench.clock.now())
     bench.store.works, bench.store.lost_at = [], bench.clock.now()
     bench.runtime.is_(P.RUNNING)
     tries = list[str]()

@@ -7,7 +7,7 @@ from functools import partial
 import httpx
 import pytest
 from modelyard.cli.timeline import clock_of, events_of
-from modelyard.client import Client, Job, JobAttempt
+from modelyard.client import AttemptEnding, Client, Job, JobAttempt
 
 from tests.unit.sdk.command_line import exit_code_of
 
@@ -47,6 +47,7 @@ def an_attempt(
     started: float | None = None,
     ended: float | None = None,
     exit_code: int | None = None,
+    ending: AttemptEnding | None = None,
 ) -> JobAttempt:
     return JobAttempt(
         id=f"att_{number}",
@@ -57,6 +58,7 @@ def an_attempt(
         started_at=None if started is None else at(started),
         ended_at=None if ended is None else at(ended),
         exit_code=exit_code,
+        ending=ending,
     )
 
 
@@ -84,6 +86,32 @@ def test_a_job_that_has_ended_is_told_from_its_first_place_in_line_to_its_end() 
         (70, "failed", "FAILED: exit code 1"),
     ]
     assert [event.exit_code for event in events if event.event == "ended"] == [None, None, 1]
+
+
+@pytest.mark.parametrize(
+    ("state", "exit_code", "reason", "message", "told"),
+    [
+        ("EXITED", 0, "succeeded", "exit code 0", "ended with exit code 0 (succeeded)"),
+        ("EXITED", 75, "exit_code", "exit code 75", "ended with exit code 75 (exit_code)"),
+        (
+            "EXITED",
+            143,
+            "drained",
+            "n is drained",
+            "ended with exit code 143 (drained: n is drained)",
+        ),
+        ("CLOSED", None, "cancelled", "not needed", "ended before it ran (cancelled: not needed)"),
+    ],
+)
+def test_the_end_of_an_attempt_says_why(
+    state: str, exit_code: int | None, reason: str, message: str, told: str
+) -> None:
+    ending = AttemptEnding(reason=reason, message=message)
+    tried = an_attempt(1, state, created=1, ended=3, exit_code=exit_code, ending=ending)
+
+    _, admitted, ended, _ = events_of(FAILED, [tried], now=at(5))
+
+    assert (ended.text, ended.ending, admitted.ending) == (f"attempt 1 {told}", ending, None)
 
 
 def test_a_job_that_waits_for_its_retry_says_why_at_the_end() -> None:

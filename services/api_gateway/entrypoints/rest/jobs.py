@@ -326,6 +326,16 @@ class JobExplanation(BaseModel):
         )
 
 
+class AttemptEnding(BaseModel):
+    """Why an attempt ended."""
+
+    reason: str = Field(
+        description="What it was stopped for: cancelled, drained, run_timeout, suspended. Else "
+        "what became of it: succeeded, or a reason of a job's failure."
+    )
+    message: str
+
+
 class JobAttempt(BaseModel):
     """One try to run a job."""
 
@@ -338,6 +348,9 @@ class JobAttempt(BaseModel):
     ended_at: datetime | None
     exit_code: int | None = Field(
         description="When its program ended by itself or by a signal, then 128 + signal."
+    )
+    ending: AttemptEnding | None = Field(
+        description="Null where it has not ended, or did before that was kept."
     )
 
     @staticmethod
@@ -353,6 +366,7 @@ class JobAttempt(BaseModel):
             started_at=instant_if_set(attempt.started_at),
             ended_at=instant_if_set(attempt.ended_at),
             exit_code=attempt.exit_code if attempt.HasField("exit_code") else None,
+            ending=_ending(attempt.ending) if attempt.HasField("ending") else None,
         )
 
 
@@ -497,6 +511,10 @@ def _progress(progress: pb.JobProgress) -> JobProgress:
         metrics=dict(progress.metrics),
         reported_at=instant_if_set(progress.reported_at),
     )
+
+
+def _ending(ending: service_pb.AttemptEnding) -> AttemptEnding:
+    return AttemptEnding(reason=ending.reason, message=ending.message)
 
 
 def _failure(failure: pb.JobFailure) -> JobFailure:

@@ -27,6 +27,7 @@ from services.scheduler.domain.attempts.attempt import (
     Owner,
     OwnerKind,
 )
+from services.scheduler.domain.attempts.ending import AttemptEnding, EndReason
 from services.scheduler.domain.attempts.work import AttemptWork, JobWork, ReplicaWork
 from services.scheduler.domain.deployments.deployment import DeploymentSpec
 from services.scheduler.domain.deployments.model import ModelPin
@@ -200,6 +201,8 @@ def from_attempt(attempt: Attempt) -> dict[str, Any]:
         "exit_code": attempt.exit_code,
         "started_at": attempt.started_at,
         "ended_at": attempt.ended_at,
+        "end_reason": attempt.ending.reason if attempt.ending else None,
+        "end_message": attempt.ending.message if attempt.ending else None,
     }
 
 
@@ -220,7 +223,14 @@ def to_attempt(row: sa.RowMapping) -> Attempt:
         exit_code=row["exit_code"],
         started_at=row["started_at"],
         ended_at=row["ended_at"],
+        ending=_ending(row),
     )
+
+
+def _ending(row: sa.RowMapping) -> AttemptEnding | None:
+    if row["end_reason"] is None:
+        return None
+    return AttemptEnding(EndReason(row["end_reason"]), row["end_message"])
 
 
 def to_holding(row: sa.RowMapping) -> Holding:

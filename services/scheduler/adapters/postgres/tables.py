@@ -189,6 +189,8 @@ ATTEMPTS: Final = Table(
     utc("created_at"),
     utc("started_at", nullable=True),
     utc("ended_at", nullable=True),
+    Column("end_reason", Text),
+    Column("end_message", Text),
 )
 Index("uq_attempt_number", ATTEMPTS.c.owner_id, ATTEMPTS.c.number, unique=True)
 Index(

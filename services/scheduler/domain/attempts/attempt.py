@@ -1,7 +1,7 @@
 """An attempt: one try to run its owner, and the holder of its node's capacity.
 
 Owns: the attempt's state table. Always holds: the capacity that it took is given back in the
-transaction that records its end (EXITED, LOST or CLOSED), never earlier.
+transaction that records its end (EXITED, LOST or CLOSED), never earlier; and that end says why.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from services.chassis.tenancy import TenantId
+from services.scheduler.domain.attempts.ending import AttemptEnding
 from services.scheduler.domain.identities import AttemptId, NodeId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.transitions import IllegalTransition
@@ -95,6 +96,8 @@ class Attempt:
     exit_code: int | None = None
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    ending: AttemptEnding | None = None
+    """Why it ended; None: it has not, or did before that was kept."""
 
     @classmethod
     def created(
@@ -141,20 +144,22 @@ class Attempt:
         return self.move(S.STARTED, at=at, log_location=log_location, started_at=at)
 
     def exited(
-        self, exit_code: int, *, at: datetime, is_end_seen: bool = True
+        self, exit_code: int, ending: AttemptEnding, *, at: datetime, is_end_seen: bool = True
     ) -> "tuple[Attempt, AttemptTransitioned]":
         """Its runtime knows how it ended; by a signal: 128 + signal."""
-        exited, fact = self.move(S.EXITED, at=at, exit_code=exit_code, ended_at=at)
+        exited, fact = self._ended(S.EXITED, ending, at=at, exit_code=exit_code)
         return exited, replace(fact, is_end_seen=is_end_seen)
 
-    def lost(self, *, at: datetime) -> "tuple[Attempt, AttemptTransitioned]":
+    def lost(self, ending: AttemptEnding, *, at: datetime) -> "tuple[Attempt, AttemptTransitioned]":
         """Nobody knows how it ended: its runtime does not, or its node is lost."""
-        lost, fact = self.move(S.LOST, at=at, ended_at=at)
+        lost, fact = self._ended(S.LOST, ending, at=at)
         return lost, replace(fact, is_end_seen=False)
 
-    def closed(self, *, at: datetime) -> "tuple[Attempt, AttemptTransitioned]":
+    def closed(
+        self, ending: AttemptEnding, *, at: datetime
+    ) -> "tuple[Attempt, AttemptTransitioned]":
         """It never ran, and its name is taken so that it never will."""
-        return self.move(S.CLOSED, at=at, ended_at=at)
+        return self._ended(S.CLOSED, ending, at=at)
 
     def move(
         self, to: AttemptState, *, at: datetime, **changes: Any
@@ -164,6 +169,11 @@ class Attempt:
             raise IllegalTransition("attempt", self.id, state=self.state, to=to)
         moved = replace(self, state=to, version=self.version + 1, **changes)
         return moved, AttemptTransitioned(moved, at)
+
+    def _ended(
+        self, to: AttemptState, ending: AttemptEnding, *, at: datetime, **changes: Any
+    ) -> "tuple[Attempt, AttemptTransitioned]":
+        return self.move(to, at=at, ended_at=at, ending=ending.bounded(), **changes)
 
 
 _CONTAINER_PREFIX: Final = "modelyard-"

@@ -14,6 +14,7 @@ from services.chassis.rpc.context import Context, principal
 from services.chassis.telemetry.tracing import current_traceparent, trace_id_of
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import Attempt
+from services.scheduler.domain.attempts.ending import AttemptEnding
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import Job, JobProgress, JobState
 from services.scheduler.domain.jobs.retries import JobRetries, retry_reasons
@@ -238,7 +239,13 @@ def attempt_to_pb(attempt: Attempt) -> pb.JobAttempt:
         started_at=timestamp_to_pb(attempt.started_at),
         ended_at=timestamp_to_pb(attempt.ended_at),
         exit_code=attempt.exit_code,
+        ending=ending_to_pb(attempt.ending) if attempt.ending else None,
     )
+
+
+def ending_to_pb(ending: AttemptEnding) -> pb.AttemptEnding:
+    """Return why an attempt ended."""
+    return pb.AttemptEnding(reason=ending.reason, message=ending.message)
 
 
 def spec_to_pb(spec: JobSpec) -> job_pb2.JobSpec:

@@ -15,9 +15,10 @@ from services.scheduler.domain.attempts.attempt import (
     AttemptTransitioned,
     LogLocation,
 )
+from services.scheduler.domain.attempts.ending import AttemptEnding
 from services.scheduler.domain.attempts.runtime import ContainerExit
 from services.scheduler.domain.attempts.work import AttemptWork, JobWork, ReplicaWork
-from services.scheduler.domain.deployments.replica import ReplicaState
+from services.scheduler.domain.deployments.replica import Replica, ReplicaState
 from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
 from services.scheduler.domain.jobs.job import (
     Checkpoint,
@@ -27,6 +28,7 @@ from services.scheduler.domain.jobs.job import (
     JobTransitioned,
     OutputManifest,
     StopCause,
+    StopRequest,
 )
 from services.scheduler.use_cases.deployments.change_replica import change_replica
 from services.scheduler.use_cases.jobs.ask_to_stop import ask_to_stop
@@ -182,11 +184,13 @@ class RecordAttempt:
             attempt = await tx.attempts.get(work.attempt.id)
             if attempt.state is not AttemptState.STARTED:
                 return False
-            exited = attempt.exited(end.code, at=end.ended_at, is_end_seen=end.is_end_seen)
+            owner = await _current_owner(tx, work)
+            if isinstance(owner, Job) and _is_stopped_since(work, owner):
+                raise Conflict("job", owner.id)
+            ending = _ending(owner, outcome, kept)
+            exited = attempt.exited(end.code, ending, at=end.ended_at, is_end_seen=end.is_end_seen)
             await _save_attempt(tx, exited)
-            await self._end_owner(
-                tx, work, outcome, progress=progress, kept=kept, can_look_again=True
-            )
+            await self._end_owner(tx, owner, outcome, progress=progress, kept=kept)
             await tx.nodes.release(attempt.node_id, attempt.resources)
         return True
 
@@ -197,8 +201,9 @@ class RecordAttempt:
         async with self._transaction(lease) as tx:
             attempt = await tx.attempts.get(work.attempt.id)
             if not attempt.is_terminal:
-                await _save_attempt(tx, attempt.lost(at=tx.now))
-                await self._end_owner(tx, work, failure, kept=kept)
+                owner = await _current_owner(tx, work)
+                await _save_attempt(tx, attempt.lost(_ending(owner, failure, kept), at=tx.now))
+                await self._end_owner(tx, owner, failure, kept=kept)
                 await tx.nodes.release(attempt.node_id, attempt.resources)
 
     async def closed(self, lease: Lease, work: AttemptWork, failure: JobFailure) -> None:
@@ -206,37 +211,26 @@ class RecordAttempt:
         async with self._transaction(lease) as tx:
             attempt = await tx.attempts.get(work.attempt.id)
             if attempt.state is AttemptState.CREATED:
-                await _save_attempt(tx, attempt.closed(at=tx.now))
-                await self._end_owner(tx, work, failure)
+                owner = await _current_owner(tx, work)
+                await _save_attempt(tx, attempt.closed(_ending(owner, failure), at=tx.now))
+                await self._end_owner(tx, owner, failure)
                 await tx.nodes.release(attempt.node_id, attempt.resources)
 
     async def _end_owner(
         self,
         tx: SystemTransaction,
-        work: AttemptWork,
+        owner: Job | Replica | None,
         outcome: Outcome,
         *,
         progress: JobProgress | None = None,
         kept: Kept = NOTHING_KEPT,
-        can_look_again: bool = False,
     ) -> None:
-        if isinstance(work.owner, ReplicaWork):
-            await _end_replica(tx, work, work.owner, outcome)
-            return
-        job = await _current_job(tx, work)
-        if job is None or job.is_terminal:
-            return
-        if (
-            can_look_again
-            and job.stop != work.stop
-            and job.stop is not None
-            and job.stop.allows_return(job.spec.retries, retry_count=job.retry_count)
-        ):
-            raise Conflict("job", job.id)
-        if progress is not None:
-            job = job.progressed(progress)
-        job, fact = await self._ended(tx, job, _meant(job, outcome), kept)
-        await _save_job(tx, (job if job.is_terminal else job.kept(kept.checkpoint), fact))
+        if isinstance(owner, Replica):
+            await _end_replica(tx, owner, outcome)
+        if isinstance(owner, Job):
+            job = owner if progress is None else owner.progressed(progress)
+            job, fact = await self._ended(tx, job, _meant(job, outcome), kept)
+            await _save_job(tx, (job if job.is_terminal else job.kept(kept.checkpoint), fact))
 
     async def _ended(
         self, tx: SystemTransaction, job: Job, outcome: Outcome, kept: Kept
@@ -277,15 +271,53 @@ async def _current_job(tx: SystemTransaction, work: AttemptWork) -> Job | None:
     return job if job.attempt_id == work.attempt.id else None
 
 
-async def _end_replica(
-    tx: SystemTransaction, work: AttemptWork, owner: ReplicaWork, outcome: Outcome
-) -> None:
-    replica = await tx.replicas.get(owner.replica_id)
-    if replica.attempt_id == work.attempt.id and not replica.is_ended:
-        assert isinstance(outcome, JobFailure), "a server that ends did not succeed"
-        deployment = await tx.deployments.get(replica.deployment_id)
-        ended = replica.ended(reason=outcome.message, at=tx.now, comes_back=deployment.is_wanted)
-        await change_replica(tx, ended)
+async def _current_owner(tx: SystemTransaction, work: AttemptWork) -> Job | Replica | None:
+    """Return whose try it is, locked; None if that has ended, or has moved on."""
+    if isinstance(work.owner, ReplicaWork):
+        replica = await tx.replicas.get(work.owner.replica_id)
+        is_current = replica.attempt_id == work.attempt.id and not replica.is_ended
+        return replica if is_current else None
+    job = await _current_job(tx, work)
+    return None if job is None or job.is_terminal else job
+
+
+async def _end_replica(tx: SystemTransaction, replica: Replica, outcome: Outcome) -> None:
+    assert isinstance(outcome, JobFailure), "a server that ends did not succeed"
+    deployment = await tx.deployments.get(replica.deployment_id)
+    ended = replica.ended(reason=outcome.message, at=tx.now, comes_back=deployment.is_wanted)
+    await change_replica(tx, ended)
+
+
+def _ending(
+    owner: Job | Replica | None, outcome: Outcome, kept: Kept = NOTHING_KEPT
+) -> AttemptEnding:
+    """Return why an attempt ends, as `_ended` decides of its job: a stop goes before all else."""
+    stop = _stop_of(owner)
+    if stop is not None:
+        ending = AttemptEnding.stopped(stop)
+    elif isinstance(outcome, Succeeded):
+        ending = AttemptEnding.succeeded()
+    else:
+        ending = AttemptEnding.failed(outcome)
+    return replace(ending, message=ending.message + kept.told)
+
+
+def _stop_of(owner: Job | Replica | None) -> StopRequest | None:
+    if isinstance(owner, Job):
+        return owner.stop
+    if owner is None or owner.state is not ReplicaState.STOPPING:
+        return None
+    assert owner.stop_requested_at is not None, "what is stopping was asked to"
+    return StopRequest(StopCause.CANCELLED, owner.reason, owner.stop_requested_at)
+
+
+def _is_stopped_since(work: AttemptWork, job: Job) -> bool:
+    """Tell whether a job was asked to stop since the runner looked, and may come back."""
+    return (
+        job.stop is not None
+        and job.stop != work.stop
+        and job.stop.allows_return(job.spec.retries, retry_count=job.retry_count)
+    )
 
 
 def _meant(job: Job, outcome: Outcome) -> Outcome:

@@ -1,15 +1,15 @@
 """What became of a job, event by event, from what the platform keeps of it and its attempts.
 
-Why an earlier attempt was followed by another one is not kept, so that is not told; where the job
-waits for its next one, its reason says it. Always holds: events are in the order of the job's life;
-the clocks that stamped them may differ by a little.
+An attempt's end says why, and so why another one followed; a platform of before has not kept that.
+Where the job waits for its next one, its reason says until when. Always holds: events are in the
+order of the job's life; the clocks that stamped them may differ by a little.
 """
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
-from modelyard.client import Job, JobAttempt
+from modelyard.client import AttemptEnding, Job, JobAttempt
 from pydantic import BaseModel, ConfigDict
 
 _ENDS: Final = {"LOST": "lost: nobody knows how it ended", "CLOSED": "ended before it ran"}
@@ -27,6 +27,7 @@ class Event(BaseModel):
     attempt_number: int | None
     node_id: str | None
     exit_code: int | None
+    ending: AttemptEnding | None
     text: str
 
 
@@ -61,8 +62,15 @@ def _of_attempt(job: Job, attempt: JobAttempt) -> Iterator[Event]:
     if attempt.started_at is not None:
         yield event("started", attempt.started_at, "started")
     if attempt.ended_at is not None:
-        how = _ENDS.get(attempt.state, f"ended with exit code {attempt.exit_code}")
-        yield event("ended", attempt.ended_at, how)
+        yield event("ended", attempt.ended_at, _how_it_ended(attempt))
+
+
+def _how_it_ended(attempt: JobAttempt) -> str:
+    how = _ENDS.get(attempt.state, f"ended with exit code {attempt.exit_code}")
+    if attempt.ending is None:
+        return how
+    reason, message = attempt.ending.reason, attempt.ending.message
+    return f"{how} ({reason})" if how.endswith(message) else f"{how} ({reason}: {message})"
 
 
 def _event(
@@ -75,5 +83,6 @@ def _event(
         attempt_number=attempt.number if attempt else None,
         node_id=attempt.node_id if attempt else None,
         exit_code=attempt.exit_code if attempt and kind == "ended" else None,
+        ending=attempt.ending if attempt and kind == "ended" else None,
         text=text,
     )

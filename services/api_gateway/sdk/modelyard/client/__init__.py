@@ -5,6 +5,7 @@ from modelyard.client.errors import ApiError, ConnectionFailed, InvalidId
 from modelyard.client.values import (
     JOB_STATES,
     ApiKey,
+    AttemptEnding,
     Deployment,
     DeploymentSpec,
     Identity,
@@ -34,6 +35,7 @@ __all__ = [
     "JOB_STATES",
     "ApiError",
     "ApiKey",
+    "AttemptEnding",
     "Client",
     "ConnectionFailed",
     "Deployment",

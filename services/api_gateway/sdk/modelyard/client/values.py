@@ -158,6 +158,15 @@ class JobExplanation(_Value):
     tell."""
 
 
+class AttemptEnding(_Value):
+    """Why an attempt ended."""
+
+    reason: str
+    """What it was stopped for: cancelled, drained, run_timeout, suspended; else what became of it:
+    succeeded, or a reason of a job's failure."""
+    message: str
+
+
 class JobAttempt(_Value):
     """One try to run a job."""
 
@@ -173,6 +182,8 @@ class JobAttempt(_Value):
     ended_at: datetime | None
     exit_code: int | None
     """When its program ended by itself or by a signal, then 128 + signal."""
+    ending: AttemptEnding | None = None
+    """None: it has not ended, or did before that was kept."""
 
 
 class LogRecord(_Value):
