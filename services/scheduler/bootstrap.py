@@ -115,6 +115,7 @@ from services.scheduler.use_cases.jobs.delete_ended_jobs import DeleteEndedJobs
 from services.scheduler.use_cases.jobs.expire_queued_jobs import ExpireQueuedJobs
 from services.scheduler.use_cases.jobs.explain_job import ExplainJob
 from services.scheduler.use_cases.jobs.get_job import GetJob
+from services.scheduler.use_cases.jobs.get_stats import GetStats
 from services.scheduler.use_cases.jobs.list_attempts import ListAttempts
 from services.scheduler.use_cases.jobs.list_jobs import ListJobs
 from services.scheduler.use_cases.jobs.submit_jobs import SubmitJobs
@@ -145,6 +146,7 @@ REQUIRED_SCOPES: Final[Mapping[str, str]] = {
     f"/{JOB_SERVICE}/GetJob": "jobs:read",
     f"/{JOB_SERVICE}/ListJobs": "jobs:read",
     f"/{JOB_SERVICE}/ListAttempts": "jobs:read",
+    f"/{JOB_SERVICE}/GetStats": "jobs:read",
     f"/{JOB_SERVICE}/CancelJob": "jobs:write",
     f"/{DEPLOYMENT_SERVICE}/CreateDeployment": "deployments:write",
     f"/{DEPLOYMENT_SERVICE}/GetDeployment": "deployments:read",
@@ -553,6 +555,7 @@ def _wire_jobs(
         explain_job=ExplainJob(store, known, settings.scheduling.cycle_heads_max, silence_max),
         list_jobs=ListJobs(store, known, silence_max),
         list_attempts=ListAttempts(store),
+        get_stats=GetStats(store),
         cancel_job=CancelJob(store),
     )
 

@@ -124,6 +124,9 @@ def test_a_job_is_run_again_found_by_its_label_and_told_by_its_time_line(
     ]
     assert events[3]["exit_code"] == 7
     assert events[3]["ending"] == {"reason": "exit_code", "message": "exit code 7"}
+    stats = answer("stats", "--window", "1h")
+    assert sum(group["waited"]["job_count"] for group in stats["waits"]) >= 2
+    assert [group["ran"]["job_count"] >= 2 for group in stats["ends"] if group["state"] == "FAILED"]
 
 
 def test_a_job_of_a_paused_queue_waits_until_that_is_resumed(

@@ -24,6 +24,7 @@ from services.scheduler.domain.fleet.node import HeldWork, Node, lease_name
 from services.scheduler.domain.fleet.reach import FleetDoors, FleetReach
 from services.scheduler.domain.identities import AttemptId, JobId, NodeId
 from services.scheduler.domain.jobs.job import Job, JobState
+from services.scheduler.domain.jobs.stats import JobEnds, JobTimes, JobWaits
 from services.scheduler.domain.queues.queue import Pause, Queue
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Head, LineChange, Shape, Totals, Waiting
@@ -235,6 +236,41 @@ class MemoryTenantJobs:
         left = (attempt for attempt in ours.values() if attempt.number > shown)
         return sorted(left, key=lambda attempt: attempt.number)[:limit]
 
+    async def waits(self, *, since: datetime, limit: int) -> Sequence[JobWaits]:
+        """Return how long those waited that were first admitted since then."""
+        server = self._tx.server
+        attempts = await server.ask(lambda: server.all(ATTEMPTS))
+        firsts = [
+            each
+            for each in attempts
+            if each.tenant == self._tenant and each.number == 1 and each.created_at >= since
+        ]
+        waits: dict[int, list[timedelta]] = {}
+        for first in sorted(firsts, key=lambda each: each.created_at)[-limit:]:
+            row = server.read(JOBS, JobId(first.owner.id))
+            if row is not None:
+                waited = first.created_at - row.job.created_at
+                waits.setdefault(row.job.spec.priority, []).append(waited)
+        return [JobWaits(each, _times(waits[each])) for each in sorted(waits, reverse=True)]
+
+    async def ends(self, *, since: datetime, limit: int) -> Sequence[JobEnds]:
+        """Return how those ended that did so since then."""
+        ended = [
+            (row.job.ended_at, row.job)
+            for row in await self._all()
+            if row.job.ended_at is not None and row.job.ended_at >= since
+        ]
+        jobs: dict[JobState, list[timedelta | None]] = {}
+        for ended_at, job in sorted(ended, key=lambda each: each[0])[-limit:]:
+            ran = None if job.started_at is None else ended_at - job.started_at
+            jobs.setdefault(job.state, []).append(ran)
+        return [
+            JobEnds(
+                state, len(jobs[state]), _times([each for each in jobs[state] if each is not None])
+            )
+            for state in sorted(jobs)
+        ]
+
     async def booked(self) -> Resources:
         """Return what all that runs of this tenant takes together."""
         held = await MemoryAttempts(self._tx).held()
@@ -298,6 +334,20 @@ class MemoryTenantQueues:
             name: Queue(name, pauses.get(name), queued[name], running[name])
             for name in {*queued, *running, *pauses}
         }
+
+
+def _times(lengths: Sequence[timedelta]) -> JobTimes:
+    """Return percentiles as PostgreSQL's percentile_cont does."""
+    lengths = sorted(max(each, timedelta(0)) for each in lengths)
+    return JobTimes(len(lengths), p50=_percentile(lengths, 0.5), p99=_percentile(lengths, 0.99))
+
+
+def _percentile(lengths: Sequence[timedelta], fraction: float) -> timedelta | None:
+    if not lengths:
+        return None
+    place = fraction * (len(lengths) - 1)
+    below, above = lengths[int(place)], lengths[min(int(place) + 1, len(lengths) - 1)]
+    return below + (above - below) * (place - int(place))
 
 
 class MemoryAttempts:

@@ -65,6 +65,12 @@ class GrpcJobs:
             self.stub.ListAttempts, request, timeout=self.timeout, idempotent=True
         )
 
+    async def get_stats(self, request: jobs_pb.GetStatsRequest) -> jobs_pb.GetStatsResponse:
+        """Show how a tenant's jobs have fared."""
+        return await self.edge.call(
+            self.stub.GetStats, request, timeout=self.timeout, idempotent=True
+        )
+
     async def cancel(self, request: jobs_pb.CancelJobRequest) -> jobs_pb.CancelJobResponse:
         """Ask for a job's end; asking again changes nothing."""
         return await self.edge.call(

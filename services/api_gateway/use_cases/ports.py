@@ -289,6 +289,10 @@ class JobsClient(Protocol):
         """Show a page of a job's attempts."""
         ...
 
+    async def get_stats(self, request: jobs_pb.GetStatsRequest) -> jobs_pb.GetStatsResponse:
+        """Show how a tenant's jobs have fared."""
+        ...
+
     async def cancel(self, request: jobs_pb.CancelJobRequest) -> jobs_pb.CancelJobResponse:
         """Ask for a job's end."""
         ...

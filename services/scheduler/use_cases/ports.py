@@ -37,6 +37,7 @@ from services.scheduler.domain.identities import (
     ReplicaId,
 )
 from services.scheduler.domain.jobs.job import Job, JobState, JobTransitioned
+from services.scheduler.domain.jobs.stats import JobEnds, JobWaits
 from services.scheduler.domain.queues.queue import Pause, Queue
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Head, LineChange, Totals, Waiting
@@ -177,6 +178,20 @@ class TenantJobs(Protocol):
         self, job_id: JobId, *, after: AttemptId | None, limit: int
     ) -> Sequence[Attempt]:
         """Return a job's attempts from the first on, those after `after` in that order."""
+        ...
+
+    async def waits(self, *, since: datetime, limit: int) -> Sequence[JobWaits]:
+        """Return how long jobs waited that were first admitted since then; of the last `limit`.
+
+        By priority, the larger first. A job was first admitted as its first attempt was created.
+        """
+        ...
+
+    async def ends(self, *, since: datetime, limit: int) -> Sequence[JobEnds]:
+        """Return how jobs ended that did so since then, and how long they ran; of the last `limit`.
+
+        By state, in alphabetical order.
+        """
         ...
 
     async def booked(self) -> Resources:

@@ -129,6 +129,7 @@ def rows(own: Things, foreign: Things, spare_tenants: tuple[str, str]) -> dict[s
         "get /v1/jobs/{job_id}": Row(**of_job("job_id")),
         "get /v1/jobs/{job_id}/explain": Row(**of_job("job_id")),
         "get /v1/jobs/{job_id}/attempts": Row(**of_job("job_id")),
+        "get /v1/stats": Row(),
         "post /v1/jobs/{job_id}/cancel": Row(**of_job("job_id") | {"own": own.job}, json=dict),
         "get /v1/jobs/{owner_id}/logs": Row(**of_job("owner_id")),
         "get /v1/deployments/{owner_id}/logs": Row(

@@ -94,7 +94,7 @@ PORTS: Final = (
         "api_gateway",
         "JobsClient",
         "scheduler_client:GrpcJobs",
-        looks="explain get list list_attempts",
+        looks="explain get get_stats list list_attempts",
     ),
     _port("api_gateway", "DeploymentsClient", "scheduler_client:GrpcDeployments", looks="get list"),
     _port("api_gateway", "NodesClient", "scheduler_client:GrpcNodes", looks="list"),

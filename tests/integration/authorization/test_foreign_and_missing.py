@@ -51,6 +51,7 @@ ABOUT_NOTHING: Final = frozenset(
         "CreateDeployment",
         "CreateModel",
         "DrainNode",
+        "GetStats",
         "ListDeployments",
         "ListJobs",
         "ListModels",

@@ -44,6 +44,7 @@ SCOPES = {
             "ExplainJob",
             "ListJobs",
             "ListAttempts",
+            "GetStats",
         )
     },
     f"/{JOBS}/CancelJob": "jobs:write",
@@ -137,7 +138,7 @@ class Handlers:
     async def not_offered(self, request: Any, context: Context) -> Any:
         raise Unimplemented("not offered here")
 
-    SubmitJob = CheckJob = ExplainJob = ListJobs = ListAttempts = not_offered
+    SubmitJob = CheckJob = ExplainJob = ListJobs = ListAttempts = GetStats = not_offered
     ReadLogs = GetArtifact = StatArtifact = not_offered
 
     def register(self, server: grpc.aio.Server) -> None:

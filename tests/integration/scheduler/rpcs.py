@@ -32,6 +32,7 @@ from services.scheduler.use_cases.deployments.list_routes import ListRoutes
 from services.scheduler.use_cases.fleet.change_node import ChangeNode
 from services.scheduler.use_cases.fleet.list_nodes import ListNodes
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
+from services.scheduler.use_cases.jobs.get_stats import GetStats
 from services.scheduler.use_cases.jobs.list_attempts import ListAttempts
 from tests.integration.scheduler.yard import NODE_SILENCE_MAX, Yard
 
@@ -51,6 +52,7 @@ async def serving(
                 yard.explain_job,
                 yard.list_jobs,
                 ListAttempts(yard.store),
+                GetStats(yard.store),
                 CancelJob(yard.store),
             ),
             server,

@@ -363,3 +363,27 @@ async def test_attempts_are_shown_as_the_database_has_them(client: Client, yard:
     assert shown.ended_at.ToDatetime() >= shown.started_at.ToDatetime()
     code, _ = await refusal(client.job("ListAttempts", request, tenant=UMBRELLA))
     assert code == "NOT_FOUND"
+
+
+async def test_stats_are_those_of_the_window_and_of_the_caller(client: Client, yard: Yard) -> None:
+    await yard.a_node()
+    await client.submit()
+    await yard.cycle()
+
+    def asked(seconds: int | None) -> job_service_pb2.GetStatsRequest:
+        window = None if seconds is None else Duration(seconds=seconds)
+        return job_service_pb2.GetStatsRequest(window=window)
+
+    by_default = (await client.job("GetStats", asked(None))).stats
+    [group] = by_default.waits
+    assert (group.priority, group.waited.job_count) == (SPEC.priority, 1)
+    assert group.waited.p50 == group.waited.p99
+    assert (by_default.until.seconds - by_default.since.seconds, by_default.is_whole) == (
+        24 * 3600,
+        True,
+    )
+    assert (await client.job("GetStats", asked(60))).stats.waits == by_default.waits
+    assert list((await client.job("GetStats", asked(60), tenant=UMBRELLA)).stats.waits) == []
+    for beyond in (0, -1, 31 * 86_400, 10**12):
+        code, detail = await refusal(client.job("GetStats", asked(beyond)))
+        assert (code, detail["field"]) == ("INVALID_ARGUMENT", "window")

@@ -15,6 +15,7 @@ from modelyard.scheduler.v1 import (
     job_explanation_pb2,
     job_pb2,
     job_service_pb2,
+    job_stats_pb2,
     node_pb2,
     node_service_pb2,
     queue_pb2,
@@ -304,6 +305,8 @@ class FakeJobs:
     listed: list[job_service_pb2.ListJobsRequest] = field(default_factory=list)
     attempts: list[job_service_pb2.JobAttempt] = field(default_factory=list)
     attempts_asked: list[job_service_pb2.ListAttemptsRequest] = field(default_factory=list)
+    stats: job_stats_pb2.JobStats = field(default_factory=job_stats_pb2.JobStats)
+    stats_asked: list[job_service_pb2.GetStatsRequest] = field(default_factory=list)
     shown: list[job_pb2.Job] = field(default_factory=list)
     """What it answers first, in turn, when it is asked for a job."""
 
@@ -351,6 +354,13 @@ class FakeJobs:
         self._fail()
         self.attempts_asked.append(request)
         return job_service_pb2.ListAttemptsResponse(attempts=self.attempts)
+
+    async def get_stats(
+        self, request: job_service_pb2.GetStatsRequest
+    ) -> job_service_pb2.GetStatsResponse:
+        self._fail()
+        self.stats_asked.append(request)
+        return job_service_pb2.GetStatsResponse(stats=self.stats)
 
     async def cancel(
         self, request: job_service_pb2.CancelJobRequest

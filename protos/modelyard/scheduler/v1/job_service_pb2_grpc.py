@@ -65,6 +65,11 @@ class JobServiceStub:
                 request_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListAttemptsRequest.SerializeToString,
                 response_deserializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListAttemptsResponse.FromString,
                 _registered_method=True)
+        self.GetStats = channel.unary_unary(
+                '/modelyard.scheduler.v1.JobService/GetStats',
+                request_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.GetStatsRequest.SerializeToString,
+                response_deserializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.GetStatsResponse.FromString,
+                _registered_method=True)
         self.CancelJob = channel.unary_unary(
                 '/modelyard.scheduler.v1.JobService/CancelJob',
                 request_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.CancelJobRequest.SerializeToString,
@@ -118,6 +123,13 @@ class JobServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStats(self, request, context):
+        """GetStats shows how long the tenant's jobs waited and ran, and how they ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelJob(self, request, context):
         """CancelJob asks for a job's end; a running one is STOPPING until its runtime confirms.
         """
@@ -157,6 +169,11 @@ def add_JobServiceServicer_to_server(servicer, server):
                     servicer.ListAttempts,
                     request_deserializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListAttemptsRequest.FromString,
                     response_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListAttemptsResponse.SerializeToString,
+            ),
+            'GetStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStats,
+                    request_deserializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.GetStatsRequest.FromString,
+                    response_serializer=modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.GetStatsResponse.SerializeToString,
             ),
             'CancelJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJob,
@@ -327,6 +344,33 @@ class JobService:
             '/modelyard.scheduler.v1.JobService/ListAttempts',
             modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListAttemptsRequest.SerializeToString,
             modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.ListAttemptsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.scheduler.v1.JobService/GetStats',
+            modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.GetStatsRequest.SerializeToString,
+            modelyard_dot_scheduler_dot_v1_dot_job__service__pb2.GetStatsResponse.FromString,
             options,
             channel_credentials,
             insecure,

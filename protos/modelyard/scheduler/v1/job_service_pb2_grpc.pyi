@@ -28,6 +28,8 @@ class JobServiceStub:
     """ListJobs shows the tenant's jobs, newest first."""
     ListAttempts: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListAttemptsRequest, _job_service_pb2.ListAttemptsResponse]
     """ListAttempts shows what became of each try to run a job, the first one first."""
+    GetStats: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetStatsRequest, _job_service_pb2.GetStatsResponse]
+    """GetStats shows how long the tenant's jobs waited and ran, and how they ended."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelJobRequest, _job_service_pb2.CancelJobResponse]
     """CancelJob asks for a job's end; a running one is STOPPING until its runtime confirms."""
 
@@ -81,6 +83,14 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_job_service_pb2.ListAttemptsRequest, _abc.Awaitable[_job_service_pb2.ListAttemptsResponse]],
     ) -> _abc.Awaitable[_job_service_pb2.ListAttemptsResponse]:
         """ListAttempts shows what became of each try to run a job, the first one first."""
+
+    @_abc_1.abstractmethod
+    def GetStats(
+        self,
+        request: _job_service_pb2.GetStatsRequest,
+        context: _aio.ServicerContext[_job_service_pb2.GetStatsRequest, _abc.Awaitable[_job_service_pb2.GetStatsResponse]],
+    ) -> _abc.Awaitable[_job_service_pb2.GetStatsResponse]:
+        """GetStats shows how long the tenant's jobs waited and ran, and how they ended."""
 
     @_abc_1.abstractmethod
     def CancelJob(

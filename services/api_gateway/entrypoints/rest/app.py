@@ -20,6 +20,7 @@ from services.api_gateway.entrypoints.rest.operations import operations_router
 from services.api_gateway.entrypoints.rest.problems import add_problem_handlers
 from services.api_gateway.entrypoints.rest.queues import queues_router
 from services.api_gateway.entrypoints.rest.refusals import Refusals
+from services.api_gateway.entrypoints.rest.stats import stats_router
 from services.api_gateway.entrypoints.rest.tenants import tenants_router
 from services.api_gateway.entrypoints.rest.whoami import whoami_router
 from services.chassis.ids import Ids
@@ -43,6 +44,7 @@ def build_app(edge: Gateway, *, ids: Ids) -> FastAPI:
     app.state.gateway = edge
     for router in (
         jobs_router(edge),
+        stats_router(edge),
         logs_router(edge),
         models_router(edge),
         artifacts_router(edge),

@@ -275,7 +275,7 @@ class Job(BaseModel):
         return Job.model_construct(
             id=job.id,
             spec=JobSpec.from_pb(job.spec),
-            state=_state(job.state),
+            state=job_state(job.state),
             reason=job.reason,
             version=job.version,
             attempt_number=job.attempt_number,
@@ -317,7 +317,7 @@ class JobExplanation(BaseModel):
         hold = explanation_pb.JobHold.Name(told.hold).removeprefix(_HOLD_PREFIX)
         return JobExplanation.model_construct(
             job_id=told.job_id,
-            state=_state(told.state),
+            state=job_state(told.state),
             hold=cast("JobHold", hold),
             because=told.because,
             helped_by=told.helped_by,
@@ -487,7 +487,8 @@ def jobs_router(edge: Gateway) -> APIRouter:
     return router
 
 
-def _state(state: pb.JobState.ValueType) -> JobState:
+def job_state(state: pb.JobState.ValueType) -> JobState:
+    """Return a job's state as the API names it."""
     return cast("JobState", pb.JobState.Name(state).removeprefix(_STATE_PREFIX))
 
 

@@ -20,6 +20,7 @@ from services.scheduler.adapters.postgres.rows import (
     to_document,
     versioned_update,
 )
+from services.scheduler.adapters.postgres.stats import PostgresStats
 from services.scheduler.adapters.postgres.tables import (
     ATTEMPTS,
     IS_IN_QUEUE_OF_ITS_OWN,
@@ -39,6 +40,7 @@ from services.scheduler.domain.jobs.job import (
     StopRequest,
 )
 from services.scheduler.domain.jobs.spec import JobSpec
+from services.scheduler.domain.jobs.stats import JobEnds, JobWaits
 from services.scheduler.domain.queues.queue import DEFAULT_QUEUE
 from services.scheduler.domain.resources import Resources
 
@@ -238,6 +240,14 @@ class PostgresTenantJobs:
         return await PostgresAttempts(self._connection).of_owner(
             job_id, tenant=self._tenant, after=after, limit=limit
         )
+
+    async def waits(self, *, since: datetime, limit: int) -> Sequence[JobWaits]:
+        """Return how long those waited that were first admitted since then."""
+        return await PostgresStats(self._connection, self._tenant).waits(since=since, limit=limit)
+
+    async def ends(self, *, since: datetime, limit: int) -> Sequence[JobEnds]:
+        """Return how those ended that did so since then."""
+        return await PostgresStats(self._connection, self._tenant).ends(since=since, limit=limit)
 
     async def booked(self) -> Resources:
         """Return what all that runs of this tenant takes together."""

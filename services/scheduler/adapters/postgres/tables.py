@@ -97,6 +97,13 @@ Index(
     postgresql_where=text("retry_at IS NOT NULL"),
 )
 Index("ix_job_ended", JOBS.c.ended_at, postgresql_where=text("ended_at IS NOT NULL"))
+Index(
+    "ix_job_ended_of_tenant",
+    JOBS.c.tenant,
+    JOBS.c.ended_at,
+    postgresql_include=["state", "started_at"],
+    postgresql_where=text("ended_at IS NOT NULL"),
+)
 LABELS: Final = JOBS.c.spec.op("->", return_type=JSONB())(literal_column("'labels'"))
 """A job's labels, written as in the index: a parameter in the place of the name would hide that."""
 IS_LABELLED: Final = text("(spec -> 'labels') <> '{}'")
@@ -191,6 +198,15 @@ ATTEMPTS: Final = Table(
     utc("ended_at", nullable=True),
     Column("end_reason", Text),
     Column("end_message", Text),
+)
+IS_FIRST_OF_JOB: Final = text("owner_kind = 'JOB' AND number = 1")
+"""Written as in the index: parameters in it would hide that."""
+Index(
+    "ix_attempt_first_of_job",
+    ATTEMPTS.c.tenant,
+    ATTEMPTS.c.created_at,
+    postgresql_include=["owner_id"],
+    postgresql_where=IS_FIRST_OF_JOB,
 )
 Index("uq_attempt_number", ATTEMPTS.c.owner_id, ATTEMPTS.c.number, unique=True)
 Index(

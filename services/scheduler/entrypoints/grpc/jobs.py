@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from modelyard.scheduler.v1 import job_events_pb2, job_explanation_pb2, job_pb2
+from modelyard.scheduler.v1 import job_events_pb2, job_explanation_pb2, job_pb2, job_stats_pb2
 from modelyard.scheduler.v1 import job_service_pb2 as pb
 from modelyard.scheduler.v1.job_service_pb2_grpc import JobServiceServicer
 from typing_extensions import override
@@ -19,6 +19,7 @@ from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import Job, JobProgress, JobState
 from services.scheduler.domain.jobs.retries import JobRetries, retry_reasons
 from services.scheduler.domain.jobs.spec import JobInput, JobOutput, JobSpec, JobTimeouts
+from services.scheduler.domain.jobs.stats import WINDOW_DEFAULT, JobStats, JobTimes
 from services.scheduler.domain.queues.queue import DEFAULT_QUEUE
 from services.scheduler.domain.scheduling.explanation import Explanation
 from services.scheduler.entrypoints.grpc.messages import (
@@ -37,6 +38,7 @@ from services.scheduler.use_cases.jobs.cancel_job import CancelJob
 from services.scheduler.use_cases.jobs.check_job import CheckJob
 from services.scheduler.use_cases.jobs.explain_job import ExplainJob
 from services.scheduler.use_cases.jobs.get_job import GetJob
+from services.scheduler.use_cases.jobs.get_stats import GetStats
 from services.scheduler.use_cases.jobs.list_attempts import ListAttempts
 from services.scheduler.use_cases.jobs.list_jobs import ListJobs
 from services.scheduler.use_cases.ports import RequestKey
@@ -62,6 +64,7 @@ class JobRpcs(JobServiceServicer):
     explain_job: ExplainJob
     list_jobs: ListJobs
     list_attempts: ListAttempts
+    get_stats: GetStats
     cancel_job: CancelJob
 
     @override
@@ -129,6 +132,15 @@ class JobRpcs(JobServiceServicer):
         response = pb.ListAttemptsResponse(attempts=[attempt_to_pb(each) for each in page.items])
         response.page.next_page_token = page.next_token
         return response
+
+    @override
+    async def GetStats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:
+        """Show how the tenant's jobs have fared."""
+        window = WINDOW_DEFAULT
+        if request.HasField("window"):
+            window = duration_from_pb(request.window, field="window")
+        stats = await self.get_stats(principal().tenant, window=window)
+        return pb.GetStatsResponse(stats=stats_to_pb(stats))
 
     @override
     async def CancelJob(
@@ -246,6 +258,34 @@ def attempt_to_pb(attempt: Attempt) -> pb.JobAttempt:
 def ending_to_pb(ending: AttemptEnding) -> pb.AttemptEnding:
     """Return why an attempt ended."""
     return pb.AttemptEnding(reason=ending.reason, message=ending.message)
+
+
+def stats_to_pb(stats: JobStats) -> job_stats_pb2.JobStats:
+    """Return how a tenant's jobs have fared."""
+    return job_stats_pb2.JobStats(
+        since=timestamp_to_pb(stats.since),
+        until=timestamp_to_pb(stats.until),
+        waits=[
+            job_stats_pb2.JobWaits(priority=group.priority, waited=times_to_pb(group.waited))
+            for group in stats.waits
+        ],
+        ends=[
+            job_stats_pb2.JobEnds(
+                state=job_pb2.JobState.Value(f"JOB_STATE_{group.state}"),
+                job_count=group.job_count,
+                ran=times_to_pb(group.ran),
+            )
+            for group in stats.ends
+        ],
+        is_whole=stats.is_whole,
+    )
+
+
+def times_to_pb(times: JobTimes) -> job_stats_pb2.JobTimes:
+    """Return how long something took jobs."""
+    return job_stats_pb2.JobTimes(
+        job_count=times.job_count, p50=duration_to_pb(times.p50), p99=duration_to_pb(times.p99)
+    )
 
 
 def spec_to_pb(spec: JobSpec) -> job_pb2.JobSpec:

@@ -26,6 +26,7 @@ from modelyard.cli.session import (
     Session,
 )
 from modelyard.cli.settings import CliSettings, local_file
+from modelyard.cli.stats import stats
 from modelyard.cli.tenants import tenant_group
 from modelyard.cli.tracing import root_span
 from modelyard.client import ApiError, Client, ConnectionFailed, InvalidId
@@ -86,6 +87,7 @@ def cli(context: click.Context, is_json: bool) -> None:
 for _command in (
     run,
     job_group,
+    stats,
     model_group,
     deploy_group,
     predict,

@@ -34,6 +34,7 @@ from modelyard.client.values import (
     JobChanges,
     JobExplanation,
     JobSpec,
+    JobStats,
     LogRecord,
     Member,
     Model,
@@ -151,6 +152,12 @@ class Client:
         """Show what became of each try to run a job, the first one first."""
         found = self._pages(_path("jobs", job_id, "attempts"), "attempts")
         return [JobAttempt.model_validate(attempt) for attempt in found]
+
+    def stats(self, *, window: timedelta = timedelta(days=1)) -> JobStats:
+        """Show how the tenant's jobs have fared in a window up to now, 30 days at most."""
+        params = {"window": f"PT{window.total_seconds():.0f}S"}
+        answer = self._call("GET", "/v1/stats", params=params, is_repeatable=True)
+        return JobStats.model_validate(answer)
 
     def cancel_job(self, job_id: str, *, reason: str) -> Job:
         """Ask for a job's end."""

@@ -186,6 +186,45 @@ class JobAttempt(_Value):
     """None: it has not ended, or did before that was kept."""
 
 
+class JobTimes(_Value):
+    """How long something took jobs, in seconds; None where there is no job."""
+
+    job_count: int
+    p50_s: float | None
+    """The median."""
+    p99_s: float | None
+
+
+class JobWaits(_Value):
+    """How long the jobs of a group stood in line before they were first admitted."""
+
+    priority: int
+    waited: JobTimes
+
+
+class JobEnds(_Value):
+    """How many jobs have ended in a state, and how long they ran."""
+
+    state: str
+    job_count: int
+    """Those that never ran, too."""
+    ran: JobTimes
+    """From the last start to the end, of those that ran."""
+
+
+class JobStats(_Value):
+    """How a tenant's jobs have fared in a window of time."""
+
+    since: datetime
+    until: datetime
+    waits: list[JobWaits]
+    """Of the jobs that were admitted for the first time in it; larger priorities first."""
+    ends: list[JobEnds]
+    """Of the jobs that ended in it, by state."""
+    is_whole: bool
+    """False: there were more jobs than are looked at; the latest are told of."""
+
+
 class LogRecord(_Value):
     """One line of output; `position` is where reading goes on after it."""
 
