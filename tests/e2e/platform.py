@@ -29,6 +29,7 @@ LOCALHOST: Final = "127.0.0.1"
 CPU_MILLICORES: Final = services.cpu_millicores()
 """All that the one node has."""
 ANOTHER_SCHEDULER: Final = "another_scheduler"
+COMMAND: Final = str(Path(sys.prefix) / "bin" / "modelyard")
 _COMMAND_S_MAX: Final = 120.0
 _END_S_MAX: Final = 60.0
 """More than all stages of a shutdown may take."""
@@ -66,22 +67,24 @@ class Platform:
     ) -> subprocess.CompletedProcess[str]:
         """Run the command line to its end."""
         return subprocess.run(
-            [str(Path(sys.prefix) / "bin" / "modelyard"), *arguments],
-            env=os.environ
-            | {
-                "MODELYARD_URL": self.running.url,
-                "MODELYARD_API_KEY": self.running.api_key,
-                "MODELYARD_OTLP_ENDPOINT": self.running.otlp_endpoint,
-                "MODELYARD_JAEGER_URL": self.running.jaeger_url,
-                "MODELYARD_OPERATIONS": "",
-            }
-            | environment,
+            [COMMAND, *arguments],
+            env=self.cli_environment() | environment,
             input=stdin,
             capture_output=True,
             text=True,
             check=False,
             timeout=_COMMAND_S_MAX,
         )
+
+    def cli_environment(self) -> dict[str, str]:
+        """Return what the command line finds the platform by."""
+        return os.environ | {
+            "MODELYARD_URL": self.running.url,
+            "MODELYARD_API_KEY": self.running.api_key,
+            "MODELYARD_OTLP_ENDPOINT": self.running.otlp_endpoint,
+            "MODELYARD_JAEGER_URL": self.running.jaeger_url,
+            "MODELYARD_OPERATIONS": "",
+        }
 
     # As its operator
 

@@ -1,13 +1,17 @@
 """The `modelyard` command for programs: exit codes, and JSON on standard output."""
 
 import json
+import os
+import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.bench import Bench
-from tests.e2e.platform import Platform
+from tests.e2e.platform import COMMAND, CPU_MILLICORES, Platform
+from tests.support.eventually import until
 
 NOBODY_LISTENS = "http://127.0.0.1:9"
 BASE = ("--image", "modelyard/base")
@@ -154,3 +158,40 @@ def test_a_job_of_a_paused_queue_waits_until_that_is_resumed(
     assert listed["reason"].endswith(": it is day")
     assert (queue["paused_reason"], queue["queued_count"]) == ("it is day", 1)
     assert bench.ended(bench.client.job(sent["id"])).state == "SUCCEEDED"
+
+
+def test_the_line_is_watched_on_a_terminal_and_told_once_elsewhere(
+    platform: Platform, bench: Bench
+) -> None:
+    first, second = (
+        bench.submit(bench.spec(program, cpu_millicores=CPU_MILLICORES))
+        for program in ("wait()", "pass")
+    )
+    bench.process_of(first)
+
+    told = json.loads(platform.cli("--json", "job", "queue").stdout)
+    assert first.id in {job["job_id"] for job in told["placed"]}
+    [waiting] = [job for job in told["waiting"] if job["job_id"] == second.id]
+    assert (waiting["hold"], waiting["place"] >= 1) == ("RESOURCES", True)
+    assert second.id in platform.cli("job", "queue").stdout
+
+    ours, theirs = os.openpty()
+    watcher = subprocess.Popen(
+        [COMMAND, "job", "queue"], env=platform.cli_environment(), stdout=theirs, stderr=theirs
+    )
+    shown = bytearray()
+
+    def is_shown_twice() -> bool:
+        shown.extend(os.read(ours, 4096))
+        return shown.count(b"in line:") >= 2
+
+    try:
+        until(is_shown_twice, what="a second look")
+        watcher.send_signal(signal.SIGINT)
+        assert watcher.wait(timeout=20) == 130
+    finally:
+        watcher.kill()
+        watcher.wait()
+        for end in (ours, theirs):
+            os.close(end)
+        bench.open_gate()

@@ -6,10 +6,10 @@ platform answers: it is asked for through two minutes in which nobody can tell w
 whoever gives up is told how to follow it again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, repeat
-from typing import Final
+from typing import Final, TypeVar
 
 import click
 from modelyard.client import ApiError, Client, ConnectionFailed, Job, LogRecord
@@ -27,6 +27,10 @@ _TURNS_AWAY_MAX: Final = 12
 """In a row, each of them all tries of the client: about two minutes, as for output."""
 _LOOKS_AFTER_END_MAX: Final = 4
 """At a job that has ended, one each 10 s, before the rest of its output is given up."""
+
+
+T = TypeVar("T")
+Failure = ApiError | ConnectionFailed
 
 
 def followed(client: Client, job: Job) -> Iterator[LogRecord]:
@@ -67,22 +71,34 @@ def ended(client: Client, job_id: str) -> Job:
     return job
 
 
-def _seen(client: Client, job_id: str) -> Job:
-    """Look at a job that was seen before, also where nobody can tell of it for a while."""
+def asked_on(look: Callable[[], T], tell: Callable[[Failure], None]) -> T:
+    """Return what a look finds, also where nobody can tell for a while; tell the first failure."""
     for turns_left in reversed(range(_TURNS_AWAY_MAX)):
         try:
-            return client.job(job_id)
+            return look()
         except (ApiError, ConnectionFailed) as error:
             if not (error.is_passing and turns_left):
-                _tell_how_to_go_on(job_id, error)
                 raise
             if turns_left + 1 == _TURNS_AWAY_MAX:
-                said = f"what it is at can't be told: {error}; asking on"
-                click.echo(f"job {job_id}: {said}", err=True)
+                tell(error)
     raise AssertionError("the last turn returns or raises")
 
 
-def _tell_how_to_go_on(job_id: str, error: ApiError | ConnectionFailed, *, after: str = "") -> None:
+def _seen(client: Client, job_id: str) -> Job:
+    """Look at a job that was seen before."""
+
+    def tell(error: Failure) -> None:
+        said = f"what it is at can't be told: {error}; asking on"
+        click.echo(f"job {job_id}: {said}", err=True)
+
+    try:
+        return asked_on(lambda: client.job(job_id), tell)
+    except (ApiError, ConnectionFailed) as error:
+        _tell_how_to_go_on(job_id, error)
+        raise
+
+
+def _tell_how_to_go_on(job_id: str, error: Failure, *, after: str = "") -> None:
     """Tell who gives up on a job that they can come again; not where there is none any more."""
     if isinstance(error, ApiError) and error.status == _NOT_FOUND:
         return

@@ -11,7 +11,8 @@ import click
 from modelyard.cli.bundle import BundleTooLarge, pack
 from modelyard.cli.following import ended, followed, output_of
 from modelyard.cli.job_file import HELP, read_job_file
-from modelyard.cli.output import show_fields, show_json, show_record, show_table
+from modelyard.cli.job_queue import job_queue
+from modelyard.cli.output import one_line, show_fields, show_json, show_record, show_table
 from modelyard.cli.session import (
     EXIT_FAILED,
     Command,
@@ -265,6 +266,9 @@ def job_group() -> None:
     """Submit, show and end jobs."""
 
 
+job_group.add_command(job_queue)
+
+
 @job_group.command("submit", epilog=HELP)
 @click.argument("spec", type=click.File("rb"))
 @click.option("--idempotency-key", help="Makes the submission repeatable.")
@@ -363,7 +367,7 @@ def job_timeline(session: Session, job_id: str) -> None:
     show_table(
         ("TIME", "ELAPSED", "EVENT"),
         [
-            (f"{each.at:%Y-%m-%dT%H:%M:%SZ}", clock_of(each.elapsed_s), _one_line(each.text))
+            (f"{each.at:%Y-%m-%dT%H:%M:%SZ}", clock_of(each.elapsed_s), one_line(each.text))
             for each in events
         ],
     )
@@ -473,7 +477,7 @@ def _asked(spec: JobSpec) -> list[tuple[str, object]]:
     )
     return [
         ("image", spec.image),
-        ("command", _one_line(shlex.join(spec.command))),
+        ("command", one_line(shlex.join(spec.command))),
         (
             "resources",
             f"cpu {asked.cpu_millicores}, memory {size(asked.memory_bytes)}, "
@@ -493,11 +497,6 @@ def _retried_after(spec: JobSpec) -> list[str]:
         return ["nothing"]
     codes = [f"exit code {code}" for code in spec.retries.exit_codes]
     return ["failures of the platform", *spec.retries.reasons, *codes]
-
-
-def _one_line(text: str) -> str:
-    """Return a text with what would leave its line, or move the cursor, spelt out."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def _exit_code(job: Job) -> int:

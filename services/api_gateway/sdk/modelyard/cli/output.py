@@ -21,14 +21,25 @@ def show_json(value: BaseModel | Sequence[BaseModel] | dict[str, Any]) -> None:
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows under a header, in columns as wide as their widest cell."""
+    for line in table(header, rows):
+        click.echo(line)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Return the lines of a table."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [
         max(len(column) for column in columns) for columns in zip(header, *cells, strict=True)
     ]
-    for line in [list(header), *cells]:
-        click.echo(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        )
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [list(header), *cells]
+    ]
+
+
+def one_line(text: str) -> str:
+    """Return a text with what would leave its line, or move the cursor, spelt out."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def show_fields(fields: Sequence[tuple[str, object]]) -> None:

@@ -1,0 +1,177 @@
+"""`job queue`: who waits in the tenant's line and for what, and what runs, again and again.
+
+Owns: how much a look shows and asks. Always holds: a look is bounded: some pages of those in line,
+one explanation after another of the first of them, and a page of what runs. On a terminal it is
+gone on through two minutes in which nobody can tell, as other followers do.
+"""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import click
+from modelyard.cli.following import asked_on
+from modelyard.cli.output import one_line, show_json, table
+from modelyard.cli.session import Session, age, pass_session
+from modelyard.client import ApiError, Client, ConnectionFailed, Job
+from pydantic import BaseModel, ConfigDict
+
+_SHOWN_MAX: Final = 20
+"""In line, each of which is asked about; and as many of those that run."""
+_LISTED_MAX: Final = 1_000
+"""Of those in line, which are listed with the newest first: the first in line come last."""
+_PLACED: Final = ("ADMITTED", "STARTING", "RUNNING", "STOPPING")
+_LOOK_AGAIN_S: Final = 2.0
+_CLEARED: Final = "\x1b[H\x1b[2J"
+
+
+class WaitingJob(BaseModel):
+    """A job in line."""
+
+    model_config = ConfigDict(frozen=True)
+
+    place: int
+    """Among the jobs of all tenants, 1 for the first."""
+    job_id: str
+    name: str
+    priority: int
+    created_at: datetime
+    hold: str
+    because: str
+    estimated_start_at: datetime | None
+
+
+class PlacedJob(BaseModel):
+    """A job that runs, or is about to, or stops."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: str
+    name: str
+    priority: int
+    state: str
+    node_id: str
+    created_at: datetime
+
+
+class Line(BaseModel):
+    """A look at a tenant's line."""
+
+    model_config = ConfigDict(frozen=True)
+
+    at: datetime
+    waiting: list[WaitingJob]
+    """The first in line."""
+    waiting_count: int
+    is_whole: bool
+    """False: there are more in line than were listed, and those first in line may be missing."""
+    placed: list[PlacedJob]
+    """The newest of them."""
+
+
+@click.command("queue")
+@click.option("--once", is_flag=True, help="Look once; so it is where output is no terminal, too.")
+@pass_session
+def job_queue(session: Session, once: bool) -> None:
+    """Watch the line: who waits, at which place and for what, and what runs; Ctrl-C ends it."""
+    if session.is_json:
+        show_json(look(session.client))
+    elif once or not sys.stdout.isatty():
+        click.echo("\n".join(lines_of(look(session.client))))
+    else:
+        _watch(session.client)
+
+
+def look(client: Client) -> Line:
+    """Return the line as it is now; what moves between two answers may be missing, or old."""
+    queued = client.jobs(states=("QUEUED",), limit=_LISTED_MAX)
+    first = sorted(queued, key=lambda job: (-job.spec.priority, job.created_at, job.id))
+    waiting = [found for job in first[:_SHOWN_MAX] if (found := _waiting(client, job))]
+    return Line(
+        at=datetime.now(UTC),
+        waiting=sorted(waiting, key=lambda found: found.place),
+        waiting_count=len(queued),
+        is_whole=len(queued) < _LISTED_MAX,
+        placed=[_placed(job) for job in client.jobs(states=_PLACED, limit=_SHOWN_MAX)],
+    )
+
+
+def lines_of(line: Line) -> list[str]:
+    """Return what a look shows."""
+    waiting = [
+        (
+            *(found.place, found.job_id, one_line(found.name), found.priority),
+            *(age(found.created_at), _about(found.estimated_start_at)),
+            *(found.hold, one_line(found.because)),
+        )
+        for found in line.waiting
+    ]
+    placed = [
+        (
+            *(found.job_id, one_line(found.name), found.priority, age(found.created_at)),
+            *(found.state, found.node_id),
+        )
+        for found in line.placed
+    ]
+    more = "" if line.is_whole else " or more"
+    return [
+        f"{line.at:%Y-%m-%dT%H:%M:%SZ}, in line: {line.waiting_count}{more}",
+        "",
+        *table(
+            ("PLACE", "JOB", "NAME", "PRIORITY", "AGE", "STARTS", "HELD BY", "BECAUSE"), waiting
+        ),
+        "",
+        *table(("JOB", "NAME", "PRIORITY", "AGE", "STATE", "NODE"), placed),
+    ]
+
+
+def _watch(client: Client) -> None:
+    line = look(client)  # who has never seen it need not wait for it
+    while True:
+        click.echo(_CLEARED + "\n".join(_fitting(lines_of(line))))
+        client.sleep(_LOOK_AGAIN_S)
+        line = asked_on(lambda: look(client), _tell_that_nobody_can_tell)
+
+
+def _fitting(lines: Sequence[str]) -> list[str]:
+    """Return what the terminal has room for, and a line for its cursor."""
+    room = shutil.get_terminal_size()
+    return [line[: room.columns] for line in lines[: room.lines - 1]]
+
+
+def _tell_that_nobody_can_tell(error: ApiError | ConnectionFailed) -> None:
+    click.echo(f"what the line is at can't be told: {error}; asking on", err=True)
+
+
+def _waiting(client: Client, job: Job) -> WaitingJob | None:
+    """Return what a job waits for; None where it stands in line no more."""
+    told = client.explain_job(job.id)
+    if told.state != "QUEUED":
+        return None
+    return WaitingJob(
+        place=told.jobs_before + 1,
+        job_id=job.id,
+        name=job.spec.name,
+        priority=job.spec.priority,
+        created_at=job.created_at,
+        hold=told.hold,
+        because=told.because,
+        estimated_start_at=told.estimated_start_at,
+    )
+
+
+def _placed(job: Job) -> PlacedJob:
+    return PlacedJob(
+        job_id=job.id,
+        name=job.spec.name,
+        priority=job.spec.priority,
+        state=job.state,
+        node_id=job.node_id,
+        created_at=job.created_at,
+    )
+
+
+def _about(starts_at: datetime | None) -> str:
+    return "-" if starts_at is None else f"{starts_at:%m-%dT%H:%MZ}"
