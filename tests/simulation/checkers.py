@@ -22,6 +22,7 @@ from services.scheduler.domain.attempts.attempt import (
     AttemptState,
     attempt_of_container,
 )
+from services.scheduler.domain.attempts.ending import EndReason
 from services.scheduler.domain.attempts.runtime import ContainerPhase
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import AttemptId, JobId, NodeId
@@ -100,6 +101,7 @@ class Checkers:
                     _require(not former.is_terminal, f"{attempt_id} has ended as {former.state}")
                 self._has_one_open_attempt(JobId(attempt.owner.id))
                 self._ended_at_its_runtime(attempt)
+                self._says_why_it_ended(attempt)
                 nodes.add(attempt.node_id)
                 self._is_within_plan(attempt.tenant)
             for node_id in nodes:
@@ -396,6 +398,31 @@ class Checkers:
                 phase not in {ContainerPhase.RUNNING, ContainerPhase.CREATED},
                 f"{attempt.id} is {attempt.state} though its container is {phase}",
             )
+
+    def _says_why_it_ended(self, attempt: Attempt) -> None:
+        """An end comes with its reason, and its job has moved by that one."""
+        ending = attempt.ending
+        _require(
+            attempt.is_terminal == (ending is not None),
+            f"{attempt.id} is {attempt.state}, and why is {ending}",
+        )
+        job = self.scheduler.rows(JOBS)[JobId(attempt.owner.id)].job
+        if ending is None or job.attempt_id != attempt.id:
+            return
+        fitting: Mapping[JobState, Callable[[EndReason], bool]] = {
+            JobState.SUCCEEDED: lambda reason: reason is EndReason.SUCCEEDED,
+            JobState.CANCELLED: lambda reason: reason is EndReason.CANCELLED,
+            JobState.FAILED: lambda reason: (
+                job.failure is not None and reason.value == job.failure.reason.value
+            ),
+            JobState.QUEUED: lambda reason: (
+                reason not in {EndReason.SUCCEEDED, EndReason.CANCELLED}
+            ),
+        }
+        _require(
+            job.state in fitting and fitting[job.state](ending.reason),
+            f"{job.id} is {job.state} though {attempt.id} has ended as {ending.reason}",
+        )
 
     def _capacity_is_booked_once(self, node_id: NodeId) -> None:
         node: Node = self.scheduler.rows(NODES)[node_id]
