@@ -5,6 +5,7 @@ domain, past the edge.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +20,11 @@ from services.api_gateway.entrypoints.rest.deployments import DeploymentSpec
 from services.api_gateway.entrypoints.rest.jobs import Cancellation, JobSpec
 from services.api_gateway.entrypoints.rest.logs import LogQuery
 from services.api_gateway.entrypoints.rest.models import NewModel, NewVersion
+<<<<<<< HEAD
 from services.api_gateway.entrypoints.rest.queues import Pause
+=======
+from services.api_gateway.entrypoints.rest.stats import WINDOW_DEFAULT, Window
+>>>>>>> 8673deb (Bound the window of stats alike at the edge and at its owner)
 from services.api_gateway.entrypoints.rest.words import field_in_words, in_request_words
 from services.chassis.errors import InvalidArgument, PayloadTooLarge
 from services.log_collector.entrypoints.protobuf import filter_from_pb
@@ -29,6 +34,7 @@ from services.model_registry.domain.naming import (
     checked_tags,
 )
 from services.model_registry.entrypoints.protobuf import manifest_from_pb
+from services.scheduler.domain.jobs import stats
 from services.scheduler.entrypoints.grpc import deployments, jobs
 from services.scheduler.use_cases.jobs.cancel_job import check_reason
 
@@ -256,6 +262,21 @@ def test_both_refuse_what_is_beyond_its_bound(noun: Noun, field: str, value: obj
 @pytest.mark.parametrize("noun", [NOUNS[0], NOUNS[1]], ids=lambda noun: noun.edge.__name__)
 def test_each_field_has_a_row(noun: Noun) -> None:
     assert {row.field for row in noun.rows} == set(leaves(noun.edge))
+
+
+@pytest.mark.parametrize(
+    ("window", "is_taken"),
+    [("PT0.9S", False), ("PT1S", True), ("P30D", True), ("P30DT1S", False)],
+)
+def test_both_look_back_over_the_same_windows(window: str, *, is_taken: bool) -> None:
+    length: timedelta = TypeAdapter(timedelta).validate_python(window)
+    at_edge = nullcontext() if is_taken else pytest.raises(ValidationError)
+    with at_edge:
+        TypeAdapter(Window).validate_python(window)
+    at_owner = nullcontext() if is_taken else pytest.raises(InvalidArgument, match="window")
+    with at_owner:
+        stats.check_window(length)
+    assert WINDOW_DEFAULT == stats.WINDOW_DEFAULT
 
 
 def leaves(model: type[BaseModel]) -> Iterator[str]:

@@ -18,7 +18,15 @@ from services.api_gateway.entrypoints.rest.fields import (
 )
 from services.api_gateway.entrypoints.rest.jobs import JobState, job_state
 
-_WINDOW_DEFAULT: Final = timedelta(days=1)
+WINDOW_DEFAULT: Final = timedelta(days=1)
+Window = Annotated[
+    IsoDuration,
+    Query(
+        ge=timedelta(seconds=1),
+        le=timedelta(days=30),
+        description="Up to now; an ISO 8601 duration.",
+    ),
+]
 
 
 class JobTimes(BaseModel):
@@ -99,17 +107,7 @@ def stats_router(edge: Gateway) -> APIRouter:
 
     @router.get("", response_model=JobStats, dependencies=[needs("jobs:read")])
     @burst
-    async def get_stats(
-        request: Request,
-        window: Annotated[
-            IsoDuration,
-            Query(
-                ge=timedelta(seconds=1),
-                le=timedelta(days=30),
-                description="Up to now; an ISO 8601 duration.",
-            ),
-        ] = _WINDOW_DEFAULT,
-    ) -> JobStats:
+    async def get_stats(request: Request, window: Window = WINDOW_DEFAULT) -> JobStats:
         """Show how long the tenant's jobs waited and ran in a window, and how they ended."""
         answer = await gateway(request).jobs.get_stats(
             service_pb.GetStatsRequest(window=duration_pb(window))

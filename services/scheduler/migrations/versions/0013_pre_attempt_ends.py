@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0013_pre_attempt_ends"
-down_revision = "0010_pre_job_labels"
+down_revision = "0012_pre_queues"
 branch_labels = None
 depends_on = None
 
