@@ -79,7 +79,7 @@ from services.scheduler.settings import (
     ProcessRuntimeSettings,
     Settings,
 )
-from services.scheduler.telemetry import NODES_LOST
+from services.scheduler.telemetry import JOBS_RELEASED, NODES_LOST
 from services.scheduler.use_cases.attempts.clean_up_containers import CleanUpContainers
 from services.scheduler.use_cases.attempts.drive_attempt import DriveAttempt, DriveLimits
 from services.scheduler.use_cases.attempts.keep_node import KeepNode
@@ -118,6 +118,7 @@ from services.scheduler.use_cases.jobs.get_job import GetJob
 from services.scheduler.use_cases.jobs.get_stats import GetStats
 from services.scheduler.use_cases.jobs.list_attempts import ListAttempts
 from services.scheduler.use_cases.jobs.list_jobs import ListJobs
+from services.scheduler.use_cases.jobs.release_jobs import ReleaseJobs
 from services.scheduler.use_cases.jobs.submit_jobs import SubmitJobs
 from services.scheduler.use_cases.ports import ModelCatalog, UnitOfWork
 from services.scheduler.use_cases.queues.list_queues import ListQueues
@@ -233,6 +234,7 @@ class App:
     suspensions: LeaderLoop
     drains: LeaderLoop
     queue_timeouts: LeaderLoop
+    releases: LeaderLoop
     losses: LeaderLoop
     retention: LeaderLoop
     purges: PurgesLoop
@@ -255,7 +257,12 @@ class App:
     @property
     def alarms(self) -> Alarms:
         """Return what lets the loops look when a fact is committed."""
-        return Alarms(self.scheduling.waking, self.reconciling.waking, self.runner.waking)
+        return Alarms(
+            self.scheduling.waking,
+            self.reconciling.waking,
+            self.runner.waking,
+            self.releases.waking,
+        )
 
 
 async def serve(settings: Settings) -> int:
@@ -462,6 +469,20 @@ def wire(ports: Ports, settings: Settings) -> App:
             Waking(scheduling.queue_timeouts_interval),  # nothing else wakes it
             done="jobs stood in line for too long",
             failed="ending jobs in line failed",
+        ),
+        releases=LeaderLoop(
+            WhileLeading(
+                ReleaseJobs(
+                    store,
+                    cycle.wake,
+                    jobs_per_pass_max=scheduling.released_jobs_per_pass_max,
+                ),
+                leader,
+            ),
+            Waking(scheduling.releases_interval),
+            done="jobs told of ends that they waited for",
+            failed="telling jobs of ends failed",
+            found=JOBS_RELEASED,
         ),
         losses=LeaderLoop(
             WhileLeading(
@@ -682,6 +703,7 @@ def _supervisor(
     supervisor.add("suspensions", app.suspensions.run, Stage.INTAKE)
     supervisor.add("drains", app.drains.run, Stage.INTAKE)
     supervisor.add("queue-timeouts", app.queue_timeouts.run, Stage.INTAKE)
+    supervisor.add("releases", app.releases.run, Stage.INTAKE)
     supervisor.add("losses", app.losses.run, Stage.INTAKE)
     supervisor.add("retention", app.retention.run, Stage.INTAKE)
     supervisor.add("purges", app.purges.run, Stage.INTAKE)

@@ -57,6 +57,11 @@ class SchedulingSettings(BaseModel):
     """A job that has stood in line for too long fails so much later at most."""
     expired_jobs_per_pass_max: int = Field(default=100, gt=0)
     """Jobs whose time in line is over that one pass ends; the rest: next pass."""
+    releases_interval: timedelta = timedelta(seconds=1)
+    """A job goes on so much later at most than the end of the last one that it waits for; at once
+    where the leader itself has recorded that end."""
+    released_jobs_per_pass_max: int = Field(default=100, gt=0)
+    """Jobs that one pass tells of the ends of those that they wait for; the rest: next pass."""
     lease_ttl: timedelta = timedelta(seconds=6)
     """After a leader's crash nothing is admitted for so long; after a freeze 5 s more at most."""
     node_silence_max: timedelta = timedelta(seconds=30)

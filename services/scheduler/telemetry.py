@@ -43,6 +43,10 @@ LINE_MENDS: Final = counter(
     "modelyard_scheduler_line_mends",
     help="Times that the leader's line in memory was not the table's; never, but for a bug.",
 )
+JOBS_RELEASED: Final = counter(
+    "modelyard_scheduler_jobs_released",
+    help="Jobs that this process, as the leader, told of the end of one that they wait for.",
+)
 RUNTIME_UP: Final = gauge(
     "modelyard_scheduler_container_runtime_up",
     help="1 while the container runtime of this process's node answers.",

@@ -28,12 +28,9 @@ from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.forecast import forecast
-from services.scheduler.domain.scheduling.plan import (
-    Head,
-    Holding,
-    Snapshot,
-    plan,
-)
+from services.scheduler.domain.scheduling.line import Head, Line, Shape
+from services.scheduler.domain.scheduling.plan import Holding, Snapshot, plan
+from services.scheduler.domain.scheduling.shares import Shares
 from services.scheduler.settings import SchedulingSettings
 
 HASTE: Final = 2.0
@@ -161,8 +158,9 @@ class _Cluster:
 
     def _seen(self) -> Snapshot:
         """Return what a cycle would see."""
-        heads = [self._head(each) for each in self.line[:_HEADS_MAX]]
-        return Snapshot(heads, list(self.nodes.values()), {}, list(self._holdings()))
+        line = Line.of(self._head(each) for each in self.line[:_HEADS_MAX])
+        nodes, holdings = list(self.nodes.values()), list(self._holdings())
+        return Snapshot(line, nodes, Shares(), {}, _HEADS_MAX, holdings=holdings)
 
     def _holdings(self) -> Iterator[Holding]:
         for number, holding in self.running.items():
@@ -171,20 +169,19 @@ class _Cluster:
             yield replace(holding, ends_in=max(timedelta(0), holding.ends_in - passed))
 
     def _head(self, arrival: Arrival) -> Head:
-        return Head(
+        shape = Shape(
             OwnerKind.JOB,
-            str(arrival.number),
             _TENANT,
             priority=0,
-            queue_seq=arrival.number,
             resources=Resources(gpu_count=arrival.gpu_count),
             run_max=timedelta(seconds=arrival.lasts_s * self.limit_ratio),
         )
+        return Head(str(arrival.number), arrival.number, shape)
 
 
 def _told(head: Head, seen: Snapshot) -> float | None:
     """Return what `ExplainJob` would tell, in seconds from now; no rounding to minutes."""
-    if head.id not in {each.id for each in seen.heads}:
+    if seen.line.find(head.id) is None:
         return None
     starts_in = forecast(head, seen, plan(seen)).starts_in
     return None if starts_in is None else starts_in.total_seconds()

@@ -248,6 +248,7 @@ class SchedulerHost(Host):
             app.suspensions.run,
             app.drains.run,
             app.queue_timeouts.run,
+            app.releases.run,
             app.losses.run,
             app.submissions.run,
             app.runner.run,

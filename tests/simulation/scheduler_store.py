@@ -23,7 +23,7 @@ from services.scheduler.domain.fleet.loss import UnheldNode
 from services.scheduler.domain.fleet.node import HeldWork, Node, lease_name
 from services.scheduler.domain.fleet.reach import FleetDoors, FleetReach
 from services.scheduler.domain.identities import AttemptId, JobId, NodeId
-from services.scheduler.domain.jobs.job import Job, JobState
+from services.scheduler.domain.jobs.job import ENDED, Job, JobState
 from services.scheduler.domain.jobs.stats import JobEnds, JobTimes, JobWaits
 from services.scheduler.domain.queues.queue import Pause, Queue
 from services.scheduler.domain.resources import Resources
@@ -107,6 +107,24 @@ class MemoryJobs:
             and row.job.queue_expires_at is not None
             and row.job.queue_expires_at <= at
         )[:limit]
+
+    async def releasable(self, *, limit: int) -> Sequence[JobId]:
+        """Return jobs in line that wait for one that has ended, or is gone."""
+        return (await self._tx.server.ask(self._releasable))[:limit]
+
+    def _releasable(self) -> list[JobId]:
+        jobs = {row.job.id: row.job for row in self._tx.server.all(JOBS)}
+        living = {(job.tenant, job.id) for job in jobs.values() if job.state not in ENDED}
+        return sorted(
+            job.id
+            for job in jobs.values()
+            if any((job.tenant, needed.job_id) not in living for needed in job.needs)
+        )
+
+    async def states(self, tenant: TenantId, job_ids: Sequence[JobId]) -> Mapping[JobId, JobState]:
+        """Return where those of a tenant's jobs are that there are."""
+        jobs = await self.some(job_ids)
+        return {job.id: job.state for job in jobs if job.tenant == tenant}
 
     async def retried_count(self, tenant: TenantId, *, since: datetime) -> int:
         """Count a tenant's jobs whose last retry began, or will begin, after an instant."""
@@ -220,6 +238,10 @@ class MemoryTenantJobs:
             and queue in {None, job.spec.queue}
         ]
         return sorted(found, key=lambda job: job.id, reverse=True)[:limit]
+
+    async def states(self, job_ids: Sequence[JobId]) -> Mapping[JobId, JobState]:
+        """Return where those of the jobs are that there are, of this tenant."""
+        return await self._jobs.states(self._tenant, job_ids)
 
     async def attempts(
         self, job_id: JobId, *, after: AttemptId | None, limit: int
@@ -650,7 +672,7 @@ class MemoryLine:
         """Return each tenant's first jobs."""
         theirs: defaultdict[TenantId, list[Head]] = defaultdict(list)
         for row in await self._queued():
-            if row.job.retry_at is None or row.job.retry_at <= at:
+            if not row.job.needs and (row.job.retry_at is None or row.job.retry_at <= at):
                 theirs[row.job.tenant].append(_waiting(row).head)
         return [
             head
@@ -660,7 +682,7 @@ class MemoryLine:
 
     async def everybody(self) -> AsyncIterator[Sequence[Waiting]]:
         """Return all who wait."""
-        yield [_waiting(row) for row in await self._queued()]
+        yield [_waiting(row) for row in await self._queued() if not row.job.needs]
 
     async def forget_news(self) -> None:
         """Delete all notes."""
@@ -676,7 +698,11 @@ class MemoryLine:
         for note in notes:
             server.write(LINE_CHANGES, note.number, None)
         rows = {note.job_id: server.read(JOBS, note.job_id) for note in notes}
-        in_line = [row for row in server.all(JOBS) if row.job.state is JobState.QUEUED]
+        in_line = [
+            row
+            for row in server.all(JOBS)
+            if row.job.state is JobState.QUEUED and not row.job.needs
+        ]
         totals = Totals(len(in_line), sum(row.queue_seq for row in in_line))
         return LineNews(
             [

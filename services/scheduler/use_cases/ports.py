@@ -174,6 +174,10 @@ class TenantJobs(Protocol):
         """
         ...
 
+    async def states(self, job_ids: Sequence[JobId]) -> Mapping[JobId, JobState]:
+        """Return where those of the jobs are that there are, of this tenant."""
+        ...
+
     async def attempts(
         self, job_id: JobId, *, after: AttemptId | None, limit: int
     ) -> Sequence[Attempt]:
@@ -349,6 +353,14 @@ class Jobs(Protocol):
 
     async def expired(self, *, at: datetime, limit: int) -> Sequence[JobId]:
         """Return jobs that have stood in line for as long as they may; nothing is locked."""
+        ...
+
+    async def releasable(self, *, limit: int) -> Sequence[JobId]:
+        """Return jobs in line that wait for one that has ended, or is gone; nothing is locked."""
+        ...
+
+    async def states(self, tenant: TenantId, job_ids: Sequence[JobId]) -> Mapping[JobId, JobState]:
+        """Return where those of a tenant's jobs are that there are; nothing is locked."""
         ...
 
     async def retried_count(self, tenant: TenantId, *, since: datetime) -> int:
@@ -561,7 +573,7 @@ class SeenLine(Protocol):
     async def first(self, *, at: datetime, limit: int) -> Sequence[Head]:
         """Return each tenant's first jobs, at most `limit` each, and so many replicas of all.
 
-        Without those whose retry begins later than `at`.
+        Without those whose retry begins later than `at`, and those that wait for other jobs.
         """
         ...
 
@@ -639,7 +651,8 @@ class Leavings(Protocol):
     async def delete_ended_jobs(self, kept: timedelta, *, limit: int) -> int:
         """Delete jobs, with their attempts, that ended so long ago; return how many jobs went.
 
-        By the database's clock, those that ended first before others.
+        By the database's clock, those that ended first before others. One that another job waits
+        for stays until that has been told of its end.
         """
         ...
 

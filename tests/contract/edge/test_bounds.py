@@ -20,11 +20,8 @@ from services.api_gateway.entrypoints.rest.deployments import DeploymentSpec
 from services.api_gateway.entrypoints.rest.jobs import Cancellation, JobSpec
 from services.api_gateway.entrypoints.rest.logs import LogQuery
 from services.api_gateway.entrypoints.rest.models import NewModel, NewVersion
-<<<<<<< HEAD
 from services.api_gateway.entrypoints.rest.queues import Pause
-=======
 from services.api_gateway.entrypoints.rest.stats import WINDOW_DEFAULT, Window
->>>>>>> 8673deb (Bound the window of stats alike at the edge and at its owner)
 from services.api_gateway.entrypoints.rest.words import field_in_words, in_request_words
 from services.chassis.errors import InvalidArgument, PayloadTooLarge
 from services.log_collector.entrypoints.protobuf import filter_from_pb

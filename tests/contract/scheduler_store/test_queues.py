@@ -12,7 +12,7 @@ from services.scheduler.domain.jobs.job import Job, JobState
 from services.scheduler.domain.queues.queue import Pause, Queue
 from tests.contract.scheduler_store.conftest import Store
 from tests.contract.scheduler_store.test_transactions import apart
-from tests.unit.scheduler.builders import ACME, NODE, NOW, UMBRELLA, a_spec, resources
+from tests.unit.scheduler.builders import ACME, ENDING, NODE, NOW, UMBRELLA, a_spec, resources
 
 NIGHTLY = Pause("nightly", NOW, "it is day")
 AT_ALL_TIMES = timedelta(days=365)
@@ -53,7 +53,7 @@ async def end(store: Store, job_id: JobId) -> None:
     async with store.unit_of_work.system(because="test") as tx:
         job = await tx.jobs.get_any(job_id)
         if job.attempt_id is not None:
-            attempt, _ = (await tx.attempts.get(job.attempt_id)).closed(at=NOW)
+            attempt, _ = (await tx.attempts.get(job.attempt_id)).closed(ENDING, at=NOW)
             await tx.attempts.save(attempt)
         ended = replace(job, state=JobState.CANCELLED, version=job.version + 1)
         await tx.jobs.save(ended)

@@ -55,7 +55,7 @@ async def admitted(store: Store, job: Job, *, number: int = 1) -> None:
             at=tx.now,
             traceparent=None,
         )
-        await tx.attempts.add(attempt)
+        await tx.attempts.add([attempt])
     async with store.unit_of_work.system(because="test") as tx:
         closed, _ = (await tx.attempts.get(attempt.id)).closed(ENDING, at=tx.now)
         await tx.attempts.save(closed)

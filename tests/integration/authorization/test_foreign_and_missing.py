@@ -196,6 +196,30 @@ async def test_the_scheduler_asks_the_same(
             await stranger.expect_alike({"deployment": theirs}, {"deployment": nobodys}, count=2)
 
 
+@pytest.mark.parametrize("name", ["SubmitJob", "CheckJob"])
+async def test_the_scheduler_asks_the_same_for_what_a_job_would_wait_for(
+    name: str, yard: Yard, identity: tuple[TokenSigner, TokenVerifier]
+) -> None:
+    signer, verifier = identity
+    theirs = await yard.a_job()
+    spec = {"name": "n", "image": "modelyard/base", "command": ["c"]}
+    async with serving(yard, signer=signer, verifier=verifier) as channel:
+        stranger = Stranger(channel, "modelyard.scheduler.v1", UMBRELLA)
+        [method] = [each for service in offered() for each in service.methods if each.name == name]
+        foreign, missing = [
+            await stranger.ask(
+                method,
+                {"job_id": job_id},
+                more={"spec": {**spec, "after": [{"job_id": job_id, "condition": 1}]}},
+            )
+            for job_id in (theirs.id, "job_nothing")
+        ]
+
+    assert foreign == missing
+    assert foreign.status == "INVALID_ARGUMENT"
+    assert foreign.statements
+
+
 @pytest.fixture
 async def registry(tmp_path: Path, database_url: Databases) -> AsyncIterator[Registry]:
     async with running_registry(tmp_path / "artifacts", database_url("model_registry")) as registry:

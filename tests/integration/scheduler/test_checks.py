@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import ModelyardError, QueueFull
-from services.scheduler.domain.jobs.spec import JobInput
+from services.scheduler.domain.identities import JobId
+from services.scheduler.domain.jobs.spec import JobDependency, JobInput
 from services.scheduler.use_cases.paging import PageRequest
 from tests.integration.scheduler.yard import Yard, cores
 from tests.unit.scheduler.builders import ACME, DIGEST, UMBRELLA, a_spec, resources
@@ -19,6 +20,7 @@ from tests.unit.scheduler.builders import ACME, DIGEST, UMBRELLA, a_spec, resour
         ({"image": "modelyard/gone"}, lambda _: None),
         ({"resources": cores(99)}, lambda _: None),
         ({"resources": resources(cpu=8, memory=8)}, lambda _: None),
+        ({"after": (JobDependency(JobId("job_nothing")),)}, lambda _: None),
         ({"priority": 11}, lambda yard: yard.tenant(ACME, priority_max=10)),
         (
             {"resources": cores(2)},
@@ -29,6 +31,10 @@ from tests.unit.scheduler.builders import ACME, DIGEST, UMBRELLA, a_spec, resour
         # The first of several refusals is the same one, too.
         (
             {"image": "modelyard/gone", "resources": cores(99)},
+            lambda yard: yard.tenant(ACME, queued_jobs_max=0),
+        ),
+        (
+            {"after": (JobDependency(JobId("job_nothing")),), "resources": cores(99)},
             lambda yard: yard.tenant(ACME, queued_jobs_max=0),
         ),
     ],

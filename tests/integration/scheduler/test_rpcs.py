@@ -15,6 +15,7 @@ from modelyard.scheduler.v1 import (
     deployment_service_pb2,
     deployment_service_pb2_grpc,
     job_events_pb2,
+    job_explanation_pb2,
     job_pb2,
     job_service_pb2,
     job_service_pb2_grpc,
@@ -158,6 +159,21 @@ async def test_a_job_is_shown_as_it_was_asked_for(client: Client, yard: Yard) ->
     assert (await client.job("GetJob", job_service_pb2.GetJobRequest(job_id=job.id))).job == job
 
 
+async def test_a_job_is_shown_with_what_it_waits_for(client: Client, yard: Yard) -> None:
+    await yard.a_node()
+    needed = await client.submit()
+    spec = job_pb2.JobSpec()
+    spec.CopyFrom(SPEC)
+    spec.after.add(job_id=needed.id, condition=job_pb2.JOB_DEPENDENCY_CONDITION_END)
+    job = await client.submit(spec)
+    assert list(job.needs) == list(job.spec.after) == list(spec.after)
+    assert (await client.job("GetJob", job_service_pb2.GetJobRequest(job_id=job.id))).job == job
+    request = job_service_pb2.ExplainJobRequest(job_id=job.id)
+    told = (await client.job("ExplainJob", request)).explanation
+    assert told.hold == job_explanation_pb2.JOB_HOLD_DEPENDENCY
+    assert told.because == f"waits for job {needed.id} to end"
+
+
 async def test_absent_resources_and_an_absent_queue_are_the_default(client: Client) -> None:
     spec = job_pb2.JobSpec(name="x", image="modelyard/base", command=["true"])
     job = await client.submit(spec)
@@ -213,6 +229,15 @@ async def test_a_full_line_says_when_to_come_back(client: Client) -> None:
                 timeouts=job_pb2.JobTimeouts(run=Duration(seconds=315_576_000_000)),
             ),
             "spec.timeouts.run",
+        ),
+        (
+            job_pb2.JobSpec(
+                name="x",
+                image="i",
+                command=["c"],
+                after=[job_pb2.JobDependency(job_id="job_1")],
+            ),
+            "spec.after[0].condition",
         ),
     ],
 )

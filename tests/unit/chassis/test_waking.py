@@ -18,6 +18,7 @@ from services.scheduler.use_cases.ports import Fact
 from tests.unit.scheduler.builders import ACME, NOW, a_deployment, a_job, an_attempt
 
 EVERYBODY = {"scheduling", "deployments", "runner"}
+LOOPS = EVERYBODY | {"releases"}
 
 
 def job(state: JobState) -> JobTransitioned:
@@ -39,7 +40,8 @@ def attempt(state: AttemptState, kind: OwnerKind = OwnerKind.JOB) -> AttemptTran
         (attempt(AttemptState.CREATED), {"runner"}),
         (attempt(AttemptState.STARTED, OwnerKind.REPLICA), {"runner"}),
         (job(JobState.STOPPING), {"scheduling", "runner"}),
-        (job(JobState.CANCELLED), {"scheduling", "runner"}),
+        (job(JobState.CANCELLED), {"scheduling", "runner", "releases"}),
+        (job(JobState.SUCCEEDED), {"scheduling", "runner", "releases"}),
         (attempt(AttemptState.EXITED), {"scheduling", "runner"}),
         (attempt(AttemptState.EXITED, OwnerKind.REPLICA), EVERYBODY),
         (attempt(AttemptState.CLOSED, OwnerKind.REPLICA), EVERYBODY),
@@ -48,8 +50,8 @@ def attempt(state: AttemptState, kind: OwnerKind = OwnerKind.JOB) -> AttemptTran
     ],
 )
 def test_fact_wakes_the_loops_that_it_may_concern(fact: Fact, woken: set[str]) -> None:
-    loops = {name: Waking(timedelta(hours=1)) for name in EVERYBODY}
-    alarms = Alarms(loops["scheduling"], loops["deployments"], loops["runner"])
+    loops = {name: Waking(timedelta(hours=1)) for name in LOOPS}
+    alarms = Alarms(**loops)
 
     alarms.ring(fact)
 

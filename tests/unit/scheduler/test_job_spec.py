@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import InvalidArgument
+from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.failure import FailureReason
 from services.scheduler.domain.jobs.retries import JobRetries
-from services.scheduler.domain.jobs.spec import JobInput, JobOutput, JobTimeouts
+from services.scheduler.domain.jobs.spec import JobDependency, JobInput, JobOutput, JobTimeouts
 from services.scheduler.domain.resources import Resources, requested_resources
 from tests.unit.scheduler.builders import DIGEST, a_spec
 
@@ -17,6 +18,10 @@ def refused_field(**changes: Any) -> str:
     with pytest.raises(InvalidArgument) as refusal:
         a_spec(**changes).check()
     return refusal.value.detail["field"]
+
+
+def after(*job_ids: str) -> tuple[JobDependency, ...]:
+    return tuple(JobDependency(JobId(each)) for each in job_ids)
 
 
 def test_a_full_spec_within_bounds_is_accepted() -> None:
@@ -35,6 +40,7 @@ def test_a_full_spec_within_bounds_is_accepted() -> None:
         priority=100,
         labels={"team": "vision"},
         queue="n" * 63,
+        after=after(*(f"job_{n}" for n in range(32))),
     ).check()
 
 
@@ -89,6 +95,10 @@ def test_a_full_spec_within_bounds_is_accepted() -> None:
         ({"labels": {"Team": "x"}}, "spec.labels"),
         ({"labels": {"team": "x" * 257}}, "spec.labels.team"),
         ({"labels": {f"l{n}": "" for n in range(33)}}, "spec.labels"),
+        ({"after": after("")}, "spec.after[0].job_id"),
+        ({"after": after("job_1", "a\0b")}, "spec.after[1].job_id"),
+        ({"after": after("job_1", "job_2", "job_1")}, "spec.after[2].job_id"),
+        ({"after": after(*(f"job_{n}" for n in range(33)))}, "spec.after"),
     ],
 )
 def test_a_field_out_of_bounds_is_named(changes: dict[str, Any], field: str) -> None:

@@ -10,10 +10,18 @@ from typing import Any
 from services.scheduler.adapters.postgres.rows import from_document, to_document
 from services.scheduler.domain.deployments.deployment import DeploymentSpec
 from services.scheduler.domain.deployments.model import ModelPin
+from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
 from services.scheduler.domain.jobs.job import JobProgress, StopCause, StopRequest
 from services.scheduler.domain.jobs.retries import JobRetries
-from services.scheduler.domain.jobs.spec import JobInput, JobOutput, JobSpec, JobTimeouts
+from services.scheduler.domain.jobs.spec import (
+    DependencyCondition,
+    JobDependency,
+    JobInput,
+    JobOutput,
+    JobSpec,
+    JobTimeouts,
+)
 from tests.unit.scheduler.builders import (
     DIGEST,
     NOW,
@@ -37,6 +45,7 @@ SPEC: dict[str, Any] = {
     "priority": 3,
     "labels": {"team": "x"},
     "queue": "nightly",
+    "after": [{"job_id": "job_1", "condition": "END"}],
 }
 
 
@@ -58,6 +67,7 @@ def test_a_job_spec_is_stored_like_this() -> None:
         priority=3,
         labels={"team": "x"},
         queue="nightly",
+        after=(JobDependency(JobId("job_1"), DependencyCondition.END),),
     )
     assert stored(spec) == SPEC
     assert from_document(JobSpec, SPEC) == spec

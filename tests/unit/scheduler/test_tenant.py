@@ -12,6 +12,7 @@ from services.chassis.events.envelope import Event
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.deployments.replica import ReplicaState
 from services.scheduler.domain.fleet.reach import FleetDoors
+from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import (
     Job,
     JobState,
@@ -20,6 +21,7 @@ from services.scheduler.domain.jobs.job import (
     StopCause,
     StopRequest,
 )
+from services.scheduler.domain.jobs.spec import JobDependency
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.tenants.tenant import Plan, Tenant, TenantTable
 from services.scheduler.entrypoints.consumers.tenants import ApplyTenants, from_pb
@@ -179,6 +181,13 @@ def test_a_job_waits_for_its_own_tenants_work_when_that_uses_up_the_plan() -> No
     assert bounded.left(resources(cpu=3)) == Resources(memory_bytes=1 << 30)  # a smaller plan
     assert SUSPENDED.left(Resources()) == Resources()
     assert Tenant(ACME).left(resources(cpu=99)) is None
+
+
+def test_a_job_that_waits_for_others_says_so_whatever_its_nodes_are_like() -> None:
+    waiting = a_job(reason="waits for job job_2 to end", needs=(JobDependency(JobId("job_2")),))
+    shut = FleetDoors(node_count=0)
+    assert Tenant(ACME).job_shown(waiting, booked=Resources(), doors=shut) == waiting
+    assert "unpaid" in SUSPENDED.job_shown(waiting, booked=Resources(), doors=shut).reason
 
 
 def test_a_plan_refuses_what_could_never_run_in_it() -> None:

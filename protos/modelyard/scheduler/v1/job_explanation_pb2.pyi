@@ -42,6 +42,8 @@ class _JobHoldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobHold.Value
     """Those before it take the room that there is, or have it kept for them."""
     JOB_HOLD_PAUSED: _JobHold.ValueType  # 8
     """Its queue is paused."""
+    JOB_HOLD_DEPENDENCY: _JobHold.ValueType  # 9
+    """It waits for other jobs' ends."""
 
 class JobHold(_JobHold, metaclass=_JobHoldEnumTypeWrapper):
     """JobHold is what keeps a job from its start."""
@@ -63,6 +65,8 @@ JOB_HOLD_ORDER: JobHold.ValueType  # 7
 """Those before it take the room that there is, or have it kept for them."""
 JOB_HOLD_PAUSED: JobHold.ValueType  # 8
 """Its queue is paused."""
+JOB_HOLD_DEPENDENCY: JobHold.ValueType  # 9
+"""It waits for other jobs' ends."""
 Global___JobHold: _TypeAlias = JobHold  # noqa: Y015
 
 @_typing.final

@@ -62,6 +62,28 @@ JOB_STATE_FAILED: JobState.ValueType  # 7
 JOB_STATE_CANCELLED: JobState.ValueType  # 8
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
 
+class _JobDependencyCondition:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JobDependencyConditionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobDependencyCondition.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOB_DEPENDENCY_CONDITION_UNSPECIFIED: _JobDependencyCondition.ValueType  # 0
+    JOB_DEPENDENCY_CONDITION_SUCCESS: _JobDependencyCondition.ValueType  # 1
+    """Else the job that waits is CANCELLED."""
+    JOB_DEPENDENCY_CONDITION_END: _JobDependencyCondition.ValueType  # 2
+    """In whatever way."""
+
+class JobDependencyCondition(_JobDependencyCondition, metaclass=_JobDependencyConditionEnumTypeWrapper):
+    """JobDependencyCondition is how a job has to end for another one, which waits for it."""
+
+JOB_DEPENDENCY_CONDITION_UNSPECIFIED: JobDependencyCondition.ValueType  # 0
+JOB_DEPENDENCY_CONDITION_SUCCESS: JobDependencyCondition.ValueType  # 1
+"""Else the job that waits is CANCELLED."""
+JOB_DEPENDENCY_CONDITION_END: JobDependencyCondition.ValueType  # 2
+"""In whatever way."""
+Global___JobDependencyCondition: _TypeAlias = JobDependencyCondition  # noqa: Y015
+
 @_typing.final
 class JobSpec(_message.Message):
     """JobSpec is what a user asks for; it never changes after submission."""
@@ -121,6 +143,7 @@ class JobSpec(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     RETRIES_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For people; need not be unique."""
     image: _builtins.str
@@ -147,6 +170,12 @@ class JobSpec(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def retries(self) -> Global___JobRetries: ...
+    @_builtins.property
+    def after(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobDependency]:
+        """At most 32 other jobs of the tenant, which have to end before this one may start. They have to
+        exist as it is submitted.
+        """
+
     def __init__(
         self,
         *,
@@ -163,14 +192,39 @@ class JobSpec(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         retries: Global___JobRetries | None = ...,
         queue: _builtins.str = ...,
+        after: _abc.Iterable[Global___JobDependency] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "retries", b"retries", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "env", b"env", "image", b"image", "inputs", b"inputs", "labels", b"labels", "name", b"name", "outputs", b"outputs", "priority", b"priority", "queue", b"queue", "resources", b"resources", "retries", b"retries", "source_digest", b"source_digest", "timeouts", b"timeouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "command", b"command", "env", b"env", "image", b"image", "inputs", b"inputs", "labels", b"labels", "name", b"name", "outputs", b"outputs", "priority", b"priority", "queue", b"queue", "resources", b"resources", "retries", b"retries", "source_digest", b"source_digest", "timeouts", b"timeouts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobSpec: _TypeAlias = JobSpec  # noqa: Y015
+
+@_typing.final
+class JobDependency(_message.Message):
+    """JobDependency is another job that has to end first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    condition: Global___JobDependencyCondition.ValueType
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        condition: Global___JobDependencyCondition.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobDependency: _TypeAlias = JobDependency  # noqa: Y015
 
 @_typing.final
 class JobInput(_message.Message):
@@ -246,7 +300,7 @@ class JobTimeouts(_message.Message):
 
     @_builtins.property
     def queue(self) -> _duration_pb2.Duration:
-        """In line, the pause before a retry not counted; absent: however long."""
+        """In line, the pause before a retry and the wait for other jobs not counted; absent: however long."""
 
     @_builtins.property
     def start(self) -> _duration_pb2.Duration:
@@ -418,6 +472,7 @@ class Job(_message.Message):
     TRACE_ID_FIELD_NUMBER: _builtins.int
     RETRY_COUNT_FIELD_NUMBER: _builtins.int
     RETRY_AT_FIELD_NUMBER: _builtins.int
+    NEEDS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___JobState.ValueType
     reason: _builtins.str
@@ -449,6 +504,10 @@ class Job(_message.Message):
     def retry_at(self) -> _timestamp_pb2.Timestamp:
         """When its last retry could begin; while it is QUEUED before that, it waits for that."""
 
+    @_builtins.property
+    def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobDependency]:
+        """What of spec.after it waits for still."""
+
     def __init__(
         self,
         *,
@@ -468,10 +527,11 @@ class Job(_message.Message):
         trace_id: _builtins.str = ...,
         retry_count: _builtins.int = ...,
         retry_at: _timestamp_pb2.Timestamp | None = ...,
+        needs: _abc.Iterable[Global___JobDependency] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ended_at", b"ended_at", "failure", b"failure", "progress", b"progress", "retry_at", b"retry_at", "spec", b"spec", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "created_at", b"created_at", "ended_at", b"ended_at", "failure", b"failure", "id", b"id", "node_id", b"node_id", "progress", b"progress", "reason", b"reason", "retry_at", b"retry_at", "retry_count", b"retry_count", "spec", b"spec", "started_at", b"started_at", "state", b"state", "trace_id", b"trace_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "created_at", b"created_at", "ended_at", b"ended_at", "failure", b"failure", "id", b"id", "needs", b"needs", "node_id", b"node_id", "progress", b"progress", "reason", b"reason", "retry_at", b"retry_at", "retry_count", b"retry_count", "spec", b"spec", "started_at", b"started_at", "state", b"state", "trace_id", b"trace_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

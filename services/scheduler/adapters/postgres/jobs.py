@@ -1,5 +1,6 @@
 """Jobs in PostgreSQL."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis.errors import Conflict, NotFound
 from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.postgres.attempts import PostgresAttempts
+from services.scheduler.adapters.postgres.dependencies import Needs, PostgresDependencies
 from services.scheduler.adapters.postgres.fleet import IS_OPEN_ON_DRAINED
 from services.scheduler.adapters.postgres.rows import (
     VersionedRows,
@@ -76,6 +78,9 @@ _EXPIRED: Final = (
     .order_by(JOBS.c.id)
     .limit(sa.bindparam("jobs_max", type_=sa.Integer))
 )
+_STATES: Final = sa.select(JOBS.c.id, JOBS.c.state).where(
+    JOBS.c.tenant == sa.bindparam("tenant"), is_one_of(JOBS.c.id, "job_ids")
+)
 _RETRIED_COUNT: Final = (
     sa.select(sa.func.count())
     .select_from(JOBS)
@@ -121,6 +126,9 @@ class PostgresJobs:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
         self._rows = VersionedRows(connection, _UPDATE, kind="job")
+        self._dependencies = PostgresDependencies(connection)
+        self._waiting: set[JobId] = set()
+        """Jobs that wait for others as this transaction has read them."""
 
     async def get_any(self, job_id: JobId) -> Job:
         """Return a job of any tenant, locked."""
@@ -130,18 +138,19 @@ class PostgresJobs:
         """Put new jobs last in line, in this order."""
         if jobs:
             await self._connection.execute(_INSERT, [_new_row(job) for job in jobs])
+            await self._dependencies.add(jobs)
 
     async def some(self, job_ids: Sequence[JobId]) -> Sequence[Job]:
         """Return those of the jobs that there are."""
         if not job_ids:
             return []
         found = await self._connection.execute(_SOME, {"ids": list(job_ids)})
-        return [to_job(row) for row in found.mappings()]
+        return await self.with_needs(found.mappings().all())
 
     async def queued(self, job_ids: Sequence[JobId]) -> Sequence[Job]:
         """Return those that still stand in line, locked."""
         found = await self._connection.execute(_QUEUED, {"ids": job_ids})
-        return [self._read(row) for row in found.mappings()]
+        return await self._read(found.mappings().all())
 
     async def placed(self, tenants: Sequence[TenantId], *, limit: int) -> Sequence[JobId]:
         """Return jobs of these tenants that run or will."""
@@ -158,6 +167,16 @@ class PostgresJobs:
         given = {"at": at, "jobs_max": limit}
         return [JobId(found) for found in await self._connection.scalars(_EXPIRED, given)]
 
+    async def releasable(self, *, limit: int) -> Sequence[JobId]:
+        """Return jobs in line that wait for one that has ended, or is gone."""
+        return await self._dependencies.releasable(limit=limit)
+
+    async def states(self, tenant: TenantId, job_ids: Sequence[JobId]) -> Mapping[JobId, JobState]:
+        """Return where those of a tenant's jobs are that there are."""
+        given = {"tenant": tenant, "job_ids": list(job_ids)}
+        found = await self._connection.execute(_STATES, given)
+        return {JobId(row.id): JobState(row.state) for row in found}
+
     async def retried_count(self, tenant: TenantId, *, since: datetime) -> int:
         """Count a tenant's jobs whose last retry began, or will begin, after an instant."""
         given = {"tenant": tenant, "since": since}
@@ -166,6 +185,8 @@ class PostgresJobs:
     async def save(self, job: Job) -> None:
         """Store a job that this transaction has read."""
         await self._rows.write(job.id, from_job(job))
+        if job.id in self._waiting:
+            await self._dependencies.keep(job)
 
     async def admit(self, jobs: Sequence[Job]) -> None:
         """Store jobs that this transaction has read, and then admitted: all in one statement."""
@@ -183,11 +204,26 @@ class PostgresJobs:
         row = (await self._connection.execute(query, given)).mappings().one_or_none()
         if row is None:
             raise NotFound("job", given["job_id"])
-        return self._read(row)
+        [job] = await self._read([row])
+        return job
 
-    def _read(self, row: sa.RowMapping) -> Job:
-        self._rows.read(row)
-        return to_job(row)
+    async def with_needs(self, rows: Sequence[sa.RowMapping]) -> Sequence[Job]:
+        """Return the jobs in rows; what they wait for is asked for where there is any."""
+        waiting: dict[TenantId, list[JobId]] = defaultdict(list)
+        for row in rows:
+            if row["needs_count"]:
+                waiting[row["tenant"]].append(row["id"])
+        needs: dict[JobId, Needs] = {}
+        for tenant, job_ids in waiting.items():
+            needs |= await self._dependencies.of(tenant, job_ids)
+        return [to_job(row, needs.get(row["id"], ())) for row in rows]
+
+    async def _read(self, rows: Sequence[sa.RowMapping]) -> Sequence[Job]:
+        for row in rows:
+            self._rows.read(row)
+        jobs = await self.with_needs(rows)
+        self._waiting |= {job.id for job in jobs if job.needs}
+        return jobs
 
 
 class PostgresTenantJobs:
@@ -231,7 +267,11 @@ class PostgresTenantJobs:
             query = query.where(JOBS.c.queue == queue)
             if queue != DEFAULT_QUEUE:  # so that the index may be asked
                 query = query.where(IS_IN_QUEUE_OF_ITS_OWN)
-        return [to_job(row) for row in (await self._connection.execute(query)).mappings()]
+        return await self._jobs.with_needs((await self._connection.execute(query)).mappings().all())
+
+    async def states(self, job_ids: Sequence[JobId]) -> Mapping[JobId, JobState]:
+        """Return where those of the jobs are that there are, of this tenant."""
+        return await self._jobs.states(self._tenant, job_ids)
 
     async def attempts(
         self, job_id: JobId, *, after: AttemptId | None, limit: int
@@ -290,11 +330,12 @@ def from_job(job: Job) -> dict[str, Any]:
         "retry_at": job.retry_at,
         "queue_expires_at": job.queue_expires_at,
         "checkpoint": to_document(job.checkpoint),
+        "needs_count": len(job.needs),
     }
 
 
-def to_job(row: sa.RowMapping) -> Job:
-    """Return the job in a row."""
+def to_job(row: sa.RowMapping, needs: Needs) -> Job:
+    """Return the job in a row, which waits for these."""
     return Job(
         id=row["id"],
         tenant=row["tenant"],
@@ -317,4 +358,5 @@ def to_job(row: sa.RowMapping) -> Job:
         retry_at=row["retry_at"],
         queue_expires_at=row["queue_expires_at"],
         checkpoint=maybe_from_document(Checkpoint, row["checkpoint"]),
+        needs=needs,
     )

@@ -4,7 +4,8 @@ In the order of an index, which begins with the tenant, or with a job's end: so 
 nothing stays a look-up, and one that finds much does not sort it.
 
 Always holds: an attempt goes before its owner, so that none is left whose owner nobody knows; an
-open one stays, and its owner with it, since the runner reads both together. Rows that somebody has
+open one stays, and its owner with it, since the runner reads both together. What a job waits for
+goes with it, by the foreign key. Rows that somebody has
 locked are passed over: so no transaction waits here, in whatever order it locks.
 """
 
@@ -20,6 +21,7 @@ from services.scheduler.adapters.postgres.rows import is_one_of
 from services.scheduler.adapters.postgres.tables import (
     ATTEMPTS,
     CHASSIS,
+    DEPENDENCIES,
     DEPLOYMENTS,
     JOBS,
     QUEUES,
@@ -66,6 +68,7 @@ _ENDED_JOBS: Final = (
     .where(
         JOBS.c.ended_at <= sa.func.now() - sa.bindparam("kept", type_=sa.Interval),
         ~_has_open_attempt(JOBS.c.id),
+        ~sa.exists().where(DEPENDENCIES.c.needs_job_id == JOBS.c.id),
     )
     .order_by(JOBS.c.ended_at)
     .limit(sa.bindparam("rows_max", type_=sa.Integer))
@@ -134,7 +137,7 @@ class PostgresLeavings:
         return await self._delete((_DELETE_ATTEMPTS, _DELETE_JOBS), job_ids)
 
     async def delete_ended_jobs(self, kept: timedelta, *, limit: int) -> int:
-        """Delete jobs, with their attempts, that ended so long ago."""
+        """Delete jobs, with their attempts, that ended so long ago and nobody waits for."""
         given = {"kept": kept, "rows_max": limit}
         job_ids = (await self._connection.scalars(_ENDED_JOBS, given)).all()
         await self._delete((_DELETE_ATTEMPTS,), job_ids)

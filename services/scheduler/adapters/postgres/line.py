@@ -44,7 +44,9 @@ from services.scheduler.use_cases.ports import LineNews
 
 _ROWS_AT_ONCE: Final = 1_000
 _AMOUNTS: Final = tuple(from_resources(Resources()))
-_IS_JOB_IN_LINE: Final = JOBS.c.state == JobState.QUEUED
+_IS_JOB_QUEUED: Final = JOBS.c.state == JobState.QUEUED
+_IS_JOB_IN_LINE: Final = sa.and_(_IS_JOB_QUEUED, JOBS.c.needs_count == 0)
+"""Whose turn can come; who waits for other jobs stands in line for its tenant's bound alone."""
 _IS_REPLICA_IN_LINE: Final = REPLICAS.c.state == ReplicaState.QUEUED
 _JOB: Final = (
     JOBS.c.tenant,
@@ -167,7 +169,7 @@ _FIRST: Final = sa.union_all(
 )
 _IN_LINE_ALIKE: Final = (
     sa.select(JOBS.c.tenant, JOBS.c.priority, sa.func.count().label("job_count"))
-    .where(_IS_JOB_IN_LINE)
+    .where(_IS_JOB_QUEUED)
     .group_by(JOBS.c.tenant, JOBS.c.priority)
 )
 """By an index alone, where that is clean: some 10 ms for 100,000 in line."""
@@ -177,7 +179,7 @@ _OWN_PLACE: Final = sa.select(
     _OWN.c.priority,
     sa.select(sa.func.count())
     .where(
-        _IS_JOB_IN_LINE,
+        _IS_JOB_QUEUED,
         JOBS.c.tenant == _OWN.c.tenant,
         JOBS.c.priority == _OWN.c.priority,
         JOBS.c.queue_seq < _OWN.c.queue_seq,
@@ -188,7 +190,7 @@ _OWN_PLACE: Final = sa.select(
 _PAUSED: Final = sa.select(QUEUES.c.tenant, QUEUES.c.name)
 _QUEUED_COUNTS: Final = (
     sa.select(JOBS.c.tenant, sa.func.count().label("job_count"))
-    .where(is_one_of(JOBS.c.tenant, "tenants"), _IS_JOB_IN_LINE)
+    .where(is_one_of(JOBS.c.tenant, "tenants"), _IS_JOB_QUEUED)
     .group_by(JOBS.c.tenant)
 )
 

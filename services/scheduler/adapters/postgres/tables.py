@@ -76,6 +76,13 @@ JOBS: Final = Table(
     utc("queue_expires_at", nullable=True),
     _document("checkpoint", nullable=True),
     Column("queue", Text, nullable=False, server_default=DEFAULT_QUEUE),
+    Column(
+        "needs_count",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="rows of job_dependency",
+    ),
 )
 Index("ix_job_newest", JOBS.c.tenant, JOBS.c.id.desc())
 Index(
@@ -156,6 +163,17 @@ QUEUES: Final = Table(
     Column("paused_reason", Text, nullable=False),
 )
 """Those that are paused; all others are names on jobs alone."""
+DEPENDENCIES: Final = Table(
+    "job_dependency",
+    METADATA,
+    Column("job_id", Text, ForeignKey(JOBS.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("needs_job_id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("condition", Text, nullable=False),
+    Column("position", Integer, nullable=False, comment="in the job's spec"),
+)
+"""Which jobs wait for which others still; a row goes once its needed job has ended."""
+Index("ix_job_dependency_needed", DEPENDENCIES.c.needs_job_id)
 
 NODES: Final = Table(
     "node",

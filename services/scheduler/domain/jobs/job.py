@@ -24,7 +24,7 @@ from services.scheduler.domain.jobs.failure import (
     storable,
 )
 from services.scheduler.domain.jobs.retries import JobRetries, backoff
-from services.scheduler.domain.jobs.spec import JobSpec
+from services.scheduler.domain.jobs.spec import JobDependency, JobSpec
 from services.scheduler.domain.transitions import IllegalTransition
 
 PROGRESS_METRICS_MAX: Final = 64
@@ -62,6 +62,7 @@ TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
 }
 
 
+ENDED: Final = frozenset(state for state, ways in TRANSITIONS.items() if not ways)
 PLACED: Final = frozenset({S.ADMITTED, S.STARTING, S.RUNNING})
 """With capacity, and not asked to stop."""
 
@@ -204,6 +205,8 @@ class Job:
     """Until when it may, or might, stand in line; None: however long."""
     checkpoint: Checkpoint | None = None
     """What its next attempt finds in its checkpoint folder."""
+    needs: tuple[JobDependency, ...] = ()
+    """What of `spec.after` it waits for still; until that has ended it is passed over in line."""
 
     @classmethod
     def queued(
@@ -214,25 +217,27 @@ class Job:
         *,
         at: datetime,
         traceparent: str | None,
+        needs: tuple[JobDependency, ...] = (),
     ) -> "tuple[Job, JobTransitioned]":
-        """Return a new job, last in its line."""
+        """Return a new job, last in its line; with `needs` it waits for those first."""
         job = cls(
             id=job_id,
             tenant=tenant,
             spec=spec,
             state=S.QUEUED,
-            reason="submitted",
+            reason=_waits_for(needs) if needs else "submitted",
             version=1,
             created_at=at,
             traceparent=traceparent,
-            queue_expires_at=_expiry(spec, at),
+            queue_expires_at=None if needs else _expiry(spec, at),
+            needs=needs,
         )
         return job, _fact_of(job, at)
 
     @property
     def is_terminal(self) -> bool:
         """Tell whether the job has ended."""
-        return not TRANSITIONS[self.state]
+        return self.state in ENDED
 
     @property
     def is_placed(self) -> bool:
@@ -252,6 +257,7 @@ class Job:
         self, attempt_id: AttemptId, node_id: NodeId, *, at: datetime
     ) -> "tuple[Job, JobTransitioned]":
         """Capacity is taken on a node, for a new attempt."""
+        assert not self.needs, "who waits for other jobs is passed over in line"
         return self.move(
             S.ADMITTED,
             reason=f"placed on {node_id}",
@@ -261,6 +267,16 @@ class Job:
             node_id=node_id,
             admitted_at=at,
         )
+
+    def released(self, needs: tuple[JobDependency, ...], *, by: str, at: datetime) -> "Job":
+        """What it waits for has ended `by` this, but for `needs`: no fact, so no new version.
+
+        Its time in line begins with the last one: before that it could not have had its turn.
+        """
+        assert self.state is S.QUEUED, "only in line is waited"
+        if needs:
+            return replace(self, reason=_waits_for(needs), needs=needs)
+        return replace(self, reason=by, needs=(), queue_expires_at=_expiry(self.spec, at))
 
     def starting(self, *, at: datetime) -> "tuple[Job, JobTransitioned]":
         """Its files are being fetched and its container created."""
@@ -369,7 +385,10 @@ class Job:
         """Move by the table, and by nothing else; raises IllegalTransition."""
         if to not in TRANSITIONS[self.state]:
             raise IllegalTransition("job", self.id, state=self.state, to=to)
-        moved = replace(self, state=to, reason=reason, version=self.version + 1, **changes)
+        # Whoever moves waits for no other job any more.
+        moved = replace(
+            self, state=to, reason=reason, version=self.version + 1, needs=(), **changes
+        )
         return moved, replace(_fact_of(moved, at), ended_phase=self._phase_ended_by(moved, at))
 
     def _back_in_line(
@@ -408,6 +427,11 @@ class Job:
                 None  # since when it is back in line is not kept: no span rather than a wrong one
             )
         return EndedPhase(phase, started_at=began[phase] or self.created_at, ended_at=at)
+
+
+def _waits_for(needs: tuple[JobDependency, ...]) -> str:
+    others = f", and {len(needs) - 1} more" if len(needs) > 1 else ""
+    return f"waits for {needs[0].in_words}{others}"
 
 
 def _expiry(spec: JobSpec, waits_from: datetime) -> datetime | None:

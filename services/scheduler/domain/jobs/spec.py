@@ -8,12 +8,14 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
 from services.chassis.amounts import duration_in_words, size_in_words
 from services.chassis.errors import InvalidArgument
 from services.scheduler.domain.files import check_digest, check_relative_path
+from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.retries import JobRetries
 from services.scheduler.domain.queues.queue import DEFAULT_QUEUE, check_queue_name
 from services.scheduler.domain.resources import DEFAULT_RESOURCES, Resources
@@ -26,6 +28,7 @@ ENV_BYTES_MAX: Final = 32 << 10
 INPUTS_MAX: Final = 32
 OUTPUTS_MAX: Final = 32
 LABELS_MAX: Final = 32
+DEPENDENCIES_MAX: Final = 32
 NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 LABEL_VALUE_CHARACTERS_MAX: Final = 256
 PRIORITY_MAX: Final = 100
@@ -40,6 +43,7 @@ _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PART_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _LABEL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._/-]{0,62}")
+_JOB_ID: Final = re.compile(r"[a-z0-9_-]{1,64}")
 _OWN_ENV: Final = ("MODELYARD_", "TRACEPARENT")
 
 
@@ -65,13 +69,35 @@ class JobTimeouts:
     """Bounds on a job's phases."""
 
     queue: timedelta | None = None
-    """In line, a retry's pause not counted; None: however long."""
+    """In line, a retry's pause and the wait for other jobs not counted; None: however long."""
     start: timedelta | None = None
     """From its admission to its first instruction; None: as long as the runner tries."""
     run: timedelta = timedelta(hours=24)
     """From its start to its end."""
     stop_grace: timedelta = timedelta(seconds=10)
     """From the request to stop until it is killed."""
+
+
+class DependencyCondition(StrEnum):
+    """How a job has to end for another one, which waits for it."""
+
+    SUCCESS = "SUCCESS"
+    END = "END"
+    """In whatever way."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobDependency:
+    """Another job of the tenant, which has to end before this one may start."""
+
+    job_id: JobId
+    condition: DependencyCondition = DependencyCondition.SUCCESS
+
+    @property
+    def in_words(self) -> str:
+        """Return what is waited for."""
+        how = "succeed" if self.condition is DependencyCondition.SUCCESS else "end"
+        return f"job {self.job_id} to {how}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +117,7 @@ class JobSpec:
     priority: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     queue: str = DEFAULT_QUEUE
+    after: tuple[JobDependency, ...] = ()
 
     def check(self) -> None:
         """Raise InvalidArgument naming the first field that is out of bounds."""
@@ -111,6 +138,7 @@ class JobSpec:
             raise InvalidArgument("spec.priority", f"must be between 0 and {PRIORITY_MAX}")
         check_labels(self.labels, field="spec.labels")
         check_queue_name(self.queue, field="spec.queue")
+        self._check_after()
 
     def field_of_digest(self, digest: str) -> str | None:
         """Return the first field that asks for an artifact, as whoever asked has written it."""
@@ -163,6 +191,16 @@ class JobSpec:
                 )
             for other in self.outputs[:place]:
                 _check_apart(left, other, field=f"spec.outputs[{place}].path")
+
+    def _check_after(self) -> None:
+        _check_count("spec.after", len(self.after), most=DEPENDENCIES_MAX)
+        named = [needed.job_id for needed in self.after]
+        for place, job_id in enumerate(named):
+            field = f"spec.after[{place}].job_id"
+            if not _JOB_ID.fullmatch(job_id):
+                raise InvalidArgument(field, "must be a job's id")
+            if (first := named.index(job_id)) < place:
+                raise InvalidArgument(field, f"job {job_id} is named in after[{first}], too")
 
     def _check_timeouts(self) -> None:
         asked = self.timeouts

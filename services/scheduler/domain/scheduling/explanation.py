@@ -35,6 +35,8 @@ class Hold(StrEnum):
     """Nothing of its tenant is admitted."""
     PAUSED = "PAUSED"
     """Its queue is paused."""
+    DEPENDENCY = "DEPENDENCY"
+    """It waits for other jobs' ends."""
     BACK_OFF = "BACK_OFF"
     """It failed, and pauses before it is tried again."""
     PLAN = "PLAN"
@@ -92,6 +94,8 @@ def reason_by_itself(
         return Reason(Hold.TENANT, tenant.why_waiting, helped_by)
     if pause is not None:
         return Reason(Hold.PAUSED, pause.why_waiting, "its queue's resumption")
+    if job.needs:
+        return Reason(Hold.DEPENDENCY, job.reason, "the end of what it waits for")
     if job.retry_at is not None and job.retry_at > at:
         told = f"{job.reason}; it is tried again from {job.retry_at:%Y-%m-%dT%H:%M:%SZ} on"
         return Reason(Hold.BACK_OFF, told, "nothing but time")

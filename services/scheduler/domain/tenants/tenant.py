@@ -101,6 +101,8 @@ class Tenant:
             return job
         if why := self.why_waiting or (pause.why_waiting if pause is not None else ""):
             return replace(job, reason=why)
+        if job.needs:
+            return job
         left = self.left(booked)
         if left is not None and not job.spec.resources.fits_in(left):
             return replace(job, reason="what runs takes all that the tenant's plan lets it take")

@@ -18,7 +18,14 @@ from services.scheduler.domain.attempts.ending import AttemptEnding
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import Job, JobProgress, JobState
 from services.scheduler.domain.jobs.retries import JobRetries, retry_reasons
-from services.scheduler.domain.jobs.spec import JobInput, JobOutput, JobSpec, JobTimeouts
+from services.scheduler.domain.jobs.spec import (
+    DependencyCondition,
+    JobDependency,
+    JobInput,
+    JobOutput,
+    JobSpec,
+    JobTimeouts,
+)
 from services.scheduler.domain.jobs.stats import WINDOW_DEFAULT, JobStats, JobTimes
 from services.scheduler.domain.queues.queue import DEFAULT_QUEUE
 from services.scheduler.domain.scheduling.explanation import Explanation
@@ -171,7 +178,19 @@ def spec_from_pb(spec: job_pb2.JobSpec) -> JobSpec:
         priority=spec.priority,
         labels=dict(spec.labels),
         queue=spec.queue or DEFAULT_QUEUE,
+        after=tuple(
+            dependency_from_pb(needed, field=f"spec.after[{place}]")
+            for place, needed in enumerate(spec.after)
+        ),
     )
+
+
+def dependency_from_pb(needed: job_pb2.JobDependency, *, field: str) -> JobDependency:
+    """Return what is to be waited for; raises InvalidArgument for no condition of ours."""
+    known = {condition_to_pb(condition): condition for condition in DependencyCondition}
+    if needed.condition not in known:
+        raise InvalidArgument(f"{field}.condition", "must be SUCCESS or END")
+    return JobDependency(JobId(needed.job_id), known[needed.condition])
 
 
 def timeouts_from_pb(timeouts: job_pb2.JobTimeouts) -> JobTimeouts:
@@ -237,6 +256,7 @@ def job_to_pb(job: Job) -> job_pb2.Job:
         trace_id=trace_id_of(job.traceparent),
         retry_count=job.retry_count,
         retry_at=timestamp_to_pb(job.retry_at),
+        needs=[dependency_to_pb(needed) for needed in job.needs],
     )
 
 
@@ -316,7 +336,20 @@ def spec_to_pb(spec: JobSpec) -> job_pb2.JobSpec:
         priority=spec.priority,
         labels=spec.labels,
         queue=spec.queue,
+        after=[dependency_to_pb(needed) for needed in spec.after],
     )
+
+
+def dependency_to_pb(needed: JobDependency) -> job_pb2.JobDependency:
+    """Return what is waited for."""
+    return job_pb2.JobDependency(job_id=needed.job_id, condition=condition_to_pb(needed.condition))
+
+
+def condition_to_pb(
+    condition: DependencyCondition,
+) -> job_pb2.JobDependencyCondition.ValueType:
+    """Return how a job has to end for who waits for it."""
+    return job_pb2.JobDependencyCondition.Value(f"JOB_DEPENDENCY_CONDITION_{condition}")
 
 
 def progress_to_pb(progress: JobProgress) -> job_pb2.JobProgress:

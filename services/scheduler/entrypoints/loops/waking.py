@@ -11,7 +11,7 @@ from services.scheduler.domain.attempts.attempt import (
     Owner,
     OwnerKind,
 )
-from services.scheduler.domain.jobs.job import JobState, JobTransitioned
+from services.scheduler.domain.jobs.job import ENDED, JobState, JobTransitioned
 from services.scheduler.use_cases.ports import Fact
 
 
@@ -25,6 +25,7 @@ class Alarms:
     scheduling: Waking
     deployments: Waking
     runner: Waking
+    releases: Waking
 
     def ring(self, fact: Fact) -> None:
         """Wake whoever may have something to do now."""
@@ -37,6 +38,8 @@ class Alarms:
                 return (self.scheduling,)
             case JobTransitioned(state=JobState.ADMITTED | JobState.STARTING | JobState.RUNNING):
                 return (self.runner,)
+            case JobTransitioned(state=state) if state in ENDED:
+                return (self.scheduling, self.runner, self.releases)
             case AttemptTransitioned(
                 attempt=Attempt(state=AttemptState.CREATED | AttemptState.STARTED)
             ):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from services.chassis.tenancy import TenantId
+from services.scheduler.domain.jobs.dependencies import needs_of
 from services.scheduler.domain.jobs.spec import JobSpec
 from services.scheduler.use_cases.jobs.checks import JobChecks
 from services.scheduler.use_cases.ports import UnitOfWork
@@ -23,6 +24,9 @@ class CheckJob:
         """Return when the job could be taken in; raises as a submission does, in its order."""
         spec.check()
         self.checks.check_allowed(tenant, spec)
+        if spec.after:
+            async with self.unit_of_work(tenant) as tx:
+                needs_of(spec, await tx.jobs.states([needed.job_id for needed in spec.after]))
         async with self.unit_of_work.reading(because="a check writes nothing") as reading:
             reach = await reading.fleet.reach_for(spec.resources)
             queued_count = await reading.line.queued_count(tenant)

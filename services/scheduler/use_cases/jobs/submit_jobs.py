@@ -10,8 +10,9 @@ from services.chassis.errors import ModelyardError, NotFound
 from services.chassis.ids import Ids
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.identities import JobId
+from services.scheduler.domain.jobs.dependencies import States, needs_of
 from services.scheduler.domain.jobs.job import Job
-from services.scheduler.domain.jobs.spec import JobSpec
+from services.scheduler.domain.jobs.spec import JobDependency, JobSpec
 from services.scheduler.use_cases.jobs.checks import JobChecks
 from services.scheduler.use_cases.ports import (
     Repeatable,
@@ -43,6 +44,7 @@ class _Case:
     asked: Submission
     job_id: JobId
     answer: Answer | None = None
+    needs: tuple[JobDependency, ...] = ()
 
     @property
     def repeatable(self) -> Repeatable | None:
@@ -84,9 +86,11 @@ class SubmitJobs:
         # 2. A repeated request is answered as before, however full the line is by now.
         await self._answer_repeated(tx, cases)
         fresh = _open(cases)
-        # 3. Its tenant may start it; there are an image and a machine for it, and a place in line.
+        # 3. Its tenant may start it; there are an image and a machine for it, what it waits for can
+        #    come, and there is a place in line.
         for case in fresh:
             case.refuse_by(partial(self.checks.check_allowed, case.asked.tenant, case.asked.spec))
+        await self._look_at_needed(tx, _open(fresh))
         await self._refuse_too_large(tx, _open(fresh))
         await self._refuse_without_place(tx, _open(fresh))
         # 4. Last in line.
@@ -98,6 +102,7 @@ class SubmitJobs:
                 case.asked.spec,
                 at=tx.now,
                 traceparent=case.asked.traceparent,
+                needs=case.needs,
             )
             jobs.append(job)
             case.answer = job
@@ -118,6 +123,13 @@ class SubmitJobs:
             else:
                 case.answer = answer
 
+    async def _look_at_needed(self, tx: SystemTransaction, cases: Sequence[_Case]) -> None:
+        for case in cases:
+            if after := case.asked.spec.after:
+                states = await tx.jobs.states(case.asked.tenant, [each.job_id for each in after])
+                # One that ends from here on leaves a row that the next pass sees (ADR-0036).
+                case.refuse_by(partial(_find_needs, case, states))
+
     async def _refuse_too_large(self, tx: SystemTransaction, cases: Sequence[_Case]) -> None:
         for resources in {case.asked.spec.resources for case in cases}:
             reach = await tx.nodes.reach_for(resources)
@@ -132,6 +144,10 @@ class SubmitJobs:
             tenant = case.asked.tenant
             case.refuse_by(partial(self.checks.check_place, tenant, queued_count=in_line[tenant]))
             in_line[tenant] += 1
+
+
+def _find_needs(case: _Case, states: States) -> None:
+    case.needs = needs_of(case.asked.spec, states)
 
 
 def _open(cases: Sequence[_Case]) -> list[_Case]:
