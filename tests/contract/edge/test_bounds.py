@@ -57,6 +57,10 @@ def left(name: str = "m", path: str = "m", register_as: str = "") -> dict[str, s
     return {"name": name, "path": path, "register_as": register_as}
 
 
+def needed(job_id: str) -> dict[str, str]:
+    return {"job_id": job_id, "condition": "SUCCESS"}
+
+
 RESOURCES: Final = (
     Row("resources.cpu_millicores", (1, 1_000_000), (0, 1_000_001)),
     Row("resources.memory_bytes", (6 << 20, 1 << 50), ((6 << 20) - 1, (1 << 50) + 1)),
@@ -118,6 +122,16 @@ JOB: Final = (
         ({f"l{n}": "" for n in range(32)}, {"l" * 63: "v" * 256}),
         ({f"l{n}": "" for n in range(33)}, {"l" * 64: ""}, {"L": ""}, {"l": "v" * 257}),
     ),
+    Row(
+        "after",
+        ([], [needed("j" * 64)], [needed(f"job_{n}") for n in range(32)]),
+        (
+            [needed("")],
+            [needed("j" * 65)],
+            [needed("Job")],
+            [needed(f"job_{n}") for n in range(33)],
+        ),
+    ),
 )
 DEPLOYMENT: Final = (
     *RESOURCES,
@@ -177,6 +191,8 @@ Owner = Callable[[dict[str, Any]], object]
 def scheduler_takes_job(body: dict[str, Any]) -> None:
     if "timeouts" in body:
         body["timeouts"] = {name: seconds_of(text) for name, text in body["timeouts"].items()}
+    for each in body.get("after", ()):
+        each["condition"] = f"JOB_DEPENDENCY_CONDITION_{each['condition']}"
     jobs.spec_from_pb(ParseDict(body, job_pb2.JobSpec())).check()
 
 

@@ -10,6 +10,7 @@ from services.api_gateway.domain.routing import Endpoint, Route
 from services.api_gateway.entrypoints.rest import logs
 from services.api_gateway.use_cases.recent import AGE_MAX
 from services.chassis.errors import (
+    FailedPrecondition,
     InProgress,
     InvalidArgument,
     KeyReused,
@@ -61,6 +62,10 @@ async def test_submit_hands_spec_key_and_tenant_to_the_scheduler() -> None:
         (a_spec(priority=False), "priority"),
         (a_spec(resources={"memory_bytes": (6 << 20) - 1}), "resources.memory_bytes"),
         (a_spec(outputs=[{"name": "m", "path": ""}]), "outputs[0].path"),
+        (a_spec(after=[{"job_id": "Job 1"}]), "after[0].job_id"),
+        (a_spec(after=[{"job_id": "job_1", "condition": "START"}]), "after[0].condition"),
+        (a_spec(after=["job_1"]), "after[0]"),
+        (a_spec(after=[{"job_id": "job_1"}] * 33), "after"),
     ],
 )
 async def test_a_wrong_field_is_named_and_nothing_is_submitted(
@@ -75,6 +80,38 @@ async def test_a_wrong_field_is_named_and_nothing_is_submitted(
     assert problem["code"] == "INVALID_ARGUMENT"
     assert any(error["field"].startswith(field) for error in problem["errors"]), problem
     assert edge.jobs.submitted == []
+
+
+async def test_what_a_job_waits_for_is_passed_on_for_success_by_default_and_shown() -> None:
+    edge = Edge()
+    after = [{"job_id": "job_1"}, {"job_id": "job_2", "condition": "END"}]
+    success = {"job_id": "job_1", "condition": "SUCCESS"}
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs", json=a_spec(after=after))
+        waiting = a_job(spec=edge.jobs.submitted[0][0].spec)
+        waiting.needs.append(waiting.spec.after[1])
+        edge.jobs.shown.append(waiting)
+        shown = await client.get("/v1/jobs/job_1")
+    assert answer.status_code == 202
+    assert [(each.job_id, each.condition) for each in edge.jobs.submitted[0][0].spec.after] == [
+        ("job_1", job_pb2.JOB_DEPENDENCY_CONDITION_SUCCESS),
+        ("job_2", job_pb2.JOB_DEPENDENCY_CONDITION_END),
+    ]
+    assert shown.json()["spec"]["after"] == [success, after[1]]
+    assert shown.json()["needs"] == [after[1]]
+
+
+async def test_a_job_that_would_wait_in_vain_is_a_conflict_at_its_field() -> None:
+    field = "spec.after[0].job_id"
+    error = FailedPrecondition(f"{field}: job job_1 has failed", detail={"field": field})
+    edge = Edge(jobs=FakeJobs(error=error))
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs", json=a_spec(after=[{"job_id": "job_1"}]))
+    assert answer.status_code == 409
+    problem = answer.json()
+    assert problem["code"] == "FAILED_PRECONDITION"
+    assert problem["detail"] == "after[0].job_id: job job_1 has failed"
+    assert [each["field"] for each in problem["errors"]] == ["after[0].job_id"]
 
 
 async def test_a_check_passes_the_job_on_and_answers_nothing() -> None:

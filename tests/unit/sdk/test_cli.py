@@ -505,6 +505,9 @@ def test_options_that_are_wrong_are_refused_before_anything_is_sent(
         ("timeouts.run", "--time-out"),
         ("labels.team.of", "--label team.of"),
         ("queue", "--queue"),
+        ("after[0].job_id", "--after job_1"),
+        ("after[1].job_id", "--after-end job_2"),
+        ("after", "--after"),
         ("inputs", "inputs"),
     ],
 )
@@ -526,7 +529,9 @@ def test_what_run_is_refused_for_is_told_by_the_option(
 
     at_once = partial(Client, transport=httpx.MockTransport(answer), sleep=lambda _: None)
     monkeypatch.setattr("modelyard.cli.main.Client", at_once)
-    options = ("--output", "a", "--output", "b/c:model", "--env", "A=1", "--queue", "nightly")
+    outputs = ("--output", "a", "--output", "b/c:model")
+    jobs = ("--after-end", "job_2", "--after", "job_1")
+    options = (*outputs, *jobs, "--env", "A=1", "--queue", "nightly")
 
     assert exit_code_of(monkeypatch, "run", str(tmp_path), *options, "--", "true") == 3
     assert f"refused (INVALID_ARGUMENT): {option}: is wrong\n" in capsys.readouterr().err
@@ -616,11 +621,14 @@ RUN_BEFORE = {
 
 
 def a_platform_that_ran_it_before(
-    monkeypatch: pytest.MonkeyPatch, *, refuses: str = ""
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    refuses: str = "",
+    before: dict[str, Any] = RUN_BEFORE,
 ) -> list[dict[str, Any]]:
     """Answer as one that has a job, and takes another one in or refuses its field."""
     submitted: list[dict[str, Any]] = []
-    before = a_job("FAILED") | {"spec": RUN_BEFORE}
+    ran = a_job("FAILED") | {"spec": before}
 
     def handler(request: httpx.Request) -> httpx.Response:
         match request.method, request.url.path:
@@ -632,7 +640,7 @@ def a_platform_that_ran_it_before(
                 submitted.append(json.loads(request.content))
                 return httpx.Response(202, json=a_job("QUEUED") | {"id": "job_2"})
             case "GET", "/v1/jobs/job_1":
-                return httpx.Response(200, json=before)
+                return httpx.Response(200, json=ran)
             case "GET", "/v1/jobs/job_2":
                 ended = a_job("FAILED") | {"id": "job_2", "failure": A_FAILURE}
                 return httpx.Response(200, json=ended)
@@ -657,6 +665,24 @@ def test_a_job_is_run_again_as_it_was_and_followed_to_its_end(
     assert told.out
 
 
+def test_what_a_job_waited_for_is_not_waited_for_again_but_what_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited = {**RUN_BEFORE, "after": [{"job_id": "job_0", "condition": "SUCCESS"}]}
+    submitted = a_platform_that_ran_it_before(monkeypatch, before=waited)
+    again = ("job", "again", "job_1", "--detach")
+
+    assert exit_code_of(monkeypatch, *again) == 0
+    assert exit_code_of(monkeypatch, *again, "--after", "job_7", "--after-end", "job_8") == 0
+    assert [spec["after"] for spec in submitted] == [
+        [],
+        [
+            {"job_id": "job_7", "condition": "SUCCESS"},
+            {"job_id": "job_8", "condition": "END"},
+        ],
+    ]
+
+
 def test_a_job_is_run_again_with_what_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     submitted = a_platform_that_ran_it_before(monkeypatch)
     options = ("--name", "m", "--priority", "0", "--env", "B=3", "--env", "C=", "--label", "run=2")
@@ -677,7 +703,13 @@ def test_a_job_is_run_again_with_what_is_changed(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     ("field", "told"),
-    [("env.B", "--env B"), ("labels.run", "--label run"), ("image", "image"), ("name", "--name")],
+    [
+        ("env.B", "--env B"),
+        ("labels.run", "--label run"),
+        ("after", "--after"),
+        ("image", "image"),
+        ("name", "--name"),
+    ],
 )
 def test_what_a_job_is_not_run_again_for_is_told_by_the_option_if_there_is_one(
     field: str, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -740,6 +772,10 @@ def test_a_job_is_shown_with_what_was_asked(
         "priority": 70,
         "labels": {"team": "vision", "stage": "train"},
         "queue": "nightly",
+        "after": [
+            {"job_id": "job_2", "condition": "SUCCESS"},
+            {"job_id": "job_3", "condition": "END"},
+        ],
     }
     answering(monkeypatch, lambda _: httpx.Response(200, json=a_job("RUNNING") | {"spec": spec}))
 
@@ -755,7 +791,57 @@ def test_a_job_is_shown_with_what_was_asked(
     assert shown["labels"] == "stage=train, team=vision"
     assert shown["time-outs"] == "queue 1h, start -, run 90m, stop grace 0.5s"
     assert shown["retries"] == "0 of 2"
-    assert lines[-1].split(maxsplit=2)[2] == "failures of the platform, killed, exit code 75"
+    assert shown["after"] == "job_2 (success), job_3 (end)"
+    assert lines[-2].split(maxsplit=2)[2] == "failures of the platform, killed, exit code 75"
+
+
+def test_a_job_that_waits_for_others_is_shown_with_those_that_are_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = a_job("QUEUED") | {"needs": [{"job_id": "job_3", "condition": "END"}]}
+    answering(monkeypatch, lambda _: httpx.Response(200, json=waiting))
+
+    assert exit_code_of(monkeypatch, "job", "show", "job_1") == 0
+    assert "waits for      job_3 (end)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "after"),
+    [
+        ((), None),  # an older platform would refuse the field
+        (
+            ("--after-end", "job_3", "--after", "job_1", "--after", "job_2"),
+            [
+                {"job_id": "job_1", "condition": "SUCCESS"},
+                {"job_id": "job_2", "condition": "SUCCESS"},
+                {"job_id": "job_3", "condition": "END"},
+            ],
+        ),
+    ],
+)
+def test_run_says_what_a_job_waits_for_only_where_it_does(
+    options: tuple[str, ...],
+    after: list[dict[str, str]] | None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    sent: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/jobs/check":
+            sent.append(json.loads(request.content))
+            return httpx.Response(204)
+        if request.url.path == "/v1/jobs":
+            sent.append(json.loads(request.content))
+            return httpx.Response(202, json=a_job("QUEUED"))
+        return httpx.Response(201, json={"digest": "sha256:0"})
+
+    at_once = partial(Client, transport=httpx.MockTransport(answer), sleep=lambda _: None)
+    monkeypatch.setattr("modelyard.cli.main.Client", at_once)
+    command = ("run", str(tmp_path), "--detach", *options, "--", "true")
+
+    assert exit_code_of(monkeypatch, *command) == 0
+    assert [spec.get("after") for spec in sent] == [after, after]
 
 
 def test_why_a_job_waits_is_told_with_what_helps_and_about_when_it_starts(

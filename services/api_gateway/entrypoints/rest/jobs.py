@@ -62,9 +62,13 @@ Variables = Annotated[
     ),
 ]
 RetryReason = Literal["killed", "out_of_memory", "outputs", "run_timeout"]
-JobHold = Literal["NONE", "TENANT", "PAUSED", "BACK_OFF", "PLAN", "NODES", "RESOURCES", "ORDER"]
+JobHold = Literal[
+    "NONE", "TENANT", "PAUSED", "DEPENDENCY", "BACK_OFF", "PLAN", "NODES", "RESOURCES", "ORDER"
+]
+Condition = Literal["SUCCESS", "END"]
 _STATE_PREFIX = "JOB_STATE_"
 _HOLD_PREFIX: Final = "JOB_HOLD_"
+_CONDITION_PREFIX: Final = "JOB_DEPENDENCY_CONDITION_"
 _TIMEOUTS: Final = ("queue", "start", "run", "stop_grace")
 
 
@@ -94,8 +98,8 @@ class JobTimeouts(Body):
         default=None,
         ge=timedelta(seconds=1),
         le=timedelta(days=30),
-        description="In line, the pause before a retry not counted: 1 second to 30 days; absent: "
-        "however long.",
+        description="In line, the pause before a retry and the wait for other jobs not counted: "
+        "1 second to 30 days; absent: however long.",
     )
     start: Length | None = Field(
         default=None,
@@ -163,6 +167,33 @@ class JobRetries(Body):
         )
 
 
+class JobDependency(Body):
+    """Another job, which has to end before this one may start."""
+
+    job_id: str = Field(pattern=r"^[a-z0-9_-]{1,64}$")
+    condition: Condition = Field(
+        default="SUCCESS",
+        description="How it has to end: if it ends without SUCCESS, the job that waits is "
+        "CANCELLED; END: in whatever way.",
+    )
+
+    def to_pb(self) -> pb.JobDependency:
+        """Return the protobuf form."""
+        return pb.JobDependency(
+            job_id=self.job_id,
+            condition=pb.JobDependencyCondition.Value(_CONDITION_PREFIX + self.condition),
+        )
+
+    @staticmethod
+    def from_pb(needed: pb.JobDependency) -> "JobDependency":
+        """Return the JSON form."""
+        condition = pb.JobDependencyCondition.Name(needed.condition)
+        return JobDependency.model_construct(
+            job_id=needed.job_id,
+            condition=cast("Condition", condition.removeprefix(_CONDITION_PREFIX)),
+        )
+
+
 class JobSpec(Body):
     """What to run."""
 
@@ -182,6 +213,11 @@ class JobSpec(Body):
     labels: Labels = Field(default_factory=dict)
     queue: str = Field(
         default="default", pattern=QUEUE, description="What can be paused; it needs no creation."
+    )
+    after: list[JobDependency] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Jobs that have to end before this one may start; they have to exist.",
     )
 
     def to_pb(self) -> pb.JobSpec:
@@ -203,6 +239,7 @@ class JobSpec(Body):
             priority=self.priority,
             labels=self.labels,
             queue=self.queue,
+            after=[needed.to_pb() for needed in self.after],
         )
 
     @staticmethod
@@ -225,6 +262,7 @@ class JobSpec(Body):
             priority=spec.priority,
             labels=dict(spec.labels),
             queue=spec.queue,
+            after=[JobDependency.from_pb(needed) for needed in spec.after],
         )
 
 
@@ -268,6 +306,7 @@ class Job(BaseModel):
     retry_at: datetime | None = Field(
         description="When its last retry could begin; while QUEUED before that it waits for that."
     )
+    needs: list[JobDependency] = Field(description="What of `after` it waits for still.")
 
     @staticmethod
     def from_pb(job: pb.Job) -> "Job":
@@ -289,6 +328,7 @@ class Job(BaseModel):
             trace_id=job.trace_id,
             retry_count=job.retry_count,
             retry_at=instant_if_set(job.retry_at),
+            needs=[JobDependency.from_pb(needed) for needed in job.needs],
         )
 
 
@@ -298,10 +338,10 @@ class JobExplanation(BaseModel):
     job_id: str
     state: JobState
     hold: JobHold = Field(
-        description="The one thing that holds it: its TENANT, its queue that is PAUSED, the "
-        "BACK_OFF before a retry, the tenant's PLAN, NODES that take nothing new, RESOURCES that "
-        "no node has free, the ORDER of those before it; NONE where it does not stand in line, or "
-        "it is its turn."
+        description="The one thing that holds it: its TENANT, its queue that is PAUSED, a DEPENDENCY "
+        "that has not ended yet, the BACK_OFF before a retry, the tenant's PLAN, NODES that take "
+        "nothing new, RESOURCES that no node has free, the ORDER of those before it; NONE where it "
+        "does not stand in line, or it is its turn."
     )
     because: str
     helped_by: str = Field(description="What would help; empty where nothing holds it.")

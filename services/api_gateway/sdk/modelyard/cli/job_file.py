@@ -24,7 +24,8 @@ SAMPLE: Final = """\
   "retries": {"count_max": 3, "reasons": ["out_of_memory"], "exit_codes": [75]},
   "priority": 50,
   "labels": {"purpose": "sample"},
-  "queue": "default"
+  "queue": "default",
+  "after": []
 }
 """
 """A whole file; it succeeds on every platform that has the image."""
@@ -47,7 +48,8 @@ HELP: Final = (
     "\b\nA whole file, of which only name, image and command must be there:\n"
     f"{SAMPLE}\n"
     "Durations are ISO 8601, priorities 0 to 100. Digests are those of stored artifacts "
-    "(POST /v1/artifacts); with register_as an output becomes that model's new version."
+    "(POST /v1/artifacts); with register_as an output becomes that model's new version. An entry "
+    'of after is {"job_id": "JOB_ID", "condition": "SUCCESS"}, or END: the job waits for that one.'
 )
 
 

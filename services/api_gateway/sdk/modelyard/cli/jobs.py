@@ -30,6 +30,7 @@ from modelyard.client import (
     ApiError,
     Job,
     JobChanges,
+    JobDependency,
     JobFailure,
     JobOutput,
     JobRetries,
@@ -97,6 +98,33 @@ def outputs_of(values: tuple[str, ...]) -> list[JobOutput]:
 def _part_name(path: str) -> str:
     """Return a name for an output that has only a path, which may hold what no name does."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", path).lstrip("._-")[:_NAME_CHARACTERS_MAX] or "output"
+
+
+def _after_options(command: Command) -> Command:
+    options = [
+        click.option(
+            "--after",
+            multiple=True,
+            metavar="JOB_ID",
+            help="Start once this job has succeeded; if it ends without, the new one is cancelled.",
+        ),
+        click.option(
+            "--after-end",
+            multiple=True,
+            metavar="JOB_ID",
+            help="Start once this job has ended, in whatever way.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _dependencies_of(after: tuple[str, ...], after_end: tuple[str, ...]) -> list[JobDependency]:
+    return [
+        *(JobDependency(job_id=job_id) for job_id in after),
+        *(JobDependency(job_id=job_id, condition="END") for job_id in after_end),
+    ]
 
 
 def _job_options(command: Command) -> Command:
@@ -175,6 +203,7 @@ def _job_options(command: Command) -> Command:
 @click.argument("command", nargs=-1, required=True)
 @click.option("--detach", is_flag=True, help="Do not follow the job.")
 @_job_options
+@_after_options
 @pass_session
 def run(  # noqa: PLR0917
     session: Session,
@@ -195,6 +224,8 @@ def run(  # noqa: PLR0917
     queue: str,
     outputs: list[JobOutput],
     idempotency_key: str | None,
+    after: tuple[str, ...],
+    after_end: tuple[str, ...],
 ) -> int:
     """Send FOLDER, run COMMAND in it, follow its output, and end with its exit code."""
     spec = JobSpec(
@@ -211,6 +242,7 @@ def run(  # noqa: PLR0917
         priority=priority,
         labels=labels,
         queue=queue,
+        after=_dependencies_of(after, after_end),
     )
     try:
         _check(session, spec)
@@ -300,6 +332,7 @@ def job_submit(session: Session, spec: Any, idempotency_key: str | None) -> None
     callback=_labels_of,
     help="Another label, or another value.",
 )
+@_after_options
 @click.option("--idempotency-key", help="Makes the submission repeatable.")
 @pass_session
 def job_again(  # noqa: PLR0917
@@ -311,14 +344,22 @@ def job_again(  # noqa: PLR0917
     priority: int | None,
     env: dict[str, str],
     labels: dict[str, str],
+    after: tuple[str, ...],
+    after_end: tuple[str, ...],
     idempotency_key: str | None,
 ) -> int:
     """Run a job like JOB_ID, with these changes, such as COMMAND after --, and follow it as `run`.
 
-    All else is as it was there, the files that were sent, too.
+    All else is as it was there, the files that were sent, too; but what JOB_ID waited for is not
+    waited for again.
     """
     changes = JobChanges(
-        name=name, command=list(command) or None, env=env, priority=priority, labels=labels
+        name=name,
+        command=list(command) or None,
+        env=env,
+        priority=priority,
+        labels=labels,
+        after=_dependencies_of(after, after_end),
     )
     try:
         job = session.client.submit_again(job_id, changes, idempotency_key=idempotency_key)
@@ -453,6 +494,8 @@ def _show_job(session: Session, job: Job) -> None:
         ("trace", job.trace_id),
         *_asked(job.spec),
     ]
+    if job.needs:
+        fields.append(("waits for", ", ".join(_told(needed) for needed in job.needs)))
     if job.progress:
         fields.append(("progress", f"{job.progress.fraction:.0%} {job.progress.message}"))
     if job.failure:
@@ -488,7 +531,12 @@ def _asked(spec: JobSpec) -> list[tuple[str, object]]:
         ("labels", ", ".join(f"{name}={value}" for name, value in sorted(spec.labels.items()))),
         ("time-outs", f"queue {queue}, start {start}, run {run}, stop grace {grace}"),
         ("retried after", ", ".join(_retried_after(spec))),
+        ("after", ", ".join(_told(needed) for needed in spec.after)),
     ]
+
+
+def _told(needed: JobDependency) -> str:
+    return f"{needed.job_id} ({'success' if needed.condition == 'SUCCESS' else 'end'})"
 
 
 def _retried_after(spec: JobSpec) -> list[str]:

@@ -24,9 +24,10 @@ _OF_JOBS: Final[Mapping[str, str]] = {
     "retries.exit_codes": "--retry-exit-code",
     "priority": "--priority",
     "queue": "--queue",
+    "after": "--after",
 }
 _OF_CHANGES: Final = {
-    name: _OF_JOBS[name] for name in ("name", "command", "env", "labels", "priority")
+    name: _OF_JOBS[name] for name in ("name", "command", "env", "labels", "priority", "after")
 }
 _OF_DEPLOYMENTS: Final[Mapping[str, str]] = {
     **_OF_BOTH,
@@ -70,6 +71,12 @@ def _option(field: str, spec: Asked) -> str:
         case JobSpec(outputs=those), ["outputs", place, *_] if _is_index(place, len(those)):
             output = those[int(place)]
             return f"{option} {':'.join(filter(None, (output.path, output.register_as)))}"
+        case (
+            JobSpec(after=needed) | JobChanges(after=needed),
+            ["after", place, *_],
+        ) if _is_index(place, len(needed)):
+            other = needed[int(place)]
+            return f"{'--after' if other.condition == 'SUCCESS' else '--after-end'} {other.job_id}"
         case JobSpec() | JobChanges(), ["env" | "labels", _, *_]:
             return f"{option} {field.partition('.')[2]}"
     return option or field

@@ -99,7 +99,7 @@ class Client:
 
     def submit_job(self, spec: JobSpec, *, idempotency_key: str | None = None) -> Job:
         """Queue a job; it always carries a key, so that a retry queues no second one."""
-        return self._submit(spec.model_dump(mode="json"), idempotency_key)
+        return self._submit(spec.described(), idempotency_key)
 
     def submit_again(
         self,
@@ -117,7 +117,7 @@ class Client:
 
         Source and inputs need not be stored yet: ask before sending them.
         """
-        self._call("POST", "/v1/jobs/check", json=spec.model_dump(mode="json"), is_repeatable=True)
+        self._call("POST", "/v1/jobs/check", json=spec.described(), is_repeatable=True)
 
     def job(self, job_id: str) -> Job:
         """Show a job."""

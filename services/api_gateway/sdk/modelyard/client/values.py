@@ -61,6 +61,14 @@ class JobRetries(_Value):
     """The program's own that mean that another try may succeed."""
 
 
+class JobDependency(_Value):
+    """Another job, which has to end before this one may start."""
+
+    job_id: str
+    condition: str = "SUCCESS"
+    """Or END: in whatever way."""
+
+
 class JobSpec(_Value):
     """What to run."""
 
@@ -78,6 +86,12 @@ class JobSpec(_Value):
     labels: dict[str, str] = Field(default_factory=dict)
     queue: str = "default"
     """What can be paused; it needs no creation."""
+    after: list[JobDependency] = Field(default_factory=list)
+    """Jobs that have to end before this one may start; they have to exist."""
+
+    def described(self) -> dict[str, Any]:
+        """Return what is sent: what older platforms refuse as unknown only where it is used."""
+        return self.model_dump(mode="json", exclude=None if self.after else {"after"})
 
 
 class JobChanges(_Value):
@@ -90,12 +104,15 @@ class JobChanges(_Value):
     priority: int | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     """Beside the others that it had."""
+    after: list[JobDependency] = Field(default_factory=list)
+    """Instead of those that it waited for, whose ends are past."""
 
     def made_to(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Return the changed spec; fields that are newer than this client stay as they are."""
         plain = self.model_dump(include={"name", "command", "priority"}, exclude_none=True)
         pairs = {name: spec[name] | getattr(self, name) for name in ("env", "labels")}
-        return spec | plain | pairs
+        after = {"after": [needed.model_dump() for needed in self.after]}
+        return spec | plain | pairs | (after if self.after or "after" in spec else {})
 
 
 class JobProgress(_Value):
@@ -134,6 +151,8 @@ class Job(_Value):
     trace_id: str
     retry_count: int = 0
     retry_at: datetime | None = None
+    needs: list[JobDependency] = Field(default_factory=list)
+    """What of `spec.after` it waits for still."""
 
     @property
     def is_terminal(self) -> bool:
@@ -147,8 +166,8 @@ class JobExplanation(_Value):
     job_id: str
     state: str
     hold: str
-    """What keeps it from its start: TENANT, PAUSED, BACK_OFF, PLAN, NODES, RESOURCES, ORDER; or
-    NONE."""
+    """What keeps it from its start: TENANT, PAUSED, DEPENDENCY, BACK_OFF, PLAN, NODES, RESOURCES,
+    ORDER; or NONE."""
     because: str
     helped_by: str
     """Empty where nothing holds it."""
