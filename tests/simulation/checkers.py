@@ -27,7 +27,8 @@ from services.scheduler.domain.attempts.runtime import ContainerPhase
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import AttemptId, JobId, NodeId
 from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
-from services.scheduler.domain.jobs.job import TRANSITIONS, Job, JobState, StopCause
+from services.scheduler.domain.jobs.job import ENDED, TRANSITIONS, Job, JobState, StopCause
+from services.scheduler.domain.jobs.spec import DependencyCondition
 from services.scheduler.domain.resources import Resources
 from services.scheduler.entrypoints.facts import ATTEMPT_LIFECYCLE, JOB_LIFECYCLE
 from tests.simulation.database import LEASES, OUTBOX, Commit, Database
@@ -238,13 +239,15 @@ class Checkers:
     def _job_moved(self, before: Job | None, after: Job | None) -> None:
         _require(after is not None, "a job is gone")
         assert after is not None
-        if after.state is not JobState.QUEUED:
+        if after.state is not JobState.QUEUED or after.needs:
             self._waits_since_s.pop(after.id, None)
         else:
             self._waits_since_s.setdefault(after.id, _virtual_s())
         if before is None:
             _require(after.version == 1, f"{after.id} begins at version {after.version}")
             return
+        if not after.is_terminal and not after.needs:
+            self._needs_have_ended(after)
         _require(before.tenant == after.tenant, f"{after.id} has changed its tenant")
         _require(not before.is_terminal, f"{after.id} was {before.state} and is {after.state}")
         if before.state is after.state and before.version == after.version:
@@ -267,6 +270,17 @@ class Checkers:
             self._may_return(before, after)
         if after.failure is not None:
             self._may_fail(after, after.failure)
+
+    def _needs_have_ended(self, job: Job) -> None:
+        """Who waits for no other job has nothing left to wait for, whatever its row counts."""
+        for needed in job.spec.after:
+            state = self.scheduler.rows(JOBS)[needed.job_id].job.state
+            is_success = needed.condition is DependencyCondition.SUCCESS
+            ends = {JobState.SUCCEEDED} if is_success else ENDED
+            _require(
+                state in ends,
+                f"{job.id} goes on though {needed.job_id}, which it needs, is {state}",
+            )
 
     def _may_return(self, before: Job, after: Job) -> None:
         """A job is tried again for what is worth it, within its bound, and goes on from there."""
@@ -351,6 +365,7 @@ class Checkers:
         return (
             job.state is JobState.QUEUED
             and job.retry_at is None
+            and not job.needs
             and job.tenant not in self.plans
             and now_s - waits_since_s > SEEN_WITHIN_S
             and now_s - changed_at_s > PICTURE_S_MAX

@@ -2,16 +2,25 @@
 
 import asyncio
 import hashlib
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from services.chassis.errors import FailedPrecondition, ModelyardError, Unavailable
+from services.chassis.tenancy import TenantId
 from services.scheduler import bootstrap as scheduler_bootstrap
 from services.scheduler.domain.identities import JobId, NodeId
 from services.scheduler.domain.jobs.failure import FailureReason
 from services.scheduler.domain.jobs.retries import JobRetries
-from services.scheduler.domain.jobs.spec import JobOutput, JobSpec, JobTimeouts
+from services.scheduler.domain.jobs.spec import (
+    DependencyCondition,
+    JobDependency,
+    JobOutput,
+    JobSpec,
+    JobTimeouts,
+)
 from services.scheduler.domain.resources import Resources
 from services.scheduler.use_cases.ports import RequestKey
 from tests.simulation.hosts import SchedulerHost
@@ -31,6 +40,7 @@ class Clients:
         self._world = world
         self._chance = world.chance
         self._schedulers = schedulers
+        self._submitted: dict[TenantId, list[JobId]] = defaultdict(list)
 
     async def run(self) -> None:
         """Let all of them ask for what they want."""
@@ -75,13 +85,14 @@ class Clients:
 
     async def _submit(self, name: str) -> None:
         tenant = self._chance.choice(TENANTS)
-        spec = self._some_spec(name)
+        spec = replace(self._some_spec(name), after=self._some_earlier(tenant))
         key = RequestKey(name, hashlib.sha256(name.encode()).digest())
         job_id = await self._until_answered(
             lambda app: app.jobs.submit_job(tenant, spec, key=key, traceparent=None)
         )
         if job_id is None:
             return
+        self._submitted[tenant].append(job_id.id)
         self._world.check(lambda: self._world.checkers.answered(f"{tenant}/{name}", job_id.id))
         if self._chance.random() < 0.25:
             await asyncio.sleep(self._chance.expovariate(1 / 4))
@@ -90,6 +101,15 @@ class Clients:
             )
             if cancelled is not None:
                 self._world.checkers.was_cancelled(cancelled)
+
+    def _some_earlier(self, tenant: TenantId) -> tuple[JobDependency, ...]:
+        """Return what a job is to wait for: often nothing, else one or two of the last ones."""
+        chance, last = self._chance, self._submitted[tenant][-4:]
+        count = chance.choice((0, 0, 1, 2))
+        return tuple(
+            JobDependency(job_id, chance.choice(list(DependencyCondition)))
+            for job_id in chance.sample(last, min(count, len(last)))
+        )
 
     def _some_spec(self, name: str) -> JobSpec:
         chance = self._chance

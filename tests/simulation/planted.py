@@ -18,7 +18,7 @@ from services.chassis.tenancy import TenantId
 from services.model_registry.domain.model import ModelChanged
 from services.scheduler.domain.attempts.attempt import AttemptState, AttemptTransitioned
 from services.scheduler.domain.fleet.node import Node
-from services.scheduler.domain.identities import NodeId
+from services.scheduler.domain.identities import JobId, NodeId
 from services.scheduler.domain.jobs.job import Job, JobState, StopCause
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Waiting
@@ -178,6 +178,41 @@ class NoPause(MemoryJobs):
         await super().save(replace(job, retry_at=None))
 
 
+class ForgottenNeeds(MemoryJobs):
+    """What new jobs wait for is not kept."""
+
+    @override
+    async def add(self, jobs: Sequence[Job]) -> None:
+        await super().add([replace(job, needs=()) for job in jobs])
+
+
+class ForgetfulTransaction(MemorySystemTransaction):
+    """A transaction with `ForgottenNeeds`."""
+
+    jobs_type = ForgottenNeeds
+
+
+class MissedEnds(MemoryJobs):
+    """Only ends in success are seen by those that wait for them."""
+
+    @override
+    async def releasable(self, *, limit: int) -> Sequence[JobId]:
+        found = await self.some(await super().releasable(limit=limit))
+        needed = {each.job_id for job in found for each in job.needs}
+        states = {job.id: job.state for job in await self.some(sorted(needed))}
+        return [
+            job.id
+            for job in found
+            if any(states[each.job_id] is JobState.SUCCEEDED for each in job.needs)
+        ]
+
+
+class MissingTransaction(MemorySystemTransaction):
+    """A transaction with `MissedEnds`."""
+
+    jobs_type = MissedEnds
+
+
 class UntoldLoss(MemorySystemTransaction):
     """That an attempt is lost is recorded, and nobody is told."""
 
@@ -241,6 +276,8 @@ PLANTED: Final[Mapping[str, Made]] = {
     "the line is read from its end": Made(system_transaction=MisledTransaction),
     "changes in the line are not told": Made(system_transaction=DeafTransaction),
     "retries know no pause": Made(system_transaction=HastyTransaction),
+    "what a job waits for is forgotten": Made(system_transaction=ForgetfulTransaction),
+    "a needed job's failure is missed": Made(system_transaction=MissingTransaction),
     "a loss is not told": Made(system_transaction=UntoldLoss),
     "runner stops nothing when it is cut off": Made(isolation_stop_after=timedelta(days=1)),
 }

@@ -30,7 +30,7 @@ COMMANDS: Final[Mapping[str, str]] = {"api_gateway.IssuePlatformKey": "platform-
 
 _OPENS: Final = re.compile(r"self\.(unit_of_work(\.system)?|store\.(changing|write_uses))\(")
 _LOOKS: Final = re.compile(
-    r"(Explain|Get|List|Read|Follow)[A-Z]|(CleanUpContainers|RemoveContainer|CollectStreams)\b"
+    r"(Check|Explain|Get|List|Read|Follow)[A-Z]|(CleanUpContainers|RemoveContainer|CollectStreams)\b"
 )
 """Use cases that open a unit of work and write nothing in it; a run finds one that does."""
 

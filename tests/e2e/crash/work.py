@@ -32,6 +32,7 @@ from modelyard.client import (
     ConnectionFailed,
     DeploymentSpec,
     Job,
+    JobDependency,
     JobInput,
     JobOutput,
     JobRetries,
@@ -128,6 +129,7 @@ class Work:
             "paused queue": self._paused,
             "retried jobs": self._retried,
             "jobs that run out of time": self._out_of_time,
+            "jobs after jobs": self._after_others,
             "models": self._models,
             "deployment": self._deployment,
             "short deployment": self._short_deployment,
@@ -258,6 +260,19 @@ class Work:
             timeouts=JobTimeouts(queue=timedelta(seconds=1)),
         )
         for job in (long, late):
+            self._ended(client, job)
+
+    def _after_others(self, client: Client) -> None:
+        """Wait for another job's success, and in vain for that of one that fails."""
+        first = self._submit(client, _LASTS)
+        second = self._submit(client, _LASTS, after=[JobDependency(job_id=first.id)])
+        bound = JobTimeouts(run=timedelta(seconds=1))
+        ends = {"FAILED", "CANCELLED"}
+        unmet = self._submit(client, _WAITS, ends=ends, timeouts=bound)
+        in_vain = self._submit(
+            client, _LASTS, ends={"CANCELLED"}, after=[JobDependency(job_id=unmet.id)]
+        )
+        for job in (second, in_vain):
             self._ended(client, job)
 
     def _models(self, client: Client) -> None:
