@@ -104,6 +104,13 @@ async def test_a_job_is_passed_over_until_what_it_needs_has_succeeded(yard: Yard
     assert await rows(yard) == []
 
 
+async def test_of_a_suspended_tenants_waiting_job_the_suspension_is_told_first(yard: Yard) -> None:
+    job = await yard.a_job(after=succeeds(await yard.a_job()))
+    yard.tenant(ACME, is_suspended=True)
+    assert (await yard.explain_job(ACME, job.id)).reason.hold is Hold.TENANT
+    assert (await yard.get_job(ACME, job.id)).reason == "the tenant is suspended: unpaid"
+
+
 async def test_an_end_is_waited_for_however_it_comes(yard: Yard) -> None:
     needed = await yard.a_job()
     job = await yard.a_job(after=ends(needed))

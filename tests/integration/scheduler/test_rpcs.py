@@ -174,6 +174,16 @@ async def test_a_job_is_shown_with_what_it_waits_for(client: Client, yard: Yard)
     assert told.because == f"waits for job {needed.id} to end"
 
 
+async def test_who_would_wait_in_vain_is_refused_at_the_field(client: Client) -> None:
+    needed = await client.submit()
+    await client.job("CancelJob", job_service_pb2.CancelJobRequest(job_id=needed.id))
+    spec = job_pb2.JobSpec()
+    spec.CopyFrom(SPEC)
+    spec.after.add(job_id=needed.id, condition=job_pb2.JOB_DEPENDENCY_CONDITION_SUCCESS)
+    code, detail = await refusal(client.submit(spec))
+    assert (code, detail["field"]) == ("FAILED_PRECONDITION", "spec.after[0].job_id")
+
+
 async def test_absent_resources_and_an_absent_queue_are_the_default(client: Client) -> None:
     spec = job_pb2.JobSpec(name="x", image="modelyard/base", command=["true"])
     job = await client.submit(spec)
