@@ -48,8 +48,8 @@ HELP: Final = (
     "\b\nA whole file, of which only name, image and command must be there:\n"
     f"{SAMPLE}\n"
     "Durations are ISO 8601, priorities 0 to 100. Digests are those of stored artifacts "
-    "(POST /v1/artifacts); with register_as an output becomes that model's new version. An entry "
-    'of after is {"job_id": "JOB_ID", "condition": "SUCCESS"}, or END: the job waits for that one.'
+    "(POST /v1/artifacts); with register_as an output becomes that model's new version. The job "
+    "waits for those in after, each with a job_id and a condition, SUCCESS (if absent) or END."
 )
 
 
