@@ -338,10 +338,10 @@ class JobExplanation(BaseModel):
     job_id: str
     state: JobState
     hold: JobHold = Field(
-        description="The one thing that holds it: its TENANT, its queue that is PAUSED, a DEPENDENCY "
-        "that has not ended yet, the BACK_OFF before a retry, the tenant's PLAN, NODES that take "
-        "nothing new, RESOURCES that no node has free, the ORDER of those before it; NONE where it "
-        "does not stand in line, or it is its turn."
+        description="The one thing that holds it: its TENANT, its queue that is PAUSED, a "
+        "DEPENDENCY that has not ended yet, the BACK_OFF before a retry, the tenant's PLAN, NODES "
+        "that take nothing new, RESOURCES that no node has free, the ORDER of those before it; NONE "
+        "where it does not stand in line, or it is its turn."
     )
     because: str
     helped_by: str = Field(description="What would help; empty where nothing holds it.")
