@@ -26,7 +26,14 @@ from services.chassis.ids import TimeOrderedIds
 from services.chassis.settings import PostgresSettings
 from services.chassis.tenancy import TenantId, tenant_id
 from services.chassis.waiting import is_set_within
-from services.scheduler.adapters.postgres.tables import ATTEMPTS, CHASSIS, JOBS, NODES
+from services.scheduler.adapters.postgres.tables import (
+    ATTEMPTS,
+    CHASSIS,
+    JOBS,
+    LINE_CHANGES,
+    NODES,
+    USAGE,
+)
 from services.scheduler.adapters.postgres.unit_of_work import PostgresUnitOfWork
 from services.scheduler.domain.attempts.attempt import OPEN
 from services.scheduler.domain.identities import JobId, NodeId
@@ -92,7 +99,7 @@ class Line:
     async def empty(self) -> None:
         """Delete whatever an earlier round has left."""
         async with self.engine.begin() as connection:
-            for table in (ATTEMPTS, JOBS, CHASSIS.outbox):
+            for table in (ATTEMPTS, JOBS, CHASSIS.outbox, LINE_CHANGES, USAGE):
                 await connection.execute(sa.delete(table))
             await connection.execute(sa.delete(NODES).where(NODES.c.id.startswith(_SIMULATED)))
         await self._tidy()

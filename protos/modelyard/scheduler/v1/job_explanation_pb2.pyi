@@ -90,7 +90,9 @@ class JobExplanation(_message.Message):
     helped_by: _builtins.str
     """What would help, in words; empty where nothing holds it."""
     jobs_before: _builtins.int
-    """Jobs of all tenants before it in line, whether they could run or not."""
+    """Jobs that have their turns before it, whether they could run or not: its tenant's, and about as
+    many of others' as take turns with those.
+    """
     @_builtins.property
     def estimated_start_at(self) -> _timestamp_pb2.Timestamp:
         """About, if all that runs does so to its run time limit, and nobody comes between; absent where

@@ -340,12 +340,14 @@ class JobExplanation(BaseModel):
     hold: JobHold = Field(
         description="The one thing that holds it: its TENANT, its queue that is PAUSED, a "
         "DEPENDENCY that has not ended yet, the BACK_OFF before a retry, the tenant's PLAN, NODES "
-        "that take nothing new, RESOURCES that no node has free, the ORDER of those before it; NONE "
-        "where it does not stand in line, or it is its turn."
+        "that take nothing new, RESOURCES that no node has free, the ORDER of those before it; "
+        "NONE where it does not stand in line, or it is its turn."
     )
     because: str
     helped_by: str = Field(description="What would help; empty where nothing holds it.")
-    jobs_before: int = Field(description="Of all tenants in line, whether they could run or not.")
+    jobs_before: int = Field(
+        description="Its tenant's, and about as many of others as have turns before."
+    )
     estimated_start_at: datetime | None = Field(
         description="If all that runs does so to its run time limit, and nobody comes between: "
         "most end sooner. Null where nobody can tell."

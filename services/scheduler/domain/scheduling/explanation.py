@@ -70,7 +70,8 @@ class Explanation:
     at: datetime
     """When that was so."""
     jobs_before: int = 0
-    """All tenants' in line, whether they could run or not; 0 for one that is not in line."""
+    """Its tenant's, and about as many of others' as have their turns before, whether they could run
+    or not; 0 for one that is not in line."""
 
     @property
     def estimated_start_at(self) -> datetime | None:
