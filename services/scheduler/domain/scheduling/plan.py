@@ -135,47 +135,29 @@ class Decisions:
 
 def plan(seen: Snapshot) -> Decisions:
     """Place heads in turn, each on the node that it leaves fullest."""
-    there = {node.id: node for node in seen.nodes}
-    free = {node.id: node.free for node in seen.nodes}  # reckoned once a booking, not once a look
-    left = dict(seen.left)
-    given: defaultdict[TenantId, Resources] = defaultdict(Resources)
+    room = _Room(seen)
+    turns = seen.line.turns(lambda tenant: seen.shares.of(tenant, more=room.given[tenant]))
     placements: list[Placement] = []
     refused: dict[Shape, int] = {}
     reservation: Reservation | None = None
     are_replicas_blocked = needs_holdings = is_cut = False
     looks = 0
-    turns = seen.line.turns(lambda tenant: seen.shares.of(tenant, more=given[tenant]))
     for head in turns:
         is_job = head.kind is OwnerKind.JOB
-        theirs = left.get(head.tenant)
-        may_take = theirs is None or head.resources.fits_in(theirs)
-        is_paused = (head.tenant, head.shape.queue) in seen.paused
-        if is_paused or not may_take or (are_replicas_blocked and not is_job):
-            turns.refuse()  # it waits for its own tenant: others may pass it
-            refused[head.shape] = len(placements)
-            continue
-        if needs_holdings or looks == seen.heads_max:
+        # Who waits for its own tenant may be passed, and is no look.
+        is_let = room.lets(head) and (is_job or not are_replicas_blocked)
+        if is_let and (needs_holdings or looks == seen.heads_max):
             is_cut = not needs_holdings
             break
-        node_id = _tightest(
-            (free[node.id], node.id)
-            for node in there.values()
-            if head.resources.fits_in(free[node.id])
-            and node.takes(head.tenant)
-            and (reservation is None or not is_job or reservation.lets(head, node))
-        )
+        kept = reservation if is_job else None
+        node_id = room.tightest(head, kept) if is_let else None
         if node_id is not None:
             looks += 1
-            there[node_id] = there[node_id].booked(head.resources, by=head.work)
-            free[node_id] = there[node_id].free
-            given[head.tenant] += head.resources
-            if theirs is not None:
-                left[head.tenant] = theirs - head.resources
-            placements.append(Placement(head, node_id))
+            placements.append(room.place(head, node_id))
             continue
         turns.refuse()
         refused[head.shape] = len(placements)
-        if not any(_could_hold(node, head) for node in there.values()):
+        if not is_let or not room.could_hold(head):
             continue  # nothing that ends makes room for it
         looks += 1
         if not is_job:
@@ -184,18 +166,53 @@ def plan(seen: Snapshot) -> Decisions:
             needs_holdings = True
         elif reservation is None:
             held = [*seen.holdings, *(placement.holding for placement in placements)]
-            reservation = _reserved(head, there.values(), held)
+            reservation = _reserved(head, room.nodes.values(), held)
     return Decisions(placements, reservation, refused, is_cut, needs_holdings)
 
 
-def _tightest(fitting: Iterable[tuple[Resources, NodeId]]) -> NodeId | None:
-    """Best fit keeps whole nodes free for large heads; equal ones are told apart by id."""
-    ranked = (
-        (free.gpu_count, free.cpu_millicores, free.memory_bytes, node_id)
-        for free, node_id in fitting
-    )
-    best = min(ranked, default=None)
-    return None if best is None else best[-1]
+class _Room:
+    """What is left of nodes and plans while a plan is made."""
+
+    def __init__(self, seen: Snapshot) -> None:
+        self.nodes = {node.id: node for node in seen.nodes}
+        self.given: defaultdict[TenantId, Resources] = defaultdict(Resources)
+        self._free = {node.id: node.free for node in seen.nodes}  # reckoned once a booking
+        self._left = dict(seen.left)
+        self._paused = seen.paused
+
+    def lets(self, head: Head) -> bool:
+        """Tell whether its own tenant's pause or plan keeps nobody like it back."""
+        left = self._left.get(head.tenant)
+        is_paused = (head.tenant, head.shape.queue) in self._paused
+        return not is_paused and (left is None or head.resources.fits_in(left))
+
+    def could_hold(self, head: Head) -> bool:
+        """Tell whether some node could hold it once the jobs of now are over."""
+        return any(_could_hold(node, head) for node in self.nodes.values())
+
+    def tightest(self, head: Head, kept: "Reservation | None") -> NodeId | None:
+        """Return the node that it leaves fullest, beside what is kept for an earlier one.
+
+        So whole nodes stay free for large heads; equal ones are told apart by id.
+        """
+        fitting = (
+            (free.gpu_count, free.cpu_millicores, free.memory_bytes, node_id)
+            for node_id, free in self._free.items()
+            if head.resources.fits_in(free)
+            and self.nodes[node_id].takes(head.tenant)
+            and (kept is None or kept.lets(head, self.nodes[node_id]))
+        )
+        best = min(fitting, default=None)
+        return None if best is None else best[-1]
+
+    def place(self, head: Head, node_id: NodeId) -> Placement:
+        """Take it from the node, and from what its tenant may have."""
+        node = self.nodes[node_id] = self.nodes[node_id].booked(head.resources, by=head.work)
+        self._free[node_id] = node.free
+        self.given[head.tenant] += head.resources
+        if (left := self._left.get(head.tenant)) is not None:
+            self._left[head.tenant] = left - head.resources
+        return Placement(head, node_id)
 
 
 def _could_hold(node: Node, head: Head) -> bool:

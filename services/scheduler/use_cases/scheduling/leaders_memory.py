@@ -55,7 +55,9 @@ class LeadersMemory:
                 for waiting in some:
                     line.put(waiting)
             self.averages = await tx.usage.averages()
-        self.line, self._epoch, self._checked_at = line, lease.epoch, None
+            # Not compared at once: were the comparison wrong, nothing would ever be admitted.
+            self._checked_at = tx.now
+        self.line, self._epoch = line, lease.epoch
 
     async def catch_up(self, tx: SystemTransaction) -> bool:
         """Take over all that has changed; return whether the line is the table's, for all we know.
