@@ -169,15 +169,15 @@ def test_the_line_is_watched_on_a_terminal_and_told_once_elsewhere(
     )
     bench.process_of(first)
 
-    told = json.loads(platform.cli("--json", "job", "queue").stdout)
+    told = json.loads(platform.cli("--json", "queue").stdout)
     assert first.id in {job["job_id"] for job in told["placed"]}
     [waiting] = [job for job in told["waiting"] if job["job_id"] == second.id]
     assert (waiting["hold"], waiting["place"] >= 1) == ("RESOURCES", True)
-    assert second.id in platform.cli("job", "queue").stdout
+    assert second.id in platform.cli("queue").stdout
 
     ours, theirs = os.openpty()
     watcher = subprocess.Popen(
-        [COMMAND, "job", "queue"], env=platform.cli_environment(), stdout=theirs, stderr=theirs
+        [COMMAND, "queue"], env=platform.cli_environment(), stdout=theirs, stderr=theirs
     )
     shown = bytearray()
 

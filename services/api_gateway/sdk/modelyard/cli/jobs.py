@@ -11,7 +11,6 @@ import click
 from modelyard.cli.bundle import BundleTooLarge, pack
 from modelyard.cli.following import ended, followed, output_of
 from modelyard.cli.job_file import HELP, read_job_file
-from modelyard.cli.job_queue import job_queue
 from modelyard.cli.output import one_line, show_fields, show_json, show_record, show_table
 from modelyard.cli.session import (
     EXIT_FAILED,
@@ -296,9 +295,6 @@ def _send(session: Session, folder: Path) -> str:
 @click.group("job")
 def job_group() -> None:
     """Submit, show and end jobs."""
-
-
-job_group.add_command(job_queue)
 
 
 @job_group.command("submit", epilog=HELP)

@@ -1,14 +1,23 @@
-"""`queue`: what jobs stand in line as, and keeping it from its start."""
+"""`queue`: the line; what jobs stand in it as, and keeping that from its start."""
 
 import click
+from modelyard.cli.line_view import show_line
 from modelyard.cli.output import show_json, show_table
 from modelyard.cli.session import Session, age, pass_session
 from modelyard.client import Queue
 
 
-@click.group("queue")
-def queue_group() -> None:
-    """Look at queues; pause and resume them. A queue needs no creation: jobs name it."""
+@click.group("queue", invoke_without_command=True)
+@click.option("--once", is_flag=True, help="Look once; so it is where output is no terminal, too.")
+@pass_session
+@click.pass_context
+def queue_group(context: click.Context, session: Session, once: bool) -> None:
+    """Watch the line: who waits, at which place and for what, and what runs; Ctrl-C ends it.
+
+    With a command: list queues, pause and resume them. A queue needs no creation: jobs name it.
+    """
+    if context.invoked_subcommand is None:
+        show_line(session, once=once)
 
 
 @queue_group.command("list")

@@ -1,4 +1,4 @@
-"""`job queue`: who waits in the tenant's line and for what, and what runs, again and again.
+"""`queue`: who waits in the tenant's line and for what, and what runs, again and again.
 
 Owns: how much a look shows and asks. Always holds: a look is bounded: some pages of those in line,
 one explanation after another of the first of them, and a page of what runs. On a terminal it is
@@ -14,7 +14,7 @@ from typing import Final
 import click
 from modelyard.cli.following import asked_on
 from modelyard.cli.output import one_line, show_json, table
-from modelyard.cli.session import Session, age, pass_session
+from modelyard.cli.session import Session, age
 from modelyard.client import ApiError, Client, ConnectionFailed, Job
 from pydantic import BaseModel, ConfigDict
 
@@ -71,11 +71,8 @@ class Line(BaseModel):
     """The newest of them."""
 
 
-@click.command("queue")
-@click.option("--once", is_flag=True, help="Look once; so it is where output is no terminal, too.")
-@pass_session
-def job_queue(session: Session, once: bool) -> None:
-    """Watch the line: who waits, at which place and for what, and what runs; Ctrl-C ends it."""
+def show_line(session: Session, *, once: bool) -> None:
+    """Show the line once, or on a terminal again and again until Ctrl-C."""
     if session.is_json:
         show_json(look(session.client))
     elif once or not sys.stdout.isatty():

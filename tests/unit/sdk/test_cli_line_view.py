@@ -1,4 +1,4 @@
-"""`modelyard job queue`: the line, once or again and again."""
+"""`modelyard queue`: the line, once or again and again."""
 
 import json
 import re
@@ -117,7 +117,7 @@ def test_a_look_shows_who_waits_for_what_and_what_runs(
     platform.queued = [a_job(3), a_job(2, priority=90, name="a\tb"), a_job(1)]
     platform.placed = [a_job(0, state="RUNNING")]
 
-    assert exit_code_of(monkeypatch, "job", "queue") == 0
+    assert exit_code_of(monkeypatch, "queue") == 0
 
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("Z, in line: 3")
@@ -139,7 +139,7 @@ def test_a_look_asks_about_the_first_in_line_only(
 ) -> None:
     platform.queued = [*(a_job(n) for n in range(400, 100, -1)), a_job(100, priority=99)]
 
-    assert exit_code_of(monkeypatch, "job", "queue", "--once") == 0
+    assert exit_code_of(monkeypatch, "queue", "--once") == 0
 
     assert platform.explained == ["job_100", *(f"job_{n}" for n in range(101, 120))]
     assert platform.asked["/v1/jobs"] == 2 + 1
@@ -150,7 +150,7 @@ def test_a_line_that_is_too_long_to_be_listed_says_so(
 ) -> None:
     platform.queued = [a_job(n) for n in range(2_000, 0, -1)]
 
-    assert exit_code_of(monkeypatch, "job", "queue") == 0
+    assert exit_code_of(monkeypatch, "queue") == 0
 
     assert ", in line: 1000 or more" in capsys.readouterr().out
     assert platform.asked["/v1/jobs"] == 5 + 1
@@ -161,7 +161,7 @@ def test_a_job_that_has_started_meanwhile_does_not_wait(
 ) -> None:
     platform.queued, platform.started = [a_job(2), a_job(1)], {"job_1"}
 
-    assert exit_code_of(monkeypatch, "--json", "job", "queue") == 0
+    assert exit_code_of(monkeypatch, "--json", "queue") == 0
 
     told = json.loads(capsys.readouterr().out)
     assert [found["job_id"] for found in told["waiting"]] == ["job_2"]
@@ -179,7 +179,7 @@ def test_one_look_is_enough(
     if how:
         on_a_terminal(monkeypatch)
 
-    assert exit_code_of(monkeypatch, "job", "queue", *how) == 0
+    assert exit_code_of(monkeypatch, "queue", *how) == 0
 
     assert platform.asked["/v1/jobs"] == 2
     assert CLEARED not in capsys.readouterr().out
@@ -199,7 +199,7 @@ def test_a_terminal_is_shown_what_it_has_room_for_every_two_seconds_until_interr
     reaching(monkeypatch, platform, sleep=sleep)
     on_a_terminal(monkeypatch)
 
-    assert exit_code_of(monkeypatch, "job", "queue") == 130
+    assert exit_code_of(monkeypatch, "queue") == 130
 
     assert slept == [2.0, 2.0, 2.0]
     first, *looks = capsys.readouterr().out.split(CLEARED)
@@ -226,7 +226,7 @@ def test_a_watcher_asks_on_while_nobody_can_tell_but_not_for_ever(
     reaching(monkeypatch, platform, sleep=sleep)
     on_a_terminal(monkeypatch)
 
-    assert exit_code_of(monkeypatch, "job", "queue") == 3
+    assert exit_code_of(monkeypatch, "queue") == 3
 
     said = capsys.readouterr()
     assert said.out.count(CLEARED) == 2
@@ -241,7 +241,7 @@ def test_who_has_never_seen_the_line_is_not_kept_waiting(
     platform.failure = httpx.Response(503, json={"code": "UNAVAILABLE", "detail": "away"})
     on_a_terminal(monkeypatch)
 
-    assert exit_code_of(monkeypatch, "job", "queue") == 3
+    assert exit_code_of(monkeypatch, "queue") == 3
 
     assert platform.asked == {"/v1/jobs": 6}
     assert "asking on" not in capsys.readouterr().err
