@@ -267,13 +267,17 @@ class MemoryTenantJobs:
             for each in attempts
             if each.tenant == self._tenant and each.number == 1 and each.created_at >= since
         ]
-        waits: dict[int, list[timedelta]] = {}
+        waits: dict[tuple[str, int], list[timedelta]] = {}
         for first in sorted(firsts, key=lambda each: each.created_at)[-limit:]:
             row = server.read(JOBS, JobId(first.owner.id))
             if row is not None:
                 waited = first.created_at - row.job.created_at
-                waits.setdefault(row.job.spec.priority, []).append(waited)
-        return [JobWaits(each, _times(waits[each])) for each in sorted(waits, reverse=True)]
+                group = (row.job.spec.queue, -row.job.spec.priority)
+                waits.setdefault(group, []).append(waited)
+        return [
+            JobWaits(queue, -priority, _times(waits[queue, priority]))
+            for queue, priority in sorted(waits)
+        ]
 
     async def ends(self, *, since: datetime, limit: int) -> Sequence[JobEnds]:
         """Return how those ended that did so since then."""

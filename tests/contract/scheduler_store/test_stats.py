@@ -30,11 +30,11 @@ async def a_node(store: Store) -> None:
 
 async def a_job(store: Store, number: int, *, tenant: TenantId = ACME, **changes: object) -> Job:
     """Store a job as it is after some moves."""
-    priority = changes.pop("priority", 50)
+    priority, queue = changes.pop("priority", 50), changes.pop("queue", "default")
     at = changes.pop("at")
     assert isinstance(at, datetime)
     job_id = JobId(f"job_{number:026}")
-    spec = a_spec(priority=priority)
+    spec = a_spec(priority=priority, queue=queue)
     job, _ = Job.queued(job_id, tenant, spec, at=at, traceparent=None)
     job = replace(job, **changes)  # type: ignore[arg-type]
     async with store.unit_of_work.system(because="test") as tx:
@@ -96,6 +96,15 @@ async def test_waits_are_told_by_priority_from_submission_to_the_first_attempt(
     ):
         assert told is not None
         assert told.total_seconds() == pytest.approx(60 * waited_min, abs=20)
+
+
+async def test_waits_of_another_queue_are_told_apart(store: Store) -> None:
+    await a_node(store)
+    at = await now(store)
+    for number, queue in enumerate(("nightly", "default", "nightly")):
+        await admitted(store, await a_job(store, number, at=at, queue=queue))
+    told = [(each.queue, each.priority, each.waited.job_count) for each in await waits(store)]
+    assert told == [("default", 50, 1), ("nightly", 50, 2)]
 
 
 async def test_a_submission_by_a_clock_that_is_ahead_has_not_waited(store: Store) -> None:

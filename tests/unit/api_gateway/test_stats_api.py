@@ -19,7 +19,9 @@ def lasting(length_s: float) -> Duration:
 STATS = pb.JobStats(
     waits=[
         pb.JobWaits(
-            priority=50, waited=pb.JobTimes(job_count=3, p50=lasting(90), p99=lasting(3_605.5))
+            queue="nightly",
+            priority=50,
+            waited=pb.JobTimes(job_count=3, p50=lasting(90), p99=lasting(3_605.5)),
         )
     ],
     ends=[pb.JobEnds(state=job_pb2.JOB_STATE_CANCELLED, job_count=2, ran=pb.JobTimes())],
@@ -39,6 +41,7 @@ async def test_stats_are_shown_in_seconds_and_without_what_no_job_has() -> None:
         "until": "1970-01-02T00:00:01Z",
         "waits": [
             {
+                "queue": "nightly",
                 "priority": 50,
                 "waited": {"job_count": 3, "p50_s": 90.0, "p99_s": 3605.5},
             }

@@ -48,8 +48,8 @@ def test_stats_of_as_many_jobs_as_are_looked_at_may_lack_some(
     waited_count: int, ended_count: int, *, is_whole: bool
 ) -> None:
     waits = [
-        JobWaits(90, JobTimes(waited_count // 2)),
-        JobWaits(50, JobTimes(-(-waited_count // 2))),
+        JobWaits("default", 90, JobTimes(waited_count // 2)),
+        JobWaits("default", 50, JobTimes(-(-waited_count // 2))),
     ]
     ends = [JobEnds(JobState.FAILED, ended_count, JobTimes(0))]
     assert JobStats(NOW, later(1), waits, ends).is_whole is is_whole

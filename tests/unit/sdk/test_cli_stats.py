@@ -13,8 +13,16 @@ STATS = {
     "since": "2026-01-01T00:00:00Z",
     "until": "2026-01-08T00:00:00Z",
     "waits": [
-        {"priority": 90, "waited": {"job_count": 1, "p50_s": 2.5, "p99_s": 2.5}},
-        {"priority": 50, "waited": {"job_count": 40, "p50_s": 65, "p99_s": 93_600}},
+        {
+            "queue": "default",
+            "priority": 90,
+            "waited": {"job_count": 1, "p50_s": 2.5, "p99_s": 2.5},
+        },
+        {
+            "queue": "nightly",
+            "priority": 50,
+            "waited": {"job_count": 40, "p50_s": 65, "p99_s": 93_600},
+        },
     ],
     "ends": [
         {
@@ -59,9 +67,9 @@ def test_stats_are_a_table_of_waits_and_one_of_ends(
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["from", "2026-01-01T00:00:00Z", "to", "2026-01-08T00:00:00Z"],
         [],
-        ["PRIORITY", "ADMITTED", "WAITED", "P50", "WAITED", "P99"],
-        ["90", "1", "0:00:02.5", "0:00:02.5"],
-        ["50", "40", "0:01:05.0", "26:00:00.0"],
+        ["QUEUE", "PRIORITY", "ADMITTED", "WAITED", "P50", "WAITED", "P99"],
+        ["default", "90", "1", "0:00:02.5", "0:00:02.5"],
+        ["nightly", "50", "40", "0:01:05.0", "26:00:00.0"],
         [],
         ["STATE", "ENDED", "RAN", "RAN", "P50", "RAN", "P99"],
         ["CANCELLED", "2", "0", "-", "-"],
@@ -90,6 +98,7 @@ def test_stats_are_told_to_programs_whole(
 
     told = json.loads(capsys.readouterr().out)
     assert told["waits"][0] == {
+        "queue": "default",
         "priority": 90,
         "waited": {"job_count": 1, "p50_s": 2.5, "p99_s": 2.5},
     }

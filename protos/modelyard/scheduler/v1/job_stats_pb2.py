@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from modelyard.scheduler.v1 import job_pb2 as modelyard_dot_scheduler_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&modelyard/scheduler/v1/job_stats.proto\x12\x16modelyard.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/scheduler/v1/job.proto\"\xd2\x01\n\x08JobStats\x12)\n\x05since\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x05waits\x18\x03 \x03(\x0b\x32 .modelyard.scheduler.v1.JobWaits\x12-\n\x04\x65nds\x18\x04 \x03(\x0b\x32\x1f.modelyard.scheduler.v1.JobEnds\x12\x10\n\x08is_whole\x18\x05 \x01(\x08\"N\n\x08JobWaits\x12\x10\n\x08priority\x18\x01 \x01(\x05\x12\x30\n\x06waited\x18\x02 \x01(\x0b\x32 .modelyard.scheduler.v1.JobTimes\"|\n\x07JobEnds\x12/\n\x05state\x18\x01 \x01(\x0e\x32 .modelyard.scheduler.v1.JobState\x12\x11\n\tjob_count\x18\x02 \x01(\x03\x12-\n\x03ran\x18\x03 \x01(\x0b\x32 .modelyard.scheduler.v1.JobTimes\"m\n\x08JobTimes\x12\x11\n\tjob_count\x18\x01 \x01(\x03\x12&\n\x03p50\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p99\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Durationb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&modelyard/scheduler/v1/job_stats.proto\x12\x16modelyard.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/scheduler/v1/job.proto\"\xd2\x01\n\x08JobStats\x12)\n\x05since\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x05waits\x18\x03 \x03(\x0b\x32 .modelyard.scheduler.v1.JobWaits\x12-\n\x04\x65nds\x18\x04 \x03(\x0b\x32\x1f.modelyard.scheduler.v1.JobEnds\x12\x10\n\x08is_whole\x18\x05 \x01(\x08\"]\n\x08JobWaits\x12\x10\n\x08priority\x18\x01 \x01(\x05\x12\x30\n\x06waited\x18\x02 \x01(\x0b\x32 .modelyard.scheduler.v1.JobTimes\x12\r\n\x05queue\x18\x03 \x01(\t\"|\n\x07JobEnds\x12/\n\x05state\x18\x01 \x01(\x0e\x32 .modelyard.scheduler.v1.JobState\x12\x11\n\tjob_count\x18\x02 \x01(\x03\x12-\n\x03ran\x18\x03 \x01(\x0b\x32 .modelyard.scheduler.v1.JobTimes\"m\n\x08JobTimes\x12\x11\n\tjob_count\x18\x01 \x01(\x03\x12&\n\x03p50\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x03p99\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Durationb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,9 +37,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSTATS']._serialized_start=166
   _globals['_JOBSTATS']._serialized_end=376
   _globals['_JOBWAITS']._serialized_start=378
-  _globals['_JOBWAITS']._serialized_end=456
-  _globals['_JOBENDS']._serialized_start=458
-  _globals['_JOBENDS']._serialized_end=582
-  _globals['_JOBTIMES']._serialized_start=584
-  _globals['_JOBTIMES']._serialized_end=693
+  _globals['_JOBWAITS']._serialized_end=471
+  _globals['_JOBENDS']._serialized_start=473
+  _globals['_JOBENDS']._serialized_end=597
+  _globals['_JOBTIMES']._serialized_start=599
+  _globals['_JOBTIMES']._serialized_end=708
 # @@protoc_insertion_point(module_scope)

@@ -40,7 +40,7 @@ class JobStats(_message.Message):
     def until(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def waits(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobWaits]:
-        """Of the jobs that were admitted for the first time in it; larger priorities first."""
+        """Of the jobs that were admitted for the first time in it, by queue; larger priorities first."""
 
     @_builtins.property
     def ends(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobEnds]:
@@ -71,7 +71,9 @@ class JobWaits(_message.Message):
 
     PRIORITY_FIELD_NUMBER: _builtins.int
     WAITED_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
     priority: _builtins.int
+    queue: _builtins.str
     @_builtins.property
     def waited(self) -> Global___JobTimes: ...
     def __init__(
@@ -79,10 +81,11 @@ class JobWaits(_message.Message):
         *,
         priority: _builtins.int = ...,
         waited: Global___JobTimes | None = ...,
+        queue: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["waited", b"waited"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["priority", b"priority", "waited", b"waited"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["priority", b"priority", "queue", b"queue", "waited", b"waited"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -49,6 +49,7 @@ class JobTimes(BaseModel):
 class JobWaits(BaseModel):
     """How long the jobs of a group stood in line before they were first admitted."""
 
+    queue: str
     priority: int
     waited: JobTimes
 
@@ -67,8 +68,8 @@ class JobStats(BaseModel):
     since: datetime
     until: datetime
     waits: list[JobWaits] = Field(
-        description="Of the jobs that were admitted for the first time in it; larger priorities "
-        "first."
+        description="Of the jobs that were admitted for the first time in it, by queue; larger "
+        "priorities first."
     )
     ends: list[JobEnds] = Field(description="Of the jobs that ended in it, by state.")
     is_whole: bool = Field(
@@ -84,7 +85,9 @@ class JobStats(BaseModel):
             until=instant(stats.until),
             waits=[
                 JobWaits.model_construct(
-                    priority=group.priority, waited=JobTimes.from_pb(group.waited)
+                    queue=group.queue,
+                    priority=group.priority,
+                    waited=JobTimes.from_pb(group.waited),
                 )
                 for group in stats.waits
             ],

@@ -45,21 +45,22 @@ _ADMITTED: Final = (
 )
 # With an offset PostgreSQL looks each job up by its id: else it may read all there are, to join.
 _JOB: Final = (
-    sa.select(JOBS.c.priority, JOBS.c.created_at)
+    sa.select(JOBS.c.queue, JOBS.c.priority, JOBS.c.created_at)
     .where(JOBS.c.tenant == sa.bindparam("tenant"), JOBS.c.id == _ADMITTED.c.owner_id)
     .offset(0)
     .lateral("job")
 )
 _WAITS: Final = (
     sa.select(
+        _JOB.c.queue,
         _JOB.c.priority,
         sa.func.count().label("job_count"),
         *_percentiles(_between(_JOB.c.created_at, _ADMITTED.c.created_at)),
     )
     .select_from(_ADMITTED.join(_JOB, sa.true()))
     .where(_ADMITTED.c.tenant == sa.bindparam("tenant"))  # once more: each part says it (ADR-0020)
-    .group_by(_JOB.c.priority)
-    .order_by(_JOB.c.priority.desc())
+    .group_by(_JOB.c.queue, _JOB.c.priority)
+    .order_by(_JOB.c.queue, _JOB.c.priority.desc())
 )
 _ENDED: Final = (
     sa.select(JOBS.c.tenant, JOBS.c.state, JOBS.c.started_at, JOBS.c.ended_at)
@@ -91,7 +92,7 @@ class PostgresStats:
     async def waits(self, *, since: datetime, limit: int) -> Sequence[JobWaits]:
         """Return how long those waited that were first admitted since then."""
         found = await self._asked(_WAITS, since=since, limit=limit)
-        return [JobWaits(row["priority"], _times(row)) for row in found]
+        return [JobWaits(row["queue"], row["priority"], _times(row)) for row in found]
 
     async def ends(self, *, since: datetime, limit: int) -> Sequence[JobEnds]:
         """Return how those ended that did so since then."""

@@ -31,8 +31,9 @@ class JobTimes:
 
 @dataclass(frozen=True, slots=True)
 class JobWaits:
-    """How long jobs of a priority stood in line before they were first admitted."""
+    """How long a queue's jobs of a priority stood in line before they were first admitted."""
 
+    queue: str
     priority: int
     waited: JobTimes
 

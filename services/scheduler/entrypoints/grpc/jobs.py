@@ -286,7 +286,9 @@ def stats_to_pb(stats: JobStats) -> job_stats_pb2.JobStats:
         since=timestamp_to_pb(stats.since),
         until=timestamp_to_pb(stats.until),
         waits=[
-            job_stats_pb2.JobWaits(priority=group.priority, waited=times_to_pb(group.waited))
+            job_stats_pb2.JobWaits(
+                queue=group.queue, priority=group.priority, waited=times_to_pb(group.waited)
+            )
             for group in stats.waits
         ],
         ends=[

@@ -29,9 +29,9 @@ def stats(session: Session, window: timedelta) -> None:
         click.echo("there are more jobs than are looked at: these are the latest")
     click.echo()
     show_table(
-        ("PRIORITY", "ADMITTED", "WAITED P50", "WAITED P99"),
+        ("QUEUE", "PRIORITY", "ADMITTED", "WAITED P50", "WAITED P99"),
         [
-            (group.priority, group.waited.job_count, *_percentiles(group.waited))
+            (group.queue, group.priority, group.waited.job_count, *_percentiles(group.waited))
             for group in told.waits
         ],
     )

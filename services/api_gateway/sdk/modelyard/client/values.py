@@ -217,6 +217,7 @@ class JobTimes(_Value):
 class JobWaits(_Value):
     """How long the jobs of a group stood in line before they were first admitted."""
 
+    queue: str
     priority: int
     waited: JobTimes
 
@@ -237,7 +238,7 @@ class JobStats(_Value):
     since: datetime
     until: datetime
     waits: list[JobWaits]
-    """Of the jobs that were admitted for the first time in it; larger priorities first."""
+    """Of the jobs that were first admitted in it, by queue; larger priorities first."""
     ends: list[JobEnds]
     """Of the jobs that ended in it, by state."""
     is_whole: bool
