@@ -414,7 +414,7 @@ def wire(ports: Ports, settings: Settings) -> App:
                 store,
                 known,
                 ids,
-                LeadersMemory(scheduling.usage_half_life),
+                LeadersMemory(store, scheduling.usage_half_life),
                 heads_max=scheduling.cycle_heads_max,
                 node_silence_max=scheduling.node_silence_max,
             ),

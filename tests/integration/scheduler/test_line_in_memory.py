@@ -30,7 +30,7 @@ async def end_all(yard: Yard) -> None:
 
 def another_process(yard: Yard) -> None:
     """Let a process that knows nothing run the cycles from now on."""
-    yard.run_cycle = replace(yard.run_cycle, memory=LeadersMemory(HALF_LIFE))
+    yard.run_cycle = replace(yard.run_cycle, memory=LeadersMemory(yard.store, HALF_LIFE))
 
 
 async def test_a_cycle_that_fails_has_heard_nothing(

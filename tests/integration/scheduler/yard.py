@@ -125,7 +125,7 @@ class Yard:
             self.store,
             self.tenants,
             self.ids,
-            LeadersMemory(timedelta(hours=24)),
+            LeadersMemory(self.store, timedelta(hours=24)),
             heads_max=50,
             node_silence_max=NODE_SILENCE_MAX,
         )

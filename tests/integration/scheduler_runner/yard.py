@@ -103,7 +103,7 @@ class RunnerYard:
             self.store,
             self.tenants,
             ids,
-            LeadersMemory(timedelta(hours=24)),
+            LeadersMemory(self.store, timedelta(hours=24)),
             heads_max=10,
             node_silence_max=timedelta(minutes=5),
         )

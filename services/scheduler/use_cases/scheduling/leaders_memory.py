@@ -27,6 +27,7 @@ _KEPT_EVERY: Final = timedelta(seconds=10)
 class LeadersMemory:
     """One process's, of use while it leads; one cycle at a time."""
 
+    unit_of_work: UnitOfWork
     usage_half_life: timedelta
     """What a tenant held so long ago counts half in its share."""
     line: Line = field(default_factory=Line)
@@ -39,18 +40,20 @@ class LeadersMemory:
         """Tell whether it has followed the line since this lease began."""
         return self._epoch == lease.epoch
 
-    async def begin(self, unit_of_work: UnitOfWork, lease: Lease) -> None:
+    async def begin(self, lease: Lease) -> None:
         """Read the line whole; raises Conflict when the lease is over.
 
         In two transactions: a long line takes longer to read than a lease lasts, which is not
         renewed while a transaction holds it.
         """
         # What is noted by now, the table shows; what is noted from now on is news.
-        async with unit_of_work.system(because="who begins to lead reads the line whole") as tx:
+        async with self.unit_of_work.system(
+            because="who begins to lead reads the line whole"
+        ) as tx:
             await tx.hold(lease)
             await tx.line.forget_news()
         line = Line()
-        async with unit_of_work.system(because="all tenants stand in one line") as tx:
+        async with self.unit_of_work.system(because="all tenants stand in one line") as tx:
             async for some in tx.line.everybody():
                 for waiting in some:
                     line.put(waiting)

@@ -80,7 +80,7 @@ class RunSchedulingCycle:
     async def __call__(self, lease: Lease) -> CycleReport:
         """Run one cycle; raises Conflict when the lease is over."""
         if not self.memory.is_of(lease):
-            await self.memory.begin(self.unit_of_work, lease)
+            await self.memory.begin(lease)
         async with self.unit_of_work.system(because="admission moves any tenant's work") as tx:
             await tx.hold(lease)
             # 1. Hear what has changed in the line.
