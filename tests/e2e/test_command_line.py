@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +177,15 @@ def test_the_line_is_watched_on_a_terminal_and_told_once_elsewhere(
     assert second.id in platform.cli("queue").stdout
 
     ours, theirs = os.openpty()
+    # Whoever runs the tests in the background has Ctrl-C ignored, which programs inherit.
+    heeds = (
+        "import os, signal as s, sys; s.signal(2, s.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    )
     watcher = subprocess.Popen(
-        [COMMAND, "queue"], env=platform.cli_environment(), stdout=theirs, stderr=theirs
+        [sys.executable, "-c", heeds, COMMAND, "queue"],
+        env=platform.cli_environment(),
+        stdout=theirs,
+        stderr=theirs,
     )
     shown = bytearray()
 
