@@ -452,6 +452,22 @@ def test_who_waits_for_what_never_ends_by_itself_holds_up_nobody() -> None:
     assert placed(planned(line, serving, {})) == [("small", "a")]
 
 
+def test_one_that_is_alone_in_line_needs_no_look_at_what_ends() -> None:
+    seen = replace(
+        snapshot([head("large", cpu=8)], a_fleet(holdings=[holding()]), {}), holdings=None
+    )
+    assert not plan(seen).needs_holdings
+
+
+def test_who_waits_for_what_never_ends_takes_nobodys_look() -> None:
+    waiting = [head(f"large-{n}", cpu=8, seq=n, run_max=n * HOUR) for n in range(1, 6)]
+    serving = a_fleet("a", "b", holdings=[holding(on="a", ends_in=None)])
+    line = [*waiting, head("small", cpu=1, seq=9)]
+    small = a_node("small", capacity=resources(cpu=4, memory=4))
+    on_all = Fleet([serving.nodes[0], small], serving.holdings)
+    assert placed(plan(snapshot(line, on_all, {}, heads_max=2))) == [("small", "small")]
+
+
 def test_a_head_that_no_node_could_ever_hold_does_not() -> None:
     line = [head("giant", cpu=99, seq=1), head("small", cpu=1, seq=2)]
     assert placed(planned(line, a_fleet(), {})) == [("small", "a")]

@@ -103,7 +103,7 @@ def test_whoever_gets_something_has_least_of_all_for_whom_there_is_room(
 def test_an_average_goes_half_the_way_in_a_half_life() -> None:
     held = {ACME: resources(cpu=8)}
     averages = Averages().after(held, at=NOW, half_life=DAY, gone=())
-    assert averages.by_tenant == {}
+    assert averages.by_tenant == {ACME: Average()}
     for passed, cpu in ((1, 4_000), (2, 6_000), (3, 7_000)):
         averages = averages.after(held, at=NOW + passed * DAY, half_life=DAY, gone=())
         assert averages.by_tenant[ACME].cpu_millicores == pytest.approx(cpu)
@@ -121,6 +121,18 @@ def test_an_average_does_not_depend_on_how_often_somebody_looks(looks: list[int]
         often = often.after(held, at=at, half_life=DAY, gone=())
     once = once.after(held, at=at, half_life=DAY, gone=())
     assert often.by_tenant[ACME].cpu_millicores == pytest.approx(
+        once.by_tenant[ACME].cpu_millicores
+    )
+
+
+def test_an_average_grows_by_little_steps_too() -> None:
+    held = {ACME: resources(cpu=1)}
+    averages, at = Averages(at=NOW), NOW
+    for _ in range(3_600):
+        at += timedelta(seconds=1)
+        averages = averages.after(held, at=at, half_life=DAY, gone=())
+    once = Averages(at=NOW).after(held, at=at, half_life=DAY, gone=())
+    assert averages.by_tenant[ACME].cpu_millicores == pytest.approx(
         once.by_tenant[ACME].cpu_millicores
     )
 

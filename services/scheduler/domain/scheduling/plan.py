@@ -140,14 +140,14 @@ def plan(seen: Snapshot) -> Decisions:
     placements: list[Placement] = []
     refused: dict[Shape, int] = {}
     reservation: Reservation | None = None
-    are_replicas_blocked = needs_holdings = is_cut = False
+    are_replicas_blocked = is_somebody_blocked = needs_holdings = is_cut = False
     looks = 0
     for head in turns:
         is_job = head.kind is OwnerKind.JOB
         # Who waits for its own tenant may be passed, and is no look.
         is_let = room.lets(head) and (is_job or not are_replicas_blocked)
-        if is_let and (needs_holdings or looks == seen.heads_max):
-            is_cut = not needs_holdings
+        if is_let and (is_somebody_blocked or looks == seen.heads_max):
+            needs_holdings, is_cut = is_somebody_blocked, not is_somebody_blocked
             break
         kept = reservation if is_job else None
         node_id = room.tightest(head, kept) if is_let else None
@@ -159,14 +159,14 @@ def plan(seen: Snapshot) -> Decisions:
         refused[head.shape] = len(placements)
         if not is_let or not room.could_hold(head):
             continue  # nothing that ends makes room for it
-        looks += 1
         if not is_job:
             are_replicas_blocked = True
         elif seen.holdings is None:
-            needs_holdings = True
+            is_somebody_blocked = True
         elif reservation is None:
-            held = [*seen.holdings, *(placement.holding for placement in placements)]
-            reservation = _reserved(head, room.nodes.values(), held)
+            reservation = _reserved(head, room.nodes.values(), room.held_by_node)
+        # Who waits for what never ends by itself holds up nobody, so it is no look either.
+        looks += is_job and reservation is not None
     return Decisions(placements, reservation, refused, is_cut, needs_holdings)
 
 
@@ -179,6 +179,9 @@ class _Room:
         self._free = {node.id: node.free for node in seen.nodes}  # reckoned once a booking
         self._left = dict(seen.left)
         self._paused = seen.paused
+        self.held_by_node: defaultdict[NodeId, list[Holding]] = defaultdict(list)
+        for holding in seen.holdings or ():
+            self.held_by_node[holding.node_id].append(holding)
 
     def lets(self, head: Head) -> bool:
         """Tell whether its own tenant's pause or plan keeps nobody like it back."""
@@ -212,7 +215,9 @@ class _Room:
         self.given[head.tenant] += head.resources
         if (left := self._left.get(head.tenant)) is not None:
             self._left[head.tenant] = left - head.resources
-        return Placement(head, node_id)
+        placement = Placement(head, node_id)
+        self.held_by_node[node_id].append(placement.holding)
+        return placement
 
 
 def _could_hold(node: Node, head: Head) -> bool:
@@ -220,15 +225,14 @@ def _could_hold(node: Node, head: Head) -> bool:
     return head.resources.fits_in(node.capacity) and node.will_take(head.tenant)
 
 
-def _reserved(head: Head, nodes: Iterable[Node], holdings: Iterable[Holding]) -> Reservation | None:
+def _reserved(
+    head: Head, nodes: Iterable[Node], by_node: Mapping[NodeId, Sequence[Holding]]
+) -> Reservation | None:
     """Return where a head will fit first; None where nothing that ends makes room for it."""
-    by_node: defaultdict[NodeId, list[Holding]] = defaultdict(list)
-    for holding in holdings:
-        by_node[holding.node_id].append(holding)
     found = [
         (starts_in, node.id)
         for node in nodes
-        if (starts_in := _fits_in(node, head, by_node[node.id])) is not None
+        if (starts_in := _fits_in(node, head, by_node.get(node.id, ()))) is not None
     ]
     if not found:
         return None

@@ -96,5 +96,8 @@ class Averages:
             )
             for tenant in (self.by_tenant.keys() | held.keys()) - set(gone)
         }
-        kept = {tenant: each for tenant, each in moved.items() if not each.has_faded}
+        # Who holds something is at the beginning of a long way, of which a look is a little step.
+        kept = {
+            tenant: each for tenant, each in moved.items() if tenant in held or not each.has_faded
+        }
         return Averages(kept, max(since, at))

@@ -32,9 +32,11 @@ class ReleaseJobs:
         """Run one pass; return how many jobs were due."""
         async with self.unit_of_work.system(because=_BECAUSE) as tx:
             due = await tx.jobs.releasable(limit=self.jobs_per_pass_max)
-        await one_by_one(due, lambda job_id: self._release(lease, job_id))
-        if due:
-            self.on_released()
+        try:
+            await one_by_one(due, lambda job_id: self._release(lease, job_id))
+        finally:  # one that fails keeps nobody else waiting
+            if due:
+                self.on_released()
         return len(due)
 
     async def _release(self, lease: Lease, job_id: JobId) -> None:

@@ -17,8 +17,8 @@ class PauseQueue:
 
     Its jobs keep their places in line. Asking again changes nothing: the first reason stands.
 
-    Who could act late: a cycle that has read the line before the commit. What refuses it: it reads
-    which queues are paused once more when it holds the jobs; what it has placed by then stands.
+    Who could act late: a cycle with a line in memory. What refuses it: it reads which queues are
+    paused in its own transaction, before it decides; what an earlier one has placed stands.
     """
 
     unit_of_work: UnitOfWork

@@ -43,8 +43,8 @@ class LeadersMemory:
     async def begin(self, lease: Lease) -> None:
         """Read the line whole; raises Conflict when the lease is over.
 
-        In two transactions: a long line takes longer to read than a lease lasts, which is not
-        renewed while a transaction holds it.
+        In two transactions: whoever is to lead next waits for one that holds the lease, and a long
+        line takes long to read.
         """
         # What is noted by now, the table shows; what is noted from now on is news.
         async with self.unit_of_work.system(
