@@ -38,10 +38,15 @@ def _counting(
 
 _NAMED: Final = sa.union_all(
     _counting(JOBS.c.tenant, JOBS.c.queue, queued=1).where(JOBS.c.state == JobState.QUEUED),
-    # By what is open, of which there is no more than nodes hold, instead of by all jobs.
+    # By what is open, of which there is no more than nodes hold, instead of by all jobs: each by
+    # its id, since nothing finds a job by its attempt.
     _counting(ATTEMPTS.c.tenant, JOBS.c.queue, running=1)
-    .join_from(ATTEMPTS, JOBS, JOBS.c.attempt_id == ATTEMPTS.c.id)
-    .where(ATTEMPTS.c.state.in_(OPEN)),
+    .join_from(ATTEMPTS, JOBS, JOBS.c.id == ATTEMPTS.c.owner_id)
+    .where(
+        ATTEMPTS.c.state.in_(OPEN),
+        JOBS.c.tenant == _TENANT,
+        JOBS.c.attempt_id == ATTEMPTS.c.id,
+    ),
     sa.select(
         QUEUES.c.tenant,
         QUEUES.c.name,
