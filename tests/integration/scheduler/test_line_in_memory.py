@@ -98,6 +98,22 @@ async def test_a_statement_by_hand_is_heard_of_too(yard: Yard) -> None:
         assert await connection.scalar(sa.select(sa.func.count()).select_from(LINE_CHANGES)) == 0
 
 
+async def test_a_pause_ends_by_the_clock_of_the_admission_also_once_that_is_put_back(
+    yard: Yard,
+) -> None:
+    job = await yard.a_job()
+    over = sa.update(JOBS).values(retry_at=yard.clock.now() + timedelta(seconds=60))
+    async with yard.engine.begin() as connection:
+        await connection.execute(over)
+    yard.clock.seconds += 60
+    assert await placed(yard) == []  # no node, yet its pause is over
+    yard.clock.seconds -= 30
+    await yard.a_node()
+    assert await placed(yard) == []
+    yard.clock.seconds += 30
+    assert await placed(yard) == [job.id]
+
+
 async def test_two_tenants_take_turns_whoever_came_first(yard: Yard) -> None:
     await yard.a_node(resources(cpu=4, memory=8))
     theirs = [await yard.a_job(resources=cores(1)) for _ in range(3)]

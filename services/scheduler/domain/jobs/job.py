@@ -244,6 +244,10 @@ class Job:
         """Tell whether it holds capacity and nobody has asked it to stop."""
         return self.state in PLACED
 
+    def pauses(self, *, at: datetime) -> bool:
+        """Tell whether its retry may not begin yet."""
+        return self.retry_at is not None and at < self.retry_at
+
     @property
     def phase(self) -> Phase | None:
         """Return the phase that the job is in; stopping belongs to the phase that it interrupts."""

@@ -97,7 +97,7 @@ def reason_by_itself(
         return Reason(Hold.PAUSED, pause.why_waiting, "its queue's resumption")
     if job.needs:
         return Reason(Hold.DEPENDENCY, job.reason, "the end of what it waits for")
-    if job.retry_at is not None and job.retry_at > at:
+    if job.pauses(at=at):
         told = f"{job.reason}; it is tried again from {job.retry_at:%Y-%m-%dT%H:%M:%SZ} on"
         return Reason(Hold.BACK_OFF, told, "nothing but time")
     left = tenant.left(booked)

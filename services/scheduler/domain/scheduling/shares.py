@@ -94,7 +94,7 @@ class Averages:
             tenant: self.by_tenant.get(tenant, Average()).towards(
                 held.get(tenant, _NOTHING), share=share
             )
-            for tenant in (self.by_tenant.keys() | held.keys()) - set(gone)
+            for tenant in sorted((self.by_tenant.keys() | held.keys()) - set(gone))
         }
         # Who holds something is at the beginning of a long way, of which a look is a little step.
         kept = {

@@ -146,7 +146,10 @@ class RunSchedulingCycle:
                 deployment = await tx.deployments.get(replica.deployment_id)
                 waiting[replica.id] = _QueuedReplica(replica, deployment)
         if job_ids := [JobId(head.id) for head in heads if head.kind is OwnerKind.JOB]:
-            waiting |= {job.id: job for job in await tx.jobs.queued(job_ids)}
+            # A clock that was put back since the line was told that a pause was over.
+            waiting |= {
+                job.id: job for job in await tx.jobs.queued(job_ids) if not job.pauses(at=tx.now)
+            }
         return waiting
 
     async def _admit(
