@@ -42,7 +42,7 @@ class SchedulingSettings(BaseModel):
     cycle_interval_max: timedelta = timedelta(seconds=1)
     """Fallback only: a commit wakes the cycle at once; after a lost wake-up a job waits so long."""
     cycle_heads_max: int = Field(default=50, gt=0)
-    """Queue heads per cycle, which is one transaction: more cost less each, and stay locked for
+    """Heads that a cycle places, which is one transaction: more cost less each, and stay locked for
     longer."""
     usage_half_life: timedelta = Field(default=timedelta(hours=24), gt=timedelta(0))
     """Of equal priorities those tenants go first that hold and held less: what somebody held so

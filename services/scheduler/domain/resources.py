@@ -3,7 +3,9 @@
 Owns: the arithmetic of capacity. Always holds: amounts are never negative.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Final, Self
 
 from services.chassis.amounts import size_in_words
@@ -45,6 +47,18 @@ class Resources:
     def __mul__(self, count: int) -> "Resources":
         return Resources(
             self.cpu_millicores * count, self.memory_bytes * count, self.gpu_count * count
+        )
+
+    @classmethod
+    def most(cls, found: Iterable["Resources"]) -> "Resources":
+        """Return the most of each amount that there is in one of them."""
+        return reduce(cls._or_more, found, cls())
+
+    def _or_more(self, other: "Resources") -> "Resources":
+        return Resources(
+            max(self.cpu_millicores, other.cpu_millicores),
+            max(self.memory_bytes, other.memory_bytes),
+            max(self.gpu_count, other.gpu_count),
         )
 
     def amounts(self) -> dict[str, int]:

@@ -16,6 +16,8 @@ from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Head, Line, Shape
 from services.scheduler.domain.scheduling.plan import (
+    SEARCHES_EACH_MIN,
+    SEARCHES_MAX,
     Decisions,
     Holding,
     Placement,
@@ -466,6 +468,40 @@ def test_who_waits_for_what_never_ends_takes_nobodys_look() -> None:
     small = a_node("small", capacity=resources(cpu=4, memory=4))
     on_all = Fleet([serving.nodes[0], small], serving.holdings)
     assert placed(plan(snapshot(line, on_all, {}, heads_max=2))) == [("small", "small")]
+
+
+def test_one_tenants_jobs_that_find_no_room_keep_nobody_from_idle_nodes() -> None:
+    blocked = [head(f"large-{n}", cpu=8, seq=n, run_max=n * HOUR) for n in range(1, 61)]
+    busy = a_fleet(holdings=[holding()])
+    idle = a_node("idle", capacity=resources(cpu=4, memory=4))
+    line = [*blocked, head("small", cpu=4, seq=99), head("theirs", cpu=1, tenant=UMBRELLA, seq=99)]
+    decisions = planned(line, Fleet([*busy.nodes, idle], busy.holdings), {})
+    assert decisions.reservation is not None
+    assert placed(decisions) == [("theirs", "idle")]
+    decisions = planned(line[:-1], Fleet([*busy.nodes, idle], busy.holdings), {})
+    assert placed(decisions) == [("small", "idle")]
+
+
+def test_a_tenant_that_asks_for_many_things_in_vain_uses_up_its_own_searches_alone() -> None:
+    # No node has both, so each different request is searched for on all of them.
+    nodes = [
+        a_node("cpu", capacity=Resources(1 << 20, 0)),
+        a_node("memory", capacity=Resources(0, 1 << 20)),
+    ]
+    line = [
+        Head(f"odd-{n}", n, Shape(OwnerKind.JOB, tenant, 0, Resources(1 + n, 1), HOUR))
+        for tenant in (ACME, UMBRELLA)
+        for n in range(SEARCHES_MAX)
+    ]
+    fitting = Shape(OwnerKind.JOB, ACME, 0, Resources(1), HOUR)
+    theirs = Head("theirs", SEARCHES_MAX, replace(fitting, tenant=UMBRELLA))
+    last = Head("last", SEARCHES_MAX, fitting)
+    fleet = Fleet(nodes, ())
+    assert len(planned(line, fleet, {}).refused) < SEARCHES_MAX
+    some = [each for each in line if each.tenant == ACME or each.queue_seq < SEARCHES_EACH_MIN]
+    decisions = planned([*some, last, theirs], fleet, {})
+    assert placed(decisions) == [("theirs", "cpu")]
+    assert last.shape not in decisions.refused
 
 
 def test_a_head_that_no_node_could_ever_hold_does_not() -> None:

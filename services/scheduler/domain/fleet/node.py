@@ -85,6 +85,10 @@ class Node:
         """Tell whether a tenant's work may come beside what is there now."""
         return self.allows_mixed_tenants or all(held.tenant == tenant for held in self.holds)
 
+    def has_room_for(self, resources: Resources, *, of: TenantId) -> bool:
+        """Tell whether this much of a tenant's work may come now."""
+        return resources.fits_in(self.free) and self.takes(of)
+
     def will_take(self, tenant: TenantId) -> bool:
         """Tell whether a tenant's work may come once the jobs of now are over.
 

@@ -146,7 +146,7 @@ def _what_is_short(head: Head, seen: Snapshot, decisions: Decisions, told: Forec
 
 
 def _has_room(head: Head, nodes: Iterable[Node]) -> bool:
-    return any(head.resources.fits_in(node.free) and node.takes(head.tenant) for node in nodes)
+    return any(node.has_room_for(head.resources, of=head.tenant) for node in nodes)
 
 
 def _least_short(head: Head, nodes: Iterable[Node]) -> str:

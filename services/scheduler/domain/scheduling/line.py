@@ -289,6 +289,10 @@ class Turns(Iterator[Head]):
         """Pass over all that are like the one told last."""
         self._is_refused = True
 
+    def leave(self) -> None:
+        """Pass over all of the tenant whose head was told last."""
+        self._told = None
+
     def _push(self, theirs: _Theirs) -> None:
         if theirs:
             rank, queue_seq = theirs.key

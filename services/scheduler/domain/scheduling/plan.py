@@ -17,10 +17,11 @@ A node that takes one tenant's work at a time is that tenant's until it is empty
 placed on an empty one makes it its tenant's (ADR-0032).
 """
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Final
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import OwnerKind
@@ -29,6 +30,12 @@ from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Head, Line, Shape
 from services.scheduler.domain.scheduling.shares import Shares
+
+SEARCHES_MAX: Final = 400
+"""Searches through all nodes in vain that a plan makes, some 0.4 ms each where there are 500. Each
+tenant in line has its part of them, whatever the others use up."""
+SEARCHES_EACH_MIN: Final = 10
+"""Each tenant's, however many tenants there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ class Snapshot:
     left: Mapping[TenantId, Resources]
     """What tenants may take; those that are missing may take whatever there is."""
     heads_max: int
-    """Heads that are looked at; who may take nothing or fits no node is passed over uncounted."""
+    """Heads that are placed; who finds no room is passed over uncounted."""
     paused: Collection[tuple[TenantId, str]] = frozenset()
     """Queues of which nothing is placed."""
     holdings: Sequence[Holding] | None = ()
@@ -108,15 +115,18 @@ class Reservation:
     node_id: NodeId
     starts_in: timedelta
 
+    def is_unharmed_by(self, other: Head) -> bool:
+        """Tell whether a later head ends in time wherever it is placed."""
+        # Not at that very instant: two of one limit would pass each other while neither has begun.
+        return other.run_max is not None and other.run_max < self.starts_in
+
     def lets(self, other: Head, node: Node) -> bool:
         """Tell whether a later head may be placed on a node: what ends in time is in nobody's way.
 
         On all nodes that the first could use, not only on the reserved one: it may fit elsewhere
         sooner, since most end before their limits.
         """
-        # Not at that very instant: two of one limit would pass each other while neither has begun.
-        ends_in_time = other.run_max is not None and other.run_max < self.starts_in
-        return ends_in_time or not _could_hold(node, self.head)
+        return self.is_unharmed_by(other) or not _could_hold(node, self.head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +138,7 @@ class Decisions:
     refused: Mapping[Shape, int] = field(default_factory=dict)
     """What was placed nowhere, and how many placements came before its turn."""
     is_cut: bool = False
-    """There are more heads than were looked at."""
+    """There are more who may take what is left than were given their turns."""
     needs_holdings: bool = False
     """Who is behind one that does not fit was not looked at, since nobody knows what ends when."""
 
@@ -141,47 +151,54 @@ def plan(seen: Snapshot) -> Decisions:
     refused: dict[Shape, int] = {}
     reservation: Reservation | None = None
     are_replicas_blocked = is_somebody_blocked = needs_holdings = is_cut = False
-    looks = 0
     for head in turns:
         is_job = head.kind is OwnerKind.JOB
-        # Who waits for its own tenant may be passed, and is no look.
         is_let = room.lets(head) and (is_job or not are_replicas_blocked)
-        if is_let and (is_somebody_blocked or looks == seen.heads_max):
+        if is_let and (is_somebody_blocked or len(placements) == seen.heads_max):
             needs_holdings, is_cut = is_somebody_blocked, not is_somebody_blocked
             break
         kept = reservation if is_job else None
         node_id = room.tightest(head, kept) if is_let else None
         if node_id is not None:
-            looks += 1
             placements.append(room.place(head, node_id))
             continue
-        turns.refuse()
         refused[head.shape] = len(placements)
-        if not is_let or not room.could_hold(head):
-            continue  # nothing that ends makes room for it
+        turns.refuse()
+        if room.is_searched_enough_for(head.tenant):
+            turns.leave()
+        if not is_let or (is_job and reservation is not None) or not room.could_hold(head):
+            continue  # nothing that ends makes room for it, or another's turn comes first
         if not is_job:
             are_replicas_blocked = True
         elif seen.holdings is None:
             is_somebody_blocked = True
-        elif reservation is None:
-            reservation = _reserved(head, room.nodes.values(), room.held_by_node)
-        # Who waits for what never ends by itself holds up nobody, so it is no look either.
-        looks += is_job and reservation is not None
+        else:
+            reservation = room.reserved(head)
     return Decisions(placements, reservation, refused, is_cut, needs_holdings)
 
 
 class _Room:
-    """What is left of nodes and plans while a plan is made."""
+    """What is left of nodes and plans while a plan is made: it only ever gets less.
+
+    So who found no room finds none later, nor do others that ask for the same. What a tenant asks
+    for in vain is searched through all nodes a bounded number of times.
+    """
 
     def __init__(self, seen: Snapshot) -> None:
-        self.nodes = {node.id: node for node in seen.nodes}
+        self._nodes = {node.id: node for node in seen.nodes}
         self.given: defaultdict[TenantId, Resources] = defaultdict(Resources)
         self._free = {node.id: node.free for node in seen.nodes}  # reckoned once a booking
         self._left = dict(seen.left)
         self._paused = seen.paused
-        self.held_by_node: defaultdict[NodeId, list[Holding]] = defaultdict(list)
+        self._held_by_node: defaultdict[NodeId, list[Holding]] = defaultdict(list)
         for holding in seen.holdings or ():
-            self.held_by_node[holding.node_id].append(holding)
+            self._held_by_node[holding.node_id].append(holding)
+        self._most_free = Resources.most(self._free.values())
+        self._in_vain: set[tuple[TenantId, Resources, bool]] = set()
+        self._never: set[tuple[TenantId, Resources]] = set()
+        self._searches: Counter[TenantId] = Counter()
+        tenant_count = len(seen.line.tenants())
+        self._searches_max = max(SEARCHES_EACH_MIN, SEARCHES_MAX // max(1, tenant_count))
 
     def lets(self, head: Head) -> bool:
         """Tell whether its own tenant's pause or plan keeps nobody like it back."""
@@ -191,53 +208,73 @@ class _Room:
 
     def could_hold(self, head: Head) -> bool:
         """Tell whether some node could hold it once the jobs of now are over."""
-        return any(_could_hold(node, head) for node in self.nodes.values())
+        asked = (head.tenant, head.resources)
+        if asked in self._never:
+            return False
+        self._searches[head.tenant] += 1
+        could = any(_could_hold(node, head) for node in self._nodes.values())
+        if not could:
+            self._never.add(asked)
+        return could
 
-    def tightest(self, head: Head, kept: "Reservation | None") -> NodeId | None:
+    def reserved(self, head: Head) -> Reservation | None:
+        """Return where a head will fit first; None where nothing that ends makes room for it."""
+        self._searches[head.tenant] += 1
+        found = [
+            (starts_in, node.id)
+            for node in self._nodes.values()
+            if (starts_in := _fits_in(node, head, self._held_by_node[node.id])) is not None
+        ]
+        if not found:
+            self._never.add((head.tenant, head.resources))
+            return None
+        starts_in, node_id = min(found)
+        return Reservation(head, node_id, starts_in)
+
+    def is_searched_enough_for(self, tenant: TenantId) -> bool:
+        """Tell whether a tenant has asked in vain for as many different things as it may."""
+        return self._searches[tenant] >= self._searches_max
+
+    def tightest(self, head: Head, kept: Reservation | None) -> NodeId | None:
         """Return the node that it leaves fullest, beside what is kept for an earlier one.
 
         So whole nodes stay free for large heads; equal ones are told apart by id.
         """
+        asked = (head.tenant, head.resources)
+        goes_anywhere = kept is None or kept.is_unharmed_by(head)
+        in_vain = {(*asked, True), (*asked, goes_anywhere)} & self._in_vain
+        if in_vain or not head.resources.fits_in(self._most_free):
+            return None
         fitting = (
             (free.gpu_count, free.cpu_millicores, free.memory_bytes, node_id)
             for node_id, free in self._free.items()
             if head.resources.fits_in(free)
-            and self.nodes[node_id].takes(head.tenant)
-            and (kept is None or kept.lets(head, self.nodes[node_id]))
+            and self._nodes[node_id].takes(head.tenant)
+            and (kept is None or kept.lets(head, self._nodes[node_id]))
         )
         best = min(fitting, default=None)
-        return None if best is None else best[-1]
+        if best is not None:
+            return best[-1]
+        self._in_vain.add((*asked, goes_anywhere))
+        self._searches[head.tenant] += 1
+        self._most_free = Resources.most(self._free.values())
+        return None
 
     def place(self, head: Head, node_id: NodeId) -> Placement:
         """Take it from the node, and from what its tenant may have."""
-        node = self.nodes[node_id] = self.nodes[node_id].booked(head.resources, by=head.work)
+        node = self._nodes[node_id] = self._nodes[node_id].booked(head.resources, by=head.work)
         self._free[node_id] = node.free
         self.given[head.tenant] += head.resources
         if (left := self._left.get(head.tenant)) is not None:
             self._left[head.tenant] = left - head.resources
         placement = Placement(head, node_id)
-        self.held_by_node[node_id].append(placement.holding)
+        self._held_by_node[node_id].append(placement.holding)
         return placement
 
 
 def _could_hold(node: Node, head: Head) -> bool:
     """Tell whether a head fits a node once the jobs of now are over."""
     return head.resources.fits_in(node.capacity) and node.will_take(head.tenant)
-
-
-def _reserved(
-    head: Head, nodes: Iterable[Node], by_node: Mapping[NodeId, Sequence[Holding]]
-) -> Reservation | None:
-    """Return where a head will fit first; None where nothing that ends makes room for it."""
-    found = [
-        (starts_in, node.id)
-        for node in nodes
-        if (starts_in := _fits_in(node, head, by_node.get(node.id, ()))) is not None
-    ]
-    if not found:
-        return None
-    starts_in, node_id = min(found)
-    return Reservation(head, node_id, starts_in)
 
 
 def _fits_in(node: Node, head: Head, theirs: Sequence[Holding]) -> timedelta | None:

@@ -122,7 +122,7 @@ class RunSchedulingCycle:
             owner = waiting.get(placement.head.id)
             if owner is None:
                 outcomes.append((placement, Outcome.MOVED_ON))
-            elif placement.head.resources.fits_in(node.free) and node.takes(placement.head.tenant):
+            elif node.has_room_for(placement.head.resources, of=placement.head.tenant):
                 nodes[node.id] = node.booked(placement.head.resources, by=placement.head.work)
                 admitted.append(await self._admit(tx, owner, placement))
                 outcomes.append((placement, Outcome.PLACED))
