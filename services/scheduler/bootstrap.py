@@ -469,6 +469,7 @@ def wire(ports: Ports, settings: Settings) -> App:
             Waking(scheduling.queue_timeouts_interval),  # nothing else wakes it
             done="jobs stood in line for too long",
             failed="ending jobs in line failed",
+            pass_max=scheduling.expired_jobs_per_pass_max,
         ),
         releases=LeaderLoop(
             WhileLeading(
@@ -483,6 +484,7 @@ def wire(ports: Ports, settings: Settings) -> App:
             done="jobs told of ends that they waited for",
             failed="telling jobs of ends failed",
             found=JOBS_RELEASED,
+            pass_max=scheduling.released_jobs_per_pass_max,
         ),
         losses=LeaderLoop(
             WhileLeading(

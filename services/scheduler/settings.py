@@ -41,7 +41,7 @@ class SchedulingSettings(BaseModel):
 
     cycle_interval_max: timedelta = timedelta(seconds=1)
     """Fallback only: a commit wakes the cycle at once; after a lost wake-up a job waits so long."""
-    cycle_heads_max: int = Field(default=50, gt=0)
+    cycle_heads_max: int = Field(default=200, gt=0)
     """Heads that a cycle places, which is one transaction: more cost less each, and stay locked for
     longer."""
     usage_half_life: timedelta = Field(default=timedelta(hours=24), gt=timedelta(0))
@@ -56,12 +56,14 @@ class SchedulingSettings(BaseModel):
     queue_timeouts_interval: timedelta = timedelta(seconds=1)
     """A job that has stood in line for too long fails so much later at most."""
     expired_jobs_per_pass_max: int = Field(default=100, gt=0)
-    """Jobs whose time in line is over that one pass ends; the rest: next pass."""
+    """Jobs whose time in line is over that one pass ends; the rest: the next, which follows at
+    once."""
     releases_interval: timedelta = timedelta(seconds=1)
     """A job goes on so much later at most than the end of the last one that it waits for; at once
     where the leader itself has recorded that end."""
     released_jobs_per_pass_max: int = Field(default=100, gt=0)
-    """Jobs that one pass tells of the ends of those that they wait for; the rest: next pass."""
+    """Jobs that one pass tells of the ends of those that they wait for; the rest: the next, which
+    follows at once."""
     lease_ttl: timedelta = timedelta(seconds=6)
     """After a leader's crash nothing is admitted for so long; after a freeze 5 s more at most."""
     node_silence_max: timedelta = timedelta(seconds=30)

@@ -4,7 +4,6 @@ Leaves out deployments and purges, which the simulation does not run yet. Reads 
 of `services/scheduler/adapters/postgres`.
 """
 
-import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -688,9 +687,10 @@ class MemoryLine:
         """Return all who wait."""
         yield [_waiting(row) for row in await self._queued() if not row.job.needs]
 
-    async def forget_news(self) -> None:
-        """Delete all notes."""
-        await self._tx.server.ask(lambda: self._take_news(sys.maxsize, with_totals=False))
+    async def forget_news(self, *, limit: int) -> bool:
+        """Delete notes; return whether there may be more."""
+        news = await self._tx.server.ask(lambda: self._take_news(limit, with_totals=False))
+        return news.is_cut
 
     async def take_news(self, *, limit: int, with_totals: bool) -> LineNews:
         """Return what has changed, and delete the notes of it."""

@@ -114,6 +114,7 @@ def is_left_out(span: trace.Span) -> bool:
     return found.is_valid and not found.trace_flags.sampled and not span.is_recording()
 
 
+@lru_cache(maxsize=256)  # what one commit tells of an aggregate has one parent
 def context_from(traceparent: str | None) -> Context:
     """Return a context whose current span is the remote one; an empty context without one."""
     carrier = {} if traceparent is None else {"traceparent": traceparent}

@@ -603,8 +603,11 @@ class Line(SeenLine, Protocol):
         """Return all who wait, some after others; nothing is locked."""
         ...
 
-    async def forget_news(self) -> None:
-        """Let all that has changed until now be no news, with the commit."""
+    async def forget_news(self, *, limit: int) -> bool:
+        """Let so much of what has changed until now be no news, with the commit.
+
+        Returns whether there may be more.
+        """
         ...
 
     async def take_news(self, *, limit: int, with_totals: bool) -> LineNews:

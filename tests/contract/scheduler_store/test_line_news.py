@@ -137,6 +137,17 @@ async def test_who_began_early_and_commits_late_is_told_after_its_commit(store: 
     assert told(await news(store)) == {"job_slow": True}
 
 
+async def test_news_is_forgotten_in_parts(store: Store) -> None:
+    for number in range(3):
+        await in_line(store, number)
+    there_is_more = []
+    for _ in range(2):
+        async with store.unit_of_work.system(because="test") as tx:
+            there_is_more.append(await tx.line.forget_news(limit=2))
+    assert there_is_more == [True, False]
+    assert told(await news(store)) == {}
+
+
 async def test_more_news_than_is_asked_for_says_so_and_is_told_next(store: Store) -> None:
     job_ids = {await in_line(store, number) for number in range(3)}
     first = await news(store, limit=2)

@@ -340,6 +340,19 @@ async def test_a_needed_job_that_is_gone_is_not_waited_for(yard: Yard) -> None:
     assert found.reason == f"job {needed.id}, which it waits for, is gone"
 
 
+async def test_rows_left_by_hand_behind_a_job_that_has_gone_on_are_nobodys_wait(yard: Yard) -> None:
+    needed = await yard.a_job()
+    waiting = await yard.a_job(after=ends(needed))
+    await ended(yard, needed)
+    async with yard.engine.begin() as connection:
+        await connection.execute(
+            sa.update(JOBS)
+            .where(JOBS.c.id == waiting.id)
+            .values(state=JobState.CANCELLED, ended_at=yard.clock.now())
+        )
+    assert await released(yard, jobs_per_pass_max=9) == 0
+
+
 async def test_what_a_purged_tenants_jobs_wait_for_goes_with_them(yard: Yard) -> None:
     theirs = await yard.a_job(tenant=UMBRELLA)
     kept = await yard.a_job(tenant=UMBRELLA, after=succeeds(theirs))

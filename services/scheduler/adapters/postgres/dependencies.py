@@ -15,7 +15,7 @@ from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.postgres.rows import is_one_of
 from services.scheduler.adapters.postgres.tables import DEPENDENCIES, JOBS
 from services.scheduler.domain.identities import JobId
-from services.scheduler.domain.jobs.job import ENDED, Job
+from services.scheduler.domain.jobs.job import ENDED, Job, JobState
 from services.scheduler.domain.jobs.spec import DependencyCondition, JobDependency
 
 Needs = tuple[JobDependency, ...]
@@ -35,11 +35,14 @@ _DELETE_OTHERS: Final = sa.delete(DEPENDENCIES).where(
     DEPENDENCIES.c.needs_job_id != sa.all_(sa.bindparam("left", type_=sa.ARRAY(sa.Text))),
 )
 _NEEDED: Final = JOBS.alias("needed")
+_WAITS: Final = sa.and_(JOBS.c.state == JobState.QUEUED, JOBS.c.needs_count > 0)
+"""Rows that somebody left by hand behind a job that has gone on are nobody's wait."""
 _RELEASABLE: Final = (
     sa.select(DEPENDENCIES.c.job_id)
     .distinct()
-    .outerjoin_from(
-        DEPENDENCIES,
+    .select_from(DEPENDENCIES)
+    .join(JOBS, sa.and_(JOBS.c.id == DEPENDENCIES.c.job_id, _WAITS))
+    .outerjoin(
         _NEEDED,
         sa.and_(
             _NEEDED.c.id == DEPENDENCIES.c.needs_job_id, _NEEDED.c.tenant == DEPENDENCIES.c.tenant

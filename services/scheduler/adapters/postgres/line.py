@@ -85,23 +85,18 @@ _EVERYBODY: Final = sa.union_all(_QUEUED_JOBS, _QUEUED_REPLICAS).execution_optio
 
 # One statement sees one instant: what it takes, how that stands now, and what the totals are then.
 _CTID: Final[sa.ColumnElement[Any]] = sa.literal_column("ctid")
-_TAKEN: Final = (
-    sa.delete(LINE_CHANGES)
-    .where(
-        sa.any_(
-            sa.func.array(
-                sa.select(_CTID)
-                .select_from(LINE_CHANGES.alias("note"))
-                .limit(sa.bindparam("changes_max", type_=sa.Integer))
-                .scalar_subquery()
-            )
+_FORGET: Final = sa.delete(LINE_CHANGES).where(
+    sa.any_(
+        sa.func.array(
+            sa.select(_CTID)
+            .select_from(LINE_CHANGES.alias("note"))
+            .limit(sa.bindparam("changes_max", type_=sa.Integer))
+            .scalar_subquery()
         )
-        == _CTID
     )
-    .returning(LINE_CHANGES.c.kind, LINE_CHANGES.c.id)
-    .cte("taken")
+    == _CTID
 )
-_FORGET: Final = sa.delete(LINE_CHANGES)
+_TAKEN: Final = _FORGET.returning(LINE_CHANGES.c.kind, LINE_CHANGES.c.id).cte("taken")
 _CHANGED: Final = sa.select(_TAKEN.c.kind, _TAKEN.c.id).distinct().cte("changed")
 _TAKEN_COUNT: Final = (
     sa.select(sa.func.count()).select_from(_TAKEN).scalar_subquery().label("count")
@@ -244,9 +239,10 @@ class PostgresLine:
             async for rows in found.mappings().partitions():
                 yield [to_waiting(row) for row in rows]
 
-    async def forget_news(self) -> None:
-        """Delete all notes."""
-        await self._connection.execute(_FORGET)
+    async def forget_news(self, *, limit: int) -> bool:
+        """Delete notes; return whether there may be more."""
+        deleted = await self._connection.execute(_FORGET, {"changes_max": limit})
+        return deleted.rowcount == limit
 
     async def take_news(self, *, limit: int, with_totals: bool) -> LineNews:
         """Return what has changed, and delete the notes of it."""

@@ -17,10 +17,12 @@ A node that takes one tenant's work at a time is that tenant's until it is empty
 placed on an empty one makes it its tenant's (ADR-0032).
 """
 
+from bisect import bisect_left, insort
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from itertools import islice
 from typing import Final
 
 from services.chassis.tenancy import TenantId
@@ -188,6 +190,9 @@ class _Room:
         self._nodes = {node.id: node for node in seen.nodes}
         self.given: defaultdict[TenantId, Resources] = defaultdict(Resources)
         self._free = {node.id: node.free for node in seen.nodes}  # reckoned once a booking
+        self._fullest_first = sorted(
+            (*_by_fullness(free), node_id) for node_id, free in self._free.items()
+        )
         self._left = dict(seen.left)
         self._paused = seen.paused
         self._held_by_node: defaultdict[NodeId, list[Holding]] = defaultdict(list)
@@ -245,16 +250,16 @@ class _Room:
         in_vain = {(*asked, True), (*asked, goes_anywhere)} & self._in_vain
         if in_vain or not head.resources.fits_in(self._most_free):
             return None
-        fitting = (
-            (free.gpu_count, free.cpu_millicores, free.memory_bytes, node_id)
-            for node_id, free in self._free.items()
-            if head.resources.fits_in(free)
-            and self._nodes[node_id].takes(head.tenant)
-            and (kept is None or kept.lets(head, self._nodes[node_id]))
-        )
-        best = min(fitting, default=None)
-        if best is not None:
-            return best[-1]
+        # Those that are fuller than what it needs are no more than passed over in the order.
+        first = bisect_left(self._fullest_first, (*_by_fullness(head.resources), ""))
+        for *_, node_id in islice(self._fullest_first, first, None):
+            node = self._nodes[node_id]
+            if (
+                head.resources.fits_in(self._free[node_id])
+                and node.takes(head.tenant)
+                and (kept is None or kept.lets(head, node))
+            ):
+                return node_id
         self._in_vain.add((*asked, goes_anywhere))
         self._searches[head.tenant] += 1
         self._most_free = Resources.most(self._free.values())
@@ -263,13 +268,21 @@ class _Room:
     def place(self, head: Head, node_id: NodeId) -> Placement:
         """Take it from the node, and from what its tenant may have."""
         node = self._nodes[node_id] = self._nodes[node_id].booked(head.resources, by=head.work)
-        self._free[node_id] = node.free
+        fullness = (*_by_fullness(self._free[node_id]), node_id)
+        del self._fullest_first[bisect_left(self._fullest_first, fullness)]
+        free = self._free[node_id] = node.free
+        insort(self._fullest_first, (*_by_fullness(free), node_id))
         self.given[head.tenant] += head.resources
         if (left := self._left.get(head.tenant)) is not None:
             self._left[head.tenant] = left - head.resources
         placement = Placement(head, node_id)
         self._held_by_node[node_id].append(placement.holding)
         return placement
+
+
+def _by_fullness(free: Resources) -> tuple[int, int, int]:
+    """Return what orders nodes, the fullest first: by GPUs, then cores, then memory."""
+    return (free.gpu_count, free.cpu_millicores, free.memory_bytes)
 
 
 def _could_hold(node: Node, head: Head) -> bool:

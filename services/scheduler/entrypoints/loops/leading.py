@@ -78,22 +78,26 @@ class LeaderLoop:
     """What the log says of a pass that failed; the next one tries again."""
     found: Counter | None = None
     """Grows by what the passes found."""
+    pass_max: int | None = None
+    """What one pass finds at most, and does away with; after as many the next one follows at once.
+    None: what it found may be there still, so the next one takes its time."""
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Look while this process leads, until `stopping` is set."""
         await self.waking.repeat(self.turn, stopping)
 
-    async def turn(self) -> None:
-        """Look once, if this process leads."""
+    async def turn(self) -> bool:
+        """Look once, if this process leads; return whether the next look should follow."""
         try:
             count = await self.look()
         except ModelyardError as error:
             logger.warning(self.failed, error=error.message)
-            return
+            return False
         except Exception as error:  # noqa: BLE001 a bug that one pass meets ends no process
             logger.opt(exception=error).error(self.failed)
-            return
+            return False
         if count:
             logger.info(self.done, count=count)
             if self.found is not None:
                 self.found.inc(count)
+        return count == self.pass_max

@@ -41,7 +41,7 @@ def upgrade() -> None:
         )
     )
     op.execute(sa.text(_NOTE))
-    for table in ("job", "replica"):
+    for table in ("replica", "job"):  # in the order in which everybody locks them
         for name, event, condition in _WHEN:
             op.execute(
                 sa.text(
@@ -75,7 +75,7 @@ def downgrade() -> None:
     )
     op.create_index("ix_job_queued", "job", ["tenant"], postgresql_where=_IN_LINE)
     op.drop_table("tenant_usage")
-    for table in ("job", "replica"):
+    for table in ("replica", "job"):
         for name, _, _ in _WHEN:
             op.execute(sa.text(f"DROP TRIGGER {table}_line_{name} ON {table}"))
     op.execute(sa.text("DROP FUNCTION note_line_change"))

@@ -6,6 +6,7 @@ from typing import Final
 
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.dependencies import after_ends
+from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.use_cases.one_by_one import one_by_one
 from services.scheduler.use_cases.ports import Lease, UnitOfWork
 
@@ -43,7 +44,7 @@ class ReleaseJobs:
         async with self.unit_of_work.system(because=_BECAUSE) as tx:
             await tx.hold(lease)
             job = await tx.jobs.get_any(job_id)
-            if not job.needs:
+            if job.state is not JobState.QUEUED or not job.needs:
                 return
             # Not locked: an end is final, and one that comes after this look is for the next pass.
             states = await tx.jobs.states(job.tenant, [needed.job_id for needed in job.needs])

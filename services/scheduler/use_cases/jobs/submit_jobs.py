@@ -1,6 +1,6 @@
 """Take jobs in, many in one commit."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -124,11 +124,16 @@ class SubmitJobs:
                 case.answer = answer
 
     async def _look_at_needed(self, tx: SystemTransaction, cases: Sequence[_Case]) -> None:
+        needed: defaultdict[TenantId, set[JobId]] = defaultdict(set)
         for case in cases:
             if after := case.asked.spec.after:
-                states = await tx.jobs.states(case.asked.tenant, [each.job_id for each in after])
-                # One that ends from here on leaves a row that the next pass sees (ADR-0036).
-                case.refuse_by(partial(_find_needs, case, states))
+                needed[case.asked.tenant] |= {each.job_id for each in after}
+        for tenant, job_ids in needed.items():
+            states = await tx.jobs.states(tenant, sorted(job_ids))
+            # One that ends from here on leaves a row that the next pass sees (ADR-0036).
+            for case in cases:
+                if case.asked.tenant == tenant:
+                    case.refuse_by(partial(_find_needs, case, states))
 
     async def _refuse_too_large(self, tx: SystemTransaction, cases: Sequence[_Case]) -> None:
         for resources in {case.asked.spec.resources for case in cases}:

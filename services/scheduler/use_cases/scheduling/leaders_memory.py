@@ -43,15 +43,18 @@ class LeadersMemory:
     async def begin(self, lease: Lease) -> None:
         """Read the line whole; raises Conflict when the lease is over.
 
-        In two transactions: whoever is to lead next waits for one that holds the lease, and a long
-        line takes long to read.
+        The line in a transaction of its own: whoever is to lead next waits for one that holds the
+        lease, and a long line takes long to read.
         """
-        # What is noted by now, the table shows; what is noted from now on is news.
-        async with self.unit_of_work.system(
-            because="who begins to lead reads the line whole"
-        ) as tx:
-            await tx.hold(lease)
-            await tx.line.forget_news()
+        # What is noted by now, the table shows; what is noted from now on is news. In parts, since
+        # there are many notes where nobody has taken any for long.
+        is_more = True
+        while is_more:
+            async with self.unit_of_work.system(
+                because="who begins to lead reads the line whole"
+            ) as tx:
+                await tx.hold(lease)
+                is_more = await tx.line.forget_news(limit=NEWS_AT_ONCE)
         line = Line()
         async with self.unit_of_work.system(because="all tenants stand in one line") as tx:
             async for some in tx.line.everybody():
@@ -61,6 +64,10 @@ class LeadersMemory:
             # Not compared at once: were the comparison wrong, nothing would ever be admitted.
             self._checked_at = tx.now
         self.line, self._epoch = line, lease.epoch
+
+    def end(self) -> None:
+        """Let go of the line: this process does not lead any more."""
+        self.line, self._epoch = Line(), None
 
     async def catch_up(self, tx: SystemTransaction) -> bool:
         """Take over all that has changed; return whether the line is the table's, for all we know.
