@@ -7,7 +7,7 @@ once the faults have stopped. Knows the promises, and nothing of how they are ke
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -34,7 +34,7 @@ from services.scheduler.entrypoints.facts import ATTEMPT_LIFECYCLE, JOB_LIFECYCL
 from tests.simulation.database import LEASES, OUTBOX, Commit, Database
 from tests.simulation.engine import Container, Engine
 from tests.simulation.registry_store import MODELS, VERSIONS
-from tests.simulation.scheduler_store import ATTEMPTS, JOBS, NODES, JobRow
+from tests.simulation.scheduler_store import ATTEMPTS, JOBS, LINE_CHANGES, NODES, PAUSES, JobRow
 from tests.simulation.wire import Violation
 
 MODEL_LIFECYCLE = "modelyard.model.lifecycle.v1"
@@ -46,6 +46,8 @@ SEEN_WITHIN_S = 15.0
 """Longer than a transaction can stay open: who has waited for so long was there as it began."""
 PICTURE_S_MAX = 90.0
 """Longer than any leader goes on with what it knew of a tenant."""
+SHARES_EQUAL = 0.05
+"""Less than a job's part of the nodes, and more than averages come to in the minutes of a run."""
 
 
 @dataclass(slots=True)
@@ -69,6 +71,12 @@ class Checkers:
     """Jobs whose cancellation was answered, as the answer showed them."""
     _waits_since_s: dict[JobId, float] = field(default_factory=dict)
     """Since when a job stands in line."""
+    _paused_at_s: dict[tuple[TenantId, str], float] = field(default_factory=dict)
+    """Since when each queue is paused that is."""
+    _resumed_at_s: dict[tuple[TenantId, str], float] = field(default_factory=dict)
+    """When each queue's last pause ended."""
+    _ended_at_s: dict[AttemptId, float] = field(default_factory=dict)
+    """When each attempt's end was committed."""
     _versions: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     """The newest version of each aggregate that the broker has kept, by topic and key."""
     _starts: dict[str, int] = field(default_factory=dict)
@@ -91,6 +99,7 @@ class Checkers:
         if database is self.scheduler:
             for _, before, after in commit.of(JOBS):
                 self._job_moved(before.job if before else None, after.job if after else None)
+            self._queues_changed(commit)
             self._nobody_is_passed(commit)
             nodes = {node_id for node_id, _, _ in commit.of(NODES)}
             for attempt_id, former, attempt in commit.of(ATTEMPTS):
@@ -100,6 +109,8 @@ class Checkers:
                     self._is_open(attempt.node_id)
                 else:
                     _require(not former.is_terminal, f"{attempt_id} has ended as {former.state}")
+                if attempt.is_terminal:
+                    self._ended_at_s[attempt_id] = _virtual_s()
                 self._has_one_open_attempt(JobId(attempt.owner.id))
                 self._ended_at_its_runtime(attempt)
                 self._says_why_it_ended(attempt)
@@ -333,6 +344,11 @@ class Checkers:
         ]
         rows = self.scheduler.rows(JOBS).values() if admitted else ()
         queued = [row for row in rows if row.job.state is JobState.QUEUED]
+        self._shares_decide(admitted, queued, commit)
+        for each in admitted:
+            paused_at_s = self._paused_at_s.get((each.job.tenant, each.job.spec.queue))
+            is_seen = paused_at_s is not None and _virtual_s() - paused_at_s > SEEN_WITHIN_S
+            _require(not is_seen, f"{each.job.id} of a paused queue is admitted")
         for row in queued:
             is_first = not any(_may_come_first(other, row) for other in queued if other != row)
             for other in admitted if self._is_eligible(row.job) else ():
@@ -358,16 +374,105 @@ class Checkers:
         is_let_in = self.engines[node_id].allows_mixed_tenants or tenants <= {row.job.tenant}
         return is_let_in and row.job.spec.resources.fits_in(free.less(taken))
 
-    def _is_eligible(self, job: Job) -> bool:
+    def _shares_decide(
+        self, admitted: Sequence[JobRow], queued: Sequence[JobRow], commit: Commit
+    ) -> None:
+        """Of two tenants' jobs of one priority that one has its turn whose tenant has less."""
+        new = {attempt_id for attempt_id, former, _ in commit.of(ATTEMPTS) if former is None}
+        eligible = [row for row in queued if self._is_eligible(row.job)]
+        for row in eligible:
+            is_first = not any(_may_come_first(other, row) for other in queued if other != row)
+            for other in admitted:
+                is_rival = (
+                    other.job.tenant != row.job.tenant
+                    and other.job.spec.priority == row.job.spec.priority
+                    and (is_first or row.job.spec.timeouts.run <= other.job.spec.timeouts.run)
+                )
+                if is_rival and self._could_stand_for(row, other):
+                    before = [each.job for each in admitted if _came_first(each, other)]
+                    beside = [each.job for each in admitted if each.job.tenant == row.job.tenant]
+                    theirs = self._share(other.job.tenant, before, lately=0, without=new)
+                    own = self._share(row.job.tenant, beside, lately=SEEN_WITHIN_S, without=new)
+                    _require(
+                        theirs <= own + SHARES_EQUAL,
+                        f"{other.job.tenant} has {theirs:.2f} and is given {other.job.id},"
+                        f" {row.job.tenant} has {own:.2f} and {row.job.id} waits",
+                    )
+
+    def _could_stand_for(self, row: JobRow, other: JobRow) -> bool:
+        """Tell whether a job could have been admitted in another's stead, on its node."""
+        node_id = other.job.node_id
+        assert node_id is not None, "who is admitted has a node"
+        beside = [
+            attempt
+            for attempt in self._attempts()
+            if attempt.node_id == node_id
+            and not attempt.is_terminal
+            and attempt.id != other.job.attempt_id
+        ]
+        tenants = {attempt.tenant for attempt in beside}
+        is_let_in = self.engines[node_id].allows_mixed_tenants or tenants <= {row.job.tenant}
+        taken = _sum(attempt.resources for attempt in beside)
+        capacity = self.scheduler.rows(NODES)[node_id].capacity
+        return is_let_in and row.job.spec.resources.fits_in(capacity.less(taken))
+
+    def _share(
+        self,
+        tenant: TenantId,
+        jobs: Iterable[Job],
+        *,
+        lately: float,
+        without: Collection[AttemptId],
+    ) -> float:
+        """Return a tenant's part of all nodes with these jobs, and what has ended `lately`."""
+        held = self._held(tenant, lately=lately, without=without)
+        held += _sum(job.spec.resources for job in jobs)
+        there = _sum(node.capacity for node in self.scheduler.rows(NODES).values())
+        return max(
+            held.cpu_millicores / there.cpu_millicores, held.memory_bytes / there.memory_bytes
+        )
+
+    def _held(
+        self, tenant: TenantId, *, lately: float, without: Collection[AttemptId] = ()
+    ) -> Resources:
+        """Return what a tenant's attempts hold, and those that have ended `lately`, in seconds."""
         now_s = _virtual_s()
-        waits_since_s = self._waits_since_s.get(job.id, now_s)
-        changed_at_s = self.suspended_at_s.get(job.tenant, 0.0)
+        return _sum(
+            attempt.resources
+            for attempt in self._attempts()
+            if attempt.tenant == tenant
+            and attempt.id not in without
+            and (not attempt.is_terminal or now_s - self._ended_at_s[attempt.id] < lately)
+        )
+
+    def _plan_lets(self, job: Job) -> bool:
+        most = self.plans.get(job.tenant)
+        held = self._held(job.tenant, lately=SEEN_WITHIN_S)
+        return most is None or (held + job.spec.resources).fits_in(most)
+
+    def _queues_changed(self, commit: Commit) -> None:
+        for queue, _, pause in commit.of(PAUSES):
+            if pause is None:
+                self._paused_at_s.pop(queue, None)
+                self._resumed_at_s[queue] = _virtual_s()
+            else:
+                self._paused_at_s.setdefault(queue, _virtual_s())
+
+    def _is_eligible(self, job: Job) -> bool:
+        """Tell whether whoever admits knows that a job's turn may come."""
+        now_s = _virtual_s()
+        queue = (job.tenant, job.spec.queue)
+        changed_at_s = self.suspended_at_s.get(job.tenant, -PICTURE_S_MAX)
         return (
             job.state is JobState.QUEUED
             and job.retry_at is None
             and not job.needs
-            and job.tenant not in self.plans
-            and now_s - waits_since_s > SEEN_WITHIN_S
+            and self._plan_lets(job)
+            and queue not in self._paused_at_s
+            and now_s - self._resumed_at_s.get(queue, -SEEN_WITHIN_S) > SEEN_WITHIN_S
+            and not any(
+                note.job_id == job.id for note in self.scheduler.rows(LINE_CHANGES).values()
+            )
             and now_s - changed_at_s > PICTURE_S_MAX
         )
 
@@ -535,6 +640,12 @@ def _may_come_first(row: JobRow, other: JobRow) -> bool:
     if row.job.spec.priority != other.job.spec.priority:
         return row.job.spec.priority > other.job.spec.priority
     return row.job.tenant != other.job.tenant or row.queue_seq < other.queue_seq
+
+
+def _came_first(row: JobRow, other: JobRow) -> bool:
+    """Tell whether a job's turn certainly came before another's of its tenant."""
+    key, others = ((-each.job.spec.priority, each.queue_seq) for each in (row, other))
+    return row.job.tenant == other.job.tenant and key < others
 
 
 def _virtual_s() -> float:

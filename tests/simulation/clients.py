@@ -21,6 +21,7 @@ from services.scheduler.domain.jobs.spec import (
     JobSpec,
     JobTimeouts,
 )
+from services.scheduler.domain.queues.queue import DEFAULT_QUEUE
 from services.scheduler.domain.resources import Resources
 from services.scheduler.use_cases.ports import RequestKey
 from tests.simulation.hosts import SchedulerHost
@@ -31,6 +32,7 @@ T = TypeVar("T")
 CLIENT_COUNT: Final = 4
 JOBS_PER_CLIENT_MAX: Final = 12
 ANSWER_S_MAX: Final = 6.0
+QUEUES: Final = (DEFAULT_QUEUE, "nightly")
 
 
 class Clients:
@@ -48,6 +50,7 @@ class Clients:
             for number in range(CLIENT_COUNT):
                 tasks.create_task(self._be_client(number))
             tasks.create_task(self._be_operator())
+            tasks.create_task(self._be_keeper())
 
     async def _be_client(self, number: int) -> None:
         """Submit jobs, each until it is answered, and cancel some."""
@@ -62,6 +65,19 @@ class Clients:
         while not self._world.over.is_set():
             await asyncio.sleep(self._chance.expovariate(1 / 30))
             await self._close(self._chance.choice(list(NODES)))
+
+    async def _be_keeper(self) -> None:
+        """Pause a tenant's queue at times, and resume it, whatever is over meanwhile."""
+        while not self._world.over.is_set():
+            await asyncio.sleep(self._chance.expovariate(1 / 30))
+            await self._pause(self._chance.choice(TENANTS), self._chance.choice(QUEUES))
+
+    async def _pause(self, tenant: TenantId, queue: str) -> None:
+        await self._until_answered(
+            lambda app: app.queues.pause_queue(tenant, queue, reason="", by="keeper")
+        )
+        await asyncio.sleep(self._chance.expovariate(1 / 15))
+        await self._until_answered(lambda app: app.queues.resume_queue(tenant, queue, by="keeper"))
 
     async def drain(self, node_id: NodeId) -> None:
         """Empty a node."""
@@ -138,6 +154,7 @@ class Clients:
                 exit_codes=chance.choice(((), (), (1,))),
             ),
             priority=chance.choice((0, 0, 5)),
+            queue=chance.choice(QUEUES),
         )
 
     async def _until_answered(

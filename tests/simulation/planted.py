@@ -22,6 +22,7 @@ from services.scheduler.domain.identities import JobId, NodeId
 from services.scheduler.domain.jobs.job import Job, JobState, StopCause
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Waiting
+from services.scheduler.domain.scheduling.shares import Average, Averages
 from services.scheduler.use_cases.ports import Fact, LineNews
 from tests.simulation.database import Client, Transaction
 from tests.simulation.registry_store import MemoryRegistryTransaction, MemoryVersions
@@ -32,8 +33,9 @@ from tests.simulation.scheduler_store import (
     MemorySystemTransaction,
     MemoryTenantJobs,
     MemoryTransaction,
+    MemoryUsage,
 )
-from tests.simulation.world import Made
+from tests.simulation.world import FREE, Made
 
 
 class UncheckedEpochs(Transaction):
@@ -170,6 +172,35 @@ class DeafTransaction(MemorySystemTransaction):
     line_type = ForgottenChanges
 
 
+class HeedlessLine(MemoryLine):
+    """No queue is paused."""
+
+    @override
+    async def paused(self) -> Collection[tuple[TenantId, str]]:
+        return ()
+
+
+class HeedlessTransaction(MemorySystemTransaction):
+    """A transaction with `HeedlessLine`."""
+
+    line_type = HeedlessLine
+
+
+class Grudge(MemoryUsage):
+    """What one tenant is said to have held lately is far more than there is."""
+
+    @override
+    async def averages(self) -> Averages:
+        kept = await super().averages()
+        return replace(kept, by_tenant={**kept.by_tenant, FREE: Average(cpu_millicores=1e9)})
+
+
+class GrudgingTransaction(MemorySystemTransaction):
+    """A transaction with `Grudge`."""
+
+    usage_type = Grudge
+
+
 class NoPause(MemoryJobs):
     """A job is tried again at once."""
 
@@ -275,6 +306,8 @@ PLANTED: Final[Mapping[str, Made]] = {
     "a cancelled job comes back": Made(tenant_transaction=MistakenTransaction),
     "the line is read from its end": Made(system_transaction=MisledTransaction),
     "changes in the line are not told": Made(system_transaction=DeafTransaction),
+    "a paused queue's jobs are admitted": Made(system_transaction=HeedlessTransaction),
+    "a tenant's share is not what it has": Made(system_transaction=GrudgingTransaction),
     "retries know no pause": Made(system_transaction=HastyTransaction),
     "what a job waits for is forgotten": Made(system_transaction=ForgetfulTransaction),
     "a needed job's failure is missed": Made(system_transaction=MissingTransaction),

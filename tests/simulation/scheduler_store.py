@@ -801,6 +801,7 @@ class MemorySystemTransaction(_Emitting):
     jobs_type: ClassVar[type[MemoryJobs]] = MemoryJobs
     nodes_type: ClassVar[type[MemoryNodes]] = MemoryNodes
     line_type: ClassVar[type[MemoryLine]] = MemoryLine
+    usage_type: ClassVar[type[MemoryUsage]] = MemoryUsage
 
     def __init__(
         self, tx: Transaction, event_of: Callable[[Fact], NewEvent], listeners: Sequence[Listener]
@@ -811,7 +812,7 @@ class MemorySystemTransaction(_Emitting):
         self.attempts = MemoryAttempts(tx)
         self.nodes = self.nodes_type(tx)
         self.line = self.line_type(tx)
-        self.usage = MemoryUsage(tx)
+        self.usage = self.usage_type(tx)
 
     async def hold(self, lease: Lease) -> None:
         """Begin a lease holder's transaction with this."""

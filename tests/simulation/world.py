@@ -116,6 +116,7 @@ class World:
             PLANS,
             has_stopped_s=(ISOLATION_STOP_AFTER + ISOLATION_STOP_GRACE).total_seconds() + 5,
         )
+        self._suspended: set[TenantId] = set()
         self._tenant_versions: dict[TenantId, int] = {}
 
     def fail(self, violation: str) -> None:
@@ -133,7 +134,9 @@ class World:
     def tell_tenant(self, tenant: TenantId, *, is_suspended: bool) -> None:
         """Publish what the gateway says of a tenant."""
         version = self._tenant_versions[tenant] = self._tenant_versions.get(tenant, 0) + 1
-        self.checkers.suspended_at_s[tenant] = self.loop.time()
+        if is_suspended != (tenant in self._suspended):
+            self._suspended ^= {tenant}
+            self.checkers.suspended_at_s[tenant] = self.loop.time()
         message = tenant_events_pb2.Tenant(
             id=tenant,
             version=version,
