@@ -136,7 +136,7 @@ class _Cluster:
         """Start whoever may, until nobody does; return who did."""
         begun: set[int] = set()
         while placements := plan(self._seen()).placements:
-            placed = {int(each.head.id): each.holding for each in placements}
+            placed = {int(each.head.id): each.holdings[0] for each in placements}
             for arrival in self.line:
                 if (holding := placed.get(arrival.number)) is not None:
                     self._start(arrival, holding)

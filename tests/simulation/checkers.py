@@ -107,11 +107,12 @@ class Checkers:
                 assert attempt is not None
                 if former is None:
                     self._is_open(attempt.node_id)
+                    self._is_admitted_whole(JobId(attempt.owner.id), attempt.number)
                 else:
                     _require(not former.is_terminal, f"{attempt_id} has ended as {former.state}")
                 if attempt.is_terminal:
                     self._ended_at_s[attempt_id] = _virtual_s()
-                self._has_one_open_attempt(JobId(attempt.owner.id))
+                self._has_one_open_attempt_a_task(JobId(attempt.owner.id))
                 self._ended_at_its_runtime(attempt)
                 self._says_why_it_ended(attempt)
                 nodes.add(attempt.node_id)
@@ -297,6 +298,7 @@ class Checkers:
         """A job is tried again for what is worth it, within its bound, and goes on from there."""
         assert after.attempt_id is not None, "who comes back was placed"
         attempt = self.scheduler.rows(ATTEMPTS)[after.attempt_id]
+        is_of_tasks = after.spec.task_count > 1
         if before.stop is not None:
             _require(
                 before.stop.cause is not StopCause.CANCELLED, f"{after.id}, cancelled, comes back"
@@ -313,12 +315,23 @@ class Checkers:
             )
             end = self.engines[attempt.node_id].truth(attempt.container_name).exit
             is_seen = attempt.state is AttemptState.EXITED and before.stop is None
-            if is_seen and end is not None and end.cause is None and end.signal is None:
+            if is_of_tasks:  # another one's end may be why: it is told with the stop
+                failure = None if before.stop is None else before.stop.failure
+                is_fit = failure is None or after.spec.retries.allow(
+                    failure.reason, failure.exit_code, retry_count=before.retry_count
+                )
+                _require(is_fit, f"{after.id} is tried again after {failure}, unasked")
+            elif is_seen and end is not None and end.cause is None and end.signal is None:
                 _require(
                     end.code in after.spec.retries.exit_codes,
                     f"{after.id} is tried again after exit code {end.code}, unasked",
                 )
-        if attempt.state is AttemptState.EXITED and "was not kept" not in after.reason:
+        is_told = "was not kept" in after.reason or (
+            # Of several tasks the first one may have ended before anybody knew that it comes back.
+            is_of_tasks and attempt.ending is not None and "was not kept" in attempt.ending.message
+        )
+        is_success = attempt.ending is not None and attempt.ending.reason is EndReason.SUCCEEDED
+        if attempt.state is AttemptState.EXITED and not is_told and not is_success:
             kept = after.checkpoint and after.checkpoint.attempt_number
             _require(kept == attempt.number, f"{after.id} forgets what {attempt.id} has kept")
 
@@ -354,25 +367,38 @@ class Checkers:
             for other in admitted if self._is_eligible(row.job) else ():
                 is_sooner = other.job.spec.timeouts.run < row.job.spec.timeouts.run
                 if not _may_come_first(other, row) and (is_first or not is_sooner):
-                    had_room = self._had_room(row, other.job.node_id, admitted, commit)
+                    nodes = {each.node_id for each in self._attempts_at(other.job)}
+                    count = sum(self._room_on(row, each, admitted, commit) for each in nodes)
+                    had_room = count >= row.job.spec.task_count
                     _require(not had_room, f"{row.job.id} is passed by {other.job.id}")
 
-    def _had_room(
-        self, row: JobRow, node_id: NodeId | None, admitted: Sequence[JobRow], commit: Commit
-    ) -> bool:
-        """Tell whether a node had room for a job at its turn, and let its tenant in."""
-        first = [each.job for each in admitted if _may_come_first(each, row)]
+    def _attempts_at(self, job: Job) -> list[Attempt]:
+        """Return the attempts of a job's newest number."""
+        return [
+            each
+            for each in self._attempts()
+            if each.owner.id == job.id and each.number == job.attempt_number
+        ]
+
+    def _room_on(
+        self, row: JobRow, node_id: NodeId, admitted: Sequence[JobRow], commit: Commit
+    ) -> int:
+        """Return for how many of a job's tasks a node had room at its turn, if it let them in."""
+        first = {each.job.id for each in admitted if _may_come_first(each, row)}
+        new = [attempt for each in admitted for attempt in self._attempts_at(each.job)]
         [free] = [node.free for key, node, _ in commit.of(NODES) if node and key == node_id]
-        taken = _sum(job.spec.resources for job in first if job.node_id == node_id)
-        later = {each.job.attempt_id for each in admitted} - {job.attempt_id for job in first}
+        taken = _sum(
+            each.resources for each in new if each.node_id == node_id and each.owner.id in first
+        )
+        later = {each.id for each in new if each.owner.id not in first}
         tenants = {
             attempt.tenant
             for attempt in self._attempts()
             if attempt.node_id == node_id and not attempt.is_terminal and attempt.id not in later
         }
-        assert node_id is not None, "who is admitted has a node"
         is_let_in = self.engines[node_id].allows_mixed_tenants or tenants <= {row.job.tenant}
-        return is_let_in and row.job.spec.resources.fits_in(free.less(taken))
+        spec = row.job.spec
+        return spec.resources.count_in(free.less(taken), most=spec.task_count) * is_let_in
 
     def _shares_decide(
         self, admitted: Sequence[JobRow], queued: Sequence[JobRow], commit: Commit
@@ -408,13 +434,15 @@ class Checkers:
             for attempt in self._attempts()
             if attempt.node_id == node_id
             and not attempt.is_terminal
-            and attempt.id != other.job.attempt_id
+            and attempt.owner.id != other.job.id
         ]
         tenants = {attempt.tenant for attempt in beside}
         is_let_in = self.engines[node_id].allows_mixed_tenants or tenants <= {row.job.tenant}
         taken = _sum(attempt.resources for attempt in beside)
         capacity = self.scheduler.rows(NODES)[node_id].capacity
-        return is_let_in and row.job.spec.resources.fits_in(capacity.less(taken))
+        spec = row.job.spec
+        count = spec.resources.count_in(capacity.less(taken), most=spec.task_count)
+        return is_let_in and count == spec.task_count
 
     def _share(
         self,
@@ -426,7 +454,7 @@ class Checkers:
     ) -> float:
         """Return a tenant's part of all nodes with these jobs, and what has ended `lately`."""
         held = self._held(tenant, lately=lately, without=without)
-        held += _sum(job.spec.resources for job in jobs)
+        held += _sum(job.spec.total_resources for job in jobs)
         there = _sum(node.capacity for node in self.scheduler.rows(NODES).values())
         return max(
             held.cpu_millicores / there.cpu_millicores, held.memory_bytes / there.memory_bytes
@@ -448,7 +476,7 @@ class Checkers:
     def _plan_lets(self, job: Job) -> bool:
         most = self.plans.get(job.tenant)
         held = self._held(job.tenant, lately=SEEN_WITHIN_S)
-        return most is None or (held + job.spec.resources).fits_in(most)
+        return most is None or (held + job.spec.total_resources).fits_in(most)
 
     def _queues_changed(self, commit: Commit) -> None:
         for queue, _, pause in commit.of(PAUSES):
@@ -491,13 +519,38 @@ class Checkers:
         ]
         _require(not strays, f"{node_id} is back, and {strays} run on it for nobody")
 
-    def _has_one_open_attempt(self, job_id: JobId) -> None:
+    def _is_admitted_whole(self, job_id: JobId, number: int) -> None:
+        """All tasks of a job begin in one commit."""
+        tasks = sorted(
+            each.task
+            for each in self._attempts()
+            if each.owner.id == job_id and each.number == number
+        )
+        count = self.scheduler.rows(JOBS)[job_id].job.spec.task_count
+        _require(
+            tasks == list(range(count)), f"{job_id} has {count} tasks, and attempts at {tasks}"
+        )
+
+    def _has_one_open_attempt_a_task(self, job_id: JobId) -> None:
         attempts = [each for each in self._attempts() if each.owner.id == job_id]
-        numbers = sorted(attempt.number for attempt in attempts)
-        _require(numbers == list(range(1, len(numbers) + 1)), f"{job_id} has attempts {numbers}")
-        still_open = [attempt.id for attempt in attempts if not attempt.is_terminal]
-        _require(len(still_open) <= 1, f"{job_id} has open attempts {still_open}")
         row = self.scheduler.rows(JOBS)[job_id]
+        for task in range(row.job.spec.task_count):
+            numbers = sorted(attempt.number for attempt in attempts if attempt.task == task)
+            _require(
+                numbers == list(range(1, len(numbers) + 1)), f"{job_id} has attempts {numbers}"
+            )
+        still_open = [attempt for attempt in attempts if not attempt.is_terminal]
+        names = [attempt.id for attempt in still_open]
+        _require(
+            len({attempt.task for attempt in still_open}) == len(names)
+            and {attempt.number for attempt in still_open} <= {row.job.attempt_number},
+            f"{job_id} has open attempts {names}",
+        )
+        _require(
+            not (names and row.job.is_terminal)
+            and not (names and row.job.state is JobState.QUEUED),
+            f"{job_id} is {row.job.state}, and has open attempts {names}",
+        )
         tenants = {attempt.tenant for attempt in attempts}
         _require(
             tenants == {row.job.tenant}, f"{row.job.tenant}'s {job_id} has {tenants}' attempts"
@@ -527,7 +580,10 @@ class Checkers:
             f"{attempt.id} is {attempt.state}, and why is {ending}",
         )
         job = self.scheduler.rows(JOBS)[JobId(attempt.owner.id)].job
-        if ending is None or job.attempt_id != attempt.id:
+        if ending is None or job.attempt_number != attempt.number:
+            return
+        if job.spec.task_count > 1:
+            self._says_why_its_tasks_ended(job)
             return
         fitting: Mapping[JobState, Callable[[EndReason], bool]] = {
             JobState.SUCCEEDED: lambda reason: reason is EndReason.SUCCEEDED,
@@ -543,6 +599,22 @@ class Checkers:
             job.state in fitting and fitting[job.state](ending.reason),
             f"{job.id} is {job.state} though {attempt.id} has ended as {ending.reason}",
         )
+
+    def _says_why_its_tasks_ended(self, job: Job) -> None:
+        """A job succeeds with all of its tasks, and one that failed is its job's failure."""
+        attempts = self._attempts_at(job)
+        if any(not each.is_terminal for each in attempts):
+            _require(not job.is_terminal, f"{job.id} is {job.state} while tasks of it go on")
+            return
+        reasons = {each.ending.reason for each in attempts if each.ending is not None}
+        is_success = reasons == {EndReason.SUCCEEDED}
+        _require(
+            (job.state is JobState.SUCCEEDED) == is_success,
+            f"{job.id} is {job.state} though its tasks have ended as {sorted(reasons)}",
+        )
+        if job.failure is not None:
+            reason = job.failure.reason.value
+            _require(reason in reasons, f"{job.id} fails as {reason}, its tasks as {reasons}")
 
     def _capacity_is_booked_once(self, node_id: NodeId) -> None:
         node: Node = self.scheduler.rows(NODES)[node_id]
@@ -582,11 +654,19 @@ class Checkers:
             and (attempt := attempts.get(attempt_of_container(container.status.name)))
             and attempt.owner.id == job_id
         ]
-        _require(len(living) <= 1, f"{job_id} runs as {living}")
+        tasks = {
+            (attempts[attempt_of_container(name)].task, attempts[attempt_of_container(name)].number)
+            for name in living
+        }
+        is_once = len(tasks) == len(living) and len({number for _, number in tasks}) <= 1
+        _require(is_once, f"{job_id} runs as {living}")
 
     def _goes_on_from_what_was_kept(self, container: Container, job_id: JobId) -> None:
         assert container.spec is not None, "what runs has a description"
-        kept = self.scheduler.rows(JOBS)[job_id].job.checkpoint
+        job = self.scheduler.rows(JOBS)[job_id].job
+        kept = job.checkpoint
+        if job.spec.task_count > 1 and not job.is_placed:
+            return  # it is stopping: the first task has left what the next attempts are to find
         due = sorted(file.digest for file in kept.files) if kept is not None else []
         given = sorted(placed.file.name for placed in container.spec.checkpoint)
         _require(given == due, f"{job_id} is given {given}, and kept {due}")

@@ -25,7 +25,7 @@ from services.scheduler.domain.queues.queue import DEFAULT_QUEUE
 from services.scheduler.domain.resources import Resources
 from services.scheduler.use_cases.ports import RequestKey
 from tests.simulation.hosts import SchedulerHost
-from tests.simulation.world import IMAGE, NODES, TENANTS, World
+from tests.simulation.world import IMAGE, NODES, PLANS, TENANTS, World
 
 T = TypeVar("T")
 
@@ -101,7 +101,11 @@ class Clients:
 
     async def _submit(self, name: str) -> None:
         tenant = self._chance.choice(TENANTS)
-        spec = replace(self._some_spec(name), after=self._some_earlier(tenant))
+        spec = self._some_spec(name)
+        if (most := PLANS.get(tenant)) is not None:
+            fitting = spec.resources.count_in(most, most=spec.task_count)
+            spec = replace(spec, task_count=fitting)
+        spec = replace(spec, after=self._some_earlier(tenant))
         key = RequestKey(name, hashlib.sha256(name.encode()).digest())
         job_id = await self._until_answered(
             lambda app: app.jobs.submit_job(tenant, spec, key=key, traceparent=None)
@@ -155,6 +159,7 @@ class Clients:
             ),
             priority=chance.choice((0, 0, 5)),
             queue=chance.choice(QUEUES),
+            task_count=chance.choice((1, 1, 1, 2, 3)),
         )
 
     async def _until_answered(

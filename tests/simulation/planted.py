@@ -16,7 +16,7 @@ from services.chassis.db.relay import OutboxRow, Rows
 from services.chassis.events.envelope import NewEvent
 from services.chassis.tenancy import TenantId
 from services.model_registry.domain.model import ModelChanged
-from services.scheduler.domain.attempts.attempt import AttemptState, AttemptTransitioned
+from services.scheduler.domain.attempts.attempt import Attempt, AttemptState, AttemptTransitioned
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import JobId, NodeId
 from services.scheduler.domain.jobs.job import Job, JobState, StopCause
@@ -27,6 +27,7 @@ from services.scheduler.use_cases.ports import Fact, LineNews
 from tests.simulation.database import Client, Transaction
 from tests.simulation.registry_store import MemoryRegistryTransaction, MemoryVersions
 from tests.simulation.scheduler_store import (
+    MemoryAttempts,
     MemoryJobs,
     MemoryLine,
     MemoryNodes,
@@ -244,6 +245,21 @@ class MissingTransaction(MemorySystemTransaction):
     jobs_type = MissedEnds
 
 
+class TasksThatFit(MemoryAttempts):
+    """Of several tasks those begin for which there is room, and the last one never has any."""
+
+    @override
+    async def add(self, attempts: Sequence[Attempt]) -> None:
+        lasts = [each for each in attempts if each.task > 0 and each.task == each.task_count - 1]
+        await super().add([each for each in attempts if each not in lasts])
+
+
+class PartialTransaction(MemorySystemTransaction):
+    """A transaction with `TasksThatFit`."""
+
+    attempts_type = TasksThatFit
+
+
 class UntoldLoss(MemorySystemTransaction):
     """That an attempt is lost is recorded, and nobody is told."""
 
@@ -311,6 +327,7 @@ PLANTED: Final[Mapping[str, Made]] = {
     "retries know no pause": Made(system_transaction=HastyTransaction),
     "what a job waits for is forgotten": Made(system_transaction=ForgetfulTransaction),
     "a needed job's failure is missed": Made(system_transaction=MissingTransaction),
+    "tasks that fit begin without the others": Made(system_transaction=PartialTransaction),
     "a loss is not told": Made(system_transaction=UntoldLoss),
     "runner stops nothing when it is cut off": Made(isolation_stop_after=timedelta(days=1)),
 }

@@ -162,8 +162,13 @@ class MemoryJobs:
         def query() -> list[JobId]:
             nodes = self._tx.server.all(NODES)
             drained = {node.id for node in nodes if node.draining_since is not None}
+            there = {
+                attempt.owner.id
+                for attempt in self._tx.server.all(ATTEMPTS)
+                if not attempt.is_terminal and attempt.node_id in drained
+            }
             jobs = self._tx.server.all(JOBS)
-            return [row.job.id for row in jobs if row.job.is_placed and row.job.node_id in drained]
+            return [row.job.id for row in jobs if row.job.is_placed and row.job.id in there]
 
         return sorted(await self._tx.server.ask(query))[:limit]
 
@@ -253,9 +258,9 @@ class MemoryTenantJobs:
             for each in attempts
             if each.owner.id == job_id and each.tenant == self._tenant
         }
-        shown = 0 if after is None else ours[after].number
-        left = (attempt for attempt in ours.values() if attempt.number > shown)
-        return sorted(left, key=lambda attempt: attempt.number)[:limit]
+        shown = (0, 0) if after is None else (ours[after].number, ours[after].task)
+        found = {(attempt.number, attempt.task): attempt for attempt in ours.values()}
+        return [found[place] for place in sorted(found) if place > shown][:limit]
 
     async def waits(self, *, since: datetime, limit: int) -> Sequence[JobWaits]:
         """Return how long those waited that were first admitted since then."""
@@ -264,7 +269,9 @@ class MemoryTenantJobs:
         firsts = [
             each
             for each in attempts
-            if each.tenant == self._tenant and each.number == 1 and each.created_at >= since
+            if each.tenant == self._tenant
+            and (each.number, each.task) == (1, 0)
+            and each.created_at >= since
         ]
         waits: dict[tuple[str, int], list[timedelta]] = {}
         for first in sorted(firsts, key=lambda each: each.created_at)[-limit:]:
@@ -388,15 +395,27 @@ class MemoryAttempts:
             await self._add(attempt)
 
     async def _add(self, attempt: Attempt) -> None:
-        """Store one; the database lets an owner have one open one."""
+        """Store one; the database lets a task of an owner have one open one."""
         others = await self._tx.server.ask(lambda: self._tx.server.all(ATTEMPTS))
         assert not any(
-            other.owner.id == attempt.owner.id
+            (other.owner.id, other.task) == (attempt.owner.id, attempt.task)
             and (not other.is_terminal or other.number == attempt.number)
             for other in others
         ), f"uq_attempt_open_owner: {attempt.owner.id} has an open attempt"
         created_at = self._tx.server.database_now
         self._tx.server.write(ATTEMPTS, attempt.id, replace(attempt, created_at=created_at))
+
+    async def goes_on(self, job_id: JobId, *, number: int) -> bool:
+        """Tell whether one of the attempts of this number at a job is open."""
+        return any(each.number == number for each in await self._open_of(job_id))
+
+    async def nodes_of(self, job_id: JobId) -> Sequence[NodeId]:
+        """Return the nodes on which a job has open attempts, by id."""
+        return sorted({each.node_id for each in await self._open_of(job_id)})
+
+    async def _open_of(self, job_id: JobId) -> list[Attempt]:
+        attempts = await self._tx.server.ask(lambda: self._tx.server.all(ATTEMPTS))
+        return [each for each in attempts if each.owner.id == job_id and not each.is_terminal]
 
     async def get(self, attempt_id: AttemptId) -> Attempt:
         """Return an attempt, locked."""
@@ -463,7 +482,7 @@ class MemoryAttempts:
                     attempt,
                     JobWork(job.id, job.state, job.spec, job.checkpoint),
                     job.stop,
-                    is_current=job.attempt_id == attempt.id,
+                    is_current=job.attempt_number == attempt.number,
                     placed_for=self._tx.server.database_now - attempt.created_at,
                 )
             )
@@ -748,6 +767,7 @@ def _waiting(row: JobRow | None) -> Waiting:
         spec.resources,
         run_max=spec.timeouts.run,
         queue=spec.queue,
+        task_count=spec.task_count,
     )
     return Waiting(Head(row.job.id, row.queue_seq, shape), not_before=row.job.retry_at)
 
@@ -799,6 +819,7 @@ class MemorySystemTransaction(_Emitting):
     """A transaction that spans tenants; implements `ports.SystemTransaction`."""
 
     jobs_type: ClassVar[type[MemoryJobs]] = MemoryJobs
+    attempts_type: ClassVar[type[MemoryAttempts]] = MemoryAttempts
     nodes_type: ClassVar[type[MemoryNodes]] = MemoryNodes
     line_type: ClassVar[type[MemoryLine]] = MemoryLine
     usage_type: ClassVar[type[MemoryUsage]] = MemoryUsage
@@ -809,7 +830,7 @@ class MemorySystemTransaction(_Emitting):
         super().__init__(tx, event_of, listeners)
         self.answers = MemoryAllAnswers(tx)
         self.jobs = self.jobs_type(tx)
-        self.attempts = MemoryAttempts(tx)
+        self.attempts = self.attempts_type(tx)
         self.nodes = self.nodes_type(tx)
         self.line = self.line_type(tx)
         self.usage = self.usage_type(tx)

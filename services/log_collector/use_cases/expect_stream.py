@@ -19,6 +19,7 @@ class AttemptEvent:
     owner_kind: OwnerKind
     owner_id: str
     attempt_number: int
+    """Its place in the owner's output, where a job's tasks each have their own."""
     node_id: str
     at: datetime
     location: LogLocation | None = None

@@ -77,6 +77,17 @@ class Resources:
             max(0, self.gpu_count - used.gpu_count),
         )
 
+    def count_in(self, free: Self, *, most: int) -> int:
+        """Return how many times all of it fits in what is free, up to `most`."""
+        count = most
+        if self.cpu_millicores:
+            count = min(count, free.cpu_millicores // self.cpu_millicores)
+        if self.memory_bytes:
+            count = min(count, free.memory_bytes // self.memory_bytes)
+        if self.gpu_count:
+            count = min(count, free.gpu_count // self.gpu_count)
+        return count
+
     def fits_in(self, free: Self) -> bool:
         """Tell whether each amount is at most what is free."""
         return (

@@ -132,6 +132,8 @@ def _attempt(fact: AttemptTransitioned) -> job_events_pb2.AttemptTransitioned:
         at=timestamp_to_pb(fact.at),
         resources=resources_to_pb(attempt.resources),
         end_unseen=not fact.is_end_seen,
+        task=attempt.task,
+        task_count=attempt.task_count,
     )
 
 

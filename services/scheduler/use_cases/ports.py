@@ -410,7 +410,18 @@ class Attempts(Bookings, Protocol):
     """All tenants' attempts."""
 
     async def add(self, attempts: Sequence[Attempt]) -> None:
-        """Store new attempts; their owners have no other open ones."""
+        """Store new attempts; their owners have no open ones but these, one a task."""
+        ...
+
+    async def goes_on(self, job_id: JobId, *, number: int) -> bool:
+        """Tell whether one of the attempts of this number at a job is open.
+
+        Whoever has locked the job hears of all ends that were recorded before.
+        """
+        ...
+
+    async def nodes_of(self, job_id: JobId) -> Sequence[NodeId]:
+        """Return the nodes on which a job has open attempts, by id; nothing is locked."""
         ...
 
     async def get(self, attempt_id: AttemptId) -> Attempt:

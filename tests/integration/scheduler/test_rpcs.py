@@ -51,6 +51,7 @@ SPEC = job_pb2.JobSpec(
     priority=5,
     labels={"team": "vision"},
     queue="nightly",
+    task_count=1,
 )
 DEPLOYMENT = deployment_pb2.DeploymentSpec(
     name="digits",

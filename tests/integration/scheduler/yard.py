@@ -350,7 +350,9 @@ async def _capacity_is_the_sum_of_open_attempts(connection: Any) -> None:
 
 async def _owners_point_at_their_open_attempt(connection: Any) -> None:
     is_owned = sa.or_(
-        sa.exists().where(JOBS.c.attempt_id == ATTEMPTS.c.id),
+        sa.exists().where(
+            JOBS.c.id == ATTEMPTS.c.owner_id, JOBS.c.attempt_number == ATTEMPTS.c.number
+        ),
         sa.exists().where(REPLICAS.c.attempt_id == ATTEMPTS.c.id),
     )
     strays = await connection.execute(

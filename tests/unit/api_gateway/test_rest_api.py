@@ -66,6 +66,8 @@ async def test_submit_hands_spec_key_and_tenant_to_the_scheduler() -> None:
         (a_spec(after=[{"job_id": "job_1", "condition": "START"}]), "after[0].condition"),
         (a_spec(after=["job_1"]), "after[0]"),
         (a_spec(after=[{"job_id": "job_1"}] * 33), "after"),
+        (a_spec(tasks=0), "tasks"),
+        (a_spec(tasks=513), "tasks"),
     ],
 )
 async def test_a_wrong_field_is_named_and_nothing_is_submitted(
@@ -99,6 +101,25 @@ async def test_what_a_job_waits_for_is_passed_on_for_success_by_default_and_show
     ]
     assert shown.json()["spec"]["after"] == [success, after[1]]
     assert shown.json()["needs"] == [after[1]]
+
+
+async def test_how_many_tasks_a_job_has_is_passed_on_and_shown() -> None:
+    edge = Edge()
+    edge.jobs.attempts = [job_service_pb2.JobAttempt(id="att_1", number=1, task=3)]
+    async with edge.client(key=await edge.key()) as client:
+        several = await client.post("/v1/jobs", json=a_spec(tasks=8))
+        one = await client.post("/v1/jobs", json=a_spec())
+        [attempt] = (await client.get("/v1/jobs/job_1/attempts")).json()["attempts"]
+    assert [asked.spec.task_count for asked, _, _ in edge.jobs.submitted] == [8, 1]
+    assert [each.json()["spec"]["tasks"] for each in (several, one)] == [8, 1]
+    assert (attempt["number"], attempt["task"]) == (1, 3)
+
+
+async def test_tasks_that_the_owner_refuses_are_named_as_in_the_request() -> None:
+    edge = Edge(jobs=FakeJobs(error=InvalidArgument("spec.task_count", "too many")))
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs", json=a_spec(tasks=8))
+    assert answer.json()["errors"] == [{"field": "tasks", "problem": "too many"}]
 
 
 async def test_a_job_that_would_wait_in_vain_is_a_conflict_at_its_field() -> None:
@@ -364,6 +385,43 @@ async def test_a_follower_of_one_attempt_does_not_wait_for_another() -> None:
     async with edge.client(key=await edge.key()) as client:
         live = await client.get("/v1/jobs/job_1/logs?follow=true&attempt=1")
     assert "event: complete" in live.text
+
+
+THREE_TASKS = job_pb2.JobSpec(name="n", task_count=3)
+
+
+async def test_output_of_several_tasks_says_which_has_printed_it() -> None:
+    edge = Edge()
+    running = a_job(state=job_pb2.JOB_STATE_RUNNING, spec=THREE_TASKS, attempt_number=2)
+    done = a_job(state=job_pb2.JOB_STATE_FAILED, spec=THREE_TASKS, attempt_number=2)
+    edge.jobs.shown = [running] * 6 + [done]
+    async with edge.client(key=await edge.key()) as client:
+        live = await client.get("/v1/jobs/job_1/logs?follow=true")
+    lines = [line for line in live.text.splitlines() if line.startswith('data: {"position')]
+    told = [json.loads(line.removeprefix("data: ")) for line in lines]
+    assert [(each["attempt_number"], each["task"]) for each in told[::2]] == [
+        (number, task) for number in (1, 2) for task in range(3)
+    ]
+    assert told[-1]["position"] == "6.2"
+    assert live.text.count("event: complete") == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "place"), [("task=1", 5), ("attempt=1&task=2", 3), ("attempt=2", 4), ("", 0)]
+)
+async def test_output_of_one_task_is_a_part_of_the_jobs(query: str, place: int) -> None:
+    edge = Edge()
+    edge.jobs.shown = [a_job(state=job_pb2.JOB_STATE_FAILED, spec=THREE_TASKS, attempt_number=2)]
+    async with edge.client(key=await edge.key()) as client:
+        await client.get(f"/v1/jobs/job_1/logs?follow=true&{query}")
+    assert edge.logs.followed[0].filter.attempt_number == place
+
+
+async def test_output_of_a_task_that_a_job_does_not_have_is_not_found() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.get("/v1/jobs/job_1/logs?task=1")
+    assert (answer.status_code, answer.json()["detail"]) == (404, "task 1 of job_1 was not found")
 
 
 @pytest.mark.parametrize("follow", ["false", "true"])
@@ -723,6 +781,7 @@ async def test_attempts_are_shown_with_what_is_known_of_them() -> None:
         "ended_at": "1970-01-01T00:00:03Z",
         "exit_code": 0,
         "ending": {"reason": "drained", "message": "n is drained"},
+        "task": 0,
     }
     assert (second["state"], second["started_at"], second["exit_code"]) == ("LOST", None, None)
     assert second["ending"] is None

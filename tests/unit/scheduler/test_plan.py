@@ -32,6 +32,7 @@ HOUR = timedelta(hours=1)
 
 tenants = st.sampled_from([ACME, UMBRELLA])
 lengths = st.integers(0, 5).map(lambda hours: hours * HOUR)
+task_counts = st.sampled_from([1, 1, 1, 2, 3, 5])
 
 
 def amounts(cores_max: int) -> st.SearchStrategy[Resources]:
@@ -59,6 +60,7 @@ def lines(draw: st.DrawFn) -> list[Head]:
                     draw(st.integers(0, 3)),
                     draw(amounts(8)),
                     run_max=draw(lengths) if kind is OwnerKind.JOB else None,
+                    task_count=draw(task_counts) if kind is OwnerKind.JOB else 1,
                 ),
             )
         )
@@ -116,9 +118,11 @@ def head(
     kind: OwnerKind = OwnerKind.JOB,
     tenant: TenantId = ACME,
     run_max: timedelta = 24 * HOUR,
+    tasks: int = 1,
 ) -> Head:
     lasts = run_max if kind is OwnerKind.JOB else None
-    return Head(name, seq, Shape(kind, tenant, priority, resources(cpu=cpu), lasts))
+    shape = Shape(kind, tenant, priority, resources(cpu=cpu), lasts, task_count=tasks)
+    return Head(name, seq, shape)
 
 
 def holding(
@@ -169,9 +173,20 @@ def as_left_by(placements: Sequence[Placement], fleet: Fleet) -> list[Node]:
     """Return the nodes with what was placed on them."""
     nodes = {node.id: node for node in fleet.nodes}
     for placement in placements:
-        node = nodes[placement.node_id]
-        nodes[node.id] = node.booked(placement.head.resources, by=placement.head.work)
+        for node_id in placement.node_ids:
+            booked = nodes[node_id].booked(placement.head.resources, by=placement.head.work)
+            nodes[node_id] = booked
     return list(nodes.values())
+
+
+def room_for(head: Head, nodes: Sequence[Node]) -> int:
+    """Return for how many tasks like these there is room, one after another."""
+    count = 0
+    for node in nodes:
+        while count < head.task_count and node.has_room_for(head.resources, of=head.tenant):
+            node = node.booked(head.resources, by=head.work)  # noqa: PLW2901
+            count += 1
+    return count
 
 
 def waiting(line: Sequence[Head], decisions: Decisions, left: Left) -> list[Head]:
@@ -183,10 +198,10 @@ def waiting(line: Sequence[Head], decisions: Decisions, left: Left) -> list[Head
             continue
         before = turn_of(each, decisions)
         taken = sum(
-            (other.head.resources for other in before if other.head.tenant == each.tenant),
+            (other.head.total for other in before if other.head.tenant == each.tenant),
             Resources(),
         )
-        if each.tenant not in left or (each.resources + taken).fits_in(left[each.tenant]):
+        if each.tenant not in left or (each.total + taken).fits_in(left[each.tenant]):
             found.append(each)
     return sorted(found, key=lambda each: len(turn_of(each, decisions)))
 
@@ -207,7 +222,7 @@ def key(
     if head.kind is OwnerKind.REPLICA:
         return (False, 0, 0.0, head.queue_seq)
     given = sum(
-        (each.head.resources for each in placements if each.head.tenant == head.tenant), Resources()
+        (each.head.total for each in placements if each.head.tenant == head.tenant), Resources()
     )
     share = seen.shares.of(head.tenant, more=given)
     return (True, -head.shape.priority, share, head.queue_seq)
@@ -228,8 +243,9 @@ def test_plan_never_books_more_than_is_free_or_the_tenant_has_left(
 ) -> None:
     booked: dict[str, Resources] = defaultdict(Resources)
     for placement in planned(line, fleet, left).placements:
-        booked[placement.node_id] += placement.head.resources
-        booked[placement.head.tenant] += placement.head.resources
+        for node_id in placement.node_ids:
+            booked[node_id] += placement.head.resources
+        booked[placement.head.tenant] += placement.head.total
     for node in fleet.nodes:
         assert booked[node.id].fits_in(node.free)
     for tenant, theirs in left.items():
@@ -243,9 +259,32 @@ def test_plan_puts_nobody_beside_another_tenant_where_these_are_not_mixed(
     there = {node.id: {held.tenant for held in node.holds} for node in fleet.nodes}
     apart = {node.id for node in fleet.nodes if not node.allows_mixed_tenants}
     for placement in planned(line, fleet, left).placements:
-        if placement.node_id in apart:
-            assert there[placement.node_id] <= {placement.head.tenant}
-        there[placement.node_id].add(placement.head.tenant)
+        for node_id in placement.node_ids:
+            if node_id in apart:
+                assert there[node_id] <= {placement.head.tenant}
+            there[node_id].add(placement.head.tenant)
+
+
+@given(lines(), fleets(), lefts)
+def test_plan_gives_each_task_a_node_or_none_of_them_as_few_as_can_be(
+    line: list[Head], fleet: Fleet, left: Left
+) -> None:
+    decisions = planned(line, fleet, left)
+    for place, placement in enumerate(decisions.placements):
+        head = placement.head
+        assert len(placement.node_ids) == head.task_count
+        if place == 0:  # nothing is kept for anybody before it
+            most = head.task_count
+            counts = sorted(
+                (
+                    head.resources.count_in(node.free, most=most)
+                    for node in fleet.nodes
+                    if node.takes(head.tenant)
+                ),
+                reverse=True,
+            )
+            fewest = next(n for n in range(len(counts) + 1) if sum(counts[:n]) >= most)
+            assert len(set(placement.node_ids)) == fewest
 
 
 @given(lines(), fleets(), lefts)
@@ -284,16 +323,18 @@ def test_who_fits_at_its_turn_waits_only_behind_a_replica_or_for_what_is_kept_fo
     decisions = planned(line, fleet, left)
     kept = decisions.reservation
     for each in waiting(line, decisions, left):
+        nodes = at_the_turn_of(each, decisions, fleet)
         roomy = [
-            node
-            for node in at_the_turn_of(each, decisions, fleet)
-            if each.resources.fits_in(node.free) and node.takes(each.tenant)
+            node for node in nodes if each.resources.fits_in(node.free) and node.takes(each.tenant)
         ]
+        if room_for(each, nodes) < each.task_count:
+            continue
         if each.kind is OwnerKind.REPLICA:
             replicas = [other for other in waiting(line, decisions, left) if other.run_max is None]
             assert not roomy or min(other.queue_seq for other in replicas) < each.queue_seq
         else:
-            assert not any(kept is None or kept.lets(each, node) for node in roomy)
+            let = [node for node in roomy if kept is None or kept.lets(each, node)]
+            assert room_for(each, let) < each.task_count
             assert not roomy or (kept is not None and comes_first(kept.head, each, decisions))
 
 
@@ -320,7 +361,7 @@ def test_the_first_job_that_an_end_makes_room_for_has_it_reserved(
         if each.kind is not OwnerKind.JOB:
             continue
         before = turn_of(each, decisions)
-        if any(_frees(node, each, before, fleet) for node in fleet.nodes):
+        if _freed(each, before, fleet) >= each.task_count:
             kept = decisions.reservation
             assert kept is not None
             assert kept.head.shape == each.shape or comes_first(kept.head, each, decisions)
@@ -340,45 +381,56 @@ def busy_fleets(draw: st.DrawFn) -> Fleet:
 
 
 small = st.builds(
-    partial(head, "small"), cpu=st.integers(1, 3), run_max=st.integers(0, 9).map(lambda n: n * HOUR)
+    partial(head, "small"),
+    cpu=st.integers(1, 3),
+    run_max=st.integers(0, 9).map(lambda n: n * HOUR),
+    tasks=st.integers(1, 3),
 )
 
 
-@given(busy_fleets(), st.lists(small, min_size=1, max_size=8))
+@given(busy_fleets(), st.lists(small, min_size=1, max_size=8), st.integers(4, 8), st.data())
 def test_who_passes_delays_nobody_if_all_run_to_their_limits(
-    fleet: Fleet, passers: list[Head]
+    fleet: Fleet, passers: list[Head], cpu: int, data: st.DataObject
 ) -> None:
-    first = head("first", cpu=8)
+    most = len(fleet.nodes) * (8 // cpu)
+    first = head("first", cpu=cpu, tasks=data.draw(st.integers(1, most)))
+    if room_for(first, fleet.nodes) == first.task_count:
+        return
     line = [first, *(replace(each, id=f"p-{n}", queue_seq=n + 1) for n, each in enumerate(passers))]
     alone, together = planned([first], fleet, {}), planned(line, fleet, {})
     kept = together.reservation
     assert kept is not None
     assert kept == alone.reservation
-    [node] = [node for node in fleet.nodes if node.id == kept.node_id]
-    assert _frees(node, kept.head, together.placements, fleet, after=kept.starts_in)
+    assert _freed(first, together.placements, fleet, after=kept.starts_in) == first.task_count
+    if kept.starts_in > timedelta(0):
+        before = kept.starts_in - timedelta(seconds=1)
+        assert _freed(first, (), fleet, after=before) < first.task_count
 
 
-def _frees(
-    node: Node,
+def _freed(
     head: Head,
     placements: Sequence[Placement],
     fleet: Fleet,
     *,
     after: timedelta = timedelta.max,
-) -> bool:
-    """Tell whether a node has room for a head once all is over that ends until then."""
+) -> int:
+    """Return for how many tasks of a head nodes have room once all is over that ends until then."""
     given = [
-        Holding(each.node_id, each.head.tenant, each.head.resources, each.head.run_max)
+        Holding(node_id, each.head.tenant, each.head.resources, each.head.run_max)
         for each in placements
+        for node_id in each.node_ids
     ]
     stay = [
-        each
-        for each in [*fleet.holdings, *given]
-        if each.node_id == node.id and (each.ends_in is None or each.ends_in > after)
+        each for each in [*fleet.holdings, *given] if each.ends_in is None or each.ends_in > after
     ]
-    used = sum((each.resources for each in stay), Resources())
-    is_apart = node.allows_mixed_tenants or {each.tenant for each in stay} <= {head.tenant}
-    return is_apart and head.resources.fits_in(node.capacity.less(used))
+    count = 0
+    for node in fleet.nodes:
+        theirs = [each for each in stay if each.node_id == node.id]
+        used = sum((each.resources for each in theirs), Resources())
+        if node.allows_mixed_tenants or {each.tenant for each in theirs} <= {head.tenant}:
+            left = node.capacity.less(used)
+            count += head.resources.count_in(left, most=head.task_count - count)
+    return count
 
 
 @given(lines(), fleets(), lefts)
@@ -395,7 +447,7 @@ def test_a_plan_that_may_look_at_less_is_the_beginning_of_the_whole_one(
 ) -> None:
     whole = planned(line, fleet, left)
     cut = plan(snapshot(line, fleet, left, heads_max=heads_max))
-    assert len(cut.placements) <= heads_max
+    assert sum(each.head.task_count for each in cut.placements[:-1]) < max(1, heads_max)
     assert cut.placements == whole.placements[: len(cut.placements)]
     assert cut.is_cut or cut == whole
 
@@ -502,6 +554,31 @@ def test_a_tenant_that_asks_for_many_things_in_vain_uses_up_its_own_searches_alo
     decisions = planned([*some, last, theirs], fleet, {})
     assert placed(decisions) == [("theirs", "cpu")]
     assert last.shape not in decisions.refused
+
+
+def test_tasks_share_as_few_nodes_as_they_can_and_leave_the_last_one_fullest() -> None:
+    line = [head("gang", cpu=3, tasks=5)]
+    fleet = a_fleet("a", "b", "c", "d", holdings=[holding(5, on="b"), holding(1, on="c")])
+    [placement] = planned(line, fleet, {}).placements
+    assert sorted(placement.node_ids) == ["a", "a", "b", "c", "c"]
+    assert planned([head("gang", cpu=3, tasks=8)], fleet, {}).placements == []
+
+
+def test_tasks_wait_for_the_instant_at_which_there_is_room_for_all_of_them() -> None:
+    line = [head("gang", cpu=8, seq=1, tasks=3), head("long", cpu=1, seq=2)]
+    holdings = [holding(on="a"), holding(on="b", ends_in=3 * HOUR)]
+    fleet = a_fleet("a", "b", "c", holdings=holdings)
+    decisions = planned(line, fleet, {})
+    assert placed(decisions) == []
+    assert decisions.reservation == Reservation(line[0], NodeId("b"), starts_in=3 * HOUR)
+    serving = a_fleet("a", "b", "c", holdings=[holding(on="a"), holding(on="b", ends_in=None)])
+    assert placed(planned(line, serving, {})) == [("long", "a")]
+
+
+def test_a_plan_bounds_what_all_tasks_take_together() -> None:
+    line = [head("gang", cpu=1, seq=1, tasks=3), head("pair", cpu=1, seq=2, tasks=2)]
+    [placement] = planned(line, a_fleet(), {ACME: resources(cpu=2, memory=9)}).placements
+    assert placement.head.id == "pair"
 
 
 def test_a_head_that_no_node_could_ever_hold_does_not() -> None:

@@ -46,6 +46,7 @@ SPEC: dict[str, Any] = {
     "labels": {"team": "x"},
     "queue": "nightly",
     "after": [{"job_id": "job_1", "condition": "END"}],
+    "task_count": 8,
 }
 
 
@@ -68,6 +69,7 @@ def test_a_job_spec_is_stored_like_this() -> None:
         labels={"team": "x"},
         queue="nightly",
         after=(JobDependency(JobId("job_1"), DependencyCondition.END),),
+        task_count=8,
     )
     assert stored(spec) == SPEC
     assert from_document(JobSpec, SPEC) == spec
@@ -104,6 +106,7 @@ def test_what_happens_to_a_job_is_stored_like_this() -> None:
         JobProgress(0.5, "epoch 1", {"loss": 0.25}, NOW),
         JobFailure(FailureReason.LOST, "gone", exit_code=None, last_lines="x"),
         StopRequest(StopCause.RUN_TIMEOUT, "too long", NOW),
+        StopRequest(StopCause.TASK_FAILED, "x", NOW, JobFailure(FailureReason.LOST, "x")),
     )
     assert [stored(value) for value in values] == [
         {
@@ -113,7 +116,20 @@ def test_what_happens_to_a_job_is_stored_like_this() -> None:
             "reported_at": "2026-03-01T12:00:00Z",
         },
         {"reason": "lost", "message": "gone", "exit_code": None, "last_lines": "x"},
-        {"cause": "run_timeout", "reason": "too long", "requested_at": "2026-03-01T12:00:00Z"},
+        {
+            "cause": "run_timeout",
+            "reason": "too long",
+            "requested_at": "2026-03-01T12:00:00Z",
+            "failure": None,
+        },
+        {
+            "cause": "task_failed",
+            "reason": "x",
+            "requested_at": "2026-03-01T12:00:00Z",
+            "failure": {"reason": "lost", "message": "x", "exit_code": None, "last_lines": ""},
+        },
     ]
     for value in values:
         assert from_document(type(value), stored(value)) == value
+    before = {"cause": "drained", "reason": "x", "requested_at": "2026-03-01T12:00:00Z"}
+    assert from_document(StopRequest, before) == StopRequest(StopCause.DRAINED, "x", NOW)

@@ -177,7 +177,11 @@ class _Transaction:
         )
         self.deployments = rows
         self.attempts = SimpleNamespace(
-            get=self._get, save=self._save, ends=self._ends, open_on_node=self._open_on_node
+            get=self._get,
+            save=self._save,
+            ends=self._ends,
+            open_on_node=self._open_on_node,
+            goes_on=self._goes_on,
         )
         self.replicas = SimpleNamespace(
             get=self._get, save=self._save, of_deployment=self._of_deployment
@@ -213,6 +217,11 @@ class _Transaction:
         self._store.queries += 1
         rows = self._store.rows
         return {each: rows[each].ended_at for each in attempt_ids if each in rows}
+
+    async def _goes_on(self, job_id: str, *, number: int) -> bool:
+        attempts = [row for row in self._store.rows.values() if isinstance(row, Attempt)]
+        ours = [each for each in attempts if (each.owner.id, each.number) == (job_id, number)]
+        return any(not each.is_terminal for each in ours)
 
     async def _open_on_node(self, node_id: NodeId) -> Sequence[AttemptWork]:
         self._store.looks += 1

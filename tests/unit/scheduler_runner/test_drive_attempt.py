@@ -18,7 +18,9 @@ from services.scheduler.domain.attempts.runtime import (
     PlacedFile,
 )
 from services.scheduler.domain.attempts.runtime import ContainerPhase as P
+from services.scheduler.domain.attempts.work import AttemptWork
 from services.scheduler.domain.files import FileEntry
+from services.scheduler.domain.identities import AttemptId
 from services.scheduler.domain.jobs.failure import FailureReason
 from services.scheduler.domain.jobs.job import Checkpoint, JobState, StopCause, StopRequest
 from services.scheduler.domain.jobs.retries import JobRetries
@@ -400,7 +402,49 @@ async def test_job_that_only_the_loss_of_its_node_can_have_stopped_is_tried_agai
     assert job.reason.endswith("its node was cut off, so it was stopped")
 
 
+def tasks_of(bench: Bench, **owner: Any) -> tuple[AttemptWork, AttemptWork]:
+    """Store two tasks of one job."""
+    first = some_work(owner=a_job(task_count=2, **owner))
+    first = replace(first, attempt=replace(first.attempt, task_count=2))
+    other = replace(first, attempt=replace(first.attempt, id=AttemptId("att_2"), task=1))
+    return bench.store.given(first), bench.store.given(other)
+
+
+async def test_progress_and_outputs_of_other_tasks_are_not_their_jobs(bench: Bench) -> None:
+    first, other = tasks_of(bench, outputs=(JobOutput("m", "m"),))
+    bench.store.rows["job_1"] = replace(bench.store.rows["job_1"], attempt_id=first.attempt.id)
+    bench.runtime.progress = b'{"fraction": 0.5}\n'
+    bench.runtime.is_(P.RUNNING, other.attempt.container_name)
+    assert await bench.drive(other) == LIMITS.progress_interval
+    bench.runtime.is_(P.EXITED, other.attempt.container_name, exit=an_exit())
+
+    await bench.drive(other)
+
+    assert bench.store.rows["job_1"].progress is None
+    assert bench.artifacts.stored == []
+    assert bench.store.fact_names == ["EXITED"]
+    assert bench.store.rows["job_1"].state is JobState.RUNNING
+
+
 LEFT = [LeftFile("weights/epoch", PurePath("/container/checkpoint/weights/epoch"))]
+
+
+async def test_the_first_task_leaves_its_checkpoint_when_another_one_fails_and_no_other_does(
+    bench: Bench,
+) -> None:
+    first, other = tasks_of(bench, retries=JobRetries(exit_codes=(75,)))
+    bench.runtime.checkpoint = LEFT
+    bench.runtime.is_(P.EXITED, other.attempt.container_name, exit=an_exit(75))
+
+    await bench.drive(other)
+    stopping = bench.store.rows["job_1"]
+    assert (stopping.state, stopping.checkpoint) == (JobState.STOPPING, None)
+    bench.runtime.exited(an_exit(143))
+    await bench.drive(replace(first, stop=stopping.stop))
+
+    job = bench.store.rows["job_1"]
+    assert (job.state, job.retry_count) == (JobState.QUEUED, 1)
+    assert job.checkpoint == Checkpoint(1, (FileEntry("weights/epoch", 5, DIGEST),))
 
 
 @pytest.mark.parametrize("cause", [StopCause.DRAINED, StopCause.SUSPENDED])

@@ -42,6 +42,8 @@ async def test_job_gets_its_bundle_inputs_and_environment(bench: Bench) -> None:
         "TRACEPARENT": "ours",
         "MODELYARD_JOB_ID": "job_1",
         "MODELYARD_ATTEMPT": "1",
+        "MODELYARD_TASK": "0",
+        "MODELYARD_TASK_COUNT": "1",
     }
     assert spec.run_time_max is not None
     assert spec.run_time_max > RUN_TIMEOUT

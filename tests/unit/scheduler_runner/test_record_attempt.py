@@ -60,7 +60,7 @@ async def test_a_bounded_number_of_records_is_under_way_at_once() -> None:
     async def _hold(_: object) -> None: ...
 
     async def _other_job(_: object) -> SimpleNamespace:
-        return SimpleNamespace(attempt_id="att_2")
+        return SimpleNamespace(attempt_number=2)
 
     store = cast("UnitOfWork", SimpleNamespace(system=system))
     record = RecordAttempt(store, retried_jobs_max=1, chance=lambda: 0.0)
@@ -83,7 +83,9 @@ async def test_end_of_an_old_attempt_frees_capacity_and_leaves_the_owner_alone(
     bench: Bench,
 ) -> None:
     work = bench.store.given(some_work())
-    bench.store.rows["job_1"] = replace(bench.store.rows["job_1"], attempt_id="att_2")
+    bench.store.rows["job_1"] = replace(
+        bench.store.rows["job_1"], attempt_id="att_2", attempt_number=2
+    )
 
     await bench.record.lost(LEASE, work, FAILURE)
 
@@ -209,7 +211,7 @@ async def test_attempt_that_is_lost_or_never_ran_says_why(bench: Bench) -> None:
 async def test_attempt_that_was_stopped_says_for_what_however_it_ended(
     bench: Bench, cause: StopCause
 ) -> None:
-    stop = StopRequest(cause, "asked", NOW)
+    stop = StopRequest(cause, "asked", NOW, FAILURE if cause is StopCause.TASK_FAILED else None)
     said = AttemptEnding(EndReason(cause), "asked")
 
     for code in (0, 1):
@@ -237,7 +239,9 @@ async def test_old_attempt_of_a_job_that_was_stopped_since_says_how_it_ended_its
     bench: Bench,
 ) -> None:
     work = bench.store.given(some_work(stop=STOP), state="STOPPING")
-    bench.store.rows["job_1"] = replace(bench.store.rows["job_1"], attempt_id="att_2")
+    bench.store.rows["job_1"] = replace(
+        bench.store.rows["job_1"], attempt_id="att_2", attempt_number=2
+    )
 
     await bench.record.lost(LEASE, work, FAILURE)
 

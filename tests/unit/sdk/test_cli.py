@@ -508,6 +508,7 @@ def test_options_that_are_wrong_are_refused_before_anything_is_sent(
         ("after[0].job_id", "--after job_1"),
         ("after[1].job_id", "--after-end job_2"),
         ("after", "--after"),
+        ("tasks", "--tasks"),
         ("inputs", "inputs"),
     ],
 )
@@ -842,6 +843,55 @@ def test_run_says_what_a_job_waits_for_only_where_it_does(
 
     assert exit_code_of(monkeypatch, *command) == 0
     assert [spec.get("after") for spec in sent] == [after, after]
+
+
+@pytest.mark.parametrize(
+    ("options", "tasks"),
+    [((), None), (("--tasks", "8"), 8)],  # an older platform would refuse the field
+)
+def test_run_says_how_many_tasks_a_job_has_only_where_there_are_several(
+    options: tuple[str, ...],
+    tasks: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    sent: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/jobs/check":
+            return httpx.Response(204)
+        if request.url.path == "/v1/jobs":
+            sent.append(json.loads(request.content))
+            return httpx.Response(202, json=a_job("QUEUED"))
+        return httpx.Response(201, json={"digest": "sha256:0"})
+
+    at_once = partial(Client, transport=httpx.MockTransport(answer), sleep=lambda _: None)
+    monkeypatch.setattr("modelyard.cli.main.Client", at_once)
+
+    command = ("run", str(tmp_path), "--detach", *options, "--", "true")
+    assert exit_code_of(monkeypatch, *command) == 0
+    assert [spec.get("tasks") for spec in sent] == [tasks]
+
+
+@pytest.mark.parametrize("how", [(), ("--follow",)])
+def test_output_of_one_task_is_asked_for(
+    how: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.params.get("task"))
+        if "follow" in request.url.params:
+            headers = {"Content-Type": "text/event-stream"}
+            return httpx.Response(200, headers=headers, text="event: complete\ndata: {}\n\n")
+        page = {"records": [], "next": "", "is_complete": True}
+        return httpx.Response(200, json=page)
+
+    at_once = partial(Client, transport=httpx.MockTransport(answer), sleep=lambda _: None)
+    monkeypatch.setattr("modelyard.cli.main.Client", at_once)
+    assert exit_code_of(monkeypatch, "job", "logs", "job_1", *how, "--task", "3") == 0
+    assert exit_code_of(monkeypatch, "job", "logs", "job_1", *how) == 0
+    assert asked == ["3", None]
 
 
 def test_why_a_job_waits_is_told_with_what_helps_and_about_when_it_starts(

@@ -114,6 +114,21 @@ def test_the_end_of_an_attempt_says_why(
     assert (ended.text, ended.ending, admitted.ending) == (f"attempt 1 {told}", ending, None)
 
 
+def test_attempts_of_several_tasks_say_which_they_are() -> None:
+    several = FAILED.model_copy(update={"spec": FAILED.spec.model_copy(update={"tasks": 2})})
+    tasks = [
+        an_attempt(1, "EXITED", created=1, ended=3, exit_code=0).model_copy(update={"task": task})
+        for task in range(2)
+    ]
+
+    events = events_of(several, tasks, now=at(5))
+
+    assert [(event.task, event.text) for event in events if event.event == "admitted"] == [
+        (0, "attempt 1 task 0 admitted on machine-7"),
+        (1, "attempt 1 task 1 admitted on machine-7"),
+    ]
+
+
 def test_a_job_that_waits_for_its_retry_says_why_at_the_end() -> None:
     waiting = a_job("QUEUED", "retry 1 of 3 in 6 s: exit code 75")
     tried = an_attempt(1, "EXITED", created=1, started=2, ended=3, exit_code=75)

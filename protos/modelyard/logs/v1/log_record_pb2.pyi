@@ -62,6 +62,7 @@ class LogRecord(_message.Message):
     cut: _builtins.bool
     """True when it was cut at the line bound (1 MiB)."""
     attempt_number: _builtins.int
+    """Its place in the owner's output: a job's attempts in their order, and within one its tasks."""
     corrupt: _builtins.bool
     """True when the runtime's file held bytes that are no record; text is their base64, source is STDERR."""
     gap: _builtins.bool

@@ -205,6 +205,8 @@ class AttemptTransitioned(_message.Message):
     AT_FIELD_NUMBER: _builtins.int
     RESOURCES_FIELD_NUMBER: _builtins.int
     END_UNSEEN_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    TASK_COUNT_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     tenant: _builtins.str
     owner_kind: Global___AttemptOwnerKind.ValueType
@@ -218,6 +220,10 @@ class AttemptTransitioned(_message.Message):
     exit_code: _builtins.int
     end_unseen: _builtins.bool
     """With EXITED and LOST: its runtime was away at its end, so that the last of its output may be missing."""
+    task: _builtins.int
+    """Which of its job's tasks it runs, from 0 on."""
+    task_count: _builtins.int
+    """How many tasks its job has; 0 stands for 1."""
     @_builtins.property
     def log_location(self) -> Global___LogLocation:
         """Where its output is written, from STARTED on."""
@@ -243,10 +249,12 @@ class AttemptTransitioned(_message.Message):
         at: _timestamp_pb2.Timestamp | None = ...,
         resources: _resources_pb2.Resources | None = ...,
         end_unseen: _builtins.bool = ...,
+        task: _builtins.int = ...,
+        task_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "at", b"at", "exit_code", b"exit_code", "log_location", b"log_location", "resources", b"resources"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "at", b"at", "attempt_id", b"attempt_id", "container_name", b"container_name", "end_unseen", b"end_unseen", "exit_code", b"exit_code", "log_location", b"log_location", "node_id", b"node_id", "number", b"number", "owner_id", b"owner_id", "owner_kind", b"owner_kind", "resources", b"resources", "state", b"state", "tenant", b"tenant", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "at", b"at", "attempt_id", b"attempt_id", "container_name", b"container_name", "end_unseen", b"end_unseen", "exit_code", b"exit_code", "log_location", b"log_location", "node_id", b"node_id", "number", b"number", "owner_id", b"owner_id", "owner_kind", b"owner_kind", "resources", b"resources", "state", b"state", "task", b"task", "task_count", b"task_count", "tenant", b"tenant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015

@@ -144,6 +144,7 @@ class JobSpec(_message.Message):
     RETRIES_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
+    TASK_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For people; need not be unique."""
     image: _builtins.str
@@ -154,6 +155,10 @@ class JobSpec(_message.Message):
     """0..100, larger goes first."""
     queue: _builtins.str
     """Its queue, 1 to 63 of a-z, 0-9 and '-', a letter or digit first; empty stands for "default"."""
+    task_count: _builtins.int
+    """How many times it runs at once, each time with its resources: all of them are admitted together,
+    or none. 1 to 512; 0 stands for 1.
+    """
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -193,10 +198,11 @@ class JobSpec(_message.Message):
         retries: Global___JobRetries | None = ...,
         queue: _builtins.str = ...,
         after: _abc.Iterable[Global___JobDependency] | None = ...,
+        task_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "retries", b"retries", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "command", b"command", "env", b"env", "image", b"image", "inputs", b"inputs", "labels", b"labels", "name", b"name", "outputs", b"outputs", "priority", b"priority", "queue", b"queue", "resources", b"resources", "retries", b"retries", "source_digest", b"source_digest", "timeouts", b"timeouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "command", b"command", "env", b"env", "image", b"image", "inputs", b"inputs", "labels", b"labels", "name", b"name", "outputs", b"outputs", "priority", b"priority", "queue", b"queue", "resources", b"resources", "retries", b"retries", "source_digest", b"source_digest", "task_count", b"task_count", "timeouts", b"timeouts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -482,6 +488,7 @@ class Job(_message.Message):
     attempt_number: _builtins.int
     """Number of the current or last attempt, 0 before the first."""
     attempt_id: _builtins.str
+    """Of several tasks' attempts the first one's."""
     node_id: _builtins.str
     trace_id: _builtins.str
     retry_count: _builtins.int

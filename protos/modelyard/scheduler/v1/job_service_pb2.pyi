@@ -344,13 +344,16 @@ class JobAttempt(_message.Message):
     ENDED_AT_FIELD_NUMBER: _builtins.int
     EXIT_CODE_FIELD_NUMBER: _builtins.int
     ENDING_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     number: _builtins.int
-    """1 for the first."""
+    """1 for the first; those of a job's tasks that began together have it in common."""
     state: _job_events_pb2.AttemptState.ValueType
     node_id: _builtins.str
     exit_code: _builtins.int
     """Present when the program ended by itself or by a signal (then 128 + signal)."""
+    task: _builtins.int
+    """Which of the job's tasks it runs, from 0 on."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When capacity was taken on its node."""
@@ -377,10 +380,11 @@ class JobAttempt(_message.Message):
         ended_at: _timestamp_pb2.Timestamp | None = ...,
         exit_code: _builtins.int | None = ...,
         ending: Global___AttemptEnding | None = ...,
+        task: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "created_at", b"created_at", "ended_at", b"ended_at", "ending", b"ending", "exit_code", b"exit_code", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "created_at", b"created_at", "ended_at", b"ended_at", "ending", b"ending", "exit_code", b"exit_code", "id", b"id", "node_id", b"node_id", "number", b"number", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "created_at", b"created_at", "ended_at", b"ended_at", "ending", b"ending", "exit_code", b"exit_code", "id", b"id", "node_id", b"node_id", "number", b"number", "started_at", b"started_at", "state", b"state", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015
@@ -397,7 +401,7 @@ class AttemptEnding(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """What it was stopped for: cancelled, drained, run_timeout, suspended. Else what became of it:
+    """What it was stopped for: cancelled, drained, run_timeout, suspended, task_failed. Else what became of it:
     succeeded, or one of the reasons of JobFailure but queue_timeout.
     """
     message: _builtins.str

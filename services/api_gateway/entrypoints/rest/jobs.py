@@ -219,6 +219,13 @@ class JobSpec(Body):
         max_length=32,
         description="Jobs that have to end before this one may start; they have to exist.",
     )
+    tasks: int = Field(
+        default=1,
+        ge=1,
+        le=512,
+        description="How many times it runs at once, each time with `resources`: all of them are "
+        "admitted together, or none.",
+    )
 
     def to_pb(self) -> pb.JobSpec:
         """Return the protobuf form."""
@@ -240,6 +247,7 @@ class JobSpec(Body):
             labels=self.labels,
             queue=self.queue,
             after=[needed.to_pb() for needed in self.after],
+            task_count=self.tasks,
         )
 
     @staticmethod
@@ -263,6 +271,7 @@ class JobSpec(Body):
             labels=dict(spec.labels),
             queue=spec.queue,
             after=[JobDependency.from_pb(needed) for needed in spec.after],
+            tasks=spec.task_count or 1,
         )
 
 
@@ -372,8 +381,8 @@ class AttemptEnding(BaseModel):
     """Why an attempt ended."""
 
     reason: str = Field(
-        description="What it was stopped for: cancelled, drained, run_timeout, suspended. Else "
-        "what became of it: succeeded, or a reason of a job's failure."
+        description="What it was stopped for: cancelled, drained, run_timeout, suspended, "
+        "task_failed. Else what became of it: succeeded, or a reason of a job's failure."
     )
     message: str
 
@@ -382,7 +391,9 @@ class JobAttempt(BaseModel):
     """One try to run a job."""
 
     id: str
-    number: int = Field(description="1 for the first.")
+    number: int = Field(
+        description="1 for the first; those of a job's tasks that began together have it in common."
+    )
     state: AttemptState
     node_id: str
     created_at: datetime = Field(description="When capacity was taken on its node.")
@@ -394,6 +405,7 @@ class JobAttempt(BaseModel):
     ending: AttemptEnding | None = Field(
         description="Null where it has not ended, or did before that was kept."
     )
+    task: int = Field(description="Which of the job's tasks it runs, from 0 on.")
 
     @staticmethod
     def from_pb(attempt: service_pb.JobAttempt) -> "JobAttempt":
@@ -409,6 +421,7 @@ class JobAttempt(BaseModel):
             ended_at=instant_if_set(attempt.ended_at),
             exit_code=attempt.exit_code if attempt.HasField("exit_code") else None,
             ending=_ending(attempt.ending) if attempt.HasField("ending") else None,
+            task=attempt.task,
         )
 
 

@@ -8,6 +8,9 @@ told nothing more once they would not be let in again: the stream ends with an e
 
 The log collector knows the attempts that there are, the scheduler whether another one follows: the
 output of a job that is to be tried again is not complete.
+
+Of a job of several tasks the collector counts each task of each attempt as one (ADR-0037): of the
+position the first part is that count, and what is read is all of task 0's, then all of task 1's.
 """
 
 import asyncio
@@ -69,11 +72,22 @@ class _Owner:
     follow: Callable[[Gateway, service_pb.FollowLogsRequest], _Answers]
     attempt_count: int | None = None
     """How many attempts it has had; None where its owner does not count them."""
+    task_count: int = 1
 
-    def check_attempt(self, number: int) -> None:
-        """Raise NotFound for an attempt that there never was."""
-        if self.attempt_count is not None and number > self.attempt_count:
-            raise NotFound("attempt", f"{number} of job {self.id}")
+    def place_of(self, attempt: int, task: int | None) -> int:
+        """Return which part of the output is asked for, 0: all; raises NotFound.
+
+        Each task of each attempt is one. Of an attempt alone it is task 0's, of a task alone that
+        of the last attempt.
+        """
+        if self.attempt_count is not None and attempt > self.attempt_count:
+            raise NotFound("attempt", f"{attempt} of job {self.id}")
+        if task is not None and task >= self.task_count:
+            raise NotFound("task", f"{task} of {self.id}")
+        if self.task_count == 1 or (attempt == 0 and task is None):
+            return attempt
+        number = attempt or self.attempt_count or 1
+        return (number - 1) * self.task_count + (task or 0) + 1
 
 
 class LogQuery(Body):
@@ -82,12 +96,21 @@ class LogQuery(Body):
     after: str = Field(
         default="",
         pattern=r"^([0-9]{1,9}\.[0-9]{1,18})?$",
-        description="Position: attempt.sequence.",
+        description="Position of a record; for a job of one task it is attempt.sequence.",
     )
     follow: bool = Field(default=False, description="Live, as server-sent events.")
     contains: str = Field(default="", max_length=1024)
     stream: Stream | None = None
-    attempt: int = Field(default=0, ge=0, le=1_000_000, description="0: all.")
+    attempt: int = Field(
+        default=0, ge=0, le=1_000_000, description="0: all. Of several tasks: task 0's."
+    )
+    task: int | None = Field(
+        default=None,
+        ge=0,
+        lt=512,
+        description="One of a job's tasks, in its last attempt if none is named; absent: all, one "
+        "after another.",
+    )
     limit: int = Field(default=500, ge=1, le=5000)
 
 
@@ -97,6 +120,8 @@ class LogRecord(BaseModel):
     position: str
     attempt_id: str
     attempt_number: int
+    task: int
+    """Which of the job's tasks has printed it, from 0 on."""
     sequence: int
     stream: str
     time: datetime
@@ -107,12 +132,14 @@ class LogRecord(BaseModel):
     """No output: here some may be missing, and why."""
 
     @staticmethod
-    def from_pb(record: pb.LogRecord) -> "LogRecord":
-        """Return the JSON form."""
+    def from_pb(record: pb.LogRecord, *, task_count: int) -> "LogRecord":
+        """Return the JSON form; of a job of one task the place in its output is the attempt."""
+        attempts_before, task = divmod(record.attempt_number - 1, task_count)
         return LogRecord.model_construct(
             position=f"{record.attempt_number}.{record.sequence}",
             attempt_id=record.attempt_id,
-            attempt_number=record.attempt_number,
+            attempt_number=attempts_before + 1,
+            task=task,
             sequence=record.sequence,
             stream=pb.LogSource.Name(record.source).removeprefix("LOG_SOURCE_").lower(),
             time=instant(record.time),
@@ -145,6 +172,7 @@ def logs_router(edge: Gateway) -> APIRouter:
             may_print_more=not has_ended,
             follow=follow,
             attempt_count=job.attempt_number,
+            task_count=job.spec.task_count or 1,
         )
 
     async def deployment_of(edge: Gateway, name: str) -> _Owner:
@@ -167,15 +195,15 @@ def logs_router(edge: Gateway) -> APIRouter:
             Whoever would not be let in any more is told nothing more: an event `problem` ends it.
             """
             found = await owner(gateway(request), owner_id)
-            found.check_attempt(query.attempt)
+            place = found.place_of(query.attempt, query.task)
             position = _position(last_event_id or query.after)
             narrowed = service_pb.LogFilter(
                 contains=query.contains,
                 source=_source(query.stream),
-                attempt_number=query.attempt,
+                attempt_number=place,
             )
             if query.follow:
-                follow = _follow if query.attempt else found.follow
+                follow = _follow if place else found.follow
                 records = follow(
                     gateway(request),
                     service_pb.FollowLogsRequest(
@@ -184,7 +212,7 @@ def logs_router(edge: Gateway) -> APIRouter:
                 )
                 admitted = StillAdmitted.of(request, "logs:read", owner_scope)
                 return StreamingResponse(
-                    _events(records, admitted),
+                    _events(records, admitted, task_count=found.task_count),
                     media_type=EVENT_STREAM,
                     headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
                 )
@@ -196,9 +224,12 @@ def logs_router(edge: Gateway) -> APIRouter:
                     filter=narrowed,
                 )
             )
-            may_print_more = found.may_print_more and not query.attempt
+            may_print_more = found.may_print_more and not place
             body = LogPage(
-                records=[LogRecord.from_pb(record) for record in page.records],
+                records=[
+                    LogRecord.from_pb(record, task_count=found.task_count)
+                    for record in page.records
+                ],
                 next=f"{page.next.attempt_number}.{page.next.sequence}",
                 is_complete=page.complete and not may_print_more,
             )
@@ -267,7 +298,7 @@ async def _what_follows(edge: Gateway, job_id: str, last_attempt_number: int) ->
     pause_s = _PAUSE_MIN_S
     for _ in range(_LOOKS_MAX):
         job = (await edge.jobs.get(jobs_pb.GetJobRequest(job_id=job_id))).job
-        if job.attempt_number > last_attempt_number:
+        if job.attempt_number * (job.spec.task_count or 1) > last_attempt_number:
             return _Next.ATTEMPT
         if job.state in _TERMINAL:
             return _Next.NOTHING
@@ -276,7 +307,9 @@ async def _what_follows(edge: Gateway, job_id: str, last_attempt_number: int) ->
     return _Next.UNDECIDED
 
 
-async def _events(answers: _Answers, admitted: StillAdmitted) -> AsyncIterator[str]:
+async def _events(
+    answers: _Answers, admitted: StillAdmitted, *, task_count: int
+) -> AsyncIterator[str]:
     """Render answers as events `log`, then `complete`, or `problem` after which to resume.
 
     An answer of nothing is an event `quiet`.
@@ -288,7 +321,7 @@ async def _events(answers: _Answers, admitted: StillAdmitted) -> AsyncIterator[s
             async for answer in answers:
                 await admitted.check()
                 for record in answer.records:
-                    line = LogRecord.from_pb(record)
+                    line = LogRecord.from_pb(record, task_count=task_count)
                     yield f"id: {line.position}\nevent: log\ndata: {line.model_dump_json()}\n\n"
                 if answer.complete:
                     yield "event: complete\ndata: {}\n\n"

@@ -96,6 +96,8 @@ _WITH_FIGURES: Final[Mapping[str, Callable[[Mapping[str, Any]], str]]] = {
     "string_pattern_mismatch": lambda c: PATTERNS.get(c["pattern"], _ANY_PATTERN),
 }
 _OWNERS_MESSAGE: Final = re.compile(r"^(spec|page|filter|header)\.")
+_OTHERWISE_NAMED: Final = {"task_count": "tasks"}
+"""Fields of owners' messages that requests name in another way."""
 _SHORT_UNITS: Final = {"second": "s", "minute": "min", "hour": "h"}
 _LONG_UNITS: Final = re.compile(r" (second|minute|hour)s?\b")
 _BOUNDS: Final = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
@@ -142,6 +144,7 @@ def in_request_words(error: ModelyardError) -> ModelyardError:
     field = _OWNERS_MESSAGE.sub("", told)
     if field == told:
         return error
+    field = _OTHERWISE_NAMED.get(field, field)
     said = error.message.removeprefix(f"{told}: ")
     message = error.message if said == error.message else f"{field}: {said}"
     detail = {**error.detail, "field": field}

@@ -59,13 +59,16 @@ def _attempt_from_pb(event: Event) -> AttemptEvent:
         raise InvalidArgument("owner_kind", "is not known")
     if attempt.number < 1:
         raise InvalidArgument("number", "must be 1 or more")
+    if not 0 <= attempt.task < (attempt.task_count or 1):
+        raise InvalidArgument("task", "must be less than task_count")
     return AttemptEvent(
         event_id=event.id,
         tenant=event.tenant,
         attempt_id=attempt.attempt_id,
         owner_kind=owner_kind,
         owner_id=attempt.owner_id,
-        attempt_number=attempt.number,
+        # A job's attempts in their order, and within one its tasks: for one task, the number.
+        attempt_number=(attempt.number - 1) * (attempt.task_count or 1) + attempt.task + 1,
         node_id=attempt.node_id,
         at=event.time,
         location=(

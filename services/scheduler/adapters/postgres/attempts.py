@@ -32,7 +32,7 @@ from services.scheduler.domain.attempts.work import AttemptWork, JobWork, Replic
 from services.scheduler.domain.deployments.deployment import DeploymentSpec
 from services.scheduler.domain.deployments.model import ModelPin
 from services.scheduler.domain.deployments.replica import ReplicaState
-from services.scheduler.domain.identities import AttemptId, NodeId
+from services.scheduler.domain.identities import AttemptId, JobId, NodeId
 from services.scheduler.domain.jobs.job import (
     Checkpoint,
     JobState,
@@ -77,7 +77,7 @@ _OPEN_WORK: Final = (
         JOBS.c.spec.label("job_spec"),
         JOBS.c.stop.label("job_stop"),
         JOBS.c.checkpoint.label("job_checkpoint"),
-        JOBS.c.attempt_id.label("job_attempt_id"),
+        JOBS.c.attempt_number.label("job_attempt_number"),
         REPLICAS.c.state.label("replica_state"),
         REPLICAS.c.reason.label("replica_reason"),
         REPLICAS.c.address.label("replica_address"),
@@ -101,15 +101,28 @@ _OF_OWNER: Final = (
     .where(
         ATTEMPTS.c.owner_id == sa.bindparam("owner_id"), ATTEMPTS.c.tenant == sa.bindparam("tenant")
     )
-    .order_by(ATTEMPTS.c.number)
+    .order_by(ATTEMPTS.c.number, ATTEMPTS.c.task)
     .limit(sa.bindparam("attempts_max", type_=sa.Integer))
 )
 _SHOWN: Final = ATTEMPTS.alias("shown")
 _OF_OWNER_AFTER: Final = _OF_OWNER.where(
-    ATTEMPTS.c.number
-    > sa.select(_SHOWN.c.number)
+    sa.tuple_(ATTEMPTS.c.number, ATTEMPTS.c.task)
+    > sa.select(_SHOWN.c.number, _SHOWN.c.task)
     .where(_SHOWN.c.id == sa.bindparam("after"), _SHOWN.c.tenant == sa.bindparam("tenant"))
     .scalar_subquery()
+)
+_GOES_ON: Final = sa.select(
+    sa.exists().where(
+        ATTEMPTS.c.owner_id == sa.bindparam("owner_id"),
+        ATTEMPTS.c.number == sa.bindparam("number"),
+        ATTEMPTS.c.state.in_(OPEN),
+    )
+)
+_NODES_OF: Final = (
+    sa.select(ATTEMPTS.c.node_id)
+    .where(ATTEMPTS.c.owner_id == sa.bindparam("owner_id"), ATTEMPTS.c.state.in_(OPEN))
+    .distinct()
+    .order_by(ATTEMPTS.c.node_id)
 )
 _ENDS: Final = sa.select(ATTEMPTS.c.id, ATTEMPTS.c.ended_at).where(
     ATTEMPTS.c.id.in_(sa.bindparam("attempt_ids", expanding=True))
@@ -127,6 +140,16 @@ class PostgresAttempts:
         """Store new attempts."""
         if attempts:
             await self._connection.execute(_INSERT, [_new_row(attempt) for attempt in attempts])
+
+    async def goes_on(self, job_id: JobId, *, number: int) -> bool:
+        """Tell whether one of the attempts of this number at a job is open."""
+        given = {"owner_id": job_id, "number": number}
+        return bool(await self._connection.scalar(_GOES_ON, given))
+
+    async def nodes_of(self, job_id: JobId) -> Sequence[NodeId]:
+        """Return the nodes on which a job has open attempts, by id."""
+        found = await self._connection.scalars(_NODES_OF, {"owner_id": job_id})
+        return [NodeId(node_id) for node_id in found]
 
     async def get(self, attempt_id: AttemptId) -> Attempt:
         """Return an attempt, locked."""
@@ -149,7 +172,7 @@ class PostgresAttempts:
     async def of_owner(
         self, owner_id: str, *, tenant: TenantId, after: AttemptId | None, limit: int
     ) -> Sequence[Attempt]:
-        """Return a tenant's attempts at one thing by number, those after one of them."""
+        """Return a tenant's attempts at one thing by number and task, those after one of them."""
         query = _OF_OWNER if after is None else _OF_OWNER_AFTER
         given = {"owner_id": owner_id, "tenant": tenant, "after": after, "attempts_max": limit}
         found = await self._connection.execute(query, given)
@@ -185,6 +208,8 @@ def _new_row(attempt: Attempt) -> dict[str, Any]:
         "owner_id": attempt.owner.id,
         "public_owner_id": attempt.owner.public_id,
         "number": attempt.number,
+        "task": attempt.task,
+        "task_count": attempt.task_count,
         "node_id": attempt.node_id,
         "traceparent": attempt.traceparent,
         **from_resources(attempt.resources),
@@ -224,6 +249,8 @@ def to_attempt(row: sa.RowMapping) -> Attempt:
         started_at=row["started_at"],
         ended_at=row["ended_at"],
         ending=_ending(row),
+        task=row["task"],
+        task_count=row["task_count"],
     )
 
 
@@ -255,7 +282,7 @@ def to_work(row: sa.RowMapping) -> AttemptWork:
                 checkpoint=maybe_from_document(Checkpoint, row["job_checkpoint"]),
             ),
             stop=maybe_from_document(StopRequest, row["job_stop"]),
-            is_current=row["job_attempt_id"] == attempt.id,
+            is_current=row["job_attempt_number"] == attempt.number,
             placed_for=row["placed_for"],
         )
     return AttemptWork(

@@ -39,6 +39,7 @@ from services.scheduler.domain.jobs.job import (
     Job,
     JobProgress,
     JobState,
+    OutputManifest,
     StopRequest,
 )
 from services.scheduler.domain.jobs.spec import JobSpec
@@ -67,8 +68,9 @@ _PLACED: Final = (
 )
 _PLACED_ON_DRAINED: Final = (
     sa.select(JOBS.c.id)
-    .join(ATTEMPTS, ATTEMPTS.c.id == JOBS.c.attempt_id)
+    .join(ATTEMPTS, ATTEMPTS.c.owner_id == JOBS.c.id)
     .where(IS_OPEN_ON_DRAINED, JOBS.c.state.in_(PLACED))
+    .distinct()
     .order_by(JOBS.c.id)
     .limit(sa.bindparam("jobs_max", type_=sa.Integer))
 )
@@ -304,6 +306,7 @@ def _new_row(job: Job) -> dict[str, Any]:
         "spec": to_document(job.spec),
         "priority": job.spec.priority,
         "queue": job.spec.queue,
+        "task_count": job.spec.task_count,
         "traceparent": job.traceparent,
         "created_at": job.created_at,
         **from_resources(job.spec.resources),
@@ -331,6 +334,7 @@ def from_job(job: Job) -> dict[str, Any]:
         "queue_expires_at": job.queue_expires_at,
         "checkpoint": to_document(job.checkpoint),
         "needs_count": len(job.needs),
+        "kept_outputs": to_document(job.kept_outputs) if job.kept_outputs else None,
     }
 
 
@@ -359,4 +363,5 @@ def to_job(row: sa.RowMapping, needs: Needs) -> Job:
         queue_expires_at=row["queue_expires_at"],
         checkpoint=maybe_from_document(Checkpoint, row["checkpoint"]),
         needs=needs,
+        kept_outputs=maybe_from_document(tuple[OutputManifest, ...], row["kept_outputs"]) or (),
     )

@@ -56,6 +56,7 @@ _JOB: Final = (
     JOBS.c.spec["timeouts"].label("timeouts"),
     JOBS.c.queue,
     JOBS.c.retry_at,
+    JOBS.c.task_count,
 )
 _REPLICA: Final = (
     REPLICAS.c.tenant,
@@ -65,6 +66,7 @@ _REPLICA: Final = (
     sa.cast(sa.null(), JSONB).label("timeouts"),
     sa.literal("").label("queue"),
     sa.cast(sa.null(), JOBS.c.retry_at.type).label("retry_at"),
+    sa.literal(1).label("task_count"),
 )
 _OF_DEPLOYMENTS: Final = REPLICAS.join(DEPLOYMENTS, DEPLOYMENTS.c.id == REPLICAS.c.deployment_id)
 
@@ -127,6 +129,7 @@ _TOTALS: Final = sa.select(
     sa.null(),
     sa.cast(sa.func.coalesce(sa.func.sum(_IN_LINE.c.queue_seq), 0), sa.BigInteger),
     *(sa.null() for _ in _AMOUNTS),
+    sa.null(),
     sa.null(),
     sa.null(),
     sa.null(),
@@ -298,6 +301,7 @@ def to_waiting(row: sa.RowMapping) -> Waiting:
         to_resources(row),
         run_max=None if timeouts is None else timeouts.run,
         queue=row["queue"],
+        task_count=row["task_count"],
     )
     return Waiting(Head(row["id"], row["queue_seq"], shape), not_before=row["retry_at"])
 

@@ -45,8 +45,9 @@ _NAMED: Final = sa.union_all(
     .where(
         ATTEMPTS.c.state.in_(OPEN),
         JOBS.c.tenant == _TENANT,
-        JOBS.c.attempt_id == ATTEMPTS.c.id,
-    ),
+        JOBS.c.attempt_number == ATTEMPTS.c.number,
+    )
+    .group_by(ATTEMPTS.c.tenant, JOBS.c.queue, ATTEMPTS.c.owner_id),  # a row a job, not a task
     sa.select(
         QUEUES.c.tenant,
         QUEUES.c.name,

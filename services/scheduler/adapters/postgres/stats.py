@@ -37,6 +37,7 @@ _ADMITTED: Final = (
     .where(
         ATTEMPTS.c.tenant == sa.bindparam("tenant"),
         IS_FIRST_OF_JOB,
+        ATTEMPTS.c.task == 0,
         ATTEMPTS.c.created_at >= sa.bindparam("since"),
     )
     .order_by(ATTEMPTS.c.created_at.desc())

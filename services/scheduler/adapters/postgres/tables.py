@@ -2,8 +2,8 @@
 
 Owns: columns, constraints and the indexes that the repositories' queries rely on. Descriptions
 that nobody searches in are JSON documents (`documents`); what is searched, ordered or counted has
-columns. Always holds, by the database itself: an owner has at most one open attempt, a tenant at
-most one living deployment of a name, and a node never has less than nothing in use.
+columns. Always holds, by the database itself: a task of an owner has at most one open attempt, a
+tenant at most one living deployment of a name, and a node never has less than nothing in use.
 """
 
 from typing import Any, Final
@@ -83,6 +83,8 @@ JOBS: Final = Table(
         server_default="0",
         comment="rows of job_dependency",
     ),
+    Column("task_count", Integer, nullable=False, server_default="1"),
+    _document("kept_outputs", nullable=True),
 )
 Index("ix_job_newest", JOBS.c.tenant, JOBS.c.id.desc())
 Index(
@@ -216,6 +218,8 @@ ATTEMPTS: Final = Table(
     utc("ended_at", nullable=True),
     Column("end_reason", Text),
     Column("end_message", Text),
+    Column("task", Integer, nullable=False, server_default="0"),
+    Column("task_count", Integer, nullable=False, server_default="1"),
 )
 IS_FIRST_OF_JOB: Final = text("owner_kind = 'JOB' AND number = 1")
 """Written as in the index: parameters in it would hide that."""
@@ -223,13 +227,14 @@ Index(
     "ix_attempt_first_of_job",
     ATTEMPTS.c.tenant,
     ATTEMPTS.c.created_at,
-    postgresql_include=["owner_id"],
+    postgresql_include=["owner_id", "task"],
     postgresql_where=IS_FIRST_OF_JOB,
 )
-Index("uq_attempt_number", ATTEMPTS.c.owner_id, ATTEMPTS.c.number, unique=True)
+Index("uq_attempt_number", ATTEMPTS.c.owner_id, ATTEMPTS.c.number, ATTEMPTS.c.task, unique=True)
 Index(
     "uq_attempt_open_owner",
     ATTEMPTS.c.owner_id,
+    ATTEMPTS.c.task,
     unique=True,
     postgresql_where=text("state IN ('CREATED', 'STARTED')"),
 )

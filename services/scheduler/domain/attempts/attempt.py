@@ -98,6 +98,10 @@ class Attempt:
     ended_at: datetime | None = None
     ending: AttemptEnding | None = None
     """Why it ended; None: it has not, or did before that was kept."""
+    task: int = 0
+    """Which of its job's tasks it runs, from 0 on."""
+    task_count: int = 1
+    """How many its job has."""
 
     @classmethod
     def created(
@@ -111,6 +115,8 @@ class Attempt:
         resources: Resources,
         at: datetime,
         traceparent: str | None,
+        task: int = 0,
+        task_count: int = 1,
     ) -> "tuple[Attempt, AttemptTransitioned]":
         """Return a new attempt, whose capacity is booked in the same transaction."""
         attempt = cls(
@@ -124,6 +130,8 @@ class Attempt:
             version=1,
             created_at=at,
             traceparent=traceparent,
+            task=task,
+            task_count=task_count,
         )
         return attempt, AttemptTransitioned(attempt, at)
 

@@ -53,8 +53,8 @@ TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
     S.ADMITTED: frozenset({S.STARTING, S.FAILED, S.STOPPING, S.QUEUED}),
     S.STARTING: frozenset({S.RUNNING, S.FAILED, S.STOPPING, S.QUEUED}),
     S.RUNNING: frozenset({S.SUCCEEDED, S.FAILED, S.STOPPING, S.QUEUED}),
-    # To QUEUED: its tenant was suspended, its node is drained, or it ran too long and is tried
-    # again. To STOPPING: it was cancelled while it would come back.
+    # To QUEUED: its tenant was suspended, its node is drained, or it ran too long, or one of its
+    # tasks failed, and is tried again. To STOPPING: it was cancelled while it would come back.
     S.STOPPING: frozenset({S.CANCELLED, S.FAILED, S.QUEUED, S.STOPPING}),
     S.SUCCEEDED: frozenset(),
     S.FAILED: frozenset(),
@@ -115,6 +115,8 @@ class StopCause(StrEnum):
     RUN_TIMEOUT = "run_timeout"
     SUSPENDED = "suspended"
     DRAINED = "drained"
+    TASK_FAILED = "task_failed"
+    """One of several tasks has ended otherwise than in success: the others stop, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,8 @@ class StopRequest:
     cause: StopCause
     reason: str
     requested_at: datetime
+    failure: JobFailure | None = None
+    """With TASK_FAILED: what the job fails for, or is tried again for, once all tasks ended."""
 
     @property
     def is_for_now(self) -> bool:
@@ -132,6 +136,9 @@ class StopRequest:
 
     def allows_return(self, retries: JobRetries, *, retry_count: int) -> bool:
         """Tell whether a job that stops so, after so many retries, goes back in line."""
+        if self.failure is not None:
+            reason, exit_code = self.failure.reason, self.failure.exit_code
+            return retries.allow(reason, exit_code, retry_count=retry_count)
         is_timeout = self.cause is StopCause.RUN_TIMEOUT
         return self.is_for_now or (
             is_timeout and retries.allow(FailureReason.RUN_TIMEOUT, retry_count=retry_count)
@@ -190,8 +197,11 @@ class Job:
     traceparent: str | None = None
     """The submission's; parent of all that happens to the job."""
     attempt_number: int = 0
+    """Its tasks' attempts have it in common: they begin together, and all end before others do."""
     attempt_id: AttemptId | None = None
+    """Task 0's."""
     node_id: NodeId | None = None
+    """Task 0's."""
     progress: JobProgress | None = None
     failure: JobFailure | None = None
     stop: StopRequest | None = None
@@ -207,6 +217,8 @@ class Job:
     """What its next attempt finds in its checkpoint folder."""
     needs: tuple[JobDependency, ...] = ()
     """What of `spec.after` it waits for still; until that has ended it is passed over in line."""
+    kept_outputs: tuple[OutputManifest, ...] = ()
+    """What task 0 has left, while other tasks go on."""
 
     @classmethod
     def queued(
@@ -258,13 +270,14 @@ class Job:
         return Phase.STARTING if self.started_at is None else Phase.RUNNING
 
     def admitted(
-        self, attempt_id: AttemptId, node_id: NodeId, *, at: datetime
+        self, attempt_id: AttemptId, node_id: NodeId, *others: NodeId, at: datetime
     ) -> "tuple[Job, JobTransitioned]":
-        """Capacity is taken on a node, for a new attempt."""
+        """Capacity is taken for new attempts: task 0's, and on `others` those of all others."""
         assert not self.needs, "who waits for other jobs is passed over in line"
+        assert len(others) == self.spec.task_count - 1, "all tasks are placed together"
         return self.move(
             S.ADMITTED,
-            reason=f"placed on {node_id}",
+            reason=_placed_on(node_id, *others),
             at=at,
             attempt_number=self.attempt_number + 1,
             attempt_id=attempt_id,
@@ -305,6 +318,23 @@ class Job:
     def kept(self, checkpoint: Checkpoint | None) -> "Job":
         """Return the job with its newest checkpoint, if there is one: no fact, no new version."""
         return self if checkpoint is None else replace(self, checkpoint=checkpoint)
+
+    def kept_output(self, outputs: tuple[OutputManifest, ...]) -> "Job":
+        """Task 0 has left this, and others go on: no fact, no new version."""
+        return replace(self, kept_outputs=outputs)
+
+    def task_failed(
+        self, failure: JobFailure, *, at: datetime
+    ) -> "tuple[Job, JobTransitioned] | None":
+        """One of its tasks has failed, and others are to stop; None if they were asked before.
+
+        Only the first failure counts: what follows it may be its doing.
+        """
+        if self.state is S.STOPPING:
+            return None
+        failure = failure.bounded()
+        stop = StopRequest(StopCause.TASK_FAILED, failure.message, at, failure)
+        return self.move(S.STOPPING, reason=failure.message, at=at, stop=stop)
 
     def asked_to_stop(
         self, *, reason: str, at: datetime, cause: StopCause = StopCause.CANCELLED
@@ -393,6 +423,8 @@ class Job:
         moved = replace(
             self, state=to, reason=reason, version=self.version + 1, needs=(), **changes
         )
+        if moved.is_terminal or to is S.QUEUED:
+            moved = replace(moved, kept_outputs=())
         return moved, replace(_fact_of(moved, at), ended_phase=self._phase_ended_by(moved, at))
 
     def _back_in_line(
@@ -431,6 +463,14 @@ class Job:
                 None  # since when it is back in line is not kept: no span rather than a wrong one
             )
         return EndedPhase(phase, started_at=began[phase] or self.created_at, ended_at=at)
+
+
+def _placed_on(*node_ids: NodeId) -> str:
+    if len(node_ids) == 1:
+        return f"placed on {node_ids[0]}"
+    nodes = sorted(set(node_ids))
+    where = nodes[0] if len(nodes) == 1 else f"{len(nodes)} nodes"
+    return f"{len(node_ids)} tasks placed on {where}"
 
 
 def _waits_for(needs: tuple[JobDependency, ...]) -> str:

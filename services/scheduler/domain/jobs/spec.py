@@ -29,6 +29,7 @@ INPUTS_MAX: Final = 32
 OUTPUTS_MAX: Final = 32
 LABELS_MAX: Final = 32
 DEPENDENCIES_MAX: Final = 32
+TASKS_MAX: Final = 512
 NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 LABEL_VALUE_CHARACTERS_MAX: Final = 256
 PRIORITY_MAX: Final = 100
@@ -118,6 +119,13 @@ class JobSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     queue: str = DEFAULT_QUEUE
     after: tuple[JobDependency, ...] = ()
+    task_count: int = 1
+    """How many times it runs at once, each with `resources`: all of them are admitted, or none."""
+
+    @property
+    def total_resources(self) -> Resources:
+        """Return what all of its tasks take together."""
+        return self.resources if self.task_count == 1 else self.resources * self.task_count
 
     def check(self) -> None:
         """Raise InvalidArgument naming the first field that is out of bounds."""
@@ -139,6 +147,8 @@ class JobSpec:
         check_labels(self.labels, field="spec.labels")
         check_queue_name(self.queue, field="spec.queue")
         self._check_after()
+        if not 1 <= self.task_count <= TASKS_MAX:
+            raise InvalidArgument("spec.task_count", f"must be between 1 and {TASKS_MAX}")
 
     def field_of_digest(self, digest: str) -> str | None:
         """Return the first field that asks for an artifact, as whoever asked has written it."""

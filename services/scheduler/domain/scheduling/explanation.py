@@ -101,8 +101,8 @@ def reason_by_itself(
         told = f"{job.reason}; it is tried again from {job.retry_at:%Y-%m-%dT%H:%M:%SZ} on"
         return Reason(Hold.BACK_OFF, told, "nothing but time")
     left = tenant.left(booked)
-    if left is not None and not job.spec.resources.fits_in(left):
-        short = _in_words(job.spec.resources.less(left))
+    if left is not None and not job.spec.total_resources.fits_in(left):
+        short = _in_words(job.spec.total_resources.less(left))
         told = f"what runs takes what the tenant's plan lets it take: it is short of {short}"
         return Reason(Hold.PLAN, told, "the end of what the tenant runs, or a larger plan")
     return None
@@ -128,7 +128,7 @@ def _what_is_short(head: Head, seen: Snapshot, decisions: Decisions, told: Forec
     """Return why a head was placed nowhere, by what there was before the plan and at its turn."""
     at_its_turn = seen.with_placed(decisions.placements[: decisions.refused[head.shape]])
     left = at_its_turn.left.get(head.tenant)
-    if left is not None and not head.resources.fits_in(left):
+    if left is not None and not head.total.fits_in(left):
         because = "its tenant's jobs before it take what the plan lets it take"
         return Reason(Hold.PLAN, because, "the end of what the tenant runs, or a larger plan")
     if _has_room(head, at_its_turn.nodes):
@@ -137,16 +137,26 @@ def _what_is_short(head: Head, seen: Snapshot, decisions: Decisions, told: Forec
         return Reason(Hold.ORDER, because, helped_by)
     if _has_room(head, seen.nodes):
         return Reason(Hold.ORDER, "those before it take the room that there is", _ENDS_HELP)
-    short = _least_short(head, [node for node in seen.nodes if node.takes(head.tenant)])
     never = told.starts_in is None and not told.is_cut
     helped_by = "fewer replicas, or more nodes" if never else _ENDS_HELP
-    return Reason(
-        Hold.RESOURCES, f"no node has room for it: the best one is short of {short}", helped_by
-    )
+    if (room := _room(head, seen.nodes)) > 0:
+        because = f"there is room for {room} of its {head.task_count} tasks, which start together"
+        return Reason(Hold.RESOURCES, because, helped_by)
+    short = _least_short(head, [node for node in seen.nodes if node.takes(head.tenant)])
+    which = "it" if head.task_count == 1 else f"any of its {head.task_count} tasks"
+    because = f"no node has room for {which}: the best one is short of {short}"
+    return Reason(Hold.RESOURCES, because, helped_by)
 
 
 def _has_room(head: Head, nodes: Iterable[Node]) -> bool:
-    return any(node.has_room_for(head.resources, of=head.tenant) for node in nodes)
+    return _room(head, nodes) == head.task_count
+
+
+def _room(head: Head, nodes: Iterable[Node]) -> int:
+    """Return for how many of its tasks there is room."""
+    most = head.task_count
+    open_to = (node for node in nodes if node.takes(head.tenant))
+    return min(most, sum(head.resources.count_in(node.free, most=most) for node in open_to))
 
 
 def _least_short(head: Head, nodes: Iterable[Node]) -> str:

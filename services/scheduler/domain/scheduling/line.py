@@ -34,6 +34,13 @@ class Shape:
     """For how long it holds capacity at most, from its start; None: it never ends by itself."""
     queue: str = ""
     """A job's, by which its tenant may pause it; a replica has none."""
+    task_count: int = 1
+    """How many times it takes `resources`, on one node or on several: all of it, or nothing."""
+
+    @property
+    def total(self) -> Resources:
+        """Return what all of its tasks take together."""
+        return self.resources if self.task_count == 1 else self.resources * self.task_count
 
     @property
     def rank(self) -> tuple[bool, int]:
@@ -62,8 +69,18 @@ class Head:
 
     @property
     def resources(self) -> Resources:
-        """Return what it needs."""
+        """Return what each of its tasks needs."""
         return self.shape.resources
+
+    @property
+    def task_count(self) -> int:
+        """Return how many tasks it has; a replica is one."""
+        return self.shape.task_count
+
+    @property
+    def total(self) -> Resources:
+        """Return what all of its tasks need together."""
+        return self.shape.total
 
     @property
     def run_max(self) -> timedelta | None:

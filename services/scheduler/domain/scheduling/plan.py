@@ -15,11 +15,15 @@ a replica, has no such instant, and holds up nobody. Replicas are not passed by 
 
 A node that takes one tenant's work at a time is that tenant's until it is empty; the first who is
 placed on an empty one makes it its tenant's (ADR-0032).
+
+A job of several tasks gets a node for each of them, or nothing (ADR-0037). Its tasks are alike, so
+it fits where the counts that nodes hold of them add up to all of them; it takes as few nodes as it
+can. Its reservation is the instant at which they will add up.
 """
 
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import islice
@@ -60,16 +64,32 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """That a head may run on a node."""
+    """That a head may run, each of its tasks on a node."""
 
     head: Head
-    node_id: NodeId
+    node_ids: tuple[NodeId, ...]
+    """By task; several may share a node."""
 
     @property
-    def holding(self) -> Holding:
-        """Return what it holds once it is carried out."""
+    def node_id(self) -> NodeId:
+        """Return the first task's."""
+        return self.node_ids[0]
+
+    @property
+    def takes(self) -> Mapping[NodeId, Resources]:
+        """Return what it takes of each node."""
+        if len(self.node_ids) == 1:
+            return {self.node_id: self.head.resources}
+        counts = Counter(self.node_ids)
+        return {node_id: self.head.resources * count for node_id, count in counts.items()}
+
+    @property
+    def holdings(self) -> Sequence[Holding]:
+        """Return what it holds once it is carried out, task by task."""
         head = self.head
-        return Holding(self.node_id, head.tenant, head.resources, head.run_max)
+        return [
+            Holding(node_id, head.tenant, head.resources, head.run_max) for node_id in self.node_ids
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +102,7 @@ class Snapshot:
     left: Mapping[TenantId, Resources]
     """What tenants may take; those that are missing may take whatever there is."""
     heads_max: int
-    """Heads that are placed; who finds no room is passed over uncounted."""
+    """After so many tasks nobody else is placed; who finds no room is passed over uncounted."""
     paused: Collection[tuple[TenantId, str]] = frozenset()
     """Queues of which nothing is placed."""
     holdings: Sequence[Holding] | None = ()
@@ -94,18 +114,22 @@ class Snapshot:
         left = dict(self.left)
         held = dict(self.shares.held)
         for placement in placements:
-            head, node = placement.head, nodes[placement.node_id]
-            nodes[node.id] = node.booked(head.resources, by=head.work)
-            held[head.tenant] = held.get(head.tenant, Resources()) + head.resources
+            head = placement.head
+            for node_id, taken in placement.takes.items():
+                nodes[node_id] = nodes[node_id].booked(taken, by=head.work)
+            held[head.tenant] = held.get(head.tenant, Resources()) + head.total
             if head.tenant in left:
-                left[head.tenant] -= head.resources
+                left[head.tenant] -= head.total
         return replace(
             self,
             line=self.line.without(placement.head.id for placement in placements),
             nodes=list(nodes.values()),
             shares=replace(self.shares, held=held),
             left=left,
-            holdings=[*(self.holdings or ()), *(placement.holding for placement in placements)],
+            holdings=[
+                *(self.holdings or ()),
+                *(held for placement in placements for held in placement.holdings),
+            ],
         )
 
 
@@ -115,6 +139,7 @@ class Reservation:
 
     head: Head
     node_id: NodeId
+    """Where that is; of several tasks, the node that completes the room for them."""
     starts_in: timedelta
 
     def is_unharmed_by(self, other: Head) -> bool:
@@ -146,23 +171,25 @@ class Decisions:
 
 
 def plan(seen: Snapshot) -> Decisions:
-    """Place heads in turn, each on the node that it leaves fullest."""
+    """Place heads in turn, each on the node that it leaves fullest, or with all its tasks."""
     room = _Room(seen)
     turns = seen.line.turns(lambda tenant: seen.shares.of(tenant, more=room.given[tenant]))
     placements: list[Placement] = []
+    task_count = 0
     refused: dict[Shape, int] = {}
     reservation: Reservation | None = None
     are_replicas_blocked = is_somebody_blocked = needs_holdings = is_cut = False
     for head in turns:
         is_job = head.kind is OwnerKind.JOB
         is_let = room.lets(head) and (is_job or not are_replicas_blocked)
-        if is_let and (is_somebody_blocked or len(placements) == seen.heads_max):
+        if is_let and (is_somebody_blocked or task_count >= seen.heads_max):
             needs_holdings, is_cut = is_somebody_blocked, not is_somebody_blocked
             break
         kept = reservation if is_job else None
-        node_id = room.tightest(head, kept) if is_let else None
-        if node_id is not None:
-            placements.append(room.place(head, node_id))
+        node_ids = room.found_for(head, kept) if is_let else None
+        if node_ids is not None:
+            placements.append(room.place(head, node_ids))
+            task_count += head.task_count
             continue
         refused[head.shape] = len(placements)
         turns.refuse()
@@ -199,8 +226,8 @@ class _Room:
         for holding in seen.holdings or ():
             self._held_by_node[holding.node_id].append(holding)
         self._most_free = Resources.most(self._free.values())
-        self._in_vain: set[tuple[TenantId, Resources, bool]] = set()
-        self._never: set[tuple[TenantId, Resources]] = set()
+        self._in_vain: set[tuple[TenantId, Resources, int, bool]] = set()
+        self._never: set[tuple[TenantId, Resources, int]] = set()
         self._searches: Counter[TenantId] = Counter()
         tenant_count = len(seen.line.tenants())
         self._searches_max = max(SEARCHES_EACH_MIN, SEARCHES_MAX // max(1, tenant_count))
@@ -209,15 +236,21 @@ class _Room:
         """Tell whether its own tenant's pause or plan keeps nobody like it back."""
         left = self._left.get(head.tenant)
         is_paused = (head.tenant, head.shape.queue) in self._paused
-        return not is_paused and (left is None or head.resources.fits_in(left))
+        return not is_paused and (left is None or head.total.fits_in(left))
 
     def could_hold(self, head: Head) -> bool:
-        """Tell whether some node could hold it once the jobs of now are over."""
-        asked = (head.tenant, head.resources)
+        """Tell whether the nodes could hold it once the jobs of now are over."""
+        asked = (head.tenant, head.resources, head.task_count)
         if asked in self._never:
             return False
         self._searches[head.tenant] += 1
-        could = any(_could_hold(node, head) for node in self._nodes.values())
+        nodes = (node for node in self._nodes.values() if _could_hold(node, head))
+        if head.task_count == 1:
+            could = any(True for _ in nodes)
+        else:
+            most = head.task_count
+            counts = (head.resources.count_in(node.capacity, most=most) for node in nodes)
+            could = sum(counts) >= most
         if not could:
             self._never.add(asked)
         return could
@@ -225,58 +258,94 @@ class _Room:
     def reserved(self, head: Head) -> Reservation | None:
         """Return where a head will fit first; None where nothing that ends makes room for it."""
         self._searches[head.tenant] += 1
-        found = [
-            (starts_in, node.id)
+        # By one task where there are no others: the first instant at which some node has room.
+        found = sorted(
+            each
             for node in self._nodes.values()
-            if (starts_in := _fits_in(node, head, self._held_by_node[node.id])) is not None
-        ]
-        if not found:
-            self._never.add((head.tenant, head.resources))
-            return None
-        starts_in, node_id = min(found)
-        return Reservation(head, node_id, starts_in)
+            for each in _fits_from(node, head, self._held_by_node[node.id])
+        )
+        count = 0
+        for starts_in, node_id, more in found:
+            count += more
+            if count >= head.task_count:
+                return Reservation(head, node_id, starts_in)
+        self._never.add((head.tenant, head.resources, head.task_count))
+        return None
 
     def is_searched_enough_for(self, tenant: TenantId) -> bool:
         """Tell whether a tenant has asked in vain for as many different things as it may."""
         return self._searches[tenant] >= self._searches_max
 
-    def tightest(self, head: Head, kept: Reservation | None) -> NodeId | None:
-        """Return the node that it leaves fullest, beside what is kept for an earlier one.
+    def found_for(self, head: Head, kept: Reservation | None) -> tuple[NodeId, ...] | None:
+        """Return a node for each task, beside what is kept for an earlier one; None: no room.
 
-        So whole nodes stay free for large heads; equal ones are told apart by id.
+        One task gets the node that it leaves fullest, so whole nodes stay free for large heads;
+        equal ones are told apart by id. Of several as many as can share a node, so that they are
+        near each other.
         """
-        asked = (head.tenant, head.resources)
+        asked = (head.tenant, head.resources, head.task_count)
         goes_anywhere = kept is None or kept.is_unharmed_by(head)
         in_vain = {(*asked, True), (*asked, goes_anywhere)} & self._in_vain
         if in_vain or not head.resources.fits_in(self._most_free):
             return None
         # Those that are fuller than what it needs are no more than passed over in the order.
         first = bisect_left(self._fullest_first, (*_by_fullness(head.resources), ""))
-        for *_, node_id in islice(self._fullest_first, first, None):
-            node = self._nodes[node_id]
-            if (
-                head.resources.fits_in(self._free[node_id])
-                and node.takes(head.tenant)
-                and (kept is None or kept.lets(head, node))
-            ):
-                return node_id
+        fitting = (
+            node_id
+            for *_, node_id in islice(self._fullest_first, first, None)
+            if head.resources.fits_in(self._free[node_id])
+            and self._nodes[node_id].takes(head.tenant)
+            and (kept is None or kept.lets(head, self._nodes[node_id]))
+        )
+        if head.task_count > 1:
+            found = self._shared_out(head, list(fitting))
+        else:
+            found = tuple(islice(fitting, 1))
+        if found:
+            return found
         self._in_vain.add((*asked, goes_anywhere))
         self._searches[head.tenant] += 1
         self._most_free = Resources.most(self._free.values())
         return None
 
-    def place(self, head: Head, node_id: NodeId) -> Placement:
-        """Take it from the node, and from what its tenant may have."""
-        node = self._nodes[node_id] = self._nodes[node_id].booked(head.resources, by=head.work)
-        fullness = (*_by_fullness(self._free[node_id]), node_id)
-        del self._fullest_first[bisect_left(self._fullest_first, fullness)]
-        free = self._free[node_id] = node.free
-        insort(self._fullest_first, (*_by_fullness(free), node_id))
-        self.given[head.tenant] += head.resources
+    def _shared_out(
+        self, head: Head, fitting: Sequence[NodeId]
+    ) -> tuple[NodeId, ...]:
+        """Return a node for each task, of those that have room for one, fullest first; or none."""
+        need = head.task_count
+        room = [
+            (head.resources.count_in(self._free[node_id], most=need), node_id)
+            for node_id in fitting
+        ]
+        if sum(count for count, _ in room) < need:
+            return ()
+        room.sort(key=lambda each: -each[0])  # of equal counts the fullest node stays first
+        found: list[NodeId] = []
+        place = 0
+        while room[place][0] < need - len(found):
+            count, node_id = room[place]
+            found += [node_id] * count
+            place += 1
+        # The last node: of all that hold the rest the one that it leaves fullest.
+        rest = need - len(found)
+        last = {node_id for count, node_id in room[place:] if count >= rest}
+        found += [next(each for each in fitting if each in last)] * rest
+        return tuple(found)
+
+    def place(self, head: Head, node_ids: tuple[NodeId, ...]) -> Placement:
+        """Take it from the nodes, and from what its tenant may have."""
+        placement = Placement(head, node_ids)
+        for node_id, taken in placement.takes.items():
+            node = self._nodes[node_id] = self._nodes[node_id].booked(taken, by=head.work)
+            fullness = (*_by_fullness(self._free[node_id]), node_id)
+            del self._fullest_first[bisect_left(self._fullest_first, fullness)]
+            free = self._free[node_id] = node.free
+            insort(self._fullest_first, (*_by_fullness(free), node_id))
+        self.given[head.tenant] += head.total
         if (left := self._left.get(head.tenant)) is not None:
-            self._left[head.tenant] = left - head.resources
-        placement = Placement(head, node_id)
-        self._held_by_node[node_id].append(placement.holding)
+            self._left[head.tenant] = left - head.total
+        for holding in placement.holdings:
+            self._held_by_node[holding.node_id].append(holding)
         return placement
 
 
@@ -286,27 +355,36 @@ def _by_fullness(free: Resources) -> tuple[int, int, int]:
 
 
 def _could_hold(node: Node, head: Head) -> bool:
-    """Tell whether a head fits a node once the jobs of now are over."""
+    """Tell whether a node has room for one task of a head once the jobs of now are over."""
     return head.resources.fits_in(node.capacity) and node.will_take(head.tenant)
 
 
-def _fits_in(node: Node, head: Head, theirs: Sequence[Holding]) -> timedelta | None:
-    """Return after how long a node has room for a head, if everybody keeps theirs to the last."""
+def _fits_from(
+    node: Node, head: Head, theirs: Sequence[Holding]
+) -> Iterator[tuple[timedelta, NodeId, int]]:
+    """Yield after how long a node has room for how many more of a head's tasks, up to all of them.
+
+    If everybody keeps theirs to the last.
+    """
     if not _could_hold(node, head):
-        return None
+        return
     wait = timedelta(0)
     if not node.allows_mixed_tenants:
         others = [each.ends_in for each in theirs if each.tenant != head.tenant]
         if None in others:
-            return None
+            return
         wait = max((each for each in others if each is not None), default=wait)
-    used = node.used
+    used, count, most = node.used, 0, head.task_count
     ends = sorted(
         (each.ends_in, place) for place, each in enumerate(theirs) if each.ends_in is not None
     )
-    for ends_in, place in ends:
-        if head.resources.fits_in(node.capacity.less(used)):
-            break
-        used = used.less(theirs[place].resources)
-        wait = max(wait, ends_in)
-    return wait if head.resources.fits_in(node.capacity.less(used)) else None
+    for ends_in, place in [(wait, None), *ends]:
+        if place is not None:
+            used = used.less(theirs[place].resources)
+            wait = max(wait, ends_in)
+        has_room = head.resources.count_in(node.capacity.less(used), most=most)
+        if has_room > count:
+            yield wait, node.id, has_room - count
+            count = has_room
+        if count == most:
+            return

@@ -45,6 +45,20 @@ class Plan:
                     f" at most {amount_in_words(name, most_of[name])} run together",
                 )
 
+    def check_together(self, resources: Resources, *, count: int, field: str) -> None:
+        """Raise InvalidArgument naming `field` for so many at once that could never run."""
+        if self.running_max is None:
+            return
+        most_of = self.running_max.amounts()
+        for name, amount in (resources * count).amounts().items():
+            if amount > most_of[name]:
+                raise InvalidArgument(
+                    field,
+                    f"{count} of them ask for {name} {amount_in_words(name, amount)} together, and"
+                    f" this tenant's plan lets at most {amount_in_words(name, most_of[name])} run"
+                    " together",
+                )
+
     def check_priority(self, priority: int, *, field: str) -> None:
         """Raise InvalidArgument naming `field` for a priority above the plan's."""
         if self.priority_max is not None and priority > self.priority_max:
@@ -104,7 +118,7 @@ class Tenant:
         if job.needs:
             return job
         left = self.left(booked)
-        if left is not None and not job.spec.resources.fits_in(left):
+        if left is not None and not job.spec.total_resources.fits_in(left):
             return replace(job, reason="what runs takes all that the tenant's plan lets it take")
         return replace(job, reason=doors.why_waiting or job.reason)
 

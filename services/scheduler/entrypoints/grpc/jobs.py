@@ -182,6 +182,7 @@ def spec_from_pb(spec: job_pb2.JobSpec) -> JobSpec:
             dependency_from_pb(needed, field=f"spec.after[{place}]")
             for place, needed in enumerate(spec.after)
         ),
+        task_count=spec.task_count or 1,
     )
 
 
@@ -272,6 +273,7 @@ def attempt_to_pb(attempt: Attempt) -> pb.JobAttempt:
         ended_at=timestamp_to_pb(attempt.ended_at),
         exit_code=attempt.exit_code,
         ending=ending_to_pb(attempt.ending) if attempt.ending else None,
+        task=attempt.task,
     )
 
 
@@ -339,6 +341,7 @@ def spec_to_pb(spec: JobSpec) -> job_pb2.JobSpec:
         labels=spec.labels,
         queue=spec.queue,
         after=[dependency_to_pb(needed) for needed in spec.after],
+        task_count=spec.task_count,
     )
 
 

@@ -252,7 +252,7 @@ class DriveAttempt:
         return None
 
     async def _watch_job(self, work: AttemptWork, memory: AttemptMemory) -> timedelta | None:
-        progress = await self._new_progress(work, memory)
+        progress = await self._new_progress(work, memory) if _speaks_for_its_job(work) else None
         if progress is not None:
             await self.record.progressed(self._lease(), work, progress)
             memory.recorded = memory.progress.said
@@ -320,8 +320,7 @@ class DriveAttempt:
         end = container.exit
         assert end is not None, "what has exited tells how"
         # 1. The last progress belongs to the job's end.
-        is_job = isinstance(work.owner, JobWork)
-        progress = await self._new_progress(work, memory) if is_job else None
+        progress = await self._new_progress(work, memory) if _speaks_for_its_job(work) else None
         # 2. What it left goes to the registry, before anybody is told that it succeeded.
         with memory.moving_files():
             outcome = await self._outcome(work, end, memory)
@@ -337,8 +336,8 @@ class DriveAttempt:
         self, work: AttemptWork, end: ContainerExit, memory: AttemptMemory
     ) -> Outcome:
         if end.code == 0 and end.cause is None and isinstance(work.owner, JobWork):
-            if work.should_end:
-                return Succeeded(())  # nobody asks for its outputs any more
+            if work.should_end or not _speaks_for_its_job(work):
+                return Succeeded(())  # nobody asks for its outputs, or not any more
             try:
                 return Succeeded(await self.store_outputs(work, work.owner))
             except ModelyardError as error:
@@ -419,6 +418,7 @@ class DriveAttempt:
         attributes: dict[str, str | int] = {
             "modelyard.attempt.id": work.attempt.id,
             "modelyard.attempt.number": work.attempt.number,
+            "modelyard.attempt.task": work.attempt.task,
             "modelyard.node.id": work.attempt.node_id,
             "modelyard.container.exit_code": end.code,
         }
@@ -427,9 +427,14 @@ class DriveAttempt:
         self.traces.record(RunSpan(work.traceparent, end.started_at, end.ended_at, attributes))
 
 
+def _speaks_for_its_job(work: AttemptWork) -> bool:
+    """Tell whether progress and outputs of it are its job's: of several tasks the first one's."""
+    return isinstance(work.owner, JobWork) and work.attempt.task == 0
+
+
 def _may_come_back(work: AttemptWork, outcome: Outcome) -> bool:
     """Tell whether the job may go back in line; how often it has is not known here."""
-    if not isinstance(work.owner, JobWork) or not work.is_current:
+    if not isinstance(work.owner, JobWork) or not work.is_current or work.attempt.task:
         return False
     retries = work.owner.spec.retries
     if work.stop is not None:

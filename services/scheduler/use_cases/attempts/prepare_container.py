@@ -79,6 +79,8 @@ class PrepareContainer:
                         **spec.env,
                         **_environment(work),
                         "MODELYARD_JOB_ID": job.job_id,
+                        "MODELYARD_TASK": str(work.attempt.task),
+                        "MODELYARD_TASK_COUNT": str(work.attempt.task_count),
                     },
                     labels=_labels(work),
                     source=files[spec.source_digest] if spec.source_digest else None,

@@ -84,7 +84,8 @@ class RecordAttempt:
     Who could act late: a runner whose node was given to another one, or given up. `hold` refuses
     it, and the state tables refuse what was recorded before, so each act may be repeated. An owner
     that has moved on to another attempt is left alone; the attempt still ends and frees its
-    capacity.
+    capacity. Tasks of one job that end at once do so one after another, by the job's lock: the
+    last one decides on the job (ADR-0037).
     """
 
     unit_of_work: UnitOfWork
@@ -190,7 +191,7 @@ class RecordAttempt:
             ending = _ending(owner, outcome, kept)
             exited = attempt.exited(end.code, ending, at=end.ended_at, is_end_seen=end.is_end_seen)
             await _save_attempt(tx, exited)
-            await self._end_owner(tx, owner, outcome, progress=progress, kept=kept)
+            await self._end_owner(tx, attempt, owner, outcome, progress=progress, kept=kept)
             await tx.nodes.release(attempt.node_id, attempt.resources)
         return True
 
@@ -203,7 +204,7 @@ class RecordAttempt:
             if not attempt.is_terminal:
                 owner = await _current_owner(tx, work)
                 await _save_attempt(tx, attempt.lost(_ending(owner, failure, kept), at=tx.now))
-                await self._end_owner(tx, owner, failure, kept=kept)
+                await self._end_owner(tx, attempt, owner, failure, kept=kept)
                 await tx.nodes.release(attempt.node_id, attempt.resources)
 
     async def closed(self, lease: Lease, work: AttemptWork, failure: JobFailure) -> None:
@@ -213,12 +214,13 @@ class RecordAttempt:
             if attempt.state is AttemptState.CREATED:
                 owner = await _current_owner(tx, work)
                 await _save_attempt(tx, attempt.closed(_ending(owner, failure), at=tx.now))
-                await self._end_owner(tx, owner, failure)
+                await self._end_owner(tx, attempt, owner, failure)
                 await tx.nodes.release(attempt.node_id, attempt.resources)
 
     async def _end_owner(
         self,
         tx: SystemTransaction,
+        attempt: Attempt,
         owner: Job | Replica | None,
         outcome: Outcome,
         *,
@@ -229,6 +231,11 @@ class RecordAttempt:
             await _end_replica(tx, owner, outcome)
         if isinstance(owner, Job):
             job = owner if progress is None else owner.progressed(progress)
+            if attempt.task_count > 1:
+                outcome = _of_task(attempt, outcome, job)
+                if await tx.attempts.goes_on(job.id, number=job.attempt_number):
+                    await _end_task(tx, attempt, job.kept(kept.checkpoint), outcome)
+                    return
             job, fact = await self._ended(tx, job, _meant(job, outcome), kept)
             await _save_job(tx, (job if job.is_terminal else job.kept(kept.checkpoint), fact))
 
@@ -268,7 +275,7 @@ async def _current_job(tx: SystemTransaction, work: AttemptWork) -> Job | None:
     if not isinstance(work.owner, JobWork):
         return None
     job = await tx.jobs.get_any(work.owner.job_id)
-    return job if job.attempt_id == work.attempt.id else None
+    return job if job.attempt_number == work.attempt.number else None
 
 
 async def _current_owner(tx: SystemTransaction, work: AttemptWork) -> Job | Replica | None:
@@ -279,6 +286,24 @@ async def _current_owner(tx: SystemTransaction, work: AttemptWork) -> Job | Repl
         return replica if is_current else None
     job = await _current_job(tx, work)
     return None if job is None or job.is_terminal else job
+
+
+def _of_task(attempt: Attempt, outcome: Outcome, job: Job) -> Outcome:
+    """Return what a task's end means for its job: a failure names it, outputs are task 0's."""
+    if isinstance(outcome, JobFailure):
+        return replace(outcome, message=f"task {attempt.task}: {outcome.message}")
+    return outcome if attempt.task == 0 else Succeeded(job.kept_outputs)
+
+
+async def _end_task(tx: SystemTransaction, attempt: Attempt, job: Job, outcome: Outcome) -> None:
+    """Let a job go on without one of its tasks; or stop the others, which it needs no more."""
+    if isinstance(outcome, JobFailure):
+        if (failed := job.task_failed(outcome, at=tx.now)) is not None:
+            await _save_job(tx, failed)
+            return
+    elif attempt.task == 0:
+        job = job.kept_output(outcome.outputs)
+    await tx.jobs.save(job)
 
 
 async def _end_replica(tx: SystemTransaction, replica: Replica, outcome: Outcome) -> None:
@@ -321,7 +346,12 @@ def _is_stopped_since(work: AttemptWork, job: Job) -> bool:
 
 
 def _meant(job: Job, outcome: Outcome) -> Outcome:
-    """Return what an end means for a job that ran too long: that, whatever its container says."""
+    """Return what an end means for a job that was stopped for a failure: that one.
+
+    If it ran too long that is why, whatever its container says.
+    """
+    if job.stop is not None and job.stop.failure is not None:
+        return job.stop.failure
     if job.stop is None or job.stop.cause is not StopCause.RUN_TIMEOUT:
         return outcome
     failure = outcome if isinstance(outcome, JobFailure) else JobFailure(_TIMEOUT, "")

@@ -34,9 +34,13 @@ class DrainNodes:
         async with self.unit_of_work.system(because="a drain stops any tenant's job") as tx:
             await tx.hold(lease)
             job = await tx.jobs.get_any(job_id)
-            if not job.is_placed or job.node_id is None:
+            if not job.is_placed:
                 return
-            node = await tx.nodes.get(job.node_id)
-            if node.draining_since is None:
-                return
-            await ask_to_stop(tx, job, reason=f"{node.id} is drained", cause=StopCause.DRAINED)
+            # One of its tasks there is enough: they are admitted together, and so they stop.
+            draining = await tx.nodes.draining()
+            there = [each for each in await tx.attempts.nodes_of(job_id) if each in draining]
+            for node in await tx.nodes.some(there):
+                if node.draining_since is not None:
+                    reason = f"{node.id} is drained"
+                    await ask_to_stop(tx, job, reason=reason, cause=StopCause.DRAINED)
+                    return

@@ -33,6 +33,7 @@ class JobChecks:
         known.check_active()
         known.plan.check_priority(spec.priority, field="spec.priority")
         known.plan.check_resources(spec.resources, field="spec.resources")
+        known.plan.check_together(spec.resources, count=spec.task_count, field="spec.task_count")
         check_image_known(spec.image, self.images, field="spec.image")
 
     def check_reach(self, reach: FleetReach, spec: JobSpec) -> None:

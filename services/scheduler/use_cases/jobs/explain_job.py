@@ -51,7 +51,7 @@ class ExplainJob:
         async with self.unit_of_work.reading(because="all tenants stand in one line") as reading:
             standing = await reading.line.standing(job_id)
             seen = await self._look(reading, at=now, with_ends=reason is None)
-        jobs_before = standing.jobs_before(tenant, job.spec.resources, seen.shares)
+        jobs_before = standing.jobs_before(tenant, job.spec.total_resources, seen.shares)
         return Explanation(job, reason or reason_in_line(job, seen, doors), now, jobs_before)
 
     async def _look(self, reading: Reading, *, at: datetime, with_ends: bool) -> Snapshot:

@@ -74,7 +74,8 @@ class RunSchedulingCycle:
     ids: Ids
     memory: LeadersMemory
     heads_max: int
-    """Heads that one transaction admits: more cost less each, and stay locked for longer."""
+    """Tasks after which one transaction admits no other head: more cost less each, and stay locked
+    for longer. A job of several tasks is admitted whole all the same."""
     node_silence_max: timedelta
 
     async def __call__(self, lease: Lease) -> CycleReport:
@@ -112,28 +113,30 @@ class RunSchedulingCycle:
         self, tx: SystemTransaction, placements: Sequence[Placement]
     ) -> tuple[list[tuple[Placement, Outcome]], list[AttemptWork]]:
         outcomes = []
-        admitted: list[tuple[AttemptWork, Job | None]] = []
+        admitted: list[tuple[Sequence[AttemptWork], Job | None]] = []
         # Owners before nodes, as everybody locks them.
         waiting = await self._still_waiting(tx, placements)
-        node_ids = {placement.node_id for placement in placements}
+        node_ids = {node_id for placement in placements for node_id in placement.node_ids}
         nodes = {node.id: node for node in await tx.nodes.some(node_ids)} if node_ids else {}
         for placement in placements:
-            node = nodes[placement.node_id]
-            owner = waiting.get(placement.head.id)
+            head, takes = placement.head, placement.takes
+            owner = waiting.get(head.id)
             if owner is None:
                 outcomes.append((placement, Outcome.MOVED_ON))
-            elif node.has_room_for(placement.head.resources, of=placement.head.tenant):
-                nodes[node.id] = node.booked(placement.head.resources, by=placement.head.work)
+            elif all(nodes[each].has_room_for(takes[each], of=head.tenant) for each in takes):
+                # All of its tasks or none: nothing is booked before all have their room.
+                nodes |= {each: nodes[each].booked(takes[each], by=head.work) for each in takes}
                 admitted.append(await self._admit(tx, owner, placement))
                 outcomes.append((placement, Outcome.PLACED))
             else:
                 outcomes.append((placement, Outcome.NO_ROOM))
                 break
         # Capacity is taken in the transaction of the attempts that own it.
+        works = [work for tasks, _ in admitted for work in tasks]
         await tx.jobs.admit([job for _, job in admitted if job is not None])
-        await tx.attempts.add([work.attempt for work, _ in admitted])
+        await tx.attempts.add([work.attempt for work in works])
         await tx.nodes.book(list(nodes.values()))
-        return outcomes, [work for work, _ in admitted]
+        return outcomes, works
 
     async def _still_waiting(
         self, tx: SystemTransaction, placements: Sequence[Placement]
@@ -154,12 +157,13 @@ class RunSchedulingCycle:
 
     async def _admit(
         self, tx: SystemTransaction, owner: Job | _QueuedReplica, placement: Placement
-    ) -> tuple[AttemptWork, Job | None]:
-        """Return the attempt, which is to be stored, with its job if it is one's."""
-        attempt_id = AttemptId(self.ids.new("att"))
+    ) -> tuple[Sequence[AttemptWork], Job | None]:
+        """Return the attempts by task, which are to be stored, with their job if it is one's."""
+        attempt_ids = [AttemptId(self.ids.new("att")) for _ in placement.node_ids]
+        attempt_id = attempt_ids[0]
         job = None
         if isinstance(owner, Job):
-            job, admitted = owner.admitted(attempt_id, placement.node_id, at=tx.now)
+            job, admitted = owner.admitted(attempt_id, *placement.node_ids, at=tx.now)
             tx.emit(admitted)
             whose = Owner(OwnerKind.JOB, job.id, public_id=job.id)
             number, tenant, traceparent = job.attempt_number, job.tenant, job.traceparent
@@ -171,16 +175,20 @@ class RunSchedulingCycle:
             number, tenant = replica.attempt_number, replica.tenant
             traceparent = owner.deployment.traceparent
             work = ReplicaWork.of(replica, owner.deployment)
-        attempt, created = Attempt.created(
-            attempt_id,
-            tenant,
-            whose,
-            number=number,
-            node_id=placement.node_id,
-            resources=placement.head.resources,
-            at=tx.now,
-            traceparent=traceparent,
-        )
-        tx.emit(created)
-        open_work = AttemptWork(attempt, work, None, is_current=True, placed_for=timedelta(0))
-        return open_work, job
+        works = []
+        for task, node_id in enumerate(placement.node_ids):
+            attempt, created = Attempt.created(
+                attempt_ids[task],
+                tenant,
+                whose,
+                number=number,
+                node_id=node_id,
+                resources=placement.head.resources,
+                at=tx.now,
+                traceparent=traceparent,
+                task=task,
+                task_count=placement.head.task_count,
+            )
+            tx.emit(created)
+            works.append(AttemptWork(attempt, work, None, is_current=True, placed_for=timedelta(0)))
+        return works, job

@@ -40,7 +40,12 @@ def followed(client: Client, job: Job) -> Iterator[LogRecord]:
 
 
 def output_of(
-    client: Client, job_id: str, *, after: str = "", is_known: bool = False
+    client: Client,
+    job_id: str,
+    *,
+    after: str = "",
+    is_known: bool = False,
+    task: int | None = None,
 ) -> Iterator[LogRecord]:
     """Yield a job's output after a position, until it is complete, or no more can be expected.
 
@@ -48,7 +53,7 @@ def output_of(
     """
     quiet = _Quiet(client, job_id)
     records = client.follow_logs(
-        job_id, after=after, is_known=is_known, on_quiet=quiet.is_worth_waiting
+        job_id, after=after, is_known=is_known, on_quiet=quiet.is_worth_waiting, task=task
     )
     try:
         for record in records:

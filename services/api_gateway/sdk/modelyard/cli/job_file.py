@@ -25,7 +25,8 @@ SAMPLE: Final = """\
   "priority": 50,
   "labels": {"purpose": "sample"},
   "queue": "default",
-  "after": []
+  "after": [],
+  "tasks": 1
 }
 """
 """A whole file; it succeeds on every platform that has the image."""

@@ -183,6 +183,14 @@ def _job_options(command: Command) -> Command:
             help="What `queue pause` keeps from its start; a new name needs no creation.",
         ),
         click.option(
+            "--tasks",
+            type=click.IntRange(1, 512),
+            default=1,
+            show_default=True,
+            help="How many times COMMAND runs at once, each with --cpu and --memory of its own: "
+            "all of them start, or none. $MODELYARD_TASK tells them apart.",
+        ),
+        click.option(
             "--output",
             "outputs",
             multiple=True,
@@ -221,6 +229,7 @@ def run(  # noqa: PLR0917
     env: dict[str, str],
     labels: dict[str, str],
     queue: str,
+    tasks: int,
     outputs: list[JobOutput],
     idempotency_key: str | None,
     after: tuple[str, ...],
@@ -242,6 +251,7 @@ def run(  # noqa: PLR0917
         labels=labels,
         queue=queue,
         after=_dependencies_of(after, after_end),
+        tasks=tasks,
     )
     try:
         _check(session, spec)
@@ -466,11 +476,20 @@ def job_cancel(session: Session, job_id: str, reason: str) -> None:
     help="Go on until the job's output is complete, or 40 s after its end nothing of it comes.",
 )
 @click.option("--after", default="", help="Position to go on after, attempt.sequence.")
+@click.option(
+    "--task",
+    type=click.IntRange(0, 511),
+    help="Only this task's, in the last attempt; by default all, one after another.",
+)
 @pass_session
-def job_logs(session: Session, job_id: str, follow: bool, after: str) -> None:
+def job_logs(session: Session, job_id: str, follow: bool, after: str, task: int | None) -> None:
     """Print a job's output."""
     client = session.client
-    records = output_of(client, job_id, after=after) if follow else client.logs(job_id, after=after)
+    records = (
+        output_of(client, job_id, after=after, task=task)
+        if follow
+        else client.logs(job_id, after=after, task=task)
+    )
     for record in records:
         show_record(record, is_json=session.is_json)
 
@@ -520,7 +539,7 @@ def _asked(spec: JobSpec) -> list[tuple[str, object]]:
         (
             "resources",
             f"cpu {asked.cpu_millicores}, memory {size(asked.memory_bytes)}, "
-            f"gpus {asked.gpu_count}",
+            f"gpus {asked.gpu_count}" + (f", for each of {spec.tasks} tasks" * (spec.tasks > 1)),
         ),
         ("queue", spec.queue),
         ("priority", spec.priority),

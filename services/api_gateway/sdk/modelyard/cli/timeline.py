@@ -25,6 +25,7 @@ class Event(BaseModel):
     """Since the job was queued."""
     event: str
     attempt_number: int | None
+    task: int | None
     node_id: str | None
     exit_code: int | None
     ending: AttemptEnding | None
@@ -56,7 +57,8 @@ def clock_of(elapsed_s: float) -> str:
 
 def _of_attempt(job: Job, attempt: JobAttempt) -> Iterator[Event]:
     def event(kind: str, at: datetime, text: str) -> Event:
-        return _event(job, kind, at, f"attempt {attempt.number} {text}", attempt)
+        of_task = f" task {attempt.task}" if job.spec.tasks > 1 else ""
+        return _event(job, kind, at, f"attempt {attempt.number}{of_task} {text}", attempt)
 
     yield event("admitted", attempt.created_at, f"admitted on {attempt.node_id}")
     if attempt.started_at is not None:
@@ -81,6 +83,7 @@ def _event(
         elapsed_s=(at - job.created_at).total_seconds(),
         event=kind,
         attempt_number=attempt.number if attempt else None,
+        task=attempt.task if attempt else None,
         node_id=attempt.node_id if attempt else None,
         exit_code=attempt.exit_code if attempt and kind == "ended" else None,
         ending=attempt.ending if attempt and kind == "ended" else None,

@@ -25,6 +25,7 @@ _OF_JOBS: Final[Mapping[str, str]] = {
     "priority": "--priority",
     "queue": "--queue",
     "after": "--after",
+    "tasks": "--tasks",
 }
 _OF_CHANGES: Final = {
     name: _OF_JOBS[name] for name in ("name", "command", "env", "labels", "priority", "after")

@@ -195,9 +195,12 @@ class Client:
         )
         return Job.model_validate(answer)
 
-    def logs(self, job_id: str, *, after: str = "") -> Iterator[LogRecord]:
-        """Yield a job's output that is stored now, page by page."""
-        return self._stored(_path("jobs", job_id, "logs"), after)
+    def logs(self, job_id: str, *, after: str = "", task: int | None = None) -> Iterator[LogRecord]:
+        """Yield a job's output that is stored now, page by page; of its tasks all, or this one's.
+
+        One task's is that of the last attempt.
+        """
+        return self._stored(_path("jobs", job_id, "logs"), after, task=task)
 
     def follow_logs(
         self,
@@ -206,14 +209,17 @@ class Client:
         after: str = "",
         is_known: bool = False,
         on_quiet: Callable[[], bool] | None = None,
+        task: int | None = None,
     ) -> Iterator[LogRecord]:
         """Yield a job's output as it comes, until it is complete; over lost connections.
 
         Where none comes for a while, `on_quiet` is called each 10 s or so; the end is there, too,
         when it says False. With `is_known`, for a job that was seen before, its first stream is
-        waited for as long as any later one.
+        waited for as long as any later one. Of several tasks the output comes one after another,
+        or only that of one.
         """
-        return self._followed(_path("jobs", job_id, "logs"), after, on_quiet, is_known=is_known)
+        path = _path("jobs", job_id, "logs")
+        return self._followed(path, after, on_quiet, is_known=is_known, task=task)
 
     def deployment_logs(self, name: str, *, after: str = "") -> Iterator[LogRecord]:
         """Yield the output of a deployment's replicas that is stored now, page by page."""
@@ -223,12 +229,12 @@ class Client:
         """Yield output of a deployment's replicas as it comes, until that of each is complete."""
         return self._followed(_path("deployments", name, "logs"), after, None)
 
-    def _stored(self, path: str, after: str) -> Iterator[LogRecord]:
+    def _stored(self, path: str, after: str, *, task: int | None = None) -> Iterator[LogRecord]:
         while True:
             page = self._call(
                 "GET",
                 path,
-                params={"after": after, "limit": 1000},
+                params={"after": after, "limit": 1000} | _of_task(task),
                 is_repeatable=True,
             )
             for record in page["records"]:
@@ -245,12 +251,13 @@ class Client:
         on_quiet: Callable[[], bool] | None,
         *,
         is_known: bool = False,
+        task: int | None = None,
     ) -> Iterator[LogRecord]:
         failures = 0
         tries_max = max(self.tries_max, _FOLLOW_TRIES_MAX if is_known else 0)
         while True:
             try:
-                for record in self._stream(path, after):
+                for record in self._stream(path, after, task):
                     failures, tries_max = 0, max(self.tries_max, _FOLLOW_TRIES_MAX)
                     if record is not None:
                         after = record.position
@@ -610,13 +617,13 @@ class Client:
         except ValueError as error:
             raise ConnectionFailed(f"{self.url}: what answers there is no Modelyard") from error
 
-    def _stream(self, path: str, after: str) -> Iterator[LogRecord | None]:
+    def _stream(self, path: str, after: str, task: int | None) -> Iterator[LogRecord | None]:
         """Yield records until the output is complete; raises ApiError or ConnectionFailed.
 
         None stands for a while without any.
         """
         try:
-            for event in self._events(path, after):
+            for event in self._events(path, after, task):
                 if event.event == "log":
                     yield LogRecord.model_validate_json(event.data)
                 if event.event == "quiet":
@@ -633,12 +640,14 @@ class Client:
             raise ConnectionFailed(f"{self.url}: {error}") from error
         raise ConnectionFailed(f"{self.url}: the output broke off")
 
-    def _events(self, path: str, after: str) -> Iterator[httpx_sse.ServerSentEvent]:
+    def _events(
+        self, path: str, after: str, task: int | None
+    ) -> Iterator[httpx_sse.ServerSentEvent]:
         with httpx_sse.connect_sse(
             self._http,
             "GET",
             path,
-            params={"follow": "true", "after": after},
+            params={"follow": "true", "after": after} | _of_task(task),
             headers=_traced({}),
             timeout=httpx.Timeout(self.timeout_s, read=None),
         ) as source:
@@ -650,6 +659,11 @@ class Client:
 
 class _StreamTooOld(Exception):
     """The gateway has ended a stream at its longest time: come again."""
+
+
+def _of_task(task: int | None) -> dict[str, Any]:
+    """Return what narrows output to that of a task: nothing for all."""
+    return {} if task is None else {"task": task}
 
 
 def _path(*parts: str, root: str = "/v1") -> str:

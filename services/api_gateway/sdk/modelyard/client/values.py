@@ -88,10 +88,16 @@ class JobSpec(_Value):
     """What can be paused; it needs no creation."""
     after: list[JobDependency] = Field(default_factory=list)
     """Jobs that have to end before this one may start; they have to exist."""
+    tasks: int = 1
+    """How many times it runs at once, each time with `resources`: all are admitted, or none."""
 
     def described(self) -> dict[str, Any]:
         """Return what is sent: what older platforms refuse as unknown only where it is used."""
-        return self.model_dump(mode="json", exclude=None if self.after else {"after"})
+        unused = {
+            *(() if self.after else ("after",)),
+            *(() if self.tasks != 1 else ("tasks",)),
+        }
+        return self.model_dump(mode="json", exclude=unused)
 
 
 class JobChanges(_Value):
@@ -181,8 +187,8 @@ class AttemptEnding(_Value):
     """Why an attempt ended."""
 
     reason: str
-    """What it was stopped for: cancelled, drained, run_timeout, suspended; else what became of it:
-    succeeded, or a reason of a job's failure."""
+    """What it was stopped for: cancelled, drained, run_timeout, suspended, task_failed; else what
+    became of it: succeeded, or a reason of a job's failure."""
     message: str
 
 
@@ -191,7 +197,7 @@ class JobAttempt(_Value):
 
     id: str
     number: int
-    """1 for the first."""
+    """1 for the first; those of a job's tasks that began together have it in common."""
     state: str
     """CREATED, STARTED, EXITED; LOST: nobody knows how it ended; CLOSED: it never ran."""
     node_id: str
@@ -203,6 +209,8 @@ class JobAttempt(_Value):
     """When its program ended by itself or by a signal, then 128 + signal."""
     ending: AttemptEnding | None = None
     """None: it has not ended, or did before that was kept."""
+    task: int = 0
+    """Which of the job's tasks it runs, from 0 on."""
 
 
 class JobTimes(_Value):
@@ -257,6 +265,8 @@ class LogRecord(_Value):
     text: str
     is_gap: bool
     """No output: here some may be missing, and `text` says why."""
+    task: int = 0
+    """Which of the job's tasks has printed it, from 0 on."""
 
 
 class StoredFile(_Value):
