@@ -14,6 +14,8 @@ and 500 after, three times.
                                   with none
     queue.explain_p99_ms          from request to answer, one after another, 100,000 being in line
     queue.eta_error_p50           how far off estimated starts are, over the wait (`queue_replay`)
+    queue.gang_512_s              from the begin of the cycle that finds 512 nodes for a job of 512
+                                  tasks until its attempts are seen: the median of the rounds
 
 The store is asked after each round: jobs, attempts and what is booked on nodes are what the events
 tell, and `queue_order` has its own idea of the order.
@@ -26,6 +28,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -39,7 +42,7 @@ from deploy.local.state import CHECKOUT, State
 from services.api_gateway.adapters.scheduler_client import GrpcJobs
 from services.chassis.rpc.context import acting_as
 from services.chassis.tenancy import Principal, tenant_id
-from services.scheduler.domain.identities import NodeId
+from services.scheduler.domain.identities import JobId, NodeId
 from tests.bench.figures import median, percentile, print_figures, print_table, say
 from tests.bench.queue_line import Admitted, Line, open_line
 from tests.bench.queue_metrics import Scrape, percentile_of, scrape
@@ -60,6 +63,8 @@ SHORT_ADMITTED: Final = 1_000
 SHORT_ROUNDS: Final = 3
 EXPLAINED: Final = 200
 TOGETHER: Final = 4
+GANG_TASKS: Final = 512
+GANG_ROUNDS: Final = 3
 LIMIT_RATIO: Final = 2.0
 """How many times as long as it does a job of the trace may run."""
 TRACE: Final = CHECKOUT.parent / "shared/data/gpu-traces/philly-sample/philly_sample_15vc.csv.gz"
@@ -131,10 +136,11 @@ def main() -> None:
         yard = Yard(state, scheduler, environment_of(running["api_gateway"].pid))
         stop(state, FIRST)
         asyncio.run(_close_own_node(yard))
+        gangs_s = [_gang(yard) for _ in range(GANG_ROUNDS)]
         short = [_round(yard, queued=short_queued, room=short_room) for _ in range(SHORT_ROUNDS)]
         idle = _idle(yard)
         long = _round(yard, queued=queued, room=room, is_explained=True)
-    _print(long, short, idle, errors, queued=queued)
+    _print(long, short, idle, errors, gangs_s, queued=queued)
 
 
 async def _close_own_node(yard: Yard) -> None:
@@ -150,6 +156,28 @@ def _idle(yard: Yard) -> Scrape:
     idle = asyncio.run(_after_cycles(yard, _IDLE_CYCLES))
     stop(yard.state, FIRST)
     return idle
+
+
+def _gang(yard: Yard) -> float:
+    """Return how long a cycle takes to admit one job of many tasks, each on a node of its own."""
+
+    async def prepare() -> JobId:
+        async with open_line(yard.scheduler) as line:
+            await line.empty()
+            return await line.fill_with_gang(tasks=GANG_TASKS)
+
+    async def admitted(job_id: JobId) -> float:
+        async with open_line(yard.scheduler) as line:
+            await _after_cycles(yard, _IDLE_CYCLES)
+            await line.add_nodes_for_tasks(GANG_TASKS)
+            look = partial(line.seen_whole, job_id, tasks=GANG_TASKS)
+            return await eventually(look, what="all tasks are admitted")
+
+    job_id = asyncio.run(prepare())
+    start(yard.state, FIRST, yard.scheduler)
+    took_s = asyncio.run(admitted(job_id))
+    stop(yard.state, FIRST)
+    return took_s
 
 
 def _round(yard: Yard, *, queued: int, room: int, is_explained: bool = False) -> Round:
@@ -270,6 +298,7 @@ def _print(
     short: Sequence[Round],
     idle: Scrape,
     errors: Sequence[float] | None,
+    gangs_s: Sequence[float],
     *,
     queued: int,
 ) -> None:
@@ -296,6 +325,7 @@ def _print(
         "cycle_p99_ms": percentile_of(long.after.since(long.before), 99) * 1e3,
         "rss_mib": line_bytes / _MIB,
         "explain_p99_ms": percentile(long.explained.alone_ms, 99),
+        "gang_512_s": median(gangs_s),
     }
     if errors is not None:
         figures["eta_error_p50"] = median(errors)

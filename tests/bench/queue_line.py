@@ -10,7 +10,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -56,6 +56,7 @@ _MILLICORES_MEAN: Final = sum(_MILLICORES) // len(_MILLICORES)
 _BYTES_PER_MILLICORE: Final = 1 << 19
 _NODE_BYTES_PER_MILLICORE: Final = 1 << 20
 """Twice what jobs ask for, so that cores are what nodes run out of, and what shares go by."""
+_TASK: Final = Resources(8_000, 8_000 * _BYTES_PER_MILLICORE, 1)
 _BATCH: Final = 500
 _HEARTBEAT_INTERVAL_S: Final = 5.0
 _SIMULATED: Final = "simulated-"
@@ -136,14 +137,50 @@ class Line:
         # Each holds whole jobs of each size, so that little is left over in the end.
         millicores = -(-room * _MILLICORES_MEAN // count // max(_MILLICORES)) * max(_MILLICORES)
         capacity = Resources(millicores, millicores * _NODE_BYTES_PER_MILLICORE)
+        node_ids = await self._join(count, capacity)
+        amounts = (capacity.cpu_millicores, capacity.memory_bytes, capacity.gpu_count)
+        return dict.fromkeys(node_ids, amounts)
+
+    async def fill_with_gang(self, *, tasks: int) -> JobId:
+        """Put one job in line whose tasks each want a whole node of `add_nodes_for_tasks`."""
+        async with self.unit_of_work.system(because="bench") as tx:
+            job = self._job(0, at=tx.now)
+            spec = replace(job.spec, resources=_TASK, task_count=tasks)
+            await tx.jobs.add([replace(job, spec=spec)])
+        return job.id
+
+    async def add_nodes_for_tasks(self, count: int) -> None:
+        """Add nodes that hold a task each."""
+        await self._join(count, _TASK)
+
+    async def seen_whole(self, job_id: JobId, *, tasks: int) -> float | None:
+        """Return how long after its cycle's begin a job is seen with all attempts; None: not yet.
+
+        That cycle's clock and this one's are one machine's.
+        """
+        query = (
+            sa.select(JOBS.c.admitted_at, sa.func.count())
+            .join(ATTEMPTS, ATTEMPTS.c.owner_id == JOBS.c.id)
+            .where(JOBS.c.id == job_id)
+            .group_by(JOBS.c.admitted_at)
+        )
+        async with autocommitting(self.engine).connect() as connection:
+            found = (await connection.execute(query)).one_or_none()
+        if found is None:
+            return None
+        admitted_at, count = found
+        assert count == tasks, "all of its tasks are admitted, or none"
+        return float((SystemClock().now() - admitted_at).total_seconds())
+
+    async def _join(self, count: int, capacity: Resources) -> Sequence[NodeId]:
+        """Let nodes join, all of them at once."""
         node_ids = [NodeId(f"{_SIMULATED}{number:03}") for number in range(count)]
         async with self.unit_of_work.system(because="bench") as tx:
             for node_id in node_ids:
                 await tx.nodes.register(
                     node_id, capacity, runtime="docker", allows_mixed_tenants=True
                 )
-        amounts = (capacity.cpu_millicores, capacity.memory_bytes, capacity.gpu_count)
-        return dict.fromkeys(node_ids, amounts)
+        return node_ids
 
     @asynccontextmanager
     async def heartbeats(self) -> AsyncIterator[None]:
