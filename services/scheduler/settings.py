@@ -42,8 +42,8 @@ class SchedulingSettings(BaseModel):
     cycle_interval_max: timedelta = timedelta(seconds=1)
     """Fallback only: a commit wakes the cycle at once; after a lost wake-up a job waits so long."""
     cycle_heads_max: int = Field(default=200, gt=0)
-    """Heads that a cycle places, which is one transaction: more cost less each, and stay locked for
-    longer."""
+    """After so many a cycle, which is one transaction, places nobody else: more cost less each, and
+    stay locked for longer. A job counts as many times as it has tasks, and is placed whole."""
     usage_half_life: timedelta = Field(default=timedelta(hours=24), gt=timedelta(0))
     """Of equal priorities those tenants go first that hold and held less: what somebody held so
     long ago counts half. Shorter forgets sooner; all replicas should have the same."""

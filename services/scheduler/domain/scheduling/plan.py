@@ -308,9 +308,7 @@ class _Room:
         self._most_free = Resources.most(self._free.values())
         return None
 
-    def _shared_out(
-        self, head: Head, fitting: Sequence[NodeId]
-    ) -> tuple[NodeId, ...]:
+    def _shared_out(self, head: Head, fitting: Sequence[NodeId]) -> tuple[NodeId, ...]:
         """Return a node for each task, of those that have room for one, fullest first; or none."""
         need = head.task_count
         room = [
