@@ -125,6 +125,7 @@ from services.scheduler.use_cases.queues.list_queues import ListQueues
 from services.scheduler.use_cases.queues.pause_queue import PauseQueue
 from services.scheduler.use_cases.queues.resume_queue import ResumeQueue
 from services.scheduler.use_cases.scheduling.leaders_memory import LeadersMemory
+from services.scheduler.use_cases.scheduling.preempt_jobs import PreemptJobs
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import RunSchedulingCycle
 from services.scheduler.use_cases.tenants.purge_node_files import PurgeNodeFiles
 from services.scheduler.use_cases.tenants.purge_tenants import PurgeTenants
@@ -422,6 +423,9 @@ def wire(ports: Ports, settings: Settings) -> App:
             cycle,
             lambda: known.is_caught_up,
             runner.offer,
+            PreemptJobs(store, scheduling.node_silence_max)
+            if scheduling.preemption_enabled
+            else None,
         ),
         candidacy=Candidacy(leader, projection, lets_others=2 * scheduling.lease_ttl),
         reconciling=LeaderLoop(

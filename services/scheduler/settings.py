@@ -47,6 +47,9 @@ class SchedulingSettings(BaseModel):
     usage_half_life: timedelta = Field(default=timedelta(hours=24), gt=timedelta(0))
     """Of equal priorities those tenants go first that hold and held less: what somebody held so
     long ago counts half. Shorter forgets sooner; all replicas should have the same."""
+    preemption_enabled: bool = False
+    """Whether a job that finds no room has jobs of smaller priorities stopped, which go back in
+    line. Not before all schedulers are of this release: an older one can't read such a job."""
     suspended_jobs_per_pass_max: int = Field(default=100, gt=0)
     """Jobs of suspended tenants that one pass asks to stop; the rest: next pass."""
     drains_interval: timedelta = timedelta(seconds=2)

@@ -47,6 +47,10 @@ JOBS_RELEASED: Final = counter(
     "modelyard_scheduler_jobs_released",
     help="Jobs that this process, as the leader, told of the end of one that they wait for.",
 )
+JOBS_PREEMPTED: Final = counter(
+    "modelyard_scheduler_jobs_preempted",
+    help="Jobs that this process, as the leader, asked to make room for one of a larger priority.",
+)
 RUNTIME_UP: Final = gauge(
     "modelyard_scheduler_container_runtime_up",
     help="1 while the container runtime of this process's node answers.",

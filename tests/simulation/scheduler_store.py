@@ -29,6 +29,7 @@ from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Head, LineChange, Shape, Totals, Waiting
 from services.scheduler.domain.scheduling.place import Standing
 from services.scheduler.domain.scheduling.plan import Holding
+from services.scheduler.domain.scheduling.preemption import Running
 from services.scheduler.domain.scheduling.shares import Averages
 from services.scheduler.use_cases.ports import (
     Deployments,
@@ -458,12 +459,51 @@ class MemoryAttempts:
             if attempt.is_terminal:
                 continue
             row = self._tx.server.read(JOBS, JobId(attempt.owner.id))
-            ends_in = None
-            if row is not None:
-                placed_for = self._tx.server.database_now - attempt.created_at
-                ends_in = max(timedelta(0), row.job.spec.timeouts.run - placed_for)
+            ends_in = None if row is None else self._ends_in(attempt, row.job)
             found.append(Holding(attempt.node_id, attempt.tenant, attempt.resources, ends_in))
         return found
+
+    async def running(self, *, preemptible_by: int) -> Sequence[Running]:
+        """Return all that has open attempts, if a placed job of it has less than this priority."""
+        running = await self._tx.server.ask(self._running)
+        is_any = any(
+            each.priority is not None and each.priority < preemptible_by and not each.is_stopping
+            for each in running
+        )
+        return running if is_any else []
+
+    def _running(self) -> list[Running]:
+        found: dict[str, Running] = {}
+        for attempt in self._tx.server.all(ATTEMPTS):
+            if attempt.is_terminal:
+                continue
+            row = self._tx.server.read(JOBS, JobId(attempt.owner.id))
+            each = Running(
+                attempt.owner.id,
+                attempt.tenant,
+                {attempt.node_id: attempt.resources},
+                self._tx.server.database_now - attempt.created_at,
+            )
+            if row is not None:
+                each = replace(
+                    each,
+                    priority=row.job.spec.priority,
+                    attempt_id=row.job.attempt_id,
+                    ends_in=self._ends_in(attempt, row.job),
+                    stop_grace=row.job.spec.timeouts.stop_grace,
+                    is_stopping=not row.job.is_placed,
+                )
+            found[each.id] = each
+        return list(found.values())
+
+    def _ends_in(self, attempt: Attempt, job: Job) -> timedelta:
+        now, timeouts = self._tx.server.database_now, job.spec.timeouts
+        ends_in = max(timedelta(0), timeouts.run - (now - attempt.created_at))
+        return (
+            ends_in
+            if job.stop is None
+            else min(ends_in, job.stop.over_in(timeouts.stop_grace, at=now))
+        )
 
     async def open_on_node(self, node_id: NodeId) -> Sequence[AttemptWork]:
         """Return what is open on a node, oldest first."""

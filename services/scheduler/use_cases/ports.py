@@ -43,6 +43,7 @@ from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Head, LineChange, Totals, Waiting
 from services.scheduler.domain.scheduling.place import Standing
 from services.scheduler.domain.scheduling.plan import Holding
+from services.scheduler.domain.scheduling.preemption import Running
 from services.scheduler.domain.scheduling.shares import Averages
 from services.scheduler.domain.tenants.tenant import Tenant
 
@@ -397,7 +398,15 @@ class Bookings(Protocol):
     async def holdings(self) -> Sequence[Holding]:
         """Return what all open attempts hold, and for how long at most; nothing is locked.
 
-        By the database's clock and its run time limit, counted from its placement.
+        By the database's clock and its run time limit, counted from its placement; of one that is
+        asked to stop by its grace, if that is over before.
+        """
+        ...
+
+    async def running(self, *, preemptible_by: int) -> Sequence[Running]:
+        """Return all that has open attempts, if a placed job of it has less than this priority.
+
+        Else nothing: nobody could make room. Nothing is locked.
         """
         ...
 

@@ -91,3 +91,16 @@ async def test_whose_owner_is_no_job_never_ends_by_itself(store: Store) -> None:
         )
         await tx.attempts.add([other])
     assert Holding(NODE, ACME, resources(cpu=2), ends_in=None) in await held(store)
+
+
+async def test_what_is_asked_to_stop_ends_by_its_grace(store: Store) -> None:
+    await admit(store)
+    async with store.unit_of_work.system(because="test") as tx:
+        job = await tx.jobs.get_any(JobId("job_1"))
+        placed, _ = job.admitted(AttemptId("att_1"), NODE, at=tx.now)
+        asked = placed.asked_to_stop(reason="", at=tx.now)
+        assert asked is not None
+        await tx.jobs.save(asked[0])
+    [holding] = await held(store)
+    assert holding.ends_in is not None
+    assert timedelta(0) < holding.ends_in <= JobTimeouts().stop_grace

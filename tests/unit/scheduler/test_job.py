@@ -1,6 +1,7 @@
 """A job: what its moves record, and what its facts tell."""
 
 import math
+from datetime import timedelta
 
 import pytest
 
@@ -17,6 +18,7 @@ from services.scheduler.domain.jobs.job import (
     OutputManifest,
     Phase,
     StopCause,
+    StopRequest,
 )
 from tests.unit.scheduler.builders import NODE, NOW, TRACEPARENT, a_job, later
 
@@ -93,6 +95,24 @@ def test_cancelling_a_placed_job_waits_for_its_runtime(job: Job) -> None:
     assert cancelled.state is JobState.CANCELLED
     assert fact.ended_phase is not None
     assert fact.ended_phase.phase is (Phase.RUNNING if job.started_at else Phase.STARTING)
+
+
+def test_what_was_asked_to_stop_goes_on_for_its_grace_at_most() -> None:
+    stop = StopRequest(StopCause.PREEMPTED, "", NOW)
+    grace = timedelta(seconds=10)
+    assert stop.over_in(grace, at=later(4)) == timedelta(seconds=6)
+    assert stop.over_in(grace, at=later(11)) == timedelta(0)
+
+
+@pytest.mark.parametrize("cause", [StopCause.DRAINED, StopCause.PREEMPTED, StopCause.SUSPENDED])
+def test_a_job_that_stops_for_now_can_be_cancelled_for_good(cause: StopCause) -> None:
+    asked = running_job().asked_to_stop(reason="for now", at=NOW, cause=cause)
+    assert asked is not None
+    stopping, _ = asked
+    assert stopping.asked_to_stop(reason="again", at=NOW, cause=StopCause.PREEMPTED) is None
+    cancelled = stopping.asked_to_stop(reason="for good", at=NOW)
+    assert cancelled is not None
+    assert cancelled[0].stop == StopRequest(StopCause.CANCELLED, "for good", NOW)
 
 
 def test_asking_again_changes_nothing() -> None:

@@ -513,6 +513,21 @@ def test_one_that_is_alone_in_line_needs_no_look_at_what_ends() -> None:
     assert not plan(seen).needs_holdings
 
 
+def test_the_first_without_room_is_told_whether_anybody_stands_behind_it_or_not() -> None:
+    large, small = head("large", cpu=8, seq=1), head("small", cpu=1, seq=2)
+    fleet = a_fleet(holdings=[holding()])
+    alone = replace(snapshot([large], fleet, {}), holdings=None)
+    assert plan(alone).blocked == large
+    assert planned([large, small], fleet, {}).blocked == large
+    assert planned([small], fleet, {}).blocked is None
+
+
+def test_who_waits_for_what_never_ends_is_not_the_first_without_room() -> None:
+    line = [head("large", cpu=8, seq=1), head("next", cpu=8, seq=2)]
+    serving = a_fleet(holdings=[holding(ends_in=None)])
+    assert planned(line, serving, {}).blocked is None
+
+
 def test_who_waits_for_what_never_ends_takes_nobodys_look() -> None:
     waiting = [head(f"large-{n}", cpu=8, seq=n, run_max=n * HOUR) for n in range(1, 6)]
     serving = a_fleet("a", "b", holdings=[holding(on="a", ends_in=None)])

@@ -447,7 +447,7 @@ async def test_the_first_task_leaves_its_checkpoint_when_another_one_fails_and_n
     assert job.checkpoint == Checkpoint(1, (FileEntry("weights/epoch", 5, DIGEST),))
 
 
-@pytest.mark.parametrize("cause", [StopCause.DRAINED, StopCause.SUSPENDED])
+@pytest.mark.parametrize("cause", [StopCause.DRAINED, StopCause.PREEMPTED, StopCause.SUSPENDED])
 async def test_checkpoint_is_kept_for_the_next_attempt(bench: Bench, cause: StopCause) -> None:
     stop = replace(STOP, cause=cause)
     work = bench.store.given(some_work(stop=stop), state=JobState.STOPPING)
@@ -667,7 +667,10 @@ async def test_clock_that_leaps_costs_no_patience(bench: Bench) -> None:
     assert bench.store.fact_names == ["EXITED", "SUCCEEDED"]
 
 
-@pytest.mark.parametrize("cause", [StopCause.DRAINED, StopCause.SUSPENDED, StopCause.RUN_TIMEOUT])
+@pytest.mark.parametrize(
+    "cause",
+    [StopCause.DRAINED, StopCause.PREEMPTED, StopCause.SUSPENDED, StopCause.RUN_TIMEOUT],
+)
 async def test_job_that_is_sent_back_in_line_while_its_end_is_recorded_keeps_its_checkpoint(
     bench: Bench, cause: StopCause
 ) -> None:

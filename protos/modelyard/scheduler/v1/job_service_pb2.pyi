@@ -401,8 +401,8 @@ class AttemptEnding(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """What it was stopped for: cancelled, drained, run_timeout, suspended, task_failed. Else what became of it:
-    succeeded, or one of the reasons of JobFailure but queue_timeout.
+    """What it was stopped for: cancelled, drained, preempted, run_timeout, suspended, task_failed. Else what
+    became of it: succeeded, or one of the reasons of JobFailure but queue_timeout.
     """
     message: _builtins.str
     def __init__(

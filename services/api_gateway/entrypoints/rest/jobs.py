@@ -381,8 +381,8 @@ class AttemptEnding(BaseModel):
     """Why an attempt ended."""
 
     reason: str = Field(
-        description="What it was stopped for: cancelled, drained, run_timeout, suspended, "
-        "task_failed. Else what became of it: succeeded, or a reason of a job's failure."
+        description="What it was stopped for: cancelled, drained, preempted, run_timeout, "
+        "suspended, task_failed. Else what became of it: succeeded, or a reason of a job's failure."
     )
     message: str
 

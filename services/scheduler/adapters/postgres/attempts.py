@@ -1,6 +1,7 @@
 """Attempts in PostgreSQL, alone and joined with their owners."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ from services.scheduler.domain.deployments.model import ModelPin
 from services.scheduler.domain.deployments.replica import ReplicaState
 from services.scheduler.domain.identities import AttemptId, JobId, NodeId
 from services.scheduler.domain.jobs.job import (
+    PLACED,
     Checkpoint,
     JobState,
     StopCause,
@@ -42,6 +44,7 @@ from services.scheduler.domain.jobs.job import (
 from services.scheduler.domain.jobs.spec import JobSpec, JobTimeouts
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.plan import Holding
+from services.scheduler.domain.scheduling.preemption import Running
 
 # By the clock that also tells how long ago that was; the leader's may differ (ADR-0007).
 _INSERT: Final = sa.insert(ATTEMPTS).values(created_at=sa.func.clock_timestamp())
@@ -63,12 +66,33 @@ _HOLDINGS: Final = (
         ATTEMPTS.c.node_id,
         ATTEMPTS.c.tenant,
         *(ATTEMPTS.c[name] for name in from_resources(Resources())),
+        sa.func.statement_timestamp().label("seen_at"),
         (sa.func.statement_timestamp() - ATTEMPTS.c.created_at).label("placed_for"),
         JOBS.c.spec["timeouts"].label("timeouts"),
+        JOBS.c.stop.label("stop"),
     )
     .outerjoin(JOBS, JOBS.c.id == ATTEMPTS.c.owner_id)
     .where(ATTEMPTS.c.state.in_(OPEN))
 )
+_THEIRS: Final = ATTEMPTS.alias("theirs")
+_SMALLER: Final = JOBS.alias("smaller")
+_IS_ANYBODY_SMALLER: Final = (
+    sa.select(sa.literal(1))
+    .select_from(_THEIRS.join(_SMALLER, _SMALLER.c.id == _THEIRS.c.owner_id))
+    .where(
+        _THEIRS.c.state.in_(OPEN),
+        _SMALLER.c.state.in_(PLACED),
+        _SMALLER.c.priority < sa.bindparam("priority", type_=sa.Integer),
+    )
+    .exists()
+)
+"""Of no row of the statement around it, so it is looked for once, and ends with the first."""
+_RUNNING: Final = _HOLDINGS.add_columns(
+    ATTEMPTS.c.owner_id,
+    JOBS.c.priority.label("job_priority"),
+    JOBS.c.state.label("job_state"),
+    JOBS.c.attempt_id.label("job_attempt_id"),
+).where(_IS_ANYBODY_SMALLER)
 _OPEN_WORK: Final = (
     sa.select(
         ATTEMPTS,
@@ -194,6 +218,11 @@ class PostgresAttempts:
         found = await self._connection.execute(_HOLDINGS)
         return [to_holding(row) for row in found.mappings()]
 
+    async def running(self, *, preemptible_by: int) -> Sequence[Running]:
+        """Return all that has open attempts, if a placed job of it has less than this priority."""
+        found = await self._connection.execute(_RUNNING, {"priority": preemptible_by})
+        return to_running(found.mappings().all())
+
     async def open_on_node(self, node_id: NodeId) -> Sequence[AttemptWork]:
         """Return what is open on a node, oldest first."""
         found = await self._connection.execute(_OPEN_WORK, {"node_id": node_id})
@@ -262,11 +291,49 @@ def _ending(row: sa.RowMapping) -> AttemptEnding | None:
 
 def to_holding(row: sa.RowMapping) -> Holding:
     """Return what the attempt in a row holds; a row without time-outs is no job's."""
-    timeouts = maybe_from_document(JobTimeouts, row["timeouts"])
-    ends_in = None
-    if timeouts is not None:
-        ends_in = max(timedelta(0), timeouts.run - row["placed_for"])
+    ends_in = _ends_in(row, maybe_from_document(JobTimeouts, row["timeouts"]))
     return Holding(NodeId(row["node_id"]), TenantId(row["tenant"]), to_resources(row), ends_in)
+
+
+def to_running(rows: Sequence[sa.RowMapping]) -> Sequence[Running]:
+    """Return whose the open attempts in rows are, each owner once."""
+    running: dict[str, Running] = {}
+    for row in rows:
+        earlier = running.get(row["owner_id"])
+        running[row["owner_id"]] = _running(row) if earlier is None else _more(earlier, row)
+    return list(running.values())
+
+
+def _running(row: sa.RowMapping) -> Running:
+    timeouts = maybe_from_document(JobTimeouts, row["timeouts"])
+    return Running(
+        id=row["owner_id"],
+        tenant=TenantId(row["tenant"]),
+        held={NodeId(row["node_id"]): to_resources(row)},
+        placed_for=row["placed_for"],
+        priority=row["job_priority"],
+        attempt_id=row["job_attempt_id"],
+        ends_in=_ends_in(row, timeouts),
+        stop_grace=timedelta(0) if timeouts is None else timeouts.stop_grace,
+        is_stopping=timeouts is not None and row["job_state"] not in PLACED,
+    )
+
+
+def _more(running: Running, row: sa.RowMapping) -> Running:
+    """Return it with one more attempt of the same owner."""
+    node_id = NodeId(row["node_id"])
+    on_node = running.held.get(node_id, Resources()) + to_resources(row)
+    return replace(running, held={**running.held, node_id: on_node})
+
+
+def _ends_in(row: sa.RowMapping, timeouts: JobTimeouts | None) -> timedelta | None:
+    if timeouts is None:
+        return None
+    ends_in: timedelta = max(timedelta(0), timeouts.run - row["placed_for"])
+    stop = maybe_from_document(StopRequest, row["stop"])
+    if stop is None:
+        return ends_in
+    return min(ends_in, stop.over_in(timeouts.stop_grace, at=row["seen_at"]))
 
 
 def to_work(row: sa.RowMapping) -> AttemptWork:

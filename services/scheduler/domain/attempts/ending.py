@@ -20,6 +20,7 @@ class EndReason(StrEnum):
     RUN_TIMEOUT = "run_timeout"
     SUSPENDED = "suspended"
     DRAINED = "drained"
+    PREEMPTED = "preempted"
     TASK_FAILED = "task_failed"
     # Each reason of a failure but `queue_timeout`, which no attempt has.
     EXIT_CODE = "exit_code"

@@ -51,9 +51,14 @@ class Node:
     something there, and stored nowhere."""
 
     @property
+    def is_open(self) -> bool:
+        """Tell whether it takes anything new, if there is room."""
+        return not (self.runtime_down_since or self.cordoned_at or self.lost_at)
+
+    @property
     def free(self) -> Resources:
         """Return what could still be booked."""
-        if self.runtime_down_since or self.cordoned_at or self.lost_at:
+        if not self.is_open:
             return Resources()
         return Resources(
             max(0, self.capacity.cpu_millicores - self.used.cpu_millicores),

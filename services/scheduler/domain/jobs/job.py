@@ -53,8 +53,9 @@ TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
     S.ADMITTED: frozenset({S.STARTING, S.FAILED, S.STOPPING, S.QUEUED}),
     S.STARTING: frozenset({S.RUNNING, S.FAILED, S.STOPPING, S.QUEUED}),
     S.RUNNING: frozenset({S.SUCCEEDED, S.FAILED, S.STOPPING, S.QUEUED}),
-    # To QUEUED: its tenant was suspended, its node is drained, or it ran too long, or one of its
-    # tasks failed, and is tried again. To STOPPING: it was cancelled while it would come back.
+    # To QUEUED: its tenant was suspended, its node is drained, it was preempted, or it ran too long
+    # or one of its tasks failed, and is tried again. To STOPPING: it was cancelled while it would
+    # come back.
     S.STOPPING: frozenset({S.CANCELLED, S.FAILED, S.QUEUED, S.STOPPING}),
     S.SUCCEEDED: frozenset(),
     S.FAILED: frozenset(),
@@ -115,6 +116,7 @@ class StopCause(StrEnum):
     RUN_TIMEOUT = "run_timeout"
     SUSPENDED = "suspended"
     DRAINED = "drained"
+    PREEMPTED = "preempted"
     TASK_FAILED = "task_failed"
     """One of several tasks has ended otherwise than in success: the others stop, too."""
 
@@ -132,7 +134,11 @@ class StopRequest:
     @property
     def is_for_now(self) -> bool:
         """Tell whether what stops goes back in line, however it ends."""
-        return self.cause in {StopCause.SUSPENDED, StopCause.DRAINED}
+        return self.cause in {StopCause.SUSPENDED, StopCause.DRAINED, StopCause.PREEMPTED}
+
+    def over_in(self, grace: timedelta, *, at: datetime) -> timedelta:
+        """Return how long what was asked to stop goes on at most, with its grace."""
+        return max(timedelta(0), self.requested_at + grace - at)
 
     def allows_return(self, retries: JobRetries, *, retry_count: int) -> bool:
         """Tell whether a job that stops so, after so many retries, goes back in line."""

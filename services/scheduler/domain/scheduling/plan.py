@@ -168,6 +168,8 @@ class Decisions:
     """There are more who may take what is left than were given their turns."""
     needs_holdings: bool = False
     """Who is behind one that does not fit was not looked at, since nobody knows what ends when."""
+    blocked: Head | None = None
+    """The first job that does not fit: room is kept for it, or would be if somebody were behind."""
 
 
 def plan(seen: Snapshot) -> Decisions:
@@ -178,6 +180,7 @@ def plan(seen: Snapshot) -> Decisions:
     task_count = 0
     refused: dict[Shape, int] = {}
     reservation: Reservation | None = None
+    blocked: Head | None = None
     are_replicas_blocked = is_somebody_blocked = needs_holdings = is_cut = False
     for head in turns:
         is_job = head.kind is OwnerKind.JOB
@@ -200,10 +203,11 @@ def plan(seen: Snapshot) -> Decisions:
         if not is_job:
             are_replicas_blocked = True
         elif seen.holdings is None:
-            is_somebody_blocked = True
+            is_somebody_blocked, blocked = True, head
         else:
             reservation = room.reserved(head)
-    return Decisions(placements, reservation, refused, is_cut, needs_holdings)
+            blocked = head if reservation is not None else None
+    return Decisions(placements, reservation, refused, is_cut, needs_holdings, blocked)
 
 
 class _Room:

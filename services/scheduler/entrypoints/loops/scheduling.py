@@ -1,7 +1,8 @@
 """The leader's loop: give free capacity to those who wait for it.
 
-Owns: when to run a cycle. Every process has this loop; the one that holds the lease `scheduling`
-acts. A failed cycle is told and tried again at the next turn.
+Owns: when to run a cycle, and that room is made, if at all, for the one that it has left without.
+Every process has this loop; the one that holds the lease `scheduling` acts. A failed cycle is told
+and tried again at the next turn.
 """
 
 import asyncio
@@ -10,12 +11,19 @@ from dataclasses import dataclass
 
 from loguru import logger
 
-from services.chassis.db.lease import LeaseKeeper
+from services.chassis.db.lease import HeldLease, LeaseKeeper
 from services.chassis.errors import ModelyardError
 from services.chassis.waking import Waking
 from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.attempts.work import AttemptWork
-from services.scheduler.telemetry import CYCLE_DURATION, LINE_MENDS, PLACEMENTS, WAITING
+from services.scheduler.telemetry import (
+    CYCLE_DURATION,
+    JOBS_PREEMPTED,
+    LINE_MENDS,
+    PLACEMENTS,
+    WAITING,
+)
+from services.scheduler.use_cases.scheduling.preempt_jobs import PreemptJobs
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
     CycleReport,
     RunSchedulingCycle,
@@ -35,6 +43,8 @@ class SchedulingLoop:
     are_tenants_known: Callable[[], bool]
     offer: Callable[[Sequence[AttemptWork]], None]
     """Tells this process's runner what was admitted: it need not read that first."""
+    preempt: PreemptJobs | None = None
+    """Makes room for who has none; None: nobody is stopped for anybody."""
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Run cycles while this process leads, until `stopping` is set."""
@@ -58,7 +68,25 @@ class SchedulingLoop:
             return False
         self.offer(report.admitted)
         _tell(report)
+        await self._make_room(held, report)
         return report.is_cut
+
+    async def _make_room(self, held: HeldLease, report: CycleReport) -> None:
+        """Stop jobs for the first one without room, unless the next cycle follows at once."""
+        head = report.blocked
+        if self.preempt is None or head is None or report.is_cut:
+            return
+        try:
+            count = await self.preempt(held, head)
+        except ModelyardError as error:
+            logger.warning("preemption failed", error=error.message)
+            return
+        except Exception as error:  # noqa: BLE001 a bug that one pass meets ends no process
+            logger.opt(exception=error).error("preemption failed")
+            return
+        if count:
+            JOBS_PREEMPTED.inc(count)
+            logger.info("jobs asked to make room", job_id=head.id, count=count)
 
 
 def _tell(report: CycleReport) -> None:

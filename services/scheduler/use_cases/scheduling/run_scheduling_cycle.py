@@ -17,6 +17,7 @@ from services.scheduler.domain.deployments.deployment import Deployment
 from services.scheduler.domain.deployments.replica import Replica
 from services.scheduler.domain.identities import AttemptId, JobId, ReplicaId
 from services.scheduler.domain.jobs.job import Job
+from services.scheduler.domain.scheduling.line import Head
 from services.scheduler.domain.scheduling.plan import Decisions, Placement, plan
 from services.scheduler.use_cases.deployments.change_replica import change_replica
 from services.scheduler.use_cases.ports import Lease, SystemTransaction, Tenants, UnitOfWork
@@ -48,6 +49,8 @@ class CycleReport:
     is_line_right: bool
     """Else the line in memory was not the table's, which no cycle should ever see; nothing is
     admitted by it, and the next cycle reads it whole."""
+    blocked: Head | None = None
+    """The first job for which there is no room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ class RunSchedulingCycle:
             outcomes, admitted = await self._apply(tx, decisions.placements)
         has_placed = any(outcome is Outcome.PLACED for _, outcome in outcomes)
         is_cut = not is_right or (decisions.is_cut and has_placed)
-        return CycleReport(waiting, outcomes, is_cut, admitted, is_right)
+        return CycleReport(waiting, outcomes, is_cut, admitted, is_right, decisions.blocked)
 
     async def _decide(self, tx: SystemTransaction) -> Decisions:
         look = partial(

@@ -187,8 +187,8 @@ class AttemptEnding(_Value):
     """Why an attempt ended."""
 
     reason: str
-    """What it was stopped for: cancelled, drained, run_timeout, suspended, task_failed; else what
-    became of it: succeeded, or a reason of a job's failure."""
+    """What it was stopped for: cancelled, drained, preempted, run_timeout, suspended, task_failed;
+    else what became of it: succeeded, or a reason of a job's failure."""
     message: str
 
 

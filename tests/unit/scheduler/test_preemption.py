@@ -1,0 +1,302 @@
+"""Whom any choice may stop, for any yard."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.chassis.tenancy import TenantId
+from services.scheduler.domain.attempts.attempt import OwnerKind
+from services.scheduler.domain.fleet.node import HeldWork, Node
+from services.scheduler.domain.identities import NodeId
+from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.scheduling.line import Head, Shape
+from services.scheduler.domain.scheduling.preemption import Running, choose_victims
+from tests.unit.scheduler.builders import ACME, NOW, UMBRELLA, a_node, resources
+
+HOUR = timedelta(hours=1)
+SOON = timedelta(seconds=10)
+NODES = tuple(NodeId(name) for name in "abc")
+
+
+def a_head(*, priority: int = 5, cpu: int = 1, gpus: int = 0, tenant: TenantId = ACME) -> Head:
+    asked = resources(cpu=cpu, gpus=gpus)
+    return Head("head", 1, Shape(OwnerKind.JOB, tenant, priority, asked, 24 * HOUR))
+
+
+def a_job(
+    name: str,
+    *on: str,
+    cpu: int = 1,
+    gpus: int = 0,
+    priority: int = 0,
+    tenant: TenantId = ACME,
+    placed_for: timedelta = HOUR,
+    is_stopping: bool = False,
+    ends_in: timedelta = HOUR,
+) -> Running:
+    held = {NodeId(node): resources(cpu=cpu, gpus=gpus) for node in on or ("a",)}
+    return Running(
+        name,
+        tenant,
+        held,
+        placed_for,
+        priority,
+        ends_in=ends_in,
+        stop_grace=SOON,
+        is_stopping=is_stopping,
+    )
+
+
+def a_replica(name: str, *, on: str = "a", cpu: int = 1, tenant: TenantId = ACME) -> Running:
+    return Running(name, tenant, {NodeId(on): resources(cpu=cpu)}, HOUR)
+
+
+def a_yard(
+    running: Sequence[Running], *, cpu: int = 4, gpus: int = 0, are_mixed: bool = True
+) -> list[Node]:
+    """Return the nodes on which these are, each of so many cores."""
+    names = sorted({node for each in running for node in each.held})
+    return [
+        a_node(
+            name,
+            capacity=resources(cpu=cpu, memory=64, gpus=gpus),
+            used=held_on(name, running),
+            allows_mixed_tenants=are_mixed,
+            holds=frozenset() if are_mixed else works_on(name, running),
+        )
+        for name in names
+    ]
+
+
+def held_on(node: NodeId, running: Sequence[Running]) -> Resources:
+    return sum((each.held.get(node, Resources()) for each in running), Resources())
+
+
+def works_on(node: NodeId, running: Sequence[Running]) -> frozenset[HeldWork]:
+    return frozenset(
+        HeldWork(each.tenant, OwnerKind.REPLICA if each.priority is None else OwnerKind.JOB)
+        for each in running
+        if node in each.held
+    )
+
+
+def chosen(head: Head, running: Sequence[Running], **yard: int | bool) -> list[str]:
+    nodes = a_yard(running, **yard)  # type: ignore[arg-type]
+    return [each.id for each in choose_victims(head, nodes, running)]
+
+
+# Examples
+
+
+def test_one_of_a_smaller_priority_makes_room() -> None:
+    assert chosen(a_head(), [a_job("v", cpu=4)]) == ["v"]
+
+
+def test_equal_and_larger_priorities_and_replicas_stay() -> None:
+    for other in (a_job("v", cpu=4, priority=5), a_job("v", cpu=4, priority=9)):
+        assert chosen(a_head(), [other]) == []
+    assert chosen(a_head(), [a_replica("v", cpu=4)]) == []
+
+
+def test_the_smallest_priority_goes_first_however_many_that_takes() -> None:
+    running = [a_job("large", cpu=2, priority=1), a_job("v1"), a_job("v2")]
+    assert sorted(chosen(a_head(cpu=2), running)) == ["v1", "v2"]
+
+
+def test_of_one_priority_the_fewest_go() -> None:
+    running = [a_job("v", cpu=2, placed_for=9 * HOUR), a_job("s1"), a_job("s2")]
+    assert chosen(a_head(cpu=2), running) == ["v"]
+
+
+def test_of_as_many_the_youngest_go() -> None:
+    running = [a_job(f"v{age}", placed_for=age * HOUR) for age in (3, 1, 2, 4)]
+    assert chosen(a_head(), running) == ["v1"]
+    elsewhere = [a_job("old", "a", cpu=4, placed_for=2 * HOUR), a_job("young", "b", cpu=4)]
+    assert chosen(a_head(cpu=4), elsewhere) == ["young"]
+
+
+def test_room_on_two_nodes_is_no_room() -> None:
+    running = [a_job("v1", "a"), a_replica("r1", on="a", cpu=3)]
+    running += [a_job("v2", "b"), a_replica("r2", on="b", cpu=3)]
+    assert chosen(a_head(cpu=2), running) == []
+
+
+def test_nobody_is_stopped_while_what_leaves_makes_the_room() -> None:
+    leaving = [a_job("v", cpu=2, is_stopping=True), a_job("other", cpu=2)]
+    assert chosen(a_head(cpu=2), leaving) == []
+    over_soon = [a_job("v", cpu=2, ends_in=SOON), a_job("other", cpu=2)]
+    assert chosen(a_head(cpu=2), over_soon) == []
+    assert chosen(a_head(cpu=3), leaving) == ["other"]
+
+
+def test_what_stops_of_a_larger_priority_makes_room_too() -> None:
+    leaving = [a_job("first", cpu=2, priority=9, is_stopping=True), a_job("other", cpu=2)]
+    assert chosen(a_head(cpu=2), leaving) == []
+
+
+def test_a_job_on_several_nodes_frees_all_of_them_and_counts_once() -> None:
+    gang = a_job("gang", "a", "b", cpu=4)
+    assert chosen(a_head(cpu=4), [gang]) == ["gang"]
+    # Its stop costs as much work as those of two.
+    running = [gang, a_job("single", "c", cpu=4, placed_for=1.5 * HOUR)]
+    assert chosen(a_head(cpu=4), running) == ["single"]
+
+
+def test_a_closed_node_is_left_alone() -> None:
+    running = [a_job("v", cpu=4)]
+    [node] = a_yard(running)
+    for closed in (
+        node.cordoned(at=NOW),
+        node.drained(at=NOW),
+        node.lost(at=NOW),
+        replace(node, runtime_down_since=NOW),
+    ):
+        assert choose_victims(a_head(), [closed], running) == ()
+
+
+def test_a_node_that_came_back_smaller_frees_only_what_it_has() -> None:
+    running = [a_job("v1", cpu=4), a_job("v2", cpu=4)]
+    [node] = a_yard(running, cpu=8)
+    smaller = replace(node, capacity=resources(cpu=4, memory=64))
+    assert len(choose_victims(a_head(cpu=4), [smaller], running)) == 2
+
+
+def test_a_node_of_one_tenant_is_emptied_of_another_or_left_alone() -> None:
+    others = [a_job("u1", tenant=UMBRELLA), a_job("u2", tenant=UMBRELLA)]
+    assert sorted(chosen(a_head(), others, are_mixed=False)) == ["u1", "u2"]
+    larger = a_job("u3", tenant=UMBRELLA, priority=5)
+    replica = a_replica("u3", tenant=UMBRELLA)
+    for stays in (larger, replica):
+        assert chosen(a_head(cpu=3), [*others, stays], are_mixed=False) == []
+    leaving = [replace(each, is_stopping=True) for each in others]
+    assert chosen(a_head(), leaving, are_mixed=False) == []
+
+
+# Properties
+
+
+@dataclass(frozen=True)
+class Yard:
+    """A head, nodes, and what is on them."""
+
+    head: Head
+    nodes: Sequence[Node]
+    running: Sequence[Running]
+
+
+def amounts(most: int) -> st.SearchStrategy[Resources]:
+    return st.builds(Resources, *(st.integers(0, most) for _ in range(3)))
+
+
+tenants = st.sampled_from([ACME, UMBRELLA])
+
+
+@st.composite
+def yards(draw: st.DrawFn) -> Yard:
+    """Draw nodes of all kinds, some of which hold more than they have: they came back smaller."""
+    running = [
+        Running(
+            f"job-{number}",
+            draw(tenants),
+            draw(st.dictionaries(st.sampled_from(NODES), amounts(4), min_size=1, max_size=2)),
+            draw(st.integers(0, 5)) * HOUR,
+            priority=draw(st.none() | st.integers(0, 4)),
+            ends_in=draw(st.none() | st.sampled_from([SOON, HOUR])),
+            stop_grace=SOON,
+            is_stopping=draw(st.booleans()) and draw(st.booleans()),
+        )
+        for number in range(draw(st.integers(0, 10)))
+    ]
+    nodes = []
+    for name in NODES:
+        is_mixed = draw(st.booleans())
+        nodes.append(
+            Node(
+                name,
+                draw(amounts(12)),
+                held_on(name, running),
+                NOW,
+                "process",
+                runtime_down_since=draw(st.sampled_from([None, None, None, NOW])),
+                cordoned_at=draw(st.sampled_from([None, None, None, NOW])),
+                allows_mixed_tenants=is_mixed,
+                holds=frozenset() if is_mixed else works_on(name, running),
+            )
+        )
+    shape = Shape(OwnerKind.JOB, draw(tenants), draw(st.integers(0, 4)), draw(amounts(8)), HOUR)
+    return Yard(Head("head", 1, shape), nodes, running)
+
+
+def has_room(yard: Yard, gone: Sequence[Running]) -> bool:
+    """Tell whether some node takes the head once these have ended."""
+    stay = [each for each in yard.running if each not in gone]
+    return any(
+        replace(node, used=held_on(node.id, stay), holds=works_on(node.id, stay)).has_room_for(
+            yard.head.resources, of=yard.head.tenant
+        )
+        for node in yard.nodes
+    )
+
+
+def leaving(yard: Yard) -> list[Running]:
+    return [each for each in yard.running if each.leaves_anyway]
+
+
+@given(yards())
+def test_only_smaller_priorities_are_stopped_and_none_that_leaves_anyway(yard: Yard) -> None:
+    for victim in choose_victims(yard.head, yard.nodes, yard.running):
+        assert victim.priority is not None
+        assert victim.priority < yard.head.shape.priority
+        assert not victim.leaves_anyway
+
+
+@given(yards())
+def test_the_head_has_room_afterwards_and_would_not_if_one_stayed(yard: Yard) -> None:
+    victims = choose_victims(yard.head, yard.nodes, yard.running)
+    if not victims:
+        return
+    gone = [*leaving(yard), *victims]
+    assert has_room(yard, gone)
+    for victim in victims:
+        assert not has_room(yard, [each for each in gone if each != victim])
+
+
+@given(yards())
+def test_somebody_is_stopped_where_and_only_where_that_is_what_it_takes(yard: Yard) -> None:
+    victims = choose_victims(yard.head, yard.nodes, yard.running)
+    could = [each for each in yard.running if each.may_be_stopped_for(yard.head)]
+    helps = has_room(yard, [*leaving(yard), *could]) and not has_room(yard, leaving(yard))
+    assert bool(victims) == helps
+
+
+@given(yards())
+def test_no_other_choice_spares_the_largest_priority_that_is_met(yard: Yard) -> None:
+    victims = choose_victims(yard.head, yard.nodes, yard.running)
+    if not victims:
+        return
+    largest = max(each.priority or 0 for each in victims)
+    smaller = [
+        each
+        for each in yard.running
+        if each.may_be_stopped_for(yard.head) and (each.priority or 0) < largest
+    ]
+    assert not has_room(yard, [*leaving(yard), *smaller])
+
+
+@given(yards())
+def test_one_is_stopped_where_one_of_that_priority_is_enough(yard: Yard) -> None:
+    victims = choose_victims(yard.head, yard.nodes, yard.running)
+    if not victims:
+        return
+    largest = max(each.priority or 0 for each in victims)
+    could = [
+        each
+        for each in yard.running
+        if each.may_be_stopped_for(yard.head) and (each.priority or 0) <= largest
+    ]
+    enough = [each for each in could if has_room(yard, [*leaving(yard), each])]
+    if enough:
+        assert len(victims) == 1
