@@ -59,6 +59,8 @@ class Checkers:
     engines: Mapping[NodeId, Engine]
     plans: Mapping[TenantId, Resources]
     """What tenants with a bound may let run together."""
+    preempts: bool
+    """Whether jobs make room for those of larger priorities."""
     has_stopped_s: float
     """So long after a node's runner was cut off, if it could act, nothing of it runs any more."""
     awake_for_s: Callable[[NodeId], float] = lambda _: 0.0
@@ -77,6 +79,8 @@ class Checkers:
     """When each queue's last pause ended."""
     _ended_at_s: dict[AttemptId, float] = field(default_factory=dict)
     """When each attempt's end was committed."""
+    _left_line_at_s: dict[JobId, float] = field(default_factory=dict)
+    """When a job that does not stand in line last did."""
     _versions: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     """The newest version of each aggregate that the broker has kept, by topic and key."""
     _starts: dict[str, int] = field(default_factory=dict)
@@ -251,15 +255,13 @@ class Checkers:
     def _job_moved(self, before: Job | None, after: Job | None) -> None:
         _require(after is not None, "a job is gone")
         assert after is not None
-        if after.state is not JobState.QUEUED or after.needs:
-            self._waits_since_s.pop(after.id, None)
-        else:
-            self._waits_since_s.setdefault(after.id, _virtual_s())
+        self._stands_in_line(after)
         if before is None:
             _require(after.version == 1, f"{after.id} begins at version {after.version}")
             return
         if not after.is_terminal and not after.needs:
             self._needs_have_ended(after)
+        self._room_is_made(before, after)
         _require(before.tenant == after.tenant, f"{after.id} has changed its tenant")
         _require(not before.is_terminal, f"{after.id} was {before.state} and is {after.state}")
         if before.state is after.state and before.version == after.version:
@@ -283,6 +285,13 @@ class Checkers:
         if after.failure is not None:
             self._may_fail(after, after.failure)
 
+    def _stands_in_line(self, job: Job) -> None:
+        """Note since when a job waits for its turn, or when it last did."""
+        if job.state is JobState.QUEUED and not job.needs:
+            self._waits_since_s.setdefault(job.id, _virtual_s())
+        elif self._waits_since_s.pop(job.id, None) is not None:
+            self._left_line_at_s[job.id] = _virtual_s()
+
     def _needs_have_ended(self, job: Job) -> None:
         """Who waits for no other job has nothing left to wait for, whatever its row counts."""
         for needed in job.spec.after:
@@ -293,6 +302,24 @@ class Checkers:
                 state in ends,
                 f"{job.id} goes on though {needed.job_id}, which it needs, is {state}",
             )
+
+    def _room_is_made(self, before: Job, after: Job) -> None:
+        """A job makes room for a larger priority alone, and comes back unless it is cancelled."""
+        if before.stop is not None and before.stop.cause is StopCause.PREEMPTED:
+            _require(
+                after.state in {JobState.QUEUED, JobState.STOPPING},
+                f"{after.id} made room for another and is {after.state}",
+            )
+        elif after.stop is not None and after.stop.cause is StopCause.PREEMPTED:
+            _require(self.preempts, f"{after.id} makes room though nobody has to")
+            since_s = _virtual_s() - SEEN_WITHIN_S
+            just_left = {each for each, left_s in self._left_line_at_s.items() if left_s >= since_s}
+            larger = [
+                job_id
+                for job_id in {*self._waits_since_s, *just_left}
+                if self.scheduler.rows(JOBS)[job_id].job.spec.priority > after.spec.priority
+            ]
+            _require(bool(larger), f"{after.id} makes room for nobody of a larger priority")
 
     def _may_return(self, before: Job, after: Job) -> None:
         """A job is tried again for what is worth it, within its bound, and goes on from there."""

@@ -7,7 +7,7 @@ is the product: `wire` of both services, their loops, relay and consumers.
 import asyncio
 import contextlib
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from services.scheduler.adapters.run_traces import TelemetryRunTraces
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.entrypoints.consumers import log_stream
 from services.scheduler.entrypoints.facts import event_of
+from services.scheduler.entrypoints.loops.scheduling import SchedulingLoop
 from services.scheduler.settings import (
     AdmissionSettings,
     DeploymentSettings,
@@ -54,7 +55,6 @@ from tests.simulation.world import (
     LOST_LOOKS_MIN,
     NODE_LOST_AFTER,
     NODES,
-    Made,
     SimClock,
     World,
 )
@@ -240,11 +240,11 @@ class SchedulerHost(Host):
             traces=TelemetryRunTraces(),
             list_tenants=None,
         )
-        app = self.app = scheduler_bootstrap.wire(ports, _settings(self.node_id, world.made))
+        app = self.app = scheduler_bootstrap.wire(ports, _settings(self.node_id, world))
         unit_of_work.add_listener(app.alarms.ring)
         return [
             app.tenants.run,
-            app.scheduling.run,
+            self._scheduling(app.scheduling).run,
             app.suspensions.run,
             app.drains.run,
             app.queue_timeouts.run,
@@ -263,6 +263,12 @@ class SchedulerHost(Host):
                 group=f"scheduler-runner-{self.node_id}",
             ),
         ]
+
+    def _scheduling(self, loop: SchedulingLoop) -> SchedulingLoop:
+        if loop.preempt is None:
+            return loop
+        made = self._world.made.preempt_jobs
+        return replace(loop, preempt=made(loop.preempt.unit_of_work, loop.preempt.node_silence_max))
 
 
 class RegistryHost(Host):
@@ -322,7 +328,7 @@ def _causes(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _settings(node_id: NodeId, made: Made) -> Settings:
+def _settings(node_id: NodeId, world: World) -> Settings:
     return Settings.model_construct(
         kafka=KafkaSettings(bootstrap_servers="none"),
         runtime=ProcessRuntimeSettings.model_construct(
@@ -333,12 +339,14 @@ def _settings(node_id: NodeId, made: Made) -> Settings:
             cpu_millicores=NODES[node_id],
             memory_bytes=1 << 40,
             node_cache_root=Path("none"),
-            isolation_stop_after=made.isolation_stop_after,
+            isolation_stop_after=world.made.isolation_stop_after,
             isolation_stop_grace=ISOLATION_STOP_GRACE,
         ),
         admission=AdmissionSettings(),
         scheduling=SchedulingSettings(
-            node_lost_after=NODE_LOST_AFTER, lost_looks_min=LOST_LOOKS_MIN
+            node_lost_after=NODE_LOST_AFTER,
+            lost_looks_min=LOST_LOOKS_MIN,
+            preemption_enabled=world.preempts,
         ),
         deployments=DeploymentSettings(),
         purge=PurgeSettings(),

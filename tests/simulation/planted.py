@@ -21,9 +21,10 @@ from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import JobId, NodeId
 from services.scheduler.domain.jobs.job import Job, JobState, StopCause
 from services.scheduler.domain.resources import Resources
-from services.scheduler.domain.scheduling.line import Waiting
+from services.scheduler.domain.scheduling.line import Head, Waiting
 from services.scheduler.domain.scheduling.shares import Average, Averages
-from services.scheduler.use_cases.ports import Fact, LineNews
+from services.scheduler.use_cases.ports import Fact, Lease, LineNews
+from services.scheduler.use_cases.scheduling.preempt_jobs import PreemptJobs
 from tests.simulation.database import Client, Transaction
 from tests.simulation.registry_store import MemoryRegistryTransaction, MemoryVersions
 from tests.simulation.scheduler_store import (
@@ -282,6 +283,15 @@ class HastyTransaction(MemorySystemTransaction):
     jobs_type = NoPause
 
 
+class PreemptsEquals(PreemptJobs):
+    """Jobs of the same priority make room, too."""
+
+    @override
+    async def __call__(self, lease: Lease, head: Head) -> int:
+        shape = replace(head.shape, priority=head.shape.priority + 1)
+        return await super().__call__(lease, replace(head, shape=shape))
+
+
 class NoInbox(MemoryRegistryTransaction):
     """The inbox is off: events are not remembered."""
 
@@ -328,6 +338,7 @@ PLANTED: Final[Mapping[str, Made]] = {
     "what a job waits for is forgotten": Made(system_transaction=ForgetfulTransaction),
     "a needed job's failure is missed": Made(system_transaction=MissingTransaction),
     "tasks that fit begin without the others": Made(system_transaction=PartialTransaction),
+    "equal priorities are preempted": Made(preempt_jobs=PreemptsEquals),
     "a loss is not told": Made(system_transaction=UntoldLoss),
     "runner stops nothing when it is cut off": Made(isolation_stop_after=timedelta(days=1)),
 }

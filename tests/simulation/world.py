@@ -30,6 +30,7 @@ from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.entrypoints.consumers import log_stream, tenants
 from services.scheduler.entrypoints.facts import ATTEMPT_LIFECYCLE
+from services.scheduler.use_cases.scheduling.preempt_jobs import PreemptJobs
 from tests.simulation.checkers import Checkers
 from tests.simulation.database import Client, Commit, Database, Transaction
 from tests.simulation.engine import FILE_BYTES, Container, Engine
@@ -49,6 +50,8 @@ NODES: Final = {NodeId("node-1"): 3_000, NodeId("node-2"): 2_000}
 """Millicores by node."""
 MIXED_TENANTS_ODDS: Final = 0.5
 """How often a node takes several tenants' work at a time."""
+PREEMPTION_ODDS: Final = 0.5
+"""How often jobs make room for those of larger priorities."""
 ISOLATION_STOP_AFTER: Final = timedelta(seconds=12)
 ISOLATION_STOP_GRACE: Final = timedelta(seconds=2)
 NODE_LOST_AFTER: Final = timedelta(seconds=25)
@@ -80,6 +83,7 @@ class Made:
     system_transaction: type[MemorySystemTransaction] = MemorySystemTransaction
     registry_transaction: type[MemoryRegistryTransaction] = MemoryRegistryTransaction
     outbox: Callable[[Client], Outbox] = lambda client: client
+    preempt_jobs: type[PreemptJobs] = PreemptJobs
     isolation_stop_after: timedelta = ISOLATION_STOP_AFTER
 
 
@@ -109,11 +113,13 @@ class World:
             )
             for node_id in NODES
         }
+        self.preempts = self.chance.random() < PREEMPTION_ODDS
         self.checkers = Checkers(
             self.scheduler,
             self.registry,
             self.engines,
             PLANS,
+            preempts=self.preempts,
             has_stopped_s=(ISOLATION_STOP_AFTER + ISOLATION_STOP_GRACE).total_seconds() + 5,
         )
         self._suspended: set[TenantId] = set()

@@ -10,6 +10,7 @@ from deploy.local.runtimes import Kind, Wish
 HASTY: Final[Mapping[str, Mapping[str, str]]] = {
     "scheduler": {
         "RUNTIME__ALLOW_MIXED_TENANTS": "true",
+        "SCHEDULING__PREEMPTION_ENABLED": "true",
         # A node whose scheduler is dead is given up after some 14 s; a busy runner is in time.
         "RUNNER__LEASE_TTL": "PT4S",
         "RUNNER__ISOLATION_STOP_AFTER": "PT7S",

@@ -78,6 +78,7 @@ sys.exit(75 if attempt == "1" else 0)
 """
 _LOST_ONCE: Final = f"if attempt == '1': {_WAITS}"
 _LASTS: Final = "time.sleep(1)"
+_WAITS_AT_FIRST: Final = f"if attempt == '1': {_WAITS}\n{_LASTS}"
 _LASTS_LONGER: Final = "time.sleep(4)"
 _ISSUER: Final = "https://issuer.test"
 _AGED: Final = "UPDATE job SET ended_at = ended_at - interval '31 days' WHERE id = $1"
@@ -138,6 +139,7 @@ class Work:
             "people and keys": self._people,
             "node": self._node,
             "old jobs": self._old_jobs,
+            "preempted job": self._preempted,
         }
         with ThreadPoolExecutor(max_workers=len(scenarios)) as pool:
             going = [pool.submit(self._repeat, name, do) for name, do in scenarios.items()]
@@ -363,6 +365,20 @@ class Work:
         self._ended(client, job)
         asyncio.run(self._aged(job))
         self._wait(lambda: self._is_gone(client, job), client)
+
+    def _preempted(self, client: Client) -> None:
+        """Make room for a job of a larger priority, and go on after it.
+
+        Both do not fit on the node together; the smaller one lasts until it is asked to stop.
+        """
+        half = Resources(cpu_millicores=CPU_MILLICORES // 2, memory_bytes=64 << 20)
+        more = Resources(cpu_millicores=CPU_MILLICORES // 2 + 100, memory_bytes=64 << 20)
+        ends = {"SUCCEEDED", "CANCELLED"}
+        small = self._submit(client, _WAITS_AT_FIRST, ends=ends, resources=half)
+        self._wait(lambda: self.started(small.id), client)
+        large = self._submit(client, _LASTS, resources=more, priority=1)
+        for job in (large, small):
+            self._ended(client, job)
 
     # How
 
