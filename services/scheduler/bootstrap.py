@@ -70,6 +70,7 @@ from services.scheduler.entrypoints.grpc.queues import QueueRpcs
 from services.scheduler.entrypoints.loops.deployments import TendDeployments
 from services.scheduler.entrypoints.loops.isolation import IsolationLoop
 from services.scheduler.entrypoints.loops.leading import Candidacy, LeaderLoop, WhileLeading
+from services.scheduler.entrypoints.loops.preemption import MakeRoom
 from services.scheduler.entrypoints.loops.runner import RunnerIntervals, RunnerLoop
 from services.scheduler.entrypoints.loops.runtime_watch import RuntimeWatch
 from services.scheduler.entrypoints.loops.scheduling import SchedulingLoop
@@ -77,6 +78,7 @@ from services.scheduler.entrypoints.loops.submissions import Submissions
 from services.scheduler.entrypoints.loops.waking import Alarms
 from services.scheduler.settings import (
     ProcessRuntimeSettings,
+    SchedulingSettings,
     Settings,
 )
 from services.scheduler.telemetry import JOBS_RELEASED, NODES_LOST
@@ -423,9 +425,7 @@ def wire(ports: Ports, settings: Settings) -> App:
             cycle,
             lambda: known.is_caught_up,
             runner.offer,
-            PreemptJobs(store, scheduling.node_silence_max)
-            if scheduling.preemption_enabled
-            else None,
+            _wire_preemption(ports, scheduling) if scheduling.preemption_enabled else None,
         ),
         candidacy=Candidacy(leader, projection, lets_others=2 * scheduling.lease_ttl),
         reconciling=LeaderLoop(
@@ -543,6 +543,13 @@ def wire(ports: Ports, settings: Settings) -> App:
         tenants=projection,
         tenant_list=tenant_list,
         log_stream=log_stream.handlers(remove_container),
+    )
+
+
+def _wire_preemption(ports: Ports, scheduling: SchedulingSettings) -> MakeRoom:
+    return MakeRoom(
+        PreemptJobs(ports.unit_of_work, scheduling.node_silence_max),
+        Recurrence(scheduling.preemption_interval, ports.clock),
     )
 
 

@@ -50,6 +50,9 @@ class SchedulingSettings(BaseModel):
     preemption_enabled: bool = False
     """Whether a job that finds no room has jobs of smaller priorities stopped, which go back in
     line. Not before all schedulers are of this release: an older one can't read such a job."""
+    preemption_interval: timedelta = timedelta(seconds=1)
+    """While the first job waits for room, who could make it is looked at so often at most: a look
+    reads all that runs."""
     suspended_jobs_per_pass_max: int = Field(default=100, gt=0)
     """Jobs of suspended tenants that one pass asks to stop; the rest: next pass."""
     drains_interval: timedelta = timedelta(seconds=2)

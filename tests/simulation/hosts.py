@@ -7,7 +7,7 @@ is the product: `wire` of both services, their loops, relay and consumers.
 import asyncio
 import contextlib
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -265,10 +265,11 @@ class SchedulerHost(Host):
         ]
 
     def _scheduling(self, loop: SchedulingLoop) -> SchedulingLoop:
-        if loop.preempt is None:
-            return loop
-        made = self._world.made.preempt_jobs
-        return replace(loop, preempt=made(loop.preempt.unit_of_work, loop.preempt.node_silence_max))
+        room = loop.make_room
+        if room is not None:
+            unit_of_work, silence_max = room.preempt.unit_of_work, room.preempt.node_silence_max
+            room.preempt = self._world.made.preempt_jobs(unit_of_work, silence_max)
+        return loop
 
 
 class RegistryHost(Host):

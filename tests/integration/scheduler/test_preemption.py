@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from services.chassis.db.lease import HeldLease, LeaseKeeper, PostgresLeases
+from services.chassis.db.lease import HeldLease, LeaseKeeper, PostgresLeases, Recurrence
 from services.chassis.errors import Conflict
 from services.chassis.waking import Waking
 from services.scheduler.adapters.postgres.attempts import PostgresAttempts
 from services.scheduler.adapters.postgres.tables import CHASSIS
+from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.attempts.ending import AttemptEnding, EndReason
 from services.scheduler.domain.attempts.work import AttemptWork
 from services.scheduler.domain.fleet.node import lease_name
@@ -20,10 +21,13 @@ from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
 from services.scheduler.domain.jobs.job import Job, JobState, StopCause
 from services.scheduler.domain.jobs.spec import JobTimeouts
 from services.scheduler.domain.queues.queue import DEFAULT_QUEUE
+from services.scheduler.domain.scheduling.line import Head, Shape
+from services.scheduler.entrypoints.loops.preemption import MakeRoom
 from services.scheduler.entrypoints.loops.scheduling import SchedulingLoop
 from services.scheduler.use_cases.attempts.record_attempt import RecordAttempt
 from services.scheduler.use_cases.jobs.ask_to_stop import ask_to_stop
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
+from services.scheduler.use_cases.ports import Lease
 from services.scheduler.use_cases.scheduling.preempt_jobs import REASON, PreemptJobs
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import Outcome
 from tests.integration.scheduler.yard import NODE_SILENCE_MAX, Yard, cores
@@ -245,6 +249,33 @@ async def test_only_the_leader_stops_jobs(yard: Yard) -> None:
     assert (await yard.job(small.id)).state is JobState.ADMITTED
 
 
+def making_room(yard: Yard) -> MakeRoom:
+    return MakeRoom(
+        PreemptJobs(yard.store, NODE_SILENCE_MAX), Recurrence(timedelta(seconds=1), yard.clock)
+    )
+
+
+async def test_who_waits_is_looked_for_now_and_again_and_a_new_first_one_at_once(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    async def look(_: PreemptJobs, lease: Lease, head: Head) -> int:
+        looked.append(head.id)
+        return 0
+
+    monkeypatch.setattr(PreemptJobs, "__call__", look)
+    make_room, lease = making_room(yard), await yard.lease()
+    first, second = (
+        Head(name, 1, Shape(OwnerKind.JOB, ACME, 0, cores(1), None)) for name in ("a", "b")
+    )
+    for head in (first, first, second, second):
+        await make_room(lease, head)
+    yard.clock.seconds += 1
+    await make_room(lease, second)
+    assert looked == ["a", "b", "b"]
+
+
 @pytest.fixture
 async def keeper(yard: Yard) -> AsyncIterator[LeaseKeeper]:
     keeper = yard.lease_keeper("proc_1")
@@ -259,14 +290,9 @@ async def test_the_leader_stops_jobs_after_its_cycle_where_that_is_switched_on(
     small = await full(yard)
     await yard.a_job(priority=LARGE, resources=cores(4))
     await keeper.acquire()
-    loop = SchedulingLoop(
-        yard.run_cycle,
-        keeper,
-        Waking(timedelta(hours=1)),
-        lambda: True,
-        lambda _: None,
-        PreemptJobs(yard.store, NODE_SILENCE_MAX) if is_on else None,
-    )
+    make_room = making_room(yard) if is_on else None
+    waking = Waking(timedelta(hours=1))
+    loop = SchedulingLoop(yard.run_cycle, keeper, waking, lambda: True, lambda _: None, make_room)
     await loop.turn()
     state = JobState.STOPPING if is_on else JobState.ADMITTED
     assert (await yard.job(small.id)).state is state

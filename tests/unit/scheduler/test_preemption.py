@@ -208,7 +208,7 @@ def yards(draw: st.DrawFn) -> Yard:
             stop_grace=SOON,
             is_stopping=draw(st.booleans()) and draw(st.booleans()),
         )
-        for number in range(draw(st.integers(0, 10)))
+        for number in range(draw(st.integers(0, 7)))
     ]
     nodes = []
     for name in NODES:
@@ -226,7 +226,8 @@ def yards(draw: st.DrawFn) -> Yard:
                 holds=frozenset() if is_mixed else works_on(name, running),
             )
         )
-    shape = Shape(OwnerKind.JOB, draw(tenants), draw(st.integers(0, 4)), draw(amounts(8)), HOUR)
+    asked = draw(amounts(8)) + Resources(cpu_millicores=1)  # whoever asks for nothing fits anywhere
+    shape = Shape(OwnerKind.JOB, draw(tenants), draw(st.integers(0, 4)), asked, HOUR)
     return Yard(Head("head", 1, shape), nodes, running)
 
 

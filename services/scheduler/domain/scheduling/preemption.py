@@ -10,7 +10,7 @@ what leaves anyway makes the room.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from services.chassis.tenancy import TenantId
@@ -50,19 +50,76 @@ class Running:
         return is_smaller and not self.leaves_anyway
 
 
+@dataclass(slots=True)
+class _Theirs:
+    """Those of one node, by whether they leave it."""
+
+    leaving: Resources = field(default_factory=Resources)
+    may_stop: list[Running] = field(default_factory=list)
+    staying: set[TenantId] = field(default_factory=set)
+    """Whose work stays whoever is stopped."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Choice:
-    """Whom to stop so that a head has room on a node."""
+class _Need:
+    """What a head lacks on a node, and who could give it."""
 
     node_id: NodeId
-    victims: tuple[Running, ...]
+    short: Resources
+    in_its_way: Sequence[Running]
+    """Other tenants', where a node takes one tenant's work at a time: all of them have to go."""
+    others: Sequence[Running] = ()
+    """Those of the smallest priorities that are enough together."""
 
     @property
-    def loss(self) -> tuple[int, int, timedelta, NodeId]:
-        """Return what it costs: whom it meets, how many, how much of their work."""
-        largest = max(each.priority or 0 for each in self.victims)
-        lost = sum((each.placed_for * len(each.held) for each in self.victims), timedelta(0))
-        return largest, len(self.victims), lost, self.node_id
+    def largest_priority(self) -> int:
+        """Return the largest priority that has to be met."""
+        return max(each.priority or 0 for each in (*self.in_its_way, *self.others))
+
+    @property
+    def is_met(self) -> bool:
+        """Tell whether what leaves anyway is enough."""
+        return not self.in_its_way and self.short == Resources()
+
+    def victims(self) -> tuple[Running, ...]:
+        """Return the fewest, as far as can be told, without whom there is no room."""
+        chosen = list(self.in_its_way)
+        freed = self._freed_by((*self.in_its_way, *self.others))
+        # Those that it is worst to meet are let off first, if the others are enough.
+        for each in sorted(self.others, key=self._worth):
+            without_it = freed - each.held[self.node_id]
+            if self.short.fits_in(without_it):
+                freed = without_it
+            else:
+                chosen.append(each)
+        return tuple(chosen)
+
+    def widened(self, may_stop: Sequence[Running]) -> "_Need | None":
+        """Return the need with those who could meet it; None: not even all of them could."""
+        freed = self._freed_by(self.in_its_way)
+        largest = max((each.priority or 0 for each in self.in_its_way), default=0)
+        others: list[Running] = []
+        for each in sorted(may_stop, key=lambda each: each.priority or 0):
+            priority = each.priority or 0
+            if priority > largest and self.short.fits_in(freed):
+                break
+            freed, largest = freed + each.held[self.node_id], max(largest, priority)
+            others.append(each)
+        return replace(self, others=others) if self.short.fits_in(freed) else None
+
+    def _freed_by(self, running: Sequence[Running]) -> Resources:
+        return sum((each.held[self.node_id] for each in running), Resources())
+
+    def _worth(self, running: Running) -> tuple[int, float, timedelta, str]:
+        """Return what orders those that may stay: a larger priority, little help, a long time."""
+        held, short = running.held[self.node_id], self.short
+        amounts = (
+            (held.gpu_count, short.gpu_count),
+            (held.cpu_millicores, short.cpu_millicores),
+            (held.memory_bytes, short.memory_bytes),
+        )
+        help_of = sum(min(1.0, amount / lack) for amount, lack in amounts if lack)
+        return -(running.priority or 0), help_of, -running.placed_for, running.id
 
 
 def choose_victims(
@@ -75,58 +132,56 @@ def choose_victims(
     is met, then how many, then for how long they have been there. How many is exact where one is
     enough, or where only one amount is short; else it is near the fewest.
     """
-    on_node: defaultdict[NodeId, list[Running]] = defaultdict(list)
-    for each in running:
-        for node_id in each.held:
-            on_node[node_id].append(each)
-    choices = []
+    on_node = _by_node(head, running)
+    needs = []
     for node in nodes:
-        choice = _choice_on(node, head, on_node[node.id])
-        if choice is None:
+        need = _need(node, head, on_node[node.id])
+        if need is None:
             continue
-        if not choice.victims:
+        if need.is_met:
             return ()
-        choices.append(choice)
-    return min(choices, key=lambda each: each.loss).victims if choices else ()
+        needs.append(need)
+    least = min((need.largest_priority for need in needs), default=0)
+    choices = [
+        (*_loss(victims), need.node_id, victims)
+        for need in needs
+        if need.largest_priority == least and (victims := need.victims())
+    ]
+    *_, victims = min(choices, key=lambda choice: choice[:3], default=((),))
+    return victims
 
 
-def _choice_on(node: Node, head: Head, theirs: Sequence[Running]) -> _Choice | None:
-    """Return whom to stop on a node; None where no stop there gives a head its room."""
+def _by_node(head: Head, running: Sequence[Running]) -> Mapping[NodeId, _Theirs]:
+    on_node: defaultdict[NodeId, _Theirs] = defaultdict(_Theirs)
+    for each in running:
+        leaves = each.leaves_anyway
+        for node_id, resources in each.held.items():
+            theirs = on_node[node_id]
+            if leaves:
+                theirs.leaving += resources
+            elif each.may_be_stopped_for(head):
+                theirs.may_stop.append(each)
+            else:
+                theirs.staying.add(each.tenant)
+    return on_node
+
+
+def _need(node: Node, head: Head, theirs: _Theirs) -> _Need | None:
+    """Return what a head lacks on a node; None where no stop there gives it its room."""
     if not node.is_open or not head.resources.fits_in(node.capacity):
         return None
-    here = [each for each in theirs if not each.leaves_anyway]
-    may_stop = [each for each in here if each.may_be_stopped_for(head)]
-    in_its_way = [] if node.allows_mixed_tenants else _others(here, than=head.tenant)
-    if not all(each.may_be_stopped_for(head) for each in in_its_way):
-        return None
-    leaving = _held(theirs, on=node.id).less(_held(here, on=node.id))
-    # Of what is booked, not of what is free: a node that came back smaller has more booked than it
+    may_stop, in_its_way = theirs.may_stop, list[Running]()
+    if not node.allows_mixed_tenants:
+        if theirs.staying - {head.tenant}:
+            return None
+        in_its_way = [each for each in may_stop if each.tenant != head.tenant]
+        may_stop = [each for each in may_stop if each.tenant == head.tenant]
+    # By what is booked, not by what is free: a node that came back smaller has more booked than it
     # has, and its first ends free nothing.
-    stays = node.used.less(leaving + _held(may_stop, on=node.id))
-    if not head.resources.fits_in(node.capacity.less(stays)):
-        return None
-    short = head.resources.less(node.capacity.less(node.used.less(leaving)))
-    victims = []
-    # Those that it is worst to meet are let off first, if the others are enough.
-    for each in sorted(may_stop, key=lambda each: _worth(each, short, on=node.id)):
-        with_it = stays + each.held[node.id]
-        if each not in in_its_way and head.resources.fits_in(node.capacity.less(with_it)):
-            stays = with_it
-        else:
-            victims.append(each)
-    return _Choice(node.id, tuple(victims))
+    short = (head.resources + node.used.less(theirs.leaving)).less(node.capacity)
+    return _Need(node.id, short, in_its_way).widened(may_stop)
 
 
-def _worth(running: Running, short: Resources, *, on: NodeId) -> tuple[int, float, timedelta, str]:
-    """Return what orders those that may stay: the larger priority, what helps little, the old."""
-    freed, lacks = running.held[on].amounts(), short.amounts()
-    help_of = (min(1.0, freed[name] / lack) for name, lack in lacks.items() if lack)
-    return -(running.priority or 0), sum(help_of), -running.placed_for, running.id
-
-
-def _others(running: Sequence[Running], *, than: TenantId) -> list[Running]:
-    return [each for each in running if each.tenant != than]
-
-
-def _held(running: Sequence[Running], *, on: NodeId) -> Resources:
-    return sum((each.held[on] for each in running), Resources())
+def _loss(victims: Sequence[Running]) -> tuple[int, timedelta]:
+    """Return how many are stopped, and how much of their work, beside whom that meets."""
+    return len(victims), sum((each.placed_for * len(each.held) for each in victims), timedelta(0))

@@ -11,19 +11,18 @@ from dataclasses import dataclass
 
 from loguru import logger
 
-from services.chassis.db.lease import HeldLease, LeaseKeeper
+from services.chassis.db.lease import LeaseKeeper
 from services.chassis.errors import ModelyardError
 from services.chassis.waking import Waking
 from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.attempts.work import AttemptWork
+from services.scheduler.entrypoints.loops.preemption import MakeRoom
 from services.scheduler.telemetry import (
     CYCLE_DURATION,
-    JOBS_PREEMPTED,
     LINE_MENDS,
     PLACEMENTS,
     WAITING,
 )
-from services.scheduler.use_cases.scheduling.preempt_jobs import PreemptJobs
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
     CycleReport,
     RunSchedulingCycle,
@@ -43,8 +42,8 @@ class SchedulingLoop:
     are_tenants_known: Callable[[], bool]
     offer: Callable[[Sequence[AttemptWork]], None]
     """Tells this process's runner what was admitted: it need not read that first."""
-    preempt: PreemptJobs | None = None
-    """Makes room for who has none; None: nobody is stopped for anybody."""
+    make_room: MakeRoom | None = None
+    """For the first one that a cycle has left without; None: nobody is stopped for anybody."""
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Run cycles while this process leads, until `stopping` is set."""
@@ -68,25 +67,9 @@ class SchedulingLoop:
             return False
         self.offer(report.admitted)
         _tell(report)
-        await self._make_room(held, report)
+        if self.make_room is not None and report.blocked is not None and not report.is_cut:
+            await self.make_room(held, report.blocked)
         return report.is_cut
-
-    async def _make_room(self, held: HeldLease, report: CycleReport) -> None:
-        """Stop jobs for the first one without room, unless the next cycle follows at once."""
-        head = report.blocked
-        if self.preempt is None or head is None or report.is_cut:
-            return
-        try:
-            count = await self.preempt(held, head)
-        except ModelyardError as error:
-            logger.warning("preemption failed", error=error.message)
-            return
-        except Exception as error:  # noqa: BLE001 a bug that one pass meets ends no process
-            logger.opt(exception=error).error("preemption failed")
-            return
-        if count:
-            JOBS_PREEMPTED.inc(count)
-            logger.info("jobs asked to make room", job_id=head.id, count=count)
 
 
 def _tell(report: CycleReport) -> None:
