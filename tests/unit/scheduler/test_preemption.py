@@ -118,6 +118,12 @@ def test_of_as_many_the_youngest_go() -> None:
     assert chosen(a_head(cpu=4), elsewhere) == ["young"]
 
 
+def test_nobody_makes_room_for_one_of_several_tasks() -> None:
+    running = [a_job("small", cpu=4)]
+    shape = replace(a_head().shape, task_count=2)
+    assert choose_victims(Head("gang", 1, shape), a_yard(running), running) == ()
+
+
 def test_room_on_two_nodes_is_no_room() -> None:
     running = [a_job("v1", "a"), a_replica("r1", on="a", cpu=3)]
     running += [a_job("v2", "b"), a_replica("r2", on="b", cpu=3)]
