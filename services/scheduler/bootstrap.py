@@ -128,6 +128,7 @@ from services.scheduler.use_cases.queues.pause_queue import PauseQueue
 from services.scheduler.use_cases.queues.resume_queue import ResumeQueue
 from services.scheduler.use_cases.scheduling.leaders_memory import LeadersMemory
 from services.scheduler.use_cases.scheduling.preempt_jobs import PreemptJobs
+from services.scheduler.use_cases.scheduling.reason import LookAtLine
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import RunSchedulingCycle
 from services.scheduler.use_cases.tenants.purge_node_files import PurgeNodeFiles
 from services.scheduler.use_cases.tenants.purge_tenants import PurgeTenants
@@ -573,6 +574,11 @@ def _wire_submissions(ports: Ports, settings: Settings, checks: JobChecks) -> Su
     )
 
 
+def _look(settings: Settings, known: TenantTable) -> LookAtLine:
+    scheduling = settings.scheduling
+    return LookAtLine(known, scheduling.cycle_heads_max, scheduling.node_silence_max)
+
+
 def _wire_jobs(
     ports: Ports,
     settings: Settings,
@@ -586,7 +592,7 @@ def _wire_jobs(
         submit_job=submissions,
         check_job=CheckJob(store, checks),
         get_job=GetJob(store, known, silence_max),
-        explain_job=ExplainJob(store, known, settings.scheduling.cycle_heads_max, silence_max),
+        explain_job=ExplainJob(store, known, _look(settings, known)),
         list_jobs=ListJobs(store, known, silence_max),
         list_attempts=ListAttempts(store),
         get_stats=GetStats(store),

@@ -32,8 +32,11 @@ from services.scheduler.domain.scheduling.plan import Holding
 from services.scheduler.domain.scheduling.preemption import Running
 from services.scheduler.domain.scheduling.shares import Averages
 from services.scheduler.use_cases.ports import (
+    FIRST_JOBS_MAX,
+    FIRST_SHAPES_MAX,
     Deployments,
     Fact,
+    FirstInLine,
     Lease,
     Leavings,
     LineNews,
@@ -588,6 +591,11 @@ class MemoryNodes:
             ]
         )
 
+    async def capacity_at_work(self, *, silence_max: timedelta) -> Resources:
+        """Return what those nodes have, all together."""
+        at_work = await self.at_work(silence_max=silence_max)
+        return sum((node.capacity for node in at_work), Resources())
+
     async def alive(
         self, node_ids: Sequence[NodeId], *, silence_max: timedelta
     ) -> Collection[NodeId]:
@@ -710,11 +718,11 @@ class MemoryLine:
         return sum(row.job.tenant == tenant for row in await self._queued())
 
     async def standing(self, job_id: JobId) -> Standing:
-        """Return how many jobs stand before one in line, and beside it."""
+        """Return how many jobs whose turns can come stand before one in line, and beside it."""
         own = self._tx.server.read(JOBS, job_id)
         if own is None:
             return Standing()
-        rows = await self._queued()
+        rows = await self._whose_turns_can_come()
         above = [row for row in rows if row.job.spec.priority > own.job.spec.priority]
         beside = [row for row in rows if row.job.spec.priority == own.job.spec.priority]
         others = Counter(row.job.tenant for row in beside if row.job.tenant != own.job.tenant)
@@ -723,24 +731,30 @@ class MemoryLine:
             for row in beside
             if row.job.tenant == own.job.tenant and row.queue_seq < own.queue_seq
         ]
-        return Standing(len(above), len(before), others)
+        shape = _waiting(own).head.shape
+        alike_count = sum(_waiting(row).head.shape == shape for row in before)
+        return Standing(len(above), len(before), others, alike_count)
 
     async def paused(self) -> Collection[tuple[TenantId, str]]:
         """Return all queues that are paused."""
         pauses = await self._tx.server.ask(lambda: self._tx.server.all(PAUSES))
         return {(tenant, pause.queue) for tenant, pause in pauses}
 
-    async def first(self, *, at: datetime, limit: int) -> Sequence[Head]:
-        """Return each tenant's first jobs."""
-        theirs: defaultdict[TenantId, list[Head]] = defaultdict(list)
-        for row in await self._queued():
-            if not row.job.needs and (row.job.retry_at is None or row.job.retry_at <= at):
-                theirs[row.job.tenant].append(_waiting(row).head)
-        return [
-            head
-            for heads in theirs.values()
-            for head in sorted(heads, key=lambda each: (each.shape.rank, each.queue_seq))[:limit]
-        ]
+    async def first(self, *, at: datetime, each_max: int) -> FirstInLine:
+        """Return the first of each shape."""
+        alike: defaultdict[Shape, list[Head]] = defaultdict(list)
+        for row in sorted(await self._whose_turns_can_come(), key=lambda row: row.queue_seq):
+            heads = alike[_waiting(row).head.shape]
+            if row.job.retry_at is None or row.job.retry_at <= at:
+                heads.append(_waiting(row).head)
+        shapes = sorted(alike, key=lambda shape: shape.rank)
+        each_max = max(1, min(each_max, FIRST_JOBS_MAX // max(1, len(shapes))))
+        seen = shapes[:FIRST_SHAPES_MAX]
+        return FirstInLine(
+            [head for shape in seen for head in alike[shape][:each_max]],
+            each_max,
+            is_whole=len(shapes) == len(seen),
+        )
 
     async def everybody(self) -> AsyncIterator[Sequence[Waiting]]:
         """Return all who wait."""
@@ -775,6 +789,14 @@ class MemoryLine:
             is_cut=len(notes) == limit,
             totals=totals if with_totals else None,
         )
+
+    async def _whose_turns_can_come(self) -> list[JobRow]:
+        paused = await self.paused()
+        return [
+            row
+            for row in await self._queued()
+            if not row.job.needs and (row.job.tenant, row.job.spec.queue) not in paused
+        ]
 
     async def _queued(self) -> list[JobRow]:
         rows = await self._tx.server.ask(lambda: self._tx.server.all(JOBS))

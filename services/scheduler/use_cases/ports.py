@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
 from services.chassis.errors import InProgress, KeyReused
 from services.chassis.tenancy import TenantId
@@ -507,6 +507,10 @@ class NodesAtWork(Protocol):
         """
         ...
 
+    async def capacity_at_work(self, *, silence_max: timedelta) -> Resources:
+        """Return what those nodes have, all together."""
+        ...
+
 
 class Nodes(Fleet, NodesAtWork, Protocol):
     """The machines that run containers.
@@ -575,6 +579,25 @@ class Nodes(Fleet, NodesAtWork, Protocol):
         ...
 
 
+FIRST_SHAPES_MAX: Final = 200
+"""Of jobs in line, all tenants': so many are looked at, those of larger priorities first."""
+FIRST_JOBS_MAX: Final = 2_000
+"""Of all those shapes together: where there are many shapes, fewer of each are looked at."""
+FIRST_REPLICAS_MAX: Final = 1_000
+"""All tenants' replicas in line that are looked at, the first ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstInLine:
+    """Those in line that a plan may come to."""
+
+    heads: Sequence[Head]
+    each_max: int
+    """So many jobs of a shape are there, or all that there are."""
+    is_whole: bool
+    """All shapes are there."""
+
+
 class SeenLine(Protocol):
     """Who waits for capacity, for whoever only looks; nothing is locked."""
 
@@ -583,17 +606,18 @@ class SeenLine(Protocol):
         ...
 
     async def standing(self, job_id: JobId) -> Standing:
-        """Return how many jobs stand before one in line, and beside it."""
+        """Return how many jobs whose turns can come stand before one in line, and beside it."""
         ...
 
     async def paused(self) -> Collection[tuple[TenantId, str]]:
         """Return all queues that are paused, each with its tenant."""
         ...
 
-    async def first(self, *, at: datetime, limit: int) -> Sequence[Head]:
-        """Return each tenant's first jobs, at most `limit` each, and so many replicas of all.
+    async def first(self, *, at: datetime, each_max: int) -> FirstInLine:
+        """Return the first of each shape, at most `each_max` of one, or fewer (`FIRST_…_MAX`).
 
-        Without those whose retry begins later than `at`, and those that wait for other jobs.
+        Without those of paused queues, those whose retry begins later than `at`, and those that
+        wait for other jobs.
         """
         ...
 

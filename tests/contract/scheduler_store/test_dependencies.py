@@ -102,7 +102,7 @@ async def test_a_job_that_waits_for_others_is_no_head_of_the_line(store: Store) 
             NodeId("node-1"), resources(cpu=4, memory=8), runtime="", allows_mixed_tenants=True
         )
     async with store.unit_of_work.system(because="test") as tx:
-        [first] = await tx.line.first(at=tx.now, limit=10)
+        [first] = (await tx.line.first(at=tx.now, each_max=10)).heads
         [some] = [waiting async for waiting in tx.line.everybody() if waiting]
         news = await tx.line.take_news(limit=10, with_totals=True)
         told = {change.head_id for change in news.changes if change.waiting is not None}

@@ -2,7 +2,9 @@
 
 import asyncio
 from contextvars import Context
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -10,10 +12,18 @@ from services.chassis.tenancy import TenantId
 from services.scheduler.domain.identities import AttemptId, JobId
 from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
 from services.scheduler.domain.jobs.job import Job
+from services.scheduler.domain.jobs.spec import DependencyCondition, JobDependency, JobTimeouts
+from services.scheduler.domain.queues.queue import Pause
 from services.scheduler.domain.scheduling.line import Line, Totals, Waiting
 from services.scheduler.domain.scheduling.place import Standing
 from services.scheduler.domain.scheduling.shares import Average, Averages
-from services.scheduler.use_cases.ports import LineNews, SystemTransaction
+from services.scheduler.use_cases.ports import (
+    FIRST_JOBS_MAX,
+    FIRST_SHAPES_MAX,
+    FirstInLine,
+    LineNews,
+    SystemTransaction,
+)
 from tests.contract.scheduler_store.conftest import Store
 from tests.unit.scheduler.builders import ACME, NODE, NOW, UMBRELLA, a_spec, resources
 
@@ -182,22 +192,22 @@ async def test_totals_of_nobody_are_nothing(store: Store) -> None:
     assert (await news(store)).totals is None
 
 
-async def test_each_tenants_first_are_seen_without_those_that_pause(store: Store) -> None:
+async def test_the_first_of_each_shape_are_seen_without_those_that_pause(store: Store) -> None:
     for number, priority in enumerate((0, 5, 0)):
         await in_line(store, number, priority=priority)
     other = await in_line(store, 9, tenant=UMBRELLA)
     async with store.unit_of_work.system(because="test") as tx:
-        first = await tx.line.first(at=NOW, limit=2)
-        assert {head.id for head in first} == {"job_1", "job_0", other}
+        first = await tx.line.first(at=NOW, each_max=1)
+        assert {head.id for head in first.heads} == {"job_1", "job_0", other}
         job = await admit(tx, JobId("job_1"))
         failure = JobFailure(FailureReason.LOST, "its node is lost")
         await tx.jobs.save(job.retried(failure, at=NOW, chance=0.0)[0])
     async with store.unit_of_work.reading(because="test") as reading:
         seen = [
-            {head.id for head in await reading.line.first(at=at, limit=2)}
+            {head.id for head in (await reading.line.first(at=at, each_max=1)).heads}
             for at in (NOW, NOW + timedelta(hours=1))
         ]
-    assert seen == [{"job_0", "job_2", other}, {"job_1", "job_0", other}]
+    assert seen == [{"job_0", other}, {"job_1", "job_0", other}]
 
 
 async def test_how_many_stand_before_a_job_and_beside_it(store: Store) -> None:
@@ -208,7 +218,7 @@ async def test_how_many_stand_before_a_job_and_beside_it(store: Store) -> None:
     async with store.unit_of_work.reading(because="test") as reading:
         standing = await reading.line.standing(JobId("job_4"))
         nobody = await reading.line.standing(JobId("job_none"))
-    assert standing == Standing(above_count=2, own_count=1, others={UMBRELLA: 2})
+    assert standing == Standing(above_count=2, own_count=1, others={UMBRELLA: 2}, alike_count=1)
     assert nobody == Standing()
 
 
@@ -233,3 +243,102 @@ async def test_a_line_tells_who_waits_as_it_stands(store: Store) -> None:
     assert some == [change.waiting]
     assert isinstance(change.waiting, Waiting)
     assert change.waiting.head.id == job_id
+
+
+async def add(store: Store, *jobs: Job) -> None:
+    async with store.unit_of_work.system(because="test") as tx:
+        await tx.jobs.add(jobs)
+
+
+def some_job(number: int, *, cpu: int = 1, tenant: TenantId = ACME, **changes: Any) -> Job:
+    spec = a_spec(resources=resources(cpu=cpu), **changes)
+    return Job.queued(JobId(f"job_{number:04}"), tenant, spec, at=NOW, traceparent=None)[0]
+
+
+async def first(store: Store, *, each_max: int) -> FirstInLine:
+    async with store.unit_of_work.reading(because="test") as reading:
+        return await reading.line.first(at=NOW, each_max=each_max)
+
+
+async def standing(store: Store, job: Job) -> Standing:
+    async with store.unit_of_work.reading(because="test") as reading:
+        return await reading.line.standing(job.id)
+
+
+async def test_whoever_is_behind_many_of_another_shape_is_seen(store: Store) -> None:
+    many = [some_job(number) for number in range(60)]
+    others = [some_job(60, cpu=2), some_job(61, timeouts=JobTimeouts(run=timedelta(minutes=1)))]
+    await add(store, *many, *others)
+    seen = await first(store, each_max=50)
+    assert (seen.each_max, seen.is_whole) == (50, True)
+    assert {head.id for head in seen.heads} == {job.id for job in [*many[:50], *others]}
+    run_max = {head.id: head.run_max for head in seen.heads}
+    assert [run_max[job.id] for job in others] == [timedelta(hours=24), timedelta(minutes=1)]
+
+
+async def test_of_many_shapes_fewer_of_each_are_seen_and_not_all_of_the_shapes(
+    store: Store,
+) -> None:
+    shapes = [some_job(cpu, cpu=cpu) for cpu in range(FIRST_SHAPES_MAX)]
+    alike = [some_job(1_000 + number, priority=1) for number in range(20)]
+    await add(store, *shapes, *alike)
+    seen = await first(store, each_max=50)
+    assert not seen.is_whole
+    assert len({head.shape for head in seen.heads}) == FIRST_SHAPES_MAX
+    assert seen.each_max == FIRST_JOBS_MAX // (FIRST_SHAPES_MAX + 1)
+    assert sum(head.shape.priority == 1 for head in seen.heads) == seen.each_max
+
+
+async def test_who_can_have_no_turn_stands_before_nobody(store: Store) -> None:
+    before, paused, beside = some_job(1), some_job(2, queue="nightly"), some_job(4, tenant=UMBRELLA)
+    needs = (JobDependency(before.id, DependencyCondition.END),)
+    needy = replace(some_job(3, after=needs), needs=needs)
+    last = some_job(5)
+    await add(store, before, paused, needy, beside, last)
+    expected = Standing(own_count=2, others={UMBRELLA: 1}, alike_count=1)
+    assert await standing(store, last) == expected
+    async with store.unit_of_work(ACME) as tx:
+        await tx.queues.pause(Pause("nightly", NOW, "it is day"))
+    assert await standing(store, last) == replace(expected, own_count=1)
+    async with store.unit_of_work.system(because="test") as tx:
+        job = await tx.jobs.get_any(needy.id)
+        await tx.jobs.save(job.released((), by="all have ended", at=NOW))
+    assert await standing(store, last) == replace(expected, own_count=2, alike_count=2)
+
+
+async def test_places_are_the_same_whatever_a_leader_has_heard_of(store: Store) -> None:
+    jobs = [some_job(number) for number in range(5)]
+    await add(store, *jobs[:4])
+
+    async def own_count() -> int:
+        return (await standing(store, jobs[4])).own_count
+
+    await news(store, limit=2)
+    await add(store, jobs[4])
+    assert await own_count() == 4
+    await news(store)
+    await cancel(store, jobs[0].id)
+    assert await own_count() == 3
+    async with store.unit_of_work.system(because="test") as tx:
+        await admit(tx, jobs[1].id)
+        await tx.line.forget_news()
+    assert await own_count() == 2
+    assert {head.id for head in (await first(store, each_max=9)).heads} == {
+        job.id for job in jobs[2:]
+    }
+
+
+async def test_news_that_is_told_again_counts_once(store: Store) -> None:
+    jobs = [some_job(number) for number in range(2)]
+    await add(store, *jobs)
+
+    async def fail() -> None:
+        async with store.unit_of_work.system(because="test") as tx:
+            await tx.line.take_news(limit=9, with_totals=False)
+            raise OnPurposeError
+
+    with pytest.raises(OnPurposeError):
+        await fail()
+    assert (await standing(store, jobs[1])).own_count == 1
+    await news(store)
+    assert (await standing(store, jobs[1])).own_count == 1

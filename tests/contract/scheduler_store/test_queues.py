@@ -91,8 +91,8 @@ async def paused(store: Store) -> set[tuple[TenantId, str]]:
 async def heads(store: Store) -> set[str]:
     """Return whose turn may come."""
     async with store.unit_of_work.reading(because="test") as reading:
-        seen, pauses = await reading.line.first(at=NOW, limit=9), await reading.line.paused()
-    return {head.id for head in seen if (head.tenant, head.shape.queue) not in pauses}
+        seen = await reading.line.first(at=NOW, each_max=9)
+    return {head.id for head in seen.heads}
 
 
 async def test_a_queue_is_there_while_a_job_of_it_has_not_ended(store: Store) -> None:

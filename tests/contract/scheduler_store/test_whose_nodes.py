@@ -7,6 +7,7 @@ from services.scheduler.domain.attempts.attempt import Attempt, Owner, OwnerKind
 from services.scheduler.domain.fleet.node import HeldWork, Node
 from services.scheduler.domain.fleet.reach import FleetDoors
 from services.scheduler.domain.identities import AttemptId, NodeId
+from services.scheduler.domain.resources import Resources
 from tests.contract.scheduler_store.conftest import Store
 from tests.unit.scheduler.builders import ACME, ENDING, NODE, NOW, UMBRELLA, resources
 
@@ -142,3 +143,19 @@ async def test_a_node_is_open_to_its_tenant_and_held_to_others(store: Store) -> 
     assert await doors(store, UMBRELLA) == is_held
     await end(store, 2)
     assert await doors(store, UMBRELLA) == is_open
+
+
+async def test_what_open_nodes_have_together_is_all_nodes_but_those_that_are_closed(
+    store: Store,
+) -> None:
+    async def capacity() -> Resources:
+        async with store.unit_of_work.reading(because="test") as reading:
+            return await reading.nodes.capacity_at_work(silence_max=AT_ALL_TIMES)
+
+    assert await capacity() == Resources()
+    await a_node(store, allows_mixed_tenants=True)
+    await a_node(store, OTHER, allows_mixed_tenants=False)
+    assert await capacity() == CAPACITY * 2
+    async with store.unit_of_work.system(because="test") as tx:
+        await tx.nodes.save((await tx.nodes.get(OTHER)).cordoned(at=NOW))
+    assert await capacity() == CAPACITY

@@ -92,8 +92,39 @@ async def test_a_job_whose_tenants_earlier_one_takes_the_plan_says_so(yard: Yard
     assert told.reason.because == "its tenant's jobs before it take what the plan lets it take"
 
 
+def look_at_one_of_each(yard: Yard) -> None:
+    look = replace(yard.explain_job.look, heads_max=1)
+    yard.explain_job = replace(yard.explain_job, look=look)
+
+
+async def test_a_job_behind_those_of_a_paused_queue_is_told_that_it_is_its_turn(
+    yard: Yard,
+) -> None:
+    look_at_one_of_each(yard)
+    await yard.a_node()
+    await yard.pause_queue(ACME, "nightly", reason="it is day", by="key:1")
+    for _ in range(2):
+        await yard.a_job(queue="nightly")
+    told = await explained(yard, await yard.a_job())
+    assert (told.reason.hold, told.jobs_before) == (Hold.NONE, 0)
+
+
+async def test_a_job_behind_those_that_find_no_room_is_told_that_it_is_its_turn(
+    yard: Yard,
+) -> None:
+    look_at_one_of_each(yard)
+    await yard.a_node()
+    await yard.a_job(resources=cores(2), timeouts=FOR_AN_HOUR)
+    await yard.cycle()
+    for _ in range(2):
+        await yard.a_job(resources=cores(3))
+    short = JobTimeouts(run=timedelta(minutes=10))
+    told = await explained(yard, await yard.a_job(resources=cores(1), timeouts=short))
+    assert (told.reason.hold, told.jobs_before) == (Hold.NONE, 2)
+
+
 async def test_a_job_whose_turn_no_cycle_sees_yet_is_not_told_that_it_is(yard: Yard) -> None:
-    yard.explain_job = replace(yard.explain_job, heads_max=1)
+    look_at_one_of_each(yard)
     await yard.a_node()
     await yard.a_job(resources=cores(1))
     told = await explained(yard, await yard.a_job(resources=cores(1)))

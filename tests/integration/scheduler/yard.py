@@ -45,6 +45,7 @@ from services.scheduler.use_cases.queues.list_queues import ListQueues
 from services.scheduler.use_cases.queues.pause_queue import PauseQueue
 from services.scheduler.use_cases.queues.resume_queue import ResumeQueue
 from services.scheduler.use_cases.scheduling.leaders_memory import LeadersMemory
+from services.scheduler.use_cases.scheduling.reason import LookAtLine
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
     CycleReport,
     Outcome,
@@ -134,7 +135,9 @@ class Yard:
         )
         self.delete_deployment = DeleteDeployment(self.store)
         self.get_job = GetJob(self.store, self.tenants, NODE_SILENCE_MAX)
-        self.explain_job = ExplainJob(self.store, self.tenants, 50, NODE_SILENCE_MAX)
+        self.explain_job = ExplainJob(
+            self.store, self.tenants, LookAtLine(self.tenants, 50, NODE_SILENCE_MAX)
+        )
         self.list_jobs = ListJobs(self.store, self.tenants, NODE_SILENCE_MAX)
         self.list_queues = ListQueues(self.store)
         self.pause_queue = PauseQueue(self.store)

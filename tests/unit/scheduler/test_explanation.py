@@ -1,11 +1,28 @@
-"""How an explanation is told."""
+"""Why one waits: what is told of it, and how."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from services.scheduler.domain.scheduling.explanation import Explanation, Hold, Reason
-from tests.unit.scheduler.builders import NOW, a_job
+from services.scheduler.domain.fleet.reach import FleetDoors
+from services.scheduler.domain.scheduling.explanation import (
+    Explanation,
+    Hold,
+    Reason,
+    reason_far_back,
+    reason_in_line,
+)
+from services.scheduler.domain.scheduling.line import Head, Line, Shape
+from services.scheduler.domain.scheduling.plan import Snapshot, plan
+from services.scheduler.domain.scheduling.shares import Shares
+from tests.unit.scheduler.builders import ACME, NOW, UMBRELLA, a_job, resources
+from tests.unit.scheduler.test_plan import Fleet, Left, a_fleet, fleets, head, holding, lefts, lines
+
+OPEN = FleetDoors(node_count=1, open_count=1)
 
 
 def estimated(at: datetime, starts_in: timedelta | None) -> datetime | None:
@@ -23,3 +40,97 @@ def test_an_instant_is_told_to_the_next_full_minute(past: float, minutes: int) -
 
 def test_no_instant_is_told_where_nobody_can_tell() -> None:
     assert estimated(NOW, None) is None
+
+
+def seen(
+    line: Sequence[Head],
+    fleet: Fleet,
+    *,
+    left: Left | None = None,
+    heads_max: int = 50,
+) -> Snapshot:
+    holdings = fleet.holdings
+    return Snapshot(Line.of(line), fleet.nodes, Shares(), left or {}, heads_max, holdings=holdings)
+
+
+def reason_of(head: Head, around: Snapshot, *, is_certain: bool = True) -> Reason:
+    return reason_in_line(head, around, plan(around), OPEN, is_certain=is_certain)
+
+
+def test_of_no_node_that_is_large_enough_nobody_says_what_it_lacks() -> None:
+    large = head("large", cpu=9)
+    told = reason_of(large, seen([large], a_fleet("a")))
+    assert (told.hold, told.because) == (Hold.NODES, "no node is large enough")
+    assert told.helped_by.startswith("a node that takes work")
+
+
+def test_of_nodes_that_have_come_to_hold_anothers_work_nobody_says_what_they_lack() -> None:
+    first = head("first", cpu=1)
+    others = holding(1, tenant=UMBRELLA, ends_in=None)
+    fleet = a_fleet("a", holdings=[others], allows_mixed_tenants=False)
+    told = reason_of(first, seen([first], fleet))
+    assert (told.hold, told.because) == (
+        Hold.NODES,
+        "no node that is large enough takes anything new",
+    )
+
+
+def far_back(head: Head, around: Snapshot, doors: FleetDoors = OPEN) -> Reason:
+    return reason_far_back(head, around, doors, alike_count=3)
+
+
+def test_one_far_back_that_fits_no_node_as_they_are_is_told_what_the_best_one_lacks() -> None:
+    fleet = a_fleet("a", holdings=[holding(6)])
+    assert far_back(head("last", cpu=4), seen([], fleet)) == Reason(
+        Hold.RESOURCES,
+        "no node has room for it: the best one is short of cpu_millicores 2000",
+        "the end of what runs, or more nodes",
+    )
+
+
+def test_one_far_back_that_fits_a_node_waits_for_those_before_it() -> None:
+    last, fleet = head("last", cpu=1), a_fleet("a", holdings=[holding(6)])
+    assert far_back(last, seen([], fleet)).hold is Hold.ORDER
+    holds = [
+        far_back(last, seen([], fleet, left={ACME: resources(cpu=cpu, memory=9)})).hold
+        for cpu in (3, 4)
+    ]
+    assert holds == [Hold.PLAN, Hold.ORDER]  # three of its tenant's that are like it, and itself
+
+
+def test_one_far_back_that_no_node_takes_is_told_so() -> None:
+    told = far_back(head("last", cpu=1), seen([], a_fleet("a")), FleetDoors(node_count=0))
+    assert (told.hold, told.because) == (Hold.NODES, "there is no node yet")
+
+
+def test_one_that_was_not_looked_at_is_told_what_those_like_it_are_refused_for() -> None:
+    fleet = a_fleet("a", holdings=[holding(6)])
+    alike = [head(f"job-{seq}", cpu=4, seq=seq) for seq in range(2)]
+    told = reason_of(alike[1], seen(alike[:1], fleet))
+    assert (told.hold, told.starts_in) == (Hold.RESOURCES, None)
+    assert told.helped_by == "the end of what runs, or more nodes"
+
+
+def test_nobody_says_that_it_is_ones_turn_while_others_were_not_looked_at() -> None:
+    first = head("first", cpu=1)
+    around = seen([first], a_fleet("a"))
+    assert reason_of(first, around).hold is Hold.NONE
+    told = reason_of(first, around, is_certain=False)
+    assert (told.hold, told.starts_in) == (Hold.ORDER, None)
+    assert told.because == "those before it in line are looked at first"
+
+
+@given(line=lines(), fleet=fleets(), left=lefts, heads_max=st.integers(1, 4))
+def test_of_each_shape_the_first_ones_tell_what_a_cycle_does(
+    line: list[Head], fleet: Fleet, left: Left, heads_max: int
+) -> None:
+    alike: defaultdict[Shape, list[Head]] = defaultdict(list)
+    for each in sorted(line, key=lambda each: each.queue_seq):
+        alike[each.shape].append(each)
+    first = [each for heads in alike.values() for each in heads[:heads_max]]
+    around = seen(first, fleet, left=left, heads_max=heads_max)
+    cycle = plan(seen(line, fleet, left=left, heads_max=heads_max))
+    placed = {each.head.id for each in cycle.placements}
+    for each in line:
+        is_turn = reason_of(each, around).hold is Hold.NONE
+        assert is_turn == (each.id in placed)

@@ -91,7 +91,7 @@ def test_nobody_can_tell_of_who_waits_for_a_replica() -> None:
 def test_nobody_reckons_further_than_it_is_worth() -> None:
     line = [job(seq, cpu=8) for seq in range(500)]
     around = seen(line, *[Holding(NodeId("a"), ACME, Resources(), timedelta(0))] * 499)
-    steps = WORK_MAX // 1000
+    steps = WORK_MAX // 1500
     told = [forecast(line[place], around, plan(around)) for place in (steps, steps + 1)]
     assert told == [Forecast(steps * HOUR), Forecast(None, is_cut=True)]
 

@@ -41,7 +41,7 @@ from services.scheduler.domain.jobs.job import (
     StopCause,
     StopRequest,
 )
-from services.scheduler.domain.jobs.spec import JobSpec, JobTimeouts
+from services.scheduler.domain.jobs.spec import JobSpec
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.plan import Holding
 from services.scheduler.domain.scheduling.preemption import Running
@@ -61,17 +61,33 @@ _HELD: Final = (
     .group_by(ATTEMPTS.c.tenant)
 )
 _HELD_BY_ONE: Final = _HELD.where(ATTEMPTS.c.tenant == sa.bindparam("tenant"))
+# A question an attempt: joined, all jobs are read, of which most have ended long ago.
+_STOP_OVER_AT: Final = sa.cast(
+    JOBS.c.stop["requested_at"].astext, sa.DateTime(timezone=True)
+) + sa.cast(JOBS.c.spec[("timeouts", "stop_grace")].astext, sa.Interval)
+_RUN_OVER_AT: Final = ATTEMPTS.c.created_at + sa.cast(
+    JOBS.c.spec[("timeouts", "run")].astext, sa.Interval
+)
+_ENDS_IN: Final = (
+    # Of the two the one that there is, where nobody has asked for a stop.
+    sa.select(sa.func.least(_RUN_OVER_AT, _STOP_OVER_AT) - sa.func.statement_timestamp())
+    .where(JOBS.c.id == ATTEMPTS.c.owner_id)
+    .scalar_subquery()
+)
+# As one row of columns: thousands of rows would take ten times as long to come as to be asked.
 _HOLDINGS: Final = (
     sa.select(
-        ATTEMPTS.c.node_id,
-        ATTEMPTS.c.tenant,
-        *(ATTEMPTS.c[name] for name in from_resources(Resources())),
-        sa.func.statement_timestamp().label("seen_at"),
-        (sa.func.statement_timestamp() - ATTEMPTS.c.created_at).label("placed_for"),
-        JOBS.c.spec["timeouts"].label("timeouts"),
-        JOBS.c.stop.label("stop"),
+        *(
+            sa.func.array_agg(column, type_=sa.ARRAY(column.type)).label(name)
+            for name, column in (
+                ("node_ids", ATTEMPTS.c.node_id),
+                ("tenants", ATTEMPTS.c.tenant),
+                *((name, ATTEMPTS.c[name]) for name in from_resources(Resources())),
+                ("ends_in_s", sa.cast(sa.extract("epoch", _ENDS_IN), sa.Double)),
+            )
+        )
     )
-    .outerjoin(JOBS, JOBS.c.id == ATTEMPTS.c.owner_id)
+    .select_from(ATTEMPTS)
     .where(ATTEMPTS.c.state.in_(OPEN))
 )
 _THEIRS: Final = ATTEMPTS.alias("theirs")
@@ -87,12 +103,22 @@ _IS_ANYBODY_SMALLER: Final = (
     .exists()
 )
 """Of no row of the statement around it, so it is looked for once, and ends with the first."""
-_RUNNING: Final = _HOLDINGS.add_columns(
-    ATTEMPTS.c.owner_id,
-    JOBS.c.priority.label("job_priority"),
-    JOBS.c.state.label("job_state"),
-    JOBS.c.attempt_id.label("job_attempt_id"),
-).where(_IS_ANYBODY_SMALLER)
+_RUNNING: Final = (
+    sa.select(
+        ATTEMPTS.c.owner_id,
+        ATTEMPTS.c.node_id,
+        ATTEMPTS.c.tenant,
+        *(ATTEMPTS.c[name] for name in from_resources(Resources())),
+        (sa.func.statement_timestamp() - ATTEMPTS.c.created_at).label("placed_for"),
+        _ENDS_IN.label("ends_in"),
+        JOBS.c.spec["timeouts"].label("timeouts"),
+        JOBS.c.priority.label("job_priority"),
+        JOBS.c.state.label("job_state"),
+        JOBS.c.attempt_id.label("job_attempt_id"),
+    )
+    .outerjoin(JOBS, JOBS.c.id == ATTEMPTS.c.owner_id)
+    .where(ATTEMPTS.c.state.in_(OPEN), _IS_ANYBODY_SMALLER)
+)
 _OPEN_WORK: Final = (
     sa.select(
         ATTEMPTS,
@@ -216,7 +242,7 @@ class PostgresAttempts:
     async def holdings(self) -> Sequence[Holding]:
         """Return what all open attempts hold, and for how long at most."""
         found = await self._connection.execute(_HOLDINGS)
-        return [to_holding(row) for row in found.mappings()]
+        return to_holdings(found.mappings().one())
 
     async def running(self, *, preemptible_by: int) -> Sequence[Running]:
         """Return all that has open attempts, if a placed job of it has less than this priority."""
@@ -289,10 +315,23 @@ def _ending(row: sa.RowMapping) -> AttemptEnding | None:
     return AttemptEnding(EndReason(row["end_reason"]), row["end_message"])
 
 
-def to_holding(row: sa.RowMapping) -> Holding:
-    """Return what the attempt in a row holds; a row without time-outs is no job's."""
-    ends_in = _ends_in(row, maybe_from_document(JobTimeouts, row["timeouts"]))
-    return Holding(NodeId(row["node_id"]), TenantId(row["tenant"]), to_resources(row), ends_in)
+def to_holdings(columns: sa.RowMapping) -> Sequence[Holding]:
+    """Return what attempts hold, told by columns; one without an end is no job's."""
+    if columns["node_ids"] is None:
+        return []
+    amounts = list(zip(*(columns[name] for name in from_resources(Resources())), strict=True))
+    sizes = {each: Resources(*each) for each in set(amounts)}  # most are of a few sizes
+    return [
+        Holding(
+            node_id,
+            tenant,
+            sizes[amount],
+            None if ends_in_s is None else timedelta(seconds=max(0.0, ends_in_s)),
+        )
+        for node_id, tenant, amount, ends_in_s in zip(
+            columns["node_ids"], columns["tenants"], amounts, columns["ends_in_s"], strict=True
+        )
+    ]
 
 
 def to_running(rows: Sequence[sa.RowMapping]) -> Sequence[Running]:
@@ -313,7 +352,7 @@ def _running(row: sa.RowMapping) -> Running:
         placed_for=row["placed_for"],
         priority=row["job_priority"],
         attempt_id=row["job_attempt_id"],
-        ends_in=_ends_in(row, timeouts),
+        ends_in=None if timeouts is None else max(timedelta(0), row["ends_in"]),
         stop_grace=timedelta(0) if timeouts is None else timeouts.stop_grace,
         is_stopping=timeouts is not None and row["job_state"] not in PLACED,
     )
@@ -324,16 +363,6 @@ def _more(running: Running, row: sa.RowMapping) -> Running:
     node_id = NodeId(row["node_id"])
     on_node = running.held.get(node_id, Resources()) + to_resources(row)
     return replace(running, held={**running.held, node_id: on_node})
-
-
-def _ends_in(row: sa.RowMapping, timeouts: JobTimeouts | None) -> timedelta | None:
-    if timeouts is None:
-        return None
-    ends_in: timedelta = max(timedelta(0), timeouts.run - row["placed_for"])
-    stop = maybe_from_document(StopRequest, row["stop"])
-    if stop is None:
-        return ends_in
-    return min(ends_in, stop.over_in(timeouts.stop_grace, at=row["seen_at"]))
 
 
 def to_work(row: sa.RowMapping) -> AttemptWork:

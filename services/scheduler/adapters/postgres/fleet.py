@@ -48,6 +48,12 @@ _SOME: Final = (
     sa.select(NODES).where(is_one_of(NODES.c.id, "node_ids")).order_by(NODES.c.id).with_for_update()
 )
 _AT_WORK: Final = sa.select(NODES).where(_IS_AT_WORK).order_by(NODES.c.id)
+_CAPACITY: Final = sa.select(
+    *(
+        sa.cast(sa.func.coalesce(sa.func.sum(NODES.c[name]), 0), sa.BigInteger).label(name)
+        for name in _AMOUNTS
+    )
+).where(_IS_AT_WORK)
 _ALIVE: Final = sa.select(NODES.c.id).where(_IS_ALIVE, is_one_of(NODES.c.id, "node_ids"))
 _HELD: Final = (
     sa.select(ATTEMPTS.c.node_id, ATTEMPTS.c.tenant, ATTEMPTS.c.owner_kind)
@@ -228,6 +234,11 @@ class PostgresNodes(PostgresFleet):
         """Return open nodes with a recent heartbeat whose runtime answers, with what they hold."""
         found = await self._connection.execute(_AT_WORK, {"silence_max": silence_max})
         return await self._with_what_they_hold([to_node(row) for row in found.mappings()])
+
+    async def capacity_at_work(self, *, silence_max: timedelta) -> Resources:
+        """Return what open nodes with a recent heartbeat, whose runtime answers, have together."""
+        found = await self._connection.execute(_CAPACITY, {"silence_max": silence_max})
+        return to_resources(found.mappings().one())
 
     async def alive(
         self, node_ids: Sequence[NodeId], *, silence_max: timedelta

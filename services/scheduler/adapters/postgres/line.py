@@ -3,12 +3,13 @@
 Who comes into line, leaves it or changes in it is noted by triggers in `line_change`, in the same
 commit (migration 0011). The leader takes the notes by deleting them, whatever their number and
 their age: so it misses nothing of who commits late, and what it had taken in a transaction that
-fails is there again.
+fails is there again. Each note says also by how much it changes the count of those that are alike
+and stand close together; a trigger adds that up as notes are deleted (migration 0016).
 """
 
 import dataclasses
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.chassis.db.statements import take_turns
 from services.chassis.tenancy import TenantId
 from services.scheduler.adapters.postgres.rows import (
+    from_document,
     from_resources,
     is_one_of,
     maybe_from_document,
@@ -27,8 +29,10 @@ from services.scheduler.adapters.postgres.tables import (
     DEPLOYMENTS,
     JOBS,
     LINE_CHANGES,
+    LINE_COUNTS,
     QUEUES,
     REPLICAS,
+    STRETCH_BITS,
     USAGE,
 )
 from services.scheduler.domain.attempts.attempt import OwnerKind
@@ -40,11 +44,18 @@ from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Head, LineChange, Shape, Totals, Waiting
 from services.scheduler.domain.scheduling.place import Standing
 from services.scheduler.domain.scheduling.shares import Average, Averages
-from services.scheduler.use_cases.ports import LineNews
+from services.scheduler.use_cases.ports import (
+    FIRST_JOBS_MAX,
+    FIRST_REPLICAS_MAX,
+    FIRST_SHAPES_MAX,
+    FirstInLine,
+    LineNews,
+)
 
 _ROWS_AT_ONCE: Final = 1_000
 _AMOUNTS: Final = tuple(from_resources(Resources()))
-_IS_JOB_QUEUED: Final = JOBS.c.state == JobState.QUEUED
+# Written out, as in the indexes: a plan for any state would use none of those that are of this one.
+_IS_JOB_QUEUED: Final = JOBS.c.state == sa.literal_column(f"'{JobState.QUEUED}'")
 _IS_JOB_IN_LINE: Final = sa.and_(_IS_JOB_QUEUED, JOBS.c.needs_count == 0)
 """Whose turn can come; who waits for other jobs stands in line for its tenant's bound alone."""
 _IS_REPLICA_IN_LINE: Final = REPLICAS.c.state == ReplicaState.QUEUED
@@ -138,53 +149,141 @@ _TOTALS: Final = sa.select(
 _NEWS: Final = sa.union_all(_CHANGED_JOBS, _CHANGED_REPLICAS)
 _NEWS_WITH_TOTALS: Final = sa.union_all(_CHANGED_JOBS, _CHANGED_REPLICAS, _TOTALS)
 
-_FIRST_TENANT: Final = (
-    sa.select(sa.func.min(JOBS.c.tenant).label("tenant")).where(_IS_JOB_IN_LINE).cte(recursive=True)
+
+def _is_paused(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    is_its_queue = sa.and_(QUEUES.c.tenant == table.c.tenant, QUEUES.c.name == table.c.queue)
+    return sa.exists().where(is_its_queue)
+
+
+_RUN_MAX: Final = sa.func.coalesce(JOBS.c.spec[("timeouts", "run")].astext, "").label("run_max")
+_STRETCH_BITS: Final[sa.ColumnElement[int]] = sa.literal_column(str(STRETCH_BITS), sa.Integer)
+_KEY: Final = tuple(column.name for column in LINE_COUNTS.primary_key)
+_SHAPE: Final = tuple(name for name in _KEY if name != "stretch")
+_COUNTED: Final = sa.union_all(
+    sa.select(*(LINE_COUNTS.c[name] for name in _KEY), LINE_COUNTS.c.job_count),
+    sa.select(
+        *(LINE_CHANGES.c[name] for name in _KEY), LINE_CHANGES.c.change.label("job_count")
+    ).where(LINE_CHANGES.c.change.is_not(None)),
+).subquery("counted")
+"""What was counted and what has changed since then, as of one instant: the sum is always right."""
+_OWN_PLACE: Final = sa.select(
+    *(JOBS.c[name] for name in _SHAPE if name != "run_max"),
+    _RUN_MAX,
+    JOBS.c.queue_seq,
+    JOBS.c.queue_seq.bitwise_rshift(_STRETCH_BITS).label("stretch"),
+).where(JOBS.c.id == sa.bindparam("job_id"))
+
+
+def _is(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
+    return column == sa.bindparam(name, type_=column.type)
+
+
+_IS_BESIDE: Final = _is(_COUNTED.c.priority, "priority")
+_IS_BEFORE: Final = sa.and_(
+    _IS_BESIDE, _COUNTED.c.stretch < sa.bindparam("stretch", type_=sa.BigInteger)
 )
-_NEXT_TENANT: Final = (
-    sa.select(sa.func.min(JOBS.c.tenant))
-    .where(_IS_JOB_IN_LINE, JOBS.c.tenant > _FIRST_TENANT.c.tenant)
-    .scalar_subquery()
-)
-_TENANTS: Final = _FIRST_TENANT.union_all(
-    sa.select(_NEXT_TENANT).where(_FIRST_TENANT.c.tenant.is_not(None))
-)
-"""Of those with jobs in line; by the index, from one to the next, instead of through all jobs."""
-_THEIR_FIRST: Final = (
-    _QUEUED_JOBS.where(
-        JOBS.c.tenant == _TENANTS.c.tenant,
-        sa.or_(JOBS.c.retry_at.is_(None), JOBS.c.retry_at <= sa.bindparam("at")),
+_STANDING: Final = (
+    sa.select(
+        _COUNTED.c.tenant,
+        *(
+            sa.cast(
+                sa.func.coalesce(sa.func.sum(_COUNTED.c.job_count).filter(which), 0), sa.BigInteger
+            ).label(name)
+            for name, which in (
+                ("above_count", _COUNTED.c.priority > sa.bindparam("priority", type_=sa.Integer)),
+                ("beside_count", _IS_BESIDE),
+                ("before_count", _IS_BEFORE),
+                (
+                    "alike_count",
+                    sa.and_(_IS_BEFORE, *(_is(_COUNTED.c[name], name) for name in _SHAPE)),
+                ),
+            )
+        ),
     )
-    .order_by(JOBS.c.priority.desc(), JOBS.c.queue_seq)
-    .limit(sa.bindparam("heads_max", type_=sa.Integer))
-    .lateral("first")
+    .where(~_is_paused(_COUNTED))
+    .group_by(_COUNTED.c.tenant)
 )
-_FIRST: Final = sa.union_all(
-    sa.select(_THEIR_FIRST).select_from(_TENANTS.join(_THEIR_FIRST, sa.true())),
-    _QUEUED_REPLICAS.order_by(REPLICAS.c.queue_seq).limit(
-        sa.bindparam("heads_max", type_=sa.Integer)
+_IN_OWN_STRETCH: Final = sa.select(
+    sa.func.count().label("before_count"),
+    sa.func.count()
+    .filter(
+        *(_is(JOBS.c[name], name) for name in _SHAPE if name != "run_max"), _is(_RUN_MAX, "run_max")
+    )
+    .label("alike_count"),
+).where(
+    _IS_JOB_IN_LINE,
+    _is(JOBS.c.tenant, "tenant"),
+    _is(JOBS.c.priority, "priority"),
+    JOBS.c.queue_seq >= sa.bindparam("stretch_seq", type_=sa.BigInteger),
+    JOBS.c.queue_seq < sa.bindparam("queue_seq", type_=sa.BigInteger),
+    ~_is_paused(JOBS),
+)
+_STRETCHES: Final = (
+    sa.select(*(_COUNTED.c[name] for name in _KEY))
+    .where(~_is_paused(_COUNTED))
+    .group_by(*(_COUNTED.c[name] for name in _KEY))
+    .having(sa.func.sum(_COUNTED.c.job_count) > 0)
+    .subquery("stretches")
+)
+_FIRST_SHAPES: Final = (
+    sa.select(
+        *(_STRETCHES.c[name] for name in _SHAPE),
+        sa.func.min(_STRETCHES.c.stretch).label("stretch"),
+    )
+    .group_by(*(_STRETCHES.c[name] for name in _SHAPE))
+    .order_by(_STRETCHES.c.priority.desc(), "stretch")
+    .limit(sa.bindparam("shapes_max", type_=sa.Integer))
+    .cte("first_shapes")
+)
+_EACH_MAX: Final = sa.func.greatest(
+    1,
+    sa.func.least(
+        sa.bindparam("each_max", type_=sa.BigInteger),
+        sa.bindparam("jobs_max", type_=sa.BigInteger) // sa.func.count().over(),
     ),
 )
-_IN_LINE_ALIKE: Final = (
-    sa.select(JOBS.c.tenant, JOBS.c.priority, sa.func.count().label("job_count"))
-    .where(_IS_JOB_QUEUED)
-    .group_by(JOBS.c.tenant, JOBS.c.priority)
-)
-"""By an index alone, where that is clean: some 10 ms for 100,000 in line."""
-_OWN: Final = JOBS.alias("own")
-_OWN_PLACE: Final = sa.select(
-    _OWN.c.tenant,
-    _OWN.c.priority,
-    sa.select(sa.func.count())
+_SHAPES: Final = sa.select(_FIRST_SHAPES, _EACH_MAX.label("each_max")).subquery("shapes")
+_OF_SHAPE: Final = (
+    sa.select(JOBS.c.id, JOBS.c.queue_seq)
     .where(
-        _IS_JOB_QUEUED,
-        JOBS.c.tenant == _OWN.c.tenant,
-        JOBS.c.priority == _OWN.c.priority,
-        JOBS.c.queue_seq < _OWN.c.queue_seq,
+        _IS_JOB_IN_LINE,
+        *(JOBS.c[name] == _SHAPES.c[name] for name in _SHAPE if name != "run_max"),
+        _RUN_MAX.element == _SHAPES.c.run_max,
+        JOBS.c.queue_seq >= _SHAPES.c.stretch.bitwise_lshift(_STRETCH_BITS),
+        sa.or_(JOBS.c.retry_at.is_(None), JOBS.c.retry_at <= sa.bindparam("at")),
     )
-    .scalar_subquery()
-    .label("own_count"),
-).where(_OWN.c.id == sa.bindparam("job_id"))
+    .order_by(JOBS.c.queue_seq)
+    .limit(_SHAPES.c.each_max)
+    .correlate(_SHAPES)
+    .lateral("of_shape")
+)
+_TURNS: Final = sa.select(
+    sa.func.array_agg(_OF_SHAPE.c.id, type_=sa.ARRAY(sa.Text)).label("ids"),
+    sa.func.array_agg(_OF_SHAPE.c.queue_seq, type_=sa.ARRAY(sa.BigInteger)).label("queue_seqs"),
+).lateral("turns")
+_FIRST: Final = sa.select(_SHAPES, _TURNS).select_from(_SHAPES.join(_TURNS, sa.true()))
+_LIKE_THOSE: Final = (
+    sa.select(
+        _kind(OwnerKind.REPLICA),
+        REPLICAS.c.id,
+        *_REPLICA,
+        sa.func.row_number()
+        .over(
+            partition_by=(REPLICAS.c.tenant, *(DEPLOYMENTS.c[name] for name in _AMOUNTS)),
+            order_by=REPLICAS.c.queue_seq,
+        )
+        .label("place"),
+    )
+    .select_from(_OF_DEPLOYMENTS)
+    .where(_IS_REPLICA_IN_LINE)
+    .subquery("like_those")
+)
+_FIRST_REPLICAS: Final = (
+    sa.select(_LIKE_THOSE)
+    .where(_LIKE_THOSE.c.place <= sa.bindparam("each_max", type_=sa.Integer))
+    .order_by(_LIKE_THOSE.c.queue_seq)
+    .limit(sa.bindparam("replicas_max", type_=sa.Integer))
+)
 _PAUSED: Final = sa.select(QUEUES.c.tenant, QUEUES.c.name)
 _QUEUED_COUNTS: Final = (
     sa.select(JOBS.c.tenant, sa.func.count().label("job_count"))
@@ -211,19 +310,26 @@ class PostgresLine:
         return (await self._counts([tenant])).get(tenant, 0)
 
     async def standing(self, job_id: JobId) -> Standing:
-        """Return how many jobs stand before one in line, and beside it."""
-        own = (await self._connection.execute(_OWN_PLACE, {"job_id": job_id})).one_or_none()
-        if own is None:
+        """Return how many jobs whose turns can come stand before one in line, and beside it."""
+        found = (await self._connection.execute(_OWN_PLACE, {"job_id": job_id})).mappings()
+        if (own := found.one_or_none()) is None:
             return Standing()
-        counts = (await self._connection.execute(_IN_LINE_ALIKE)).all()
+        rows = (await self._connection.execute(_STANDING, dict(own))).all()
+        stretch_seq = own["stretch"] << STRETCH_BITS
+        beside = await self._connection.execute(
+            _IN_OWN_STRETCH, {**own, "stretch_seq": stretch_seq}
+        )
+        in_own_stretch = beside.one()
+        ours = [row for row in rows if row.tenant == own["tenant"]]
         return Standing(
-            above_count=sum(row.job_count for row in counts if row.priority > own.priority),
-            own_count=own.own_count,
+            above_count=sum(row.above_count for row in rows),
+            own_count=in_own_stretch.before_count + sum(row.before_count for row in ours),
             others={
-                TenantId(row.tenant): row.job_count
-                for row in counts
-                if row.priority == own.priority and row.tenant != own.tenant
+                TenantId(row.tenant): row.beside_count
+                for row in rows
+                if row.beside_count and row.tenant != own["tenant"]
             },
+            alike_count=in_own_stretch.alike_count + sum(row.alike_count for row in ours),
         )
 
     async def paused(self) -> Collection[tuple[TenantId, str]]:
@@ -231,10 +337,23 @@ class PostgresLine:
         found = await self._connection.execute(_PAUSED)
         return {(TenantId(row.tenant), row.name) for row in found}
 
-    async def first(self, *, at: datetime, limit: int) -> Sequence[Head]:
-        """Return each tenant's first jobs, and the first replicas."""
-        found = await self._connection.execute(_FIRST, {"at": at, "heads_max": limit})
-        return [to_waiting(row).head for row in found.mappings()]
+    async def first(self, *, at: datetime, each_max: int) -> FirstInLine:
+        """Return the first of each shape."""
+        # One more than is looked at of each tells whether there are others.
+        asked: dict[str, object] = {
+            "at": at,
+            "each_max": each_max,
+            "jobs_max": FIRST_JOBS_MAX,
+            "shapes_max": FIRST_SHAPES_MAX + 1,
+        }
+        shapes = (await self._connection.execute(_FIRST, asked)).mappings().all()
+        asked = {"each_max": each_max, "replicas_max": FIRST_REPLICAS_MAX + 1}
+        replicas = (await self._connection.execute(_FIRST_REPLICAS, asked)).mappings().all()
+        heads = [head for row in shapes[:FIRST_SHAPES_MAX] for head in to_alike(row)]
+        heads += [to_waiting(row).head for row in replicas[:FIRST_REPLICAS_MAX]]
+        is_whole = len(shapes) <= FIRST_SHAPES_MAX and len(replicas) <= FIRST_REPLICAS_MAX
+        each_max = shapes[0]["each_max"] if shapes else each_max
+        return FirstInLine(heads, each_max, is_whole)
 
     async def everybody(self) -> AsyncIterator[Sequence[Waiting]]:
         """Return all who wait, some after others."""
@@ -304,6 +423,20 @@ def to_waiting(row: sa.RowMapping) -> Waiting:
         task_count=row["task_count"],
     )
     return Waiting(Head(row["id"], row["queue_seq"], shape), not_before=row["retry_at"])
+
+
+def to_alike(row: sa.RowMapping) -> Sequence[Head]:
+    """Return the first jobs of the shape in a row; those of one may all pause."""
+    shape = Shape(
+        OwnerKind.JOB,
+        TenantId(row["tenant"]),
+        row["priority"],
+        to_resources(row),
+        run_max=from_document(timedelta, row["run_max"]) if row["run_max"] else None,
+        queue=row["queue"],
+    )
+    turns = zip(row["ids"] or (), row["queue_seqs"] or (), strict=True)
+    return [Head(head_id, queue_seq, shape) for head_id, queue_seq in turns]
 
 
 def to_change(row: sa.RowMapping) -> LineChange:

@@ -124,17 +124,48 @@ Index(
     postgresql_where=IS_LABELLED,
 )
 
+
+def _counted(*, nullable: bool) -> tuple[Column[Any], ...]:
+    """What jobs in line are counted by: all of a plan's shape, and the stretch of the line."""
+    columns = {
+        "tenant": Text,
+        "priority": Integer,
+        "queue": Text,
+        "cpu_millicores": BigInteger,
+        "memory_bytes": BigInteger,
+        "gpu_count": Integer,
+        "run_max": Text,
+        "stretch": BigInteger,
+    }
+    return tuple(Column(name, kind, nullable=nullable) for name, kind in columns.items())
+
+
 LINE_CHANGES: Final = Table(
     "line_change",
     METADATA,
     Column("kind", Text, nullable=False),
     Column("id", Text, nullable=False),
+    *_counted(nullable=True),
+    Column("change", Integer, comment="of the jobs in line"),
     comment="written by triggers on job and replica, deleted by the leader that has read it",
 )
 """Who has come into line, left it or changed in it, since the leader's last look (ADR-0034).
 
 It has no key: whoever commits late must not meet what the leader is deleting. Bounded by what
 changes between two looks of a leader; who begins to lead reads the line whole, and deletes all.
+"""
+STRETCH_BITS: Final = 12
+"""A stretch is that many places in line together, as bits of `queue_seq`: 4,096."""
+LINE_COUNTS: Final = Table(
+    "line_count",
+    METADATA,
+    *(Column(each.name, each.type, primary_key=True) for each in _counted(nullable=False)),
+    Column("job_count", BigInteger, nullable=False),
+    comment="written by a trigger on line_change: what its deleted rows have come to",
+)
+"""How many jobs stand in line, but for what `line_change` says still (ADR-0039).
+
+Of those that wait for no other jobs. Whoever deletes notes is one leader, so nobody waits here.
 """
 
 USAGE: Final = Table(

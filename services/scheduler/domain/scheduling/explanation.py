@@ -19,11 +19,12 @@ from services.scheduler.domain.queues.queue import Pause
 from services.scheduler.domain.resources import Resources, amount_in_words
 from services.scheduler.domain.scheduling.forecast import Forecast, forecast
 from services.scheduler.domain.scheduling.line import Head
-from services.scheduler.domain.scheduling.plan import Decisions, Snapshot, plan
+from services.scheduler.domain.scheduling.plan import Decisions, Snapshot
 from services.scheduler.domain.tenants.tenant import Tenant
 
 _MINUTE: Final = timedelta(minutes=1)
 _ENDS_HELP: Final = "the end of what runs, or more nodes"
+_NODES_HELP: Final = "a node that takes work: uncordoned, back, new, or empty of others' work"
 
 
 class Hold(StrEnum):
@@ -59,6 +60,13 @@ class Reason:
     """Empty where nothing holds it."""
     starts_in: timedelta | None = None
     """If all that runs does so to its limit, and nobody comes between; None: nobody can tell."""
+
+
+_PLAN_TAKEN: Final = Reason(
+    Hold.PLAN,
+    "its tenant's jobs before it take what the plan lets it take",
+    "the end of what the tenant runs, or a larger plan",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +116,44 @@ def reason_by_itself(
     return None
 
 
-def reason_in_line(job: Job, seen: Snapshot, doors: FleetDoors) -> Reason:
-    """Return what holds a job that is to be admitted as soon as there is room."""
-    head = seen.line.find(job.id)
-    decisions = plan(seen)
-    told = forecast(head, seen, decisions) if head is not None else Forecast(None, is_cut=True)
+def reason_far_back(head: Head, seen: Snapshot, doors: FleetDoors, *, alike_count: int) -> Reason:
+    """Return what holds one behind more of its own shape than a cycle places.
+
+    Of the line nothing else is looked at, and nobody can tell when it starts.
+    """
     if doors.why_waiting:
-        helped_by = "a node that takes work: uncordoned, back, new, or empty of others' work"
-        return Reason(Hold.NODES, doors.why_waiting, helped_by, told.starts_in)
-    if head is not None and any(each.head.id == head.id for each in decisions.placements):
+        return Reason(Hold.NODES, doors.why_waiting, _NODES_HELP)
+    if not _has_room(head, seen.nodes):
+        return _no_room(head, seen, Forecast(None, is_cut=True))
+    left = seen.left.get(head.tenant)
+    if left is not None and not (head.total * (alike_count + 1)).fits_in(left):
+        return _PLAN_TAKEN
+    because = "there is room, and those before it in line come first"
+    return Reason(Hold.ORDER, because, "their start")
+
+
+def reason_in_line(
+    head: Head,
+    seen: Snapshot,
+    decisions: Decisions,
+    doors: FleetDoors,
+    *,
+    is_certain: bool = True,
+) -> Reason:
+    """Return what holds one that is to be admitted as soon as there is room.
+
+    Unless `is_certain` others stand in line that were not looked at: nobody tells it that it is its
+    turn, nor when it starts. Nor is one told that whose start is too far off to be seen.
+    """
+    told = Forecast(None, is_cut=True)
+    if is_certain and seen.line.find(head.id) is not None:
+        told = forecast(head, seen, decisions)
+    if doors.why_waiting:
+        return Reason(Hold.NODES, doors.why_waiting, _NODES_HELP, told.starts_in)
+    is_placed = any(each.head.id == head.id for each in decisions.placements)
+    if is_placed and is_certain:
         return Reason(Hold.NONE, "it is its turn", starts_in=told.starts_in)
-    if head is None or head.shape not in decisions.refused:
+    if head.shape not in decisions.refused:
         because, helped_by = "those before it in line are looked at first", "their start"
         return Reason(Hold.ORDER, because, helped_by, told.starts_in)
     return replace(_what_is_short(head, seen, decisions, told), starts_in=told.starts_in)
@@ -129,20 +164,28 @@ def _what_is_short(head: Head, seen: Snapshot, decisions: Decisions, told: Forec
     at_its_turn = seen.with_placed(decisions.placements[: decisions.refused[head.shape]])
     left = at_its_turn.left.get(head.tenant)
     if left is not None and not head.total.fits_in(left):
-        because = "its tenant's jobs before it take what the plan lets it take"
-        return Reason(Hold.PLAN, because, "the end of what the tenant runs, or a larger plan")
+        return _PLAN_TAKEN
     if _has_room(head, at_its_turn.nodes):
         because = "there is room, and it is kept for one before it that needs more"
         helped_by = "a run time limit that ends before that one's turn, or its start"
         return Reason(Hold.ORDER, because, helped_by)
     if _has_room(head, seen.nodes):
         return Reason(Hold.ORDER, "those before it take the room that there is", _ENDS_HELP)
+    return _no_room(head, seen, told)
+
+
+def _no_room(head: Head, seen: Snapshot, told: Forecast) -> Reason:
     never = told.starts_in is None and not told.is_cut
     helped_by = "fewer replicas, or more nodes" if never else _ENDS_HELP
     if (room := _room(head, seen.nodes)) > 0:
         because = f"there is room for {room} of its {head.task_count} tasks, which start together"
         return Reason(Hold.RESOURCES, because, helped_by)
-    short = _least_short(head, [node for node in seen.nodes if node.takes(head.tenant)])
+    large = [node for node in seen.nodes if head.resources.fits_in(node.capacity)]
+    lacks = [head.resources.less(node.free) for node in large if node.takes(head.tenant)]
+    if not lacks:  # the nodes were looked at before, and some took something then
+        closed = "no node that is large enough takes anything new"
+        return Reason(Hold.NODES, closed if large else "no node is large enough", _NODES_HELP)
+    short = _in_words(min(lacks, key=_severity))
     which = "it" if head.task_count == 1 else f"any of its {head.task_count} tasks"
     because = f"no node has room for {which}: the best one is short of {short}"
     return Reason(Hold.RESOURCES, because, helped_by)
@@ -159,17 +202,9 @@ def _room(head: Head, nodes: Iterable[Node]) -> int:
     return min(most, sum(head.resources.count_in(node.free, most=most) for node in open_to))
 
 
-def _least_short(head: Head, nodes: Iterable[Node]) -> str:
-    """Say what the node lacks that lacks least, GPUs before all."""
-    lacks = [
-        head.resources.less(node.free) for node in nodes if head.resources.fits_in(node.capacity)
-    ]
-    least = min(
-        lacks,
-        key=lambda each: (each.gpu_count, each.cpu_millicores, each.memory_bytes),
-        default=head.resources,
-    )
-    return _in_words(least)
+def _severity(short: Resources) -> tuple[int, int, int]:
+    """Order what nodes lack, GPUs before all."""
+    return (short.gpu_count, short.cpu_millicores, short.memory_bytes)
 
 
 def _in_words(short: Resources) -> str:

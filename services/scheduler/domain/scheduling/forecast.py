@@ -18,8 +18,8 @@ from services.scheduler.domain.scheduling.line import Head
 from services.scheduler.domain.scheduling.plan import Decisions, Holding, Snapshot, plan
 
 WORK_MAX: Final = 20_000
-"""Looks of a head at a node, and of a step at a holding: some 20 ms of a core together. The first
-step is made however much it is."""
+"""Looks of a head at a node, and of a step at a holding and at one in line: some 20 ms of a core
+together. The first step is made however much it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +34,31 @@ class Forecast:
 
 def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
     """Return when a head of a snapshot starts, on which these decisions were made."""
-    heads_max = min(seen.line.totals.count, seen.heads_max)
-    work = heads_max * len(seen.nodes) + len(_held(seen)) + len(seen.nodes)
+    line_length = seen.line.totals.count
+    looks = min(line_length, seen.heads_max) * len(seen.nodes)
+    work = looks + line_length + len(_held(seen)) + len(seen.nodes)
+    steps_left = max(1, WORK_MAX // max(1, work))
     elapsed = timedelta(0)
-    for _ in range(max(1, WORK_MAX // max(1, work))):
+    while True:
         if any(placement.head.id == head.id for placement in decisions.placements):
             return Forecast(elapsed)
         kept = decisions.reservation
         if kept is not None and kept.head.id == head.id:
             return Forecast(elapsed + kept.starts_in)
-        seen = seen.with_placed(decisions.placements)
-        ends = [each.ends_in for each in _held(seen) if each.ends_in is not None]
+        ends = [
+            each.ends_in
+            for each in (*_held(seen), *(placement.holding for placement in decisions.placements))
+            if each.ends_in is not None
+        ]
         if not ends:
             return Forecast(None)
+        steps_left -= 1
+        if not steps_left:
+            return Forecast(None, is_cut=True)
         # To where the first one has its room; what passes it in between is told that instant, too.
         step = kept.starts_in if kept is not None else min(ends)
-        seen, elapsed = _after(seen, step), elapsed + step
+        seen, elapsed = _after(seen.with_placed(decisions.placements), step), elapsed + step
         decisions = plan(seen)
-    return Forecast(None, is_cut=True)
 
 
 def _after(seen: Snapshot, length: timedelta) -> Snapshot:

@@ -1,5 +1,8 @@
 """A job's place in line, told from counts: nobody walks through all who wait to tell it.
 
+Jobs of paused queues, and those that wait for others, are before nobody: their turns can't come.
+Those that pause before a retry count, as their turns come by themselves.
+
 Of its own tenant's jobs those are before it that have a larger priority, or came first. Others'
 take turns with them by share: as many of another tenant are before it as get theirs until its own
 tenant's share is as large as it will be at its turn, if they all asked for as much as it does.
@@ -25,6 +28,8 @@ class Standing:
     """Of its priority, before it, its own tenant's."""
     others: Mapping[TenantId, int] = field(default_factory=dict)
     """Of its priority, other tenants', wherever they stand."""
+    alike_count: int = 0
+    """Of its shape, before it."""
 
     def jobs_before(self, tenant: TenantId, resources: Resources, shares: Shares) -> int:
         """Return about how many have their turns before a job that asks for this."""
