@@ -101,6 +101,7 @@ from services.scheduler.use_cases.attempts.store_checkpoint import StoreCheckpoi
 from services.scheduler.use_cases.attempts.store_outputs import StoreOutputs
 from services.scheduler.use_cases.deployments.create_deployment import CreateDeployment
 from services.scheduler.use_cases.deployments.delete_deployment import DeleteDeployment
+from services.scheduler.use_cases.deployments.explain_deployment import ExplainDeployment
 from services.scheduler.use_cases.deployments.get_deployment import GetDeployment
 from services.scheduler.use_cases.deployments.list_deployments import ListDeployments
 from services.scheduler.use_cases.deployments.list_routes import ListRoutes
@@ -155,6 +156,7 @@ REQUIRED_SCOPES: Final[Mapping[str, str]] = {
     f"/{JOB_SERVICE}/CancelJob": "jobs:write",
     f"/{DEPLOYMENT_SERVICE}/CreateDeployment": "deployments:write",
     f"/{DEPLOYMENT_SERVICE}/GetDeployment": "deployments:read",
+    f"/{DEPLOYMENT_SERVICE}/ExplainDeployment": "deployments:read",
     f"/{DEPLOYMENT_SERVICE}/ListDeployments": "deployments:read",
     f"/{DEPLOYMENT_SERVICE}/DeleteDeployment": "deployments:write",
     f"/{DEPLOYMENT_SERVICE}/ListRoutes": "routes:read",
@@ -613,6 +615,7 @@ def _wire_deployments(ports: Ports, settings: Settings, known: TenantTable) -> D
             images=settings.runtime.images.keys() & MODEL_SERVERS.keys(),
         ),
         get_deployment=GetDeployment(store, known, silence_max),
+        explain_deployment=ExplainDeployment(store, known, _look(settings, known)),
         list_deployments=ListDeployments(store, known, silence_max),
         delete_deployment=DeleteDeployment(store),
         list_routes=ListRoutes(store),

@@ -109,6 +109,17 @@ class GrpcDeployments:
             idempotent=True,
         )
 
+    async def explain(
+        self, request: deployments_pb.ExplainDeploymentRequest
+    ) -> deployments_pb.ExplainDeploymentResponse:
+        """Say what holds a deployment's replicas."""
+        return await self.edge.call(
+            self.stub.ExplainDeployment,
+            request,
+            timeout=self.timeout,
+            idempotent=True,
+        )
+
     async def list(
         self, request: deployments_pb.ListDeploymentsRequest
     ) -> deployments_pb.ListDeploymentsResponse:

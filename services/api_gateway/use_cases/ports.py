@@ -351,6 +351,12 @@ class DeploymentsClient(Protocol):
         """Show a deployment."""
         ...
 
+    async def explain(
+        self, request: deployments_pb.ExplainDeploymentRequest
+    ) -> deployments_pb.ExplainDeploymentResponse:
+        """Say what holds a deployment's replicas."""
+        ...
+
     async def list(
         self, request: deployments_pb.ListDeploymentsRequest
     ) -> deployments_pb.ListDeploymentsResponse:

@@ -268,6 +268,10 @@ class TenantDeployments(Protocol):
         """Return the replicas of these deployments, by place."""
         ...
 
+    async def first_in_line(self, deployment_id: DeploymentId) -> ReplicaId | None:
+        """Return which of its replicas is the first to have its turn, if one stands in line."""
+        ...
+
     async def wanted_replica_count(self) -> int:
         """Count replicas of all deployments; until the commit nobody else can count or add."""
         ...

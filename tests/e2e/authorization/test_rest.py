@@ -163,6 +163,7 @@ def rows(own: Things, foreign: Things, spare_tenants: tuple[str, str]) -> dict[s
         ),
         "get /v1/deployments": Row(),
         "get /v1/deployments/{deployment}": Row(**of_deployment("deployment")),
+        "get /v1/deployments/{deployment}/explain": Row(**of_deployment("deployment")),
         # Called last: see `methods_of`.
         "delete /v1/deployments/{deployment}": Row(
             **of_deployment("deployment"), allowed=DONE | {404}

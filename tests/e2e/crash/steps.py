@@ -96,7 +96,12 @@ PORTS: Final = (
         "scheduler_client:GrpcJobs",
         looks="explain get get_stats list list_attempts",
     ),
-    _port("api_gateway", "DeploymentsClient", "scheduler_client:GrpcDeployments", looks="get list"),
+    _port(
+        "api_gateway",
+        "DeploymentsClient",
+        "scheduler_client:GrpcDeployments",
+        looks="explain get list",
+    ),
     _port("api_gateway", "NodesClient", "scheduler_client:GrpcNodes", looks="list"),
     _port("api_gateway", "QueuesClient", "scheduler_client:GrpcQueues", looks="list"),
     _port(

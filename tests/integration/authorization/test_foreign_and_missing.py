@@ -193,7 +193,7 @@ async def test_the_scheduler_asks_the_same(
 
         await stranger.expect_alike({"job_id": job.id}, {"job_id": "job_nothing"}, count=4)
         for theirs, nobodys in ((deployment.spec.name, "nothing"), (deployment.id, "dep_nothing")):
-            await stranger.expect_alike({"deployment": theirs}, {"deployment": nobodys}, count=2)
+            await stranger.expect_alike({"deployment": theirs}, {"deployment": nobodys}, count=3)
 
 
 @pytest.mark.parametrize("name", ["SubmitJob", "CheckJob"])

@@ -61,6 +61,7 @@ async def serving(
             DeploymentRpcs(
                 yard.create_deployment,
                 yard.get_deployment,
+                yard.explain_deployment,
                 yard.list_deployments,
                 yard.delete_deployment,
                 ListRoutes(yard.store),

@@ -311,6 +311,10 @@ async def test_a_deployment_is_created_shown_listed_and_deleted(client: Client, 
 
     named = deployment_service_pb2.GetDeploymentRequest(deployment="digits")
     assert (await client.deployment("GetDeployment", named)).deployment == made
+    asked = deployment_service_pb2.ExplainDeploymentRequest(deployment="digits")
+    told = (await client.deployment("ExplainDeployment", asked)).explanation
+    assert (told.deployment_id, told.state, told.waiting_count) == (made.id, made.state, 1)
+    assert told.hold == job_explanation_pb2.JOB_HOLD_NONE
     listed = await client.deployment(
         "ListDeployments", deployment_service_pb2.ListDeploymentsRequest()
     )

@@ -30,6 +30,7 @@ from services.scheduler.entrypoints.facts import event_of
 from services.scheduler.use_cases.deployments.change_replica import change_replica
 from services.scheduler.use_cases.deployments.create_deployment import CreateDeployment
 from services.scheduler.use_cases.deployments.delete_deployment import DeleteDeployment
+from services.scheduler.use_cases.deployments.explain_deployment import ExplainDeployment
 from services.scheduler.use_cases.deployments.get_deployment import GetDeployment
 from services.scheduler.use_cases.deployments.list_deployments import ListDeployments
 from services.scheduler.use_cases.deployments.reconcile_deployments import ReconcileDeployments
@@ -136,6 +137,9 @@ class Yard:
         self.delete_deployment = DeleteDeployment(self.store)
         self.get_job = GetJob(self.store, self.tenants, NODE_SILENCE_MAX)
         self.explain_job = ExplainJob(
+            self.store, self.tenants, LookAtLine(self.tenants, 50, NODE_SILENCE_MAX)
+        )
+        self.explain_deployment = ExplainDeployment(
             self.store, self.tenants, LookAtLine(self.tenants, 50, NODE_SILENCE_MAX)
         )
         self.list_jobs = ListJobs(self.store, self.tenants, NODE_SILENCE_MAX)

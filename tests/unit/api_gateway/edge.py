@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from modelyard.logs.v1 import log_record_pb2, log_service_pb2
 from modelyard.registry.v1 import artifact_service_pb2, model_pb2, model_service_pb2
 from modelyard.scheduler.v1 import (
+    deployment_explanation_pb2,
     deployment_pb2,
     deployment_service_pb2,
     job_explanation_pb2,
@@ -409,6 +410,20 @@ class FakeDeployments:
                 replicas=self.replicas,
             )
         )
+
+    async def explain(
+        self, request: deployment_service_pb2.ExplainDeploymentRequest
+    ) -> deployment_service_pb2.ExplainDeploymentResponse:
+        told = deployment_explanation_pb2.DeploymentExplanation(
+            deployment_id="dep_1",
+            state=deployment_pb2.DEPLOYMENT_STATE_PREPARING,
+            waiting_count=2,
+            hold=job_explanation_pb2.JOB_HOLD_PLAN,
+            because="its tenant's replicas before it take what the plan lets it take",
+            helped_by="a larger plan",
+        )
+        told.estimated_start_at.seconds = 1_800_000_000
+        return deployment_service_pb2.ExplainDeploymentResponse(explanation=told)
 
     async def list(
         self, request: deployment_service_pb2.ListDeploymentsRequest

@@ -176,6 +176,22 @@ async def test_a_job_that_waits_is_explained() -> None:
     }
 
 
+async def test_a_deployment_whose_replicas_wait_is_explained() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key("deployments:read")) as client:
+        answer = await client.get("/v1/deployments/digits/explain")
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "deployment_id": "dep_1",
+        "state": "PREPARING",
+        "waiting_count": 2,
+        "hold": "PLAN",
+        "because": "its tenant's replicas before it take what the plan lets it take",
+        "helped_by": "a larger plan",
+        "estimated_start_at": "2027-01-15T08:00:00Z",
+    }
+
+
 async def test_malformed_json_is_a_problem_document() -> None:
     edge = Edge()
     async with edge.client(key=await edge.key()) as client:

@@ -925,6 +925,36 @@ def test_why_a_job_waits_is_told_with_what_helps_and_about_when_it_starts(
     ]
 
 
+def test_why_a_deployments_replicas_wait_is_told_with_how_many_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {
+        "deployment_id": "dep_1",
+        "state": "SERVING",
+        "waiting_count": 2,
+        "hold": "RESOURCES",
+        "because": "no node has room for it: the best one is short of gpu_count 2",
+        "helped_by": "the end of what runs",
+        "estimated_start_at": None,
+    }
+
+    def answer(path: str) -> httpx.Response:
+        assert path == "/v1/deployments/digits/explain"
+        return httpx.Response(200, json=told)
+
+    answering(monkeypatch, answer)
+    assert exit_code_of(monkeypatch, "deploy", "explain", "digits") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.split(r"  +", line, maxsplit=1) for line in lines] == [
+        ["state", "SERVING"],
+        ["because", "no node has room for it: the best one is short of gpu_count 2"],
+        ["held by", "RESOURCES"],
+        ["helped by", "the end of what runs"],
+        ["waiting", "2"],
+        ["starts", "-"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"), [(86_400, "1d"), (3_600, "1h"), (90, "90s"), (0, "0s"), (None, "-")]
 )

@@ -25,35 +25,40 @@ _sym_db = _symbol_database.Default()
 from modelyard.common.v1 import paging_pb2 as modelyard_dot_common_dot_v1_dot_paging__pb2
 from modelyard.scheduler.v1 import deployment_pb2 as modelyard_dot_scheduler_dot_v1_dot_deployment__pb2
 from modelyard.scheduler.v1 import deployment_events_pb2 as modelyard_dot_scheduler_dot_v1_dot_deployment__events__pb2
+from modelyard.scheduler.v1 import deployment_explanation_pb2 as modelyard_dot_scheduler_dot_v1_dot_deployment__explanation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/modelyard/scheduler/v1/deployment_service.proto\x12\x16modelyard.scheduler.v1\x1a modelyard/common/v1/paging.proto\x1a\'modelyard/scheduler/v1/deployment.proto\x1a.modelyard/scheduler/v1/deployment_events.proto\"O\n\x17\x43reateDeploymentRequest\x12\x34\n\x04spec\x18\x01 \x01(\x0b\x32&.modelyard.scheduler.v1.DeploymentSpec\"R\n\x18\x43reateDeploymentResponse\x12\x36\n\ndeployment\x18\x01 \x01(\x0b\x32\".modelyard.scheduler.v1.Deployment\"*\n\x14GetDeploymentRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\"O\n\x15GetDeploymentResponse\x12\x36\n\ndeployment\x18\x01 \x01(\x0b\x32\".modelyard.scheduler.v1.Deployment\"H\n\x16ListDeploymentsRequest\x12.\n\x04page\x18\x01 \x01(\x0b\x32 .modelyard.common.v1.PageRequest\"\x83\x01\n\x17ListDeploymentsResponse\x12\x37\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32\".modelyard.scheduler.v1.Deployment\x12/\n\x04page\x18\x02 \x01(\x0b\x32!.modelyard.common.v1.PageResponse\"A\n\x17\x44\x65leteDeploymentRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x12\n\nif_version\x18\x02 \x01(\x03\"R\n\x18\x44\x65leteDeploymentResponse\x12\x36\n\ndeployment\x18\x01 \x01(\x0b\x32\".modelyard.scheduler.v1.Deployment\"C\n\x11ListRoutesRequest\x12.\n\x04page\x18\x01 \x01(\x0b\x32 .modelyard.common.v1.PageRequest\"{\n\x12ListRoutesResponse\x12\x34\n\x06routes\x18\x01 \x03(\x0b\x32$.modelyard.scheduler.v1.RoutingEntry\x12/\n\x04page\x18\x02 \x01(\x0b\x32!.modelyard.common.v1.PageResponse2\xc8\x04\n\x11\x44\x65ploymentService\x12u\n\x10\x43reateDeployment\x12/.modelyard.scheduler.v1.CreateDeploymentRequest\x1a\x30.modelyard.scheduler.v1.CreateDeploymentResponse\x12l\n\rGetDeployment\x12,.modelyard.scheduler.v1.GetDeploymentRequest\x1a-.modelyard.scheduler.v1.GetDeploymentResponse\x12r\n\x0fListDeployments\x12..modelyard.scheduler.v1.ListDeploymentsRequest\x1a/.modelyard.scheduler.v1.ListDeploymentsResponse\x12u\n\x10\x44\x65leteDeployment\x12/.modelyard.scheduler.v1.DeleteDeploymentRequest\x1a\x30.modelyard.scheduler.v1.DeleteDeploymentResponse\x12\x63\n\nListRoutes\x12).modelyard.scheduler.v1.ListRoutesRequest\x1a*.modelyard.scheduler.v1.ListRoutesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n/modelyard/scheduler/v1/deployment_service.proto\x12\x16modelyard.scheduler.v1\x1a modelyard/common/v1/paging.proto\x1a\'modelyard/scheduler/v1/deployment.proto\x1a.modelyard/scheduler/v1/deployment_events.proto\x1a\x33modelyard/scheduler/v1/deployment_explanation.proto\"O\n\x17\x43reateDeploymentRequest\x12\x34\n\x04spec\x18\x01 \x01(\x0b\x32&.modelyard.scheduler.v1.DeploymentSpec\"R\n\x18\x43reateDeploymentResponse\x12\x36\n\ndeployment\x18\x01 \x01(\x0b\x32\".modelyard.scheduler.v1.Deployment\"*\n\x14GetDeploymentRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\"O\n\x15GetDeploymentResponse\x12\x36\n\ndeployment\x18\x01 \x01(\x0b\x32\".modelyard.scheduler.v1.Deployment\".\n\x18\x45xplainDeploymentRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\"_\n\x19\x45xplainDeploymentResponse\x12\x42\n\x0b\x65xplanation\x18\x01 \x01(\x0b\x32-.modelyard.scheduler.v1.DeploymentExplanation\"H\n\x16ListDeploymentsRequest\x12.\n\x04page\x18\x01 \x01(\x0b\x32 .modelyard.common.v1.PageRequest\"\x83\x01\n\x17ListDeploymentsResponse\x12\x37\n\x0b\x64\x65ployments\x18\x01 \x03(\x0b\x32\".modelyard.scheduler.v1.Deployment\x12/\n\x04page\x18\x02 \x01(\x0b\x32!.modelyard.common.v1.PageResponse\"A\n\x17\x44\x65leteDeploymentRequest\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x12\n\nif_version\x18\x02 \x01(\x03\"R\n\x18\x44\x65leteDeploymentResponse\x12\x36\n\ndeployment\x18\x01 \x01(\x0b\x32\".modelyard.scheduler.v1.Deployment\"C\n\x11ListRoutesRequest\x12.\n\x04page\x18\x01 \x01(\x0b\x32 .modelyard.common.v1.PageRequest\"{\n\x12ListRoutesResponse\x12\x34\n\x06routes\x18\x01 \x03(\x0b\x32$.modelyard.scheduler.v1.RoutingEntry\x12/\n\x04page\x18\x02 \x01(\x0b\x32!.modelyard.common.v1.PageResponse2\xc2\x05\n\x11\x44\x65ploymentService\x12u\n\x10\x43reateDeployment\x12/.modelyard.scheduler.v1.CreateDeploymentRequest\x1a\x30.modelyard.scheduler.v1.CreateDeploymentResponse\x12l\n\rGetDeployment\x12,.modelyard.scheduler.v1.GetDeploymentRequest\x1a-.modelyard.scheduler.v1.GetDeploymentResponse\x12x\n\x11\x45xplainDeployment\x12\x30.modelyard.scheduler.v1.ExplainDeploymentRequest\x1a\x31.modelyard.scheduler.v1.ExplainDeploymentResponse\x12r\n\x0fListDeployments\x12..modelyard.scheduler.v1.ListDeploymentsRequest\x1a/.modelyard.scheduler.v1.ListDeploymentsResponse\x12u\n\x10\x44\x65leteDeployment\x12/.modelyard.scheduler.v1.DeleteDeploymentRequest\x1a\x30.modelyard.scheduler.v1.DeleteDeploymentResponse\x12\x63\n\nListRoutes\x12).modelyard.scheduler.v1.ListRoutesRequest\x1a*.modelyard.scheduler.v1.ListRoutesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.scheduler.v1.deployment_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_start=198
-  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_end=277
-  _globals['_CREATEDEPLOYMENTRESPONSE']._serialized_start=279
-  _globals['_CREATEDEPLOYMENTRESPONSE']._serialized_end=361
-  _globals['_GETDEPLOYMENTREQUEST']._serialized_start=363
-  _globals['_GETDEPLOYMENTREQUEST']._serialized_end=405
-  _globals['_GETDEPLOYMENTRESPONSE']._serialized_start=407
-  _globals['_GETDEPLOYMENTRESPONSE']._serialized_end=486
-  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_start=488
-  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_end=560
-  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_start=563
-  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_end=694
-  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_start=696
-  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_end=761
-  _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_start=763
-  _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_end=845
-  _globals['_LISTROUTESREQUEST']._serialized_start=847
-  _globals['_LISTROUTESREQUEST']._serialized_end=914
-  _globals['_LISTROUTESRESPONSE']._serialized_start=916
-  _globals['_LISTROUTESRESPONSE']._serialized_end=1039
-  _globals['_DEPLOYMENTSERVICE']._serialized_start=1042
-  _globals['_DEPLOYMENTSERVICE']._serialized_end=1626
+  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_start=251
+  _globals['_CREATEDEPLOYMENTREQUEST']._serialized_end=330
+  _globals['_CREATEDEPLOYMENTRESPONSE']._serialized_start=332
+  _globals['_CREATEDEPLOYMENTRESPONSE']._serialized_end=414
+  _globals['_GETDEPLOYMENTREQUEST']._serialized_start=416
+  _globals['_GETDEPLOYMENTREQUEST']._serialized_end=458
+  _globals['_GETDEPLOYMENTRESPONSE']._serialized_start=460
+  _globals['_GETDEPLOYMENTRESPONSE']._serialized_end=539
+  _globals['_EXPLAINDEPLOYMENTREQUEST']._serialized_start=541
+  _globals['_EXPLAINDEPLOYMENTREQUEST']._serialized_end=587
+  _globals['_EXPLAINDEPLOYMENTRESPONSE']._serialized_start=589
+  _globals['_EXPLAINDEPLOYMENTRESPONSE']._serialized_end=684
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_start=686
+  _globals['_LISTDEPLOYMENTSREQUEST']._serialized_end=758
+  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_start=761
+  _globals['_LISTDEPLOYMENTSRESPONSE']._serialized_end=892
+  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_start=894
+  _globals['_DELETEDEPLOYMENTREQUEST']._serialized_end=959
+  _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_start=961
+  _globals['_DELETEDEPLOYMENTRESPONSE']._serialized_end=1043
+  _globals['_LISTROUTESREQUEST']._serialized_start=1045
+  _globals['_LISTROUTESREQUEST']._serialized_end=1112
+  _globals['_LISTROUTESRESPONSE']._serialized_start=1114
+  _globals['_LISTROUTESRESPONSE']._serialized_end=1237
+  _globals['_DEPLOYMENTSERVICE']._serialized_start=1240
+  _globals['_DEPLOYMENTSERVICE']._serialized_end=1946
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from modelyard.common.v1 import paging_pb2 as _paging_pb2
 from modelyard.scheduler.v1 import deployment_events_pb2 as _deployment_events_pb2
+from modelyard.scheduler.v1 import deployment_explanation_pb2 as _deployment_explanation_pb2
 from modelyard.scheduler.v1 import deployment_pb2 as _deployment_pb2
 import builtins as _builtins
 import sys
@@ -108,6 +109,50 @@ class GetDeploymentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetDeploymentResponse: _TypeAlias = GetDeploymentResponse  # noqa: Y015
+
+@_typing.final
+class ExplainDeploymentRequest(_message.Message):
+    """ExplainDeploymentRequest names a deployment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    deployment: _builtins.str
+    """Id or name."""
+    def __init__(
+        self,
+        *,
+        deployment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainDeploymentRequest: _TypeAlias = ExplainDeploymentRequest  # noqa: Y015
+
+@_typing.final
+class ExplainDeploymentResponse(_message.Message):
+    """ExplainDeploymentResponse is why its replicas wait."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def explanation(self) -> _deployment_explanation_pb2.DeploymentExplanation: ...
+    def __init__(
+        self,
+        *,
+        explanation: _deployment_explanation_pb2.DeploymentExplanation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainDeploymentResponse: _TypeAlias = ExplainDeploymentResponse  # noqa: Y015
 
 @_typing.final
 class ListDeploymentsRequest(_message.Message):

@@ -45,6 +45,11 @@ class DeploymentServiceStub:
                 request_serializer=modelyard_dot_scheduler_dot_v1_dot_deployment__service__pb2.GetDeploymentRequest.SerializeToString,
                 response_deserializer=modelyard_dot_scheduler_dot_v1_dot_deployment__service__pb2.GetDeploymentResponse.FromString,
                 _registered_method=True)
+        self.ExplainDeployment = channel.unary_unary(
+                '/modelyard.scheduler.v1.DeploymentService/ExplainDeployment',
+                request_serializer=modelyard_dot_scheduler_dot_v1_dot_deployment__service__pb2.ExplainDeploymentRequest.SerializeToString,
+                response_deserializer=modelyard_dot_scheduler_dot_v1_dot_deployment__service__pb2.ExplainDeploymentResponse.FromString,
+                _registered_method=True)
         self.ListDeployments = channel.unary_unary(
                 '/modelyard.scheduler.v1.DeploymentService/ListDeployments',
                 request_serializer=modelyard_dot_scheduler_dot_v1_dot_deployment__service__pb2.ListDeploymentsRequest.SerializeToString,
@@ -75,6 +80,13 @@ class DeploymentServiceServicer:
 
     def GetDeployment(self, request, context):
         """GetDeployment shows one deployment, by id or name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainDeployment(self, request, context):
+        """ExplainDeployment says what holds the first of its replicas that wait, and about when it starts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,6 +126,11 @@ def add_DeploymentServiceServicer_to_server(servicer, server):
                     servicer.GetDeployment,
                     request_deserializer=modelyard_dot_scheduler_dot_v1_dot_deployment__service__pb2.GetDeploymentRequest.FromString,
                     response_serializer=modelyard_dot_scheduler_dot_v1_dot_deployment__service__pb2.GetDeploymentResponse.SerializeToString,
+            ),
+            'ExplainDeployment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainDeployment,
+                    request_deserializer=modelyard_dot_scheduler_dot_v1_dot_deployment__service__pb2.ExplainDeploymentRequest.FromString,
+                    response_serializer=modelyard_dot_scheduler_dot_v1_dot_deployment__service__pb2.ExplainDeploymentResponse.SerializeToString,
             ),
             'ListDeployments': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDeployments,
@@ -186,6 +203,33 @@ class DeploymentService:
             '/modelyard.scheduler.v1.DeploymentService/GetDeployment',
             modelyard_dot_scheduler_dot_v1_dot_deployment__service__pb2.GetDeploymentRequest.SerializeToString,
             modelyard_dot_scheduler_dot_v1_dot_deployment__service__pb2.GetDeploymentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainDeployment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelyard.scheduler.v1.DeploymentService/ExplainDeployment',
+            modelyard_dot_scheduler_dot_v1_dot_deployment__service__pb2.ExplainDeploymentRequest.SerializeToString,
+            modelyard_dot_scheduler_dot_v1_dot_deployment__service__pb2.ExplainDeploymentResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,6 +20,8 @@ class DeploymentServiceStub:
     """CreateDeployment starts serving a model version. Metadata "idempotency-key" makes it repeatable."""
     GetDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.GetDeploymentRequest, _deployment_service_pb2.GetDeploymentResponse]
     """GetDeployment shows one deployment, by id or name."""
+    ExplainDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.ExplainDeploymentRequest, _deployment_service_pb2.ExplainDeploymentResponse]
+    """ExplainDeployment says what holds the first of its replicas that wait, and about when it starts."""
     ListDeployments: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.ListDeploymentsRequest, _deployment_service_pb2.ListDeploymentsResponse]
     """ListDeployments shows the tenant's deployments, newest first, without deleted ones."""
     DeleteDeployment: _aio.UnaryUnaryMultiCallable[_deployment_service_pb2.DeleteDeploymentRequest, _deployment_service_pb2.DeleteDeploymentResponse]
@@ -47,6 +49,14 @@ class DeploymentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_deployment_service_pb2.GetDeploymentRequest, _abc.Awaitable[_deployment_service_pb2.GetDeploymentResponse]],
     ) -> _abc.Awaitable[_deployment_service_pb2.GetDeploymentResponse]:
         """GetDeployment shows one deployment, by id or name."""
+
+    @_abc_1.abstractmethod
+    def ExplainDeployment(
+        self,
+        request: _deployment_service_pb2.ExplainDeploymentRequest,
+        context: _aio.ServicerContext[_deployment_service_pb2.ExplainDeploymentRequest, _abc.Awaitable[_deployment_service_pb2.ExplainDeploymentResponse]],
+    ) -> _abc.Awaitable[_deployment_service_pb2.ExplainDeploymentResponse]:
+        """ExplainDeployment says what holds the first of its replicas that wait, and about when it starts."""
 
     @_abc_1.abstractmethod
     def ListDeployments(

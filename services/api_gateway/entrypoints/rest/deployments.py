@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Path, Request, Response
+from modelyard.scheduler.v1 import deployment_explanation_pb2 as explanation_pb
 from modelyard.scheduler.v1 import deployment_pb2 as pb
 from modelyard.scheduler.v1 import deployment_service_pb2 as service_pb
 from pydantic import BaseModel, Field
@@ -16,7 +17,9 @@ from services.api_gateway.entrypoints.rest.fields import (
     ImageName,
     Resources,
     instant,
+    instant_if_set,
 )
+from services.api_gateway.entrypoints.rest.holds import Hold, hold_of
 from services.api_gateway.entrypoints.rest.paging import PageSize, PageToken, page_request
 from services.api_gateway.entrypoints.rest.versions import TAGGED, IfVersion, tag
 
@@ -89,10 +92,7 @@ class Deployment(BaseModel):
         return Deployment.model_construct(
             id=deployment.id,
             spec=DeploymentSpec.from_pb(deployment.spec),
-            state=cast(
-                "DeploymentState",
-                pb.DeploymentState.Name(deployment.state).removeprefix("DEPLOYMENT_STATE_"),
-            ),
+            state=_state(deployment.state),
             reason=deployment.reason,
             model_name=deployment.model.model_name,
             model_version=deployment.model.version,
@@ -112,6 +112,38 @@ class Deployment(BaseModel):
             version=deployment.version,
             created_at=instant(deployment.created_at),
             trace_id=deployment.trace_id,
+        )
+
+
+class DeploymentExplanation(BaseModel):
+    """Why a deployment's replicas wait, of which the first one is told."""
+
+    deployment_id: str
+    state: DeploymentState
+    waiting_count: int = Field(description="Its replicas in line, or that are tried again later.")
+    hold: Hold = Field(
+        description="The one thing that holds the first of them: its TENANT, the BACK_OFF before "
+        "another try, the tenant's PLAN, NODES that take nothing new, RESOURCES that no node has "
+        "free, the ORDER of those before it; NONE where none waits, or it is its turn."
+    )
+    because: str
+    helped_by: str = Field(description="What would help; empty where nothing holds it.")
+    estimated_start_at: datetime | None = Field(
+        description="Of the first of them, if all that runs does so to its run time limit, and "
+        "nobody comes between. Null where nobody can tell."
+    )
+
+    @staticmethod
+    def from_pb(told: explanation_pb.DeploymentExplanation) -> "DeploymentExplanation":
+        """Return the JSON form."""
+        return DeploymentExplanation.model_construct(
+            deployment_id=told.deployment_id,
+            state=_state(told.state),
+            waiting_count=told.waiting_count,
+            hold=hold_of(told.hold),
+            because=told.because,
+            helped_by=told.helped_by,
+            estimated_start_at=instant_if_set(told.estimated_start_at),
         )
 
 
@@ -178,6 +210,21 @@ def deployments_router(edge: Gateway) -> APIRouter:
         )
         return _shown(answer.deployment, response)
 
+    @router.get(
+        "/{deployment}/explain",
+        response_model=DeploymentExplanation,
+        dependencies=[needs("deployments:read")],
+    )
+    @burst
+    async def explain_deployment(
+        request: Request, deployment: DeploymentRef
+    ) -> DeploymentExplanation:
+        """Say what holds the first of its replicas that wait, and about when it starts."""
+        answer = await gateway(request).deployments.explain(
+            service_pb.ExplainDeploymentRequest(deployment=deployment)
+        )
+        return DeploymentExplanation.from_pb(answer.explanation)
+
     @router.delete(
         "/{deployment}",
         status_code=202,
@@ -200,6 +247,11 @@ def deployments_router(edge: Gateway) -> APIRouter:
         return _shown(answer.deployment, response)
 
     return router
+
+
+def _state(state: pb.DeploymentState.ValueType) -> DeploymentState:
+    name = pb.DeploymentState.Name(state).removeprefix("DEPLOYMENT_STATE_")
+    return cast("DeploymentState", name)
 
 
 def _shown(deployment: pb.Deployment, response: Response) -> Deployment:

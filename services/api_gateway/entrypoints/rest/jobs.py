@@ -26,6 +26,7 @@ from services.api_gateway.entrypoints.rest.fields import (
     instant_if_set,
     keys_as,
 )
+from services.api_gateway.entrypoints.rest.holds import Hold, hold_of
 from services.api_gateway.entrypoints.rest.paging import PageSize, PageToken, page_request
 from services.chassis.errors import InvalidArgument
 
@@ -62,12 +63,8 @@ Variables = Annotated[
     ),
 ]
 RetryReason = Literal["killed", "out_of_memory", "outputs", "run_timeout"]
-JobHold = Literal[
-    "NONE", "TENANT", "PAUSED", "DEPENDENCY", "BACK_OFF", "PLAN", "NODES", "RESOURCES", "ORDER"
-]
 Condition = Literal["SUCCESS", "END"]
 _STATE_PREFIX = "JOB_STATE_"
-_HOLD_PREFIX: Final = "JOB_HOLD_"
 _CONDITION_PREFIX: Final = "JOB_DEPENDENCY_CONDITION_"
 _TIMEOUTS: Final = ("queue", "start", "run", "stop_grace")
 
@@ -346,7 +343,7 @@ class JobExplanation(BaseModel):
 
     job_id: str
     state: JobState
-    hold: JobHold = Field(
+    hold: Hold = Field(
         description="The one thing that holds it: its TENANT, its queue that is PAUSED, a "
         "DEPENDENCY that has not ended yet, the BACK_OFF before a retry, the tenant's PLAN, NODES "
         "that take nothing new, RESOURCES that no node has free, the ORDER of those before it; "
@@ -365,11 +362,10 @@ class JobExplanation(BaseModel):
     @staticmethod
     def from_pb(told: explanation_pb.JobExplanation) -> "JobExplanation":
         """Return the JSON form."""
-        hold = explanation_pb.JobHold.Name(told.hold).removeprefix(_HOLD_PREFIX)
         return JobExplanation.model_construct(
             job_id=told.job_id,
             state=job_state(told.state),
-            hold=cast("JobHold", hold),
+            hold=hold_of(told.hold),
             because=told.because,
             helped_by=told.helped_by,
             jobs_before=told.jobs_before,

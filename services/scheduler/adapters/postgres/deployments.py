@@ -249,6 +249,20 @@ class PostgresTenantDeployments:
         theirs = REPLICAS.c.deployment_id.in_(deployment_ids)
         return await replicas_of(self._connection, REPLICAS.c.tenant == self._tenant, theirs)
 
+    async def first_in_line(self, deployment_id: DeploymentId) -> ReplicaId | None:
+        """Return which of its replicas stands first in line."""
+        found: str | None = await self._connection.scalar(
+            sa.select(REPLICAS.c.id)
+            .where(
+                REPLICAS.c.tenant == self._tenant,
+                REPLICAS.c.deployment_id == deployment_id,
+                REPLICAS.c.state == ReplicaState.QUEUED,
+            )
+            .order_by(REPLICAS.c.queue_seq)
+            .limit(1)
+        )
+        return None if found is None else ReplicaId(found)
+
     async def wanted_replica_count(self) -> int:
         """Count replicas, alone: the bound is exact, however many create at once."""
         await take_turn(self._connection, f"replicas of {self._tenant}")

@@ -85,6 +85,11 @@ class Replica:
         return self.state is S.ENDED
 
     @property
+    def is_waiting(self) -> bool:
+        """Tell whether it stands in line, or will once it is tried again."""
+        return self.state is S.QUEUED or (self.is_ended and self.restart_at is not None)
+
+    @property
     def is_warming(self) -> bool:
         """Tell whether it is to answer as soon as it can."""
         return self.state is S.WARMING and self.leaving_at is None

@@ -1,4 +1,4 @@
-"""Why a job waits: the one thing that holds it now, what would help, and about when it starts.
+"""Why a job or a replica waits: the one thing that holds it, what would help, and its start.
 
 Owns: the order in which reasons count, and their words. What is further on does not matter yet: who
 is suspended is told of that, not of the nodes. Names no other tenant, job or node; that the room
@@ -6,12 +6,15 @@ of the best node and the instant tell something of others' work can't be helped,
 told to the minute.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from services.scheduler.domain.attempts.attempt import OwnerKind
+from services.scheduler.domain.deployments.deployment import Deployment
+from services.scheduler.domain.deployments.replica import Replica, ReplicaState
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.fleet.reach import FleetDoors
 from services.scheduler.domain.jobs.job import Job
@@ -23,12 +26,14 @@ from services.scheduler.domain.scheduling.plan import Decisions, Snapshot
 from services.scheduler.domain.tenants.tenant import Tenant
 
 _MINUTE: Final = timedelta(minutes=1)
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _ENDS_HELP: Final = "the end of what runs, or more nodes"
+_PLAN_HELP: Final = "the end of what the tenant runs, or a larger plan"
 _NODES_HELP: Final = "a node that takes work: uncordoned, back, new, or empty of others' work"
 
 
 class Hold(StrEnum):
-    """What keeps a job from its start."""
+    """What keeps a job, or a replica, from its start."""
 
     NONE = "NONE"
     """Nothing: it does not stand in line, or it is its turn."""
@@ -52,7 +57,7 @@ class Hold(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """What holds a job, and what would help."""
+    """What holds somebody, and what would help."""
 
     hold: Hold
     because: str
@@ -61,12 +66,13 @@ class Reason:
     starts_in: timedelta | None = None
     """If all that runs does so to its limit, and nobody comes between; None: nobody can tell."""
 
-
-_PLAN_TAKEN: Final = Reason(
-    Hold.PLAN,
-    "its tenant's jobs before it take what the plan lets it take",
-    "the end of what the tenant runs, or a larger plan",
-)
+    def start_at(self, told_at: datetime) -> datetime | None:
+        """Return about when it starts, to the next full minute; None: nobody can tell."""
+        if self.starts_in is None:
+            return None
+        start_at = told_at + self.starts_in
+        past = timedelta(seconds=start_at.second, microseconds=start_at.microsecond)
+        return start_at + -past % _MINUTE
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +90,23 @@ class Explanation:
     @property
     def estimated_start_at(self) -> datetime | None:
         """Return about when it starts, to the next full minute; None: nobody can tell."""
-        if self.reason.starts_in is None:
-            return None
-        start_at = self.at + self.reason.starts_in
-        past = timedelta(seconds=start_at.second, microseconds=start_at.microsecond)
-        return start_at + -past % _MINUTE
+        return self.reason.start_at(self.at)
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentExplanation:
+    """Why a deployment's replicas wait that do."""
+
+    deployment: Deployment
+    waiting_count: int
+    reason: Reason
+    """Of the first one; where none waits, why the deployment is where it is."""
+    at: datetime
+
+    @property
+    def estimated_start_at(self) -> datetime | None:
+        """Return about when the first one starts, as a job's."""
+        return self.reason.start_at(self.at)
 
 
 def reason_by_itself(
@@ -99,8 +117,7 @@ def reason_by_itself(
     `pause` is its queue's, `booked` what runs of its tenant.
     """
     if tenant.why_waiting:
-        helped_by = "its resumption" if tenant.is_suspended else "a moment's patience"
-        return Reason(Hold.TENANT, tenant.why_waiting, helped_by)
+        return _by_tenant(tenant)
     if pause is not None:
         return Reason(Hold.PAUSED, pause.why_waiting, "its queue's resumption")
     if job.needs:
@@ -108,12 +125,37 @@ def reason_by_itself(
     if job.pauses(at=at):
         told = f"{job.reason}; it is tried again from {job.retry_at:%Y-%m-%dT%H:%M:%SZ} on"
         return Reason(Hold.BACK_OFF, told, "nothing but time")
+    return _by_plan(tenant, job.spec.total_resources, booked)
+
+
+def replica_by_itself(
+    replicas: Sequence[Replica], tenant: Tenant, *, resources: Resources, booked: Resources
+) -> Reason | None:
+    """Return what holds the first of a deployment's replicas that wait; None: line or nodes do.
+
+    `resources` are what each asks for, `booked` what runs of its tenant.
+    """
+    if tenant.why_waiting:
+        return _by_tenant(tenant)
+    if not any(replica.state is ReplicaState.QUEUED for replica in replicas):
+        first = min(replicas, key=lambda replica: replica.restart_at or _NEVER)
+        told = f"{first.reason}; it is tried again from {first.restart_at:%Y-%m-%dT%H:%M:%SZ} on"
+        return Reason(Hold.BACK_OFF, told, "nothing but time")
+    return _by_plan(tenant, resources, booked)
+
+
+def _by_tenant(tenant: Tenant) -> Reason:
+    helped_by = "its resumption" if tenant.is_suspended else "a moment's patience"
+    return Reason(Hold.TENANT, tenant.why_waiting, helped_by)
+
+
+def _by_plan(tenant: Tenant, resources: Resources, booked: Resources) -> Reason | None:
     left = tenant.left(booked)
-    if left is not None and not job.spec.total_resources.fits_in(left):
-        short = _in_words(job.spec.total_resources.less(left))
-        told = f"what runs takes what the tenant's plan lets it take: it is short of {short}"
-        return Reason(Hold.PLAN, told, "the end of what the tenant runs, or a larger plan")
-    return None
+    if left is None or resources.fits_in(left):
+        return None
+    short = _in_words(resources.less(left))
+    told = f"what runs takes what the tenant's plan lets it take: it is short of {short}"
+    return Reason(Hold.PLAN, told, _PLAN_HELP)
 
 
 def reason_far_back(head: Head, seen: Snapshot, doors: FleetDoors, *, alike_count: int) -> Reason:
@@ -127,7 +169,7 @@ def reason_far_back(head: Head, seen: Snapshot, doors: FleetDoors, *, alike_coun
         return _no_room(head, seen, Forecast(None, is_cut=True))
     left = seen.left.get(head.tenant)
     if left is not None and not (head.total * (alike_count + 1)).fits_in(left):
-        return _PLAN_TAKEN
+        return _plan_taken(head)
     because = "there is room, and those before it in line come first"
     return Reason(Hold.ORDER, because, "their start")
 
@@ -164,7 +206,7 @@ def _what_is_short(head: Head, seen: Snapshot, decisions: Decisions, told: Forec
     at_its_turn = seen.with_placed(decisions.placements[: decisions.refused[head.shape]])
     left = at_its_turn.left.get(head.tenant)
     if left is not None and not head.total.fits_in(left):
-        return _PLAN_TAKEN
+        return _plan_taken(head)
     if _has_room(head, at_its_turn.nodes):
         because = "there is room, and it is kept for one before it that needs more"
         helped_by = "a run time limit that ends before that one's turn, or its start"
@@ -189,6 +231,12 @@ def _no_room(head: Head, seen: Snapshot, told: Forecast) -> Reason:
     which = "it" if head.task_count == 1 else f"any of its {head.task_count} tasks"
     because = f"no node has room for {which}: the best one is short of {short}"
     return Reason(Hold.RESOURCES, because, helped_by)
+
+
+def _plan_taken(head: Head) -> Reason:
+    before = "jobs" if head.kind is OwnerKind.JOB else "replicas"
+    told = f"its tenant's {before} before it take what the plan lets it take"
+    return Reason(Hold.PLAN, told, _PLAN_HELP)
 
 
 def _has_room(head: Head, nodes: Iterable[Node]) -> bool:

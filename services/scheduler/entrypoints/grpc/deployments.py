@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from modelyard.scheduler.v1 import (
+    deployment_explanation_pb2,
     deployment_pb2,
+    job_explanation_pb2,
 )
 from modelyard.scheduler.v1 import (
     deployment_service_pb2 as pb,
@@ -15,6 +17,7 @@ from services.chassis.rpc.context import Context, principal
 from services.chassis.telemetry.tracing import current_traceparent, trace_id_of
 from services.scheduler.domain.deployments.deployment import DeploymentSpec
 from services.scheduler.domain.deployments.replica import Replica
+from services.scheduler.domain.scheduling.explanation import DeploymentExplanation
 from services.scheduler.entrypoints.grpc.messages import (
     model_to_pb,
     name_from_pb,
@@ -27,6 +30,7 @@ from services.scheduler.entrypoints.grpc.messages import (
 )
 from services.scheduler.use_cases.deployments.create_deployment import CreateDeployment
 from services.scheduler.use_cases.deployments.delete_deployment import DeleteDeployment
+from services.scheduler.use_cases.deployments.explain_deployment import ExplainDeployment
 from services.scheduler.use_cases.deployments.get_deployment import GetDeployment
 from services.scheduler.use_cases.deployments.list_deployments import ListDeployments
 from services.scheduler.use_cases.deployments.list_routes import ListRoutes
@@ -42,6 +46,7 @@ class DeploymentRpcs(DeploymentServiceServicer):
 
     create_deployment: CreateDeployment
     get_deployment: GetDeployment
+    explain_deployment: ExplainDeployment
     list_deployments: ListDeployments
     delete_deployment: DeleteDeployment
     list_routes: ListRoutes
@@ -68,6 +73,16 @@ class DeploymentRpcs(DeploymentServiceServicer):
             principal().tenant, name_from_pb(request.deployment, kind="deployment")
         )
         return pb.GetDeploymentResponse(deployment=deployment_to_pb(shown))
+
+    @override
+    async def ExplainDeployment(
+        self, request: pb.ExplainDeploymentRequest, context: Context
+    ) -> pb.ExplainDeploymentResponse:
+        """Say what holds a deployment's replicas."""
+        explanation = await self.explain_deployment(
+            principal().tenant, name_from_pb(request.deployment, kind="deployment")
+        )
+        return pb.ExplainDeploymentResponse(explanation=explanation_to_pb(explanation))
 
     @override
     async def ListDeployments(
@@ -135,6 +150,22 @@ def deployment_to_pb(shown: ShownDeployment) -> deployment_pb2.Deployment:
         reason=deployment.reason,
         created_at=timestamp_to_pb(deployment.created_at),
         trace_id=trace_id_of(deployment.traceparent),
+    )
+
+
+def explanation_to_pb(
+    explanation: DeploymentExplanation,
+) -> deployment_explanation_pb2.DeploymentExplanation:
+    """Return why a deployment's replicas wait, as of its transaction."""
+    deployment, reason = explanation.deployment, explanation.reason
+    return deployment_explanation_pb2.DeploymentExplanation(
+        deployment_id=deployment.id,
+        state=deployment_pb2.DeploymentState.Value(f"DEPLOYMENT_STATE_{deployment.state}"),
+        waiting_count=explanation.waiting_count,
+        hold=job_explanation_pb2.JobHold.Value(f"JOB_HOLD_{reason.hold}"),
+        because=reason.because,
+        helped_by=reason.helped_by,
+        estimated_start_at=timestamp_to_pb(explanation.estimated_start_at),
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 from modelyard.cli.output import show_fields, show_json, show_record, show_table
+from modelyard.cli.reasons import reason_fields, start_in_words
 from modelyard.cli.session import Session, age, if_version_option, memory_of, pass_session
 from modelyard.cli.told_options import told_by_options
 from modelyard.client import ApiError, Deployment, DeploymentSpec, Resources
@@ -63,6 +64,22 @@ def deploy_create(  # noqa: PLR0917
 def deploy_show(session: Session, name: str) -> None:
     """Show one deployment."""
     _show_deployment(session, session.client.deployment(name))
+
+
+@deploy_group.command("explain")
+@click.argument("name")
+@pass_session
+def deploy_explain(session: Session, name: str) -> None:
+    """Say why replicas wait, what would help, and about when the first of them starts."""
+    told = session.client.explain_deployment(name)
+    if session.is_json:
+        show_json(told)
+        return
+    fields: list[tuple[str, object]] = [("state", told.state), *reason_fields(told)]
+    if told.waiting_count:
+        about = start_in_words(told.estimated_start_at)
+        fields += [("waiting", told.waiting_count), ("starts", about)]
+    show_fields(fields)
 
 
 @deploy_group.command("list")

@@ -12,6 +12,7 @@ from modelyard.cli.bundle import BundleTooLarge, pack
 from modelyard.cli.following import ended, followed, output_of
 from modelyard.cli.job_file import HELP, read_job_file
 from modelyard.cli.output import one_line, show_fields, show_json, show_record, show_table
+from modelyard.cli.reasons import reason_fields, start_in_words
 from modelyard.cli.session import (
     EXIT_FAILED,
     Command,
@@ -391,12 +392,9 @@ def job_explain(session: Session, job_id: str) -> None:
     if session.is_json:
         show_json(told)
         return
-    fields: list[tuple[str, object]] = [("state", told.state), ("because", told.because)]
-    if told.helped_by:
-        fields += [("held by", told.hold), ("helped by", told.helped_by)]
+    fields: list[tuple[str, object]] = [("state", told.state), *reason_fields(told)]
     if told.state == "QUEUED":
-        start_at = told.estimated_start_at
-        about = f"about {start_at:%Y-%m-%dT%H:%MZ}, if all runs to its limit" if start_at else "-"
+        about = start_in_words(told.estimated_start_at)
         fields += [("before it", told.jobs_before), ("starts", about)]
     show_fields(fields)
 

@@ -26,6 +26,7 @@ from modelyard.client.errors import PASSING, ApiError, ConnectionFailed, Invalid
 from modelyard.client.values import (
     ApiKey,
     Deployment,
+    DeploymentExplanation,
     DeploymentSpec,
     Identity,
     InferenceAnswer,
@@ -350,6 +351,11 @@ class Client:
         """Show a deployment, by name or id."""
         answer = self._call("GET", _path("deployments", name), is_repeatable=True)
         return Deployment.model_validate(answer)
+
+    def explain_deployment(self, name: str) -> DeploymentExplanation:
+        """Say what holds the first of its replicas that wait, and about when it starts."""
+        answer = self._call("GET", _path("deployments", name, "explain"), is_repeatable=True)
+        return DeploymentExplanation.model_validate(answer)
 
     def deployments(self) -> list[Deployment]:
         """Show the tenant's deployments, newest first."""

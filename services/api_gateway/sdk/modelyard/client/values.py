@@ -183,6 +183,23 @@ class JobExplanation(_Value):
     tell."""
 
 
+class DeploymentExplanation(_Value):
+    """Why a deployment's replicas wait, of which the first one is told."""
+
+    deployment_id: str
+    state: str
+    waiting_count: int
+    """Its replicas in line, or that are tried again later."""
+    hold: str
+    """What keeps the first of them from its start: TENANT, BACK_OFF, PLAN, NODES, RESOURCES, ORDER;
+    or NONE."""
+    because: str
+    helped_by: str
+    """Empty where nothing holds it."""
+    estimated_start_at: datetime | None
+    """Of the first of them, as a job's."""
+
+
 class AttemptEnding(_Value):
     """Why an attempt ended."""
 
