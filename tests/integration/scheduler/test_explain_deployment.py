@@ -67,6 +67,7 @@ async def test_a_replica_that_fits_waits_for_one_before_it_that_does_not(yard: Y
         Hold.ORDER,
         "there is room, and it is kept for one before it that needs more",
     )
+    assert told.reason.helped_by == "its start"
 
 
 async def test_of_more_replicas_than_find_room_the_first_in_line_is_told(yard: Yard) -> None:

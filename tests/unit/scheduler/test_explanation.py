@@ -1,5 +1,6 @@
 """Why one waits: what is told of it, and how."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deploy.local.state import CHECKOUT
 from services.scheduler.domain.fleet.reach import FleetDoors
 from services.scheduler.domain.scheduling.explanation import (
     Explanation,
@@ -111,6 +113,22 @@ def test_one_that_was_not_looked_at_is_told_what_those_like_it_are_refused_for()
     assert told.helped_by == "the end of what runs, or more nodes"
 
 
+def test_one_that_was_not_looked_at_and_fits_no_node_is_told_so() -> None:
+    fleet = a_fleet("a", holdings=[holding(6)])
+    told = reason_of(head("other", cpu=4), seen([], fleet), is_certain=False)
+    assert (told.hold, told.starts_in) == (Hold.RESOURCES, None)
+
+
+def test_of_alike_ones_the_last_is_refused_and_the_first_is_not_told_of_that() -> None:
+    alike = [head(f"job-{seq}", cpu=4, seq=seq) for seq in range(3)]
+    around = seen(alike, a_fleet("a"))
+    told = [reason_of(each, around, is_certain=False) for each in alike]
+    assert [each.because for each in told] == [
+        *["those before it in line are looked at first"] * 2,
+        "those before it take the room that there is",
+    ]
+
+
 def test_nobody_says_that_it_is_ones_turn_while_others_were_not_looked_at() -> None:
     first = head("first", cpu=1)
     around = seen([first], a_fleet("a"))
@@ -134,3 +152,9 @@ def test_of_each_shape_the_first_ones_tell_what_a_cycle_does(
     for each in line:
         is_turn = reason_of(each, around).hold is Hold.NONE
         assert is_turn == (each.id in placed)
+
+
+def test_the_page_on_why_one_waits_tells_of_each_hold() -> None:
+    page = (CHECKOUT / "docs/how-to/why-a-job-waits.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `([A-Z_]+)` \|", page, flags=re.MULTILINE)
+    assert sorted(told) == sorted(Hold)

@@ -195,7 +195,7 @@ def reason_in_line(
     is_placed = any(each.head.id == head.id for each in decisions.placements)
     if is_placed and is_certain:
         return Reason(Hold.NONE, "it is its turn", starts_in=told.starts_in)
-    if head.shape not in decisions.refused:
+    if is_placed or (head.shape not in decisions.refused and _has_room(head, seen.nodes)):
         because, helped_by = "those before it in line are looked at first", "their start"
         return Reason(Hold.ORDER, because, helped_by, told.starts_in)
     return replace(_what_is_short(head, seen, decisions, told), starts_in=told.starts_in)
@@ -203,14 +203,15 @@ def reason_in_line(
 
 def _what_is_short(head: Head, seen: Snapshot, decisions: Decisions, told: Forecast) -> Reason:
     """Return why a head was placed nowhere, by what there was before the plan and at its turn."""
-    at_its_turn = seen.with_placed(decisions.placements[: decisions.refused[head.shape]])
+    before_count = decisions.refused.get(head.shape, len(decisions.placements))
+    at_its_turn = seen.with_placed(decisions.placements[:before_count])
     left = at_its_turn.left.get(head.tenant)
     if left is not None and not head.total.fits_in(left):
         return _plan_taken(head)
     if _has_room(head, at_its_turn.nodes):
         because = "there is room, and it is kept for one before it that needs more"
-        helped_by = "a run time limit that ends before that one's turn, or its start"
-        return Reason(Hold.ORDER, because, helped_by)
+        in_time = "a run time limit that ends before that one's turn, or its start"
+        return Reason(Hold.ORDER, because, in_time if head.run_max is not None else "its start")
     if _has_room(head, seen.nodes):
         return Reason(Hold.ORDER, "those before it take the room that there is", _ENDS_HELP)
     return _no_room(head, seen, told)
