@@ -129,7 +129,7 @@ async def test_who_waits_in_line_says_how_many_tasks_it_has(store: Store) -> Non
     async with store.unit_of_work.system(because="test") as tx:
         await tx.jobs.add([job])
     async with store.unit_of_work.system(because="test") as tx:
-        [head] = await tx.line.first(at=NOW, limit=10)
+        [head] = (await tx.line.first(at=NOW, each_max=10)).heads
         news = await tx.line.take_news(limit=10, with_totals=True)
     [waiting] = [each.waiting for each in news.changes if each.waiting is not None]
     assert head == waiting.head

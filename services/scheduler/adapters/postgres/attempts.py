@@ -41,7 +41,7 @@ from services.scheduler.domain.jobs.job import (
     StopCause,
     StopRequest,
 )
-from services.scheduler.domain.jobs.spec import JobSpec
+from services.scheduler.domain.jobs.spec import JobSpec, JobTimeouts
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.plan import Holding
 from services.scheduler.domain.scheduling.preemption import Running
@@ -61,19 +61,16 @@ _HELD: Final = (
     .group_by(ATTEMPTS.c.tenant)
 )
 _HELD_BY_ONE: Final = _HELD.where(ATTEMPTS.c.tenant == sa.bindparam("tenant"))
-# A question an attempt: joined, all jobs are read, of which most have ended long ago.
 _STOP_OVER_AT: Final = sa.cast(
     JOBS.c.stop["requested_at"].astext, sa.DateTime(timezone=True)
 ) + sa.cast(JOBS.c.spec[("timeouts", "stop_grace")].astext, sa.Interval)
 _RUN_OVER_AT: Final = ATTEMPTS.c.created_at + sa.cast(
     JOBS.c.spec[("timeouts", "run")].astext, sa.Interval
 )
-_ENDS_IN: Final = (
-    # Of the two the one that there is, where nobody has asked for a stop.
-    sa.select(sa.func.least(_RUN_OVER_AT, _STOP_OVER_AT) - sa.func.statement_timestamp())
-    .where(JOBS.c.id == ATTEMPTS.c.owner_id)
-    .scalar_subquery()
-)
+# Of the two the one that there is, where nobody has asked for a stop.
+_OVER_IN: Final = sa.func.least(_RUN_OVER_AT, _STOP_OVER_AT) - sa.func.statement_timestamp()
+# A question an attempt: joined, all jobs are read, of which most have ended long ago.
+_ENDS_IN: Final = sa.select(_OVER_IN).where(JOBS.c.id == ATTEMPTS.c.owner_id).scalar_subquery()
 # As one row of columns: thousands of rows would take ten times as long to come as to be asked.
 _HOLDINGS: Final = (
     sa.select(
@@ -110,7 +107,7 @@ _RUNNING: Final = (
         ATTEMPTS.c.tenant,
         *(ATTEMPTS.c[name] for name in from_resources(Resources())),
         (sa.func.statement_timestamp() - ATTEMPTS.c.created_at).label("placed_for"),
-        _ENDS_IN.label("ends_in"),
+        _OVER_IN.label("ends_in"),
         JOBS.c.spec["timeouts"].label("timeouts"),
         JOBS.c.priority.label("job_priority"),
         JOBS.c.state.label("job_state"),

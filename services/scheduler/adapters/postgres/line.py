@@ -434,6 +434,7 @@ def to_alike(row: sa.RowMapping) -> Sequence[Head]:
         to_resources(row),
         run_max=from_document(timedelta, row["run_max"]) if row["run_max"] else None,
         queue=row["queue"],
+        task_count=row["task_count"],
     )
     turns = zip(row["ids"] or (), row["queue_seqs"] or (), strict=True)
     return [Head(head_id, queue_seq, shape) for head_id, queue_seq in turns]

@@ -135,6 +135,7 @@ def _counted(*, nullable: bool) -> tuple[Column[Any], ...]:
         "memory_bytes": BigInteger,
         "gpu_count": Integer,
         "run_max": Text,
+        "task_count": Integer,
         "stretch": BigInteger,
     }
     return tuple(Column(name, kind, nullable=nullable) for name, kind in columns.items())

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import chain
 from typing import Final
 
 from services.scheduler.domain.fleet.node import Node
@@ -47,7 +48,7 @@ def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
             return Forecast(elapsed + kept.starts_in)
         ends = [
             each.ends_in
-            for each in (*_held(seen), *(placement.holding for placement in decisions.placements))
+            for each in chain(_held(seen), *(each.holdings for each in decisions.placements))
             if each.ends_in is not None
         ]
         if not ends:

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0016_pre_line_counts"
-down_revision = "0014_pre_job_dependencies"
+down_revision = "0015_pre_tasks"
 branch_labels = None
 depends_on = None
 
@@ -20,6 +20,7 @@ _KEY = (
     sa.Column("memory_bytes", sa.BigInteger),
     sa.Column("gpu_count", sa.Integer),
     sa.Column("run_max", sa.Text),
+    sa.Column("task_count", sa.Integer),
     sa.Column("stretch", sa.BigInteger),
 )
 _NAMES = ", ".join(column.name for column in _KEY)
@@ -33,7 +34,8 @@ _WHEN = (
 def _key_of(job: str) -> str:
     return (
         f"{job}.tenant, {job}.priority, {job}.queue, {job}.cpu_millicores, {job}.memory_bytes,"
-        f" {job}.gpu_count, COALESCE({job}.spec #>> '{{timeouts,run}}', ''), {job}.queue_seq >> 12"
+        f" {job}.gpu_count, COALESCE({job}.spec #>> '{{timeouts,run}}', ''), {job}.task_count,"
+        f" {job}.queue_seq >> 12"
     )
 
 
@@ -72,7 +74,7 @@ END $$
 _COUNT = f"""
 INSERT INTO line_count ({_NAMES}, job_count)
 SELECT {_key_of("job")}, count(*) FROM job WHERE state = 'QUEUED' AND needs_count = 0
-GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
 """  # noqa: S608 (of this module's own names)
 
 
