@@ -234,7 +234,8 @@ class RecordAttempt:
             if attempt.task_count > 1:
                 outcome = _of_task(attempt, outcome, job)
                 if await tx.attempts.goes_on(job.id, number=job.attempt_number):
-                    await _end_task(tx, attempt, job.kept(kept.checkpoint), outcome)
+                    job = job.kept(kept.checkpoint)
+                    await _end_task(tx, attempt, job, outcome, before=owner)
                     return
             job, fact = await self._ended(tx, job, _meant(job, outcome), kept)
             await _save_job(tx, (job if job.is_terminal else job.kept(kept.checkpoint), fact))
@@ -295,7 +296,9 @@ def _of_task(attempt: Attempt, outcome: Outcome, job: Job) -> Outcome:
     return outcome if attempt.task == 0 else Succeeded(job.kept_outputs)
 
 
-async def _end_task(tx: SystemTransaction, attempt: Attempt, job: Job, outcome: Outcome) -> None:
+async def _end_task(
+    tx: SystemTransaction, attempt: Attempt, job: Job, outcome: Outcome, *, before: Job
+) -> None:
     """Let a job go on without one of its tasks; or stop the others, which it needs no more."""
     if isinstance(outcome, JobFailure):
         if (failed := job.task_failed(outcome, at=tx.now)) is not None:
@@ -303,7 +306,8 @@ async def _end_task(tx: SystemTransaction, attempt: Attempt, job: Job, outcome: 
             return
     elif attempt.task == 0:
         job = job.kept_output(outcome.outputs)
-    await tx.jobs.save(job)
+    if job != before:  # of hundreds that end one after another most change nothing of their job
+        await tx.jobs.save(job)
 
 
 async def _end_replica(tx: SystemTransaction, replica: Replica, outcome: Outcome) -> None:
