@@ -6,13 +6,14 @@ import pytest
 import sqlalchemy as sa
 
 from services.chassis.errors import Conflict, NotFound
+from services.scheduler.adapters.postgres import leavings
 from services.scheduler.adapters.postgres.tables import ATTEMPTS, JOBS
 from services.scheduler.domain.jobs.job import Job
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
 from services.scheduler.use_cases.jobs.delete_ended_jobs import DeleteEndedJobs
 from services.scheduler.use_cases.ports import RequestKey
 from tests.integration.scheduler.yard import Yard
-from tests.unit.scheduler.builders import ACME, TRACEPARENT, UMBRELLA, a_spec
+from tests.unit.scheduler.builders import ACME, TRACEPARENT, UMBRELLA, a_spec, resources
 
 KEPT = timedelta(days=30)
 
@@ -78,6 +79,28 @@ async def test_pass_deletes_a_bounded_number_the_first_to_end_first(yard: Yard) 
     assert await deleted(yard) == 2
     await yard.job(jobs[0].id)
     assert [await deleted(yard) for _ in range(2)] == [1, 0]
+
+
+async def test_pass_deletes_so_many_attempts_at_most_but_one_job_always(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leavings, "_ATTEMPTS_MAX", 2)
+    await yard.a_node(resources(cpu=16, memory=16))
+    jobs = [await yard.a_job(task_count=count) for count in (1, 1, 3)]
+    await yard.cycle()
+    for work in await yard.open_work():
+        await yard.end(work.attempt.id)
+    async with yard.store.system(because="test") as tx:
+        for job in jobs:
+            found, fact = (await tx.jobs.get_any(job.id)).requeued(reason="again", at=tx.now)
+            await tx.jobs.save(found)
+            tx.emit(fact)
+    for days, job in enumerate(jobs):
+        await ended(yard, job, ago=KEPT + timedelta(days=days))
+
+    assert [await deleted(yard) for _ in range(3)] == [1, 2, 0]
+    async with yard.engine.connect() as connection:
+        assert await connection.scalar(sa.select(sa.func.count()).select_from(ATTEMPTS)) == 0
 
 
 async def test_repeated_submission_of_a_deleted_job_makes_no_second_one(yard: Yard) -> None:

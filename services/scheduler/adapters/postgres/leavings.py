@@ -11,6 +11,7 @@ locked are passed over: so no transaction waits here, in whatever order it locks
 
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import accumulate
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -58,13 +59,17 @@ _LIVING_DEPLOYMENTS: Final = (
     .where(DEPLOYMENTS.c.state.in_(_LIVING))
     .offset(sa.bindparam("passed_over", type_=sa.Integer))
 )
+_ATTEMPTS_MAX: Final = 5_000
+"""Of the jobs that one pass deletes together: a job may have hundreds, one a task."""
+_ATTEMPT_COUNT: Final = (JOBS.c.attempt_number * JOBS.c.task_count).label("attempt_count")
 _JOBS: Final = (
     _some(JOBS.c.id, by=_NEWEST_JOBS)
+    .add_columns(_ATTEMPT_COUNT)
     .where(JOBS.c.state.in_(_OVER), ~_has_open_attempt(JOBS.c.id))
     .with_for_update(skip_locked=True)
 )
 _ENDED_JOBS: Final = (
-    sa.select(JOBS.c.id)
+    sa.select(JOBS.c.id, _ATTEMPT_COUNT)
     .where(
         JOBS.c.ended_at <= sa.func.now() - sa.bindparam("kept", type_=sa.Interval),
         ~_has_open_attempt(JOBS.c.id),
@@ -133,13 +138,13 @@ class PostgresLeavings:
 
     async def delete_jobs(self, tenants: Sequence[TenantId], *, limit: int) -> int:
         """Delete jobs of which nothing runs, with their attempts."""
-        job_ids = (await self._connection.scalars(_JOBS, _given(tenants, limit))).all()
+        job_ids = await self._some_jobs(_JOBS, _given(tenants, limit))
         return await self._delete((_DELETE_ATTEMPTS, _DELETE_JOBS), job_ids)
 
     async def delete_ended_jobs(self, kept: timedelta, *, limit: int) -> int:
         """Delete jobs, with their attempts, that ended so long ago and nobody waits for."""
         given = {"kept": kept, "rows_max": limit}
-        job_ids = (await self._connection.scalars(_ENDED_JOBS, given)).all()
+        job_ids = await self._some_jobs(_ENDED_JOBS, given)
         await self._delete((_DELETE_ATTEMPTS,), job_ids)
         return await self._delete((_DELETE_JOBS,), job_ids)
 
@@ -159,6 +164,16 @@ class PostgresLeavings:
         """Delete answers to repeatable requests."""
         deleted = await self._connection.execute(_DELETE_ANSWERS, _given(tenants, limit))
         return deleted.rowcount
+
+    async def _some_jobs(self, query: sa.Select[Any], given: dict[str, Any]) -> Sequence[str]:
+        """Return the first jobs that a query finds, whose attempts are not too many; one always."""
+        found = (await self._connection.execute(query, given)).all()
+        together = accumulate(row.attempt_count for row in found)
+        return [
+            row.id
+            for place, (row, count) in enumerate(zip(found, together, strict=True))
+            if place == 0 or count <= _ATTEMPTS_MAX
+        ]
 
     async def _delete(self, statements: Sequence[sa.Delete], ids: Sequence[str]) -> int:
         count = 0
