@@ -376,7 +376,7 @@ class Work:
         ends = {"SUCCEEDED", "CANCELLED"}
         small = self._submit(client, _WAITS_AT_FIRST, ends=ends, resources=half)
         self._wait(lambda: self.started(small.id), client)
-        large = self._submit(client, _LASTS, resources=more, priority=1)
+        large = self._submit(client, _LASTS, resources=more, priority=small.spec.priority + 1)
         for job in (large, small):
             self._ended(client, job)
 
