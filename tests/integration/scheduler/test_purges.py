@@ -1,6 +1,7 @@
 """A purged tenant on a real database: nothing of it is left, and others keep all."""
 
 import asyncio
+from collections.abc import Collection
 from datetime import timedelta
 
 import pytest
@@ -10,7 +11,12 @@ from services.chassis.errors import Conflict, TenantSuspended
 from services.chassis.purges import PurgesLoop
 from services.chassis.tenancy import TenantId
 from services.chassis.waking import Waking
-from services.scheduler.adapters.postgres.tables import CHASSIS, METADATA
+from services.scheduler.adapters.postgres.tables import (
+    CHASSIS,
+    LINE_CHANGES,
+    LINE_COUNTS,
+    METADATA,
+)
 from services.scheduler.domain.deployments.deployment import DeploymentState
 from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.entrypoints.loops.leading import WhileLeading
@@ -20,13 +26,21 @@ from services.scheduler.use_cases.ports import RequestKey
 from tests.integration.scheduler.yard import ROUTES_SETTLE, Yard, cores
 from tests.unit.scheduler.builders import ACME, TRACEPARENT, UMBRELLA, a_spec
 
+OF_THE_LINE = (LINE_CHANGES, LINE_COUNTS)
+"""What the next cycle takes, and what that makes of it."""
 
-async def rows_of(yard: Yard, tenant: TenantId) -> dict[str, int]:
-    """Count a tenant's rows in every table that has tenants, but for events that are to leave."""
+
+async def rows_of(
+    yard: Yard,
+    tenant: TenantId,
+    *,
+    but_for: Collection[sa.Table] = (CHASSIS.outbox, *OF_THE_LINE),
+) -> dict[str, int]:
+    """Count a tenant's rows in every table that has tenants, but for what is to leave."""
     counts = {}
     async with yard.engine.connect() as connection:
         for table in METADATA.sorted_tables:
-            if "tenant" in table.c and table is not CHASSIS.outbox:
+            if "tenant" in table.c and table not in but_for:
                 query = sa.select(sa.func.count()).where(table.c.tenant == tenant)
                 counts[table.name] = await connection.scalar(query) or 0
     return {name: count for name, count in counts.items() if count}
@@ -205,6 +219,18 @@ async def test_a_pass_that_was_cut_off_is_done_again(yard: Yard) -> None:
     again.tenant(ACME, is_purged=True)
     assert await purged(again) == 1
     assert await rows_of(yard, ACME) == {}
+
+
+async def test_a_purged_tenants_place_in_line_goes_with_the_next_cycle(yard: Yard) -> None:
+    for tenant in (ACME, UMBRELLA):
+        await yard.a_job(tenant=tenant)
+    await yard.cycle()
+    yard.tenant(ACME, is_purged=True)
+    await purged(yard)
+    await yard.cycle()
+    assert await rows_of(yard, ACME, but_for=[CHASSIS.outbox]) == {}
+    left = await rows_of(yard, UMBRELLA, but_for=[CHASSIS.outbox])
+    assert left == {"job": 1, "line_count": 1}
 
 
 async def test_only_the_leader_purges(yard: Yard) -> None:

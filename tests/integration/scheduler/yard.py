@@ -341,6 +341,7 @@ class Yard:
             await _capacity_is_the_sum_of_open_attempts(connection)
             await _owners_point_at_their_open_attempt(connection)
             await _versions_have_no_gap(connection)
+            await _counts_are_of_the_line(connection)
 
 
 async def _capacity_is_the_sum_of_open_attempts(connection: Any) -> None:
@@ -379,6 +380,22 @@ async def _versions_have_no_gap(connection: Any) -> None:
         fact = job_events_pb2.JobTransitioned.FromString(row["payload"])
         assert fact.version == versions.get(fact.job_id, 0) + 1
         versions[fact.job_id] = fact.version
+
+
+async def _counts_are_of_the_line(connection: Any) -> None:
+    key = "tenant, priority, queue, cpu_millicores, memory_bytes, gpu_count, run_max, stretch"
+    wrong = await connection.exec_driver_sql(
+        f"""
+        SELECT {key}, sum(job_count) FROM (
+            SELECT {key}, job_count FROM line_count
+            UNION ALL SELECT {key}, change FROM line_change WHERE change IS NOT NULL
+            UNION ALL SELECT tenant, priority, queue, cpu_millicores, memory_bytes, gpu_count,
+                spec #>> '{{timeouts,run}}', queue_seq >> 12, -1
+            FROM job WHERE state = 'QUEUED' AND needs_count = 0
+        ) AS counted GROUP BY {key} HAVING sum(job_count) <> 0
+        """
+    )
+    assert wrong.all() == []
 
 
 def cores(count: int) -> Resources:
