@@ -109,18 +109,8 @@ class Checkers:
             for attempt_id, former, attempt in commit.of(ATTEMPTS):
                 _require(attempt is not None, f"{attempt_id} is gone")
                 assert attempt is not None
-                if former is None:
-                    self._is_open(attempt.node_id)
-                    self._is_admitted_whole(JobId(attempt.owner.id), attempt.number)
-                else:
-                    _require(not former.is_terminal, f"{attempt_id} has ended as {former.state}")
-                if attempt.is_terminal:
-                    self._ended_at_s[attempt_id] = _virtual_s()
-                self._has_one_open_attempt_a_task(JobId(attempt.owner.id))
-                self._ended_at_its_runtime(attempt)
-                self._says_why_it_ended(attempt)
+                self._attempt_moved(former, attempt)
                 nodes.add(attempt.node_id)
-                self._is_within_plan(attempt.tenant)
             for node_id in nodes:
                 self._capacity_is_booked_once(node_id)
                 self._keeps_tenants_apart(node_id)
@@ -291,6 +281,19 @@ class Checkers:
             self._waits_since_s.setdefault(job.id, _virtual_s())
         elif self._waits_since_s.pop(job.id, None) is not None:
             self._left_line_at_s[job.id] = _virtual_s()
+
+    def _attempt_moved(self, before: Attempt | None, after: Attempt) -> None:
+        if before is None:
+            self._is_open(after.node_id)
+            self._is_admitted_whole(JobId(after.owner.id), after.number)
+        else:
+            _require(not before.is_terminal, f"{after.id} has ended as {before.state}")
+        if after.is_terminal:
+            self._ended_at_s[after.id] = _virtual_s()
+        self._has_one_open_attempt_a_task(JobId(after.owner.id))
+        self._ended_at_its_runtime(after)
+        self._says_why_it_ended(after)
+        self._is_within_plan(after.tenant)
 
     def _needs_have_ended(self, job: Job) -> None:
         """Who waits for no other job has nothing left to wait for, whatever its row counts."""
