@@ -15,7 +15,14 @@ from services.chassis.db.unit_of_work import PostgresUnitOfWork as ChassisUnitOf
 from services.chassis.errors import ModelyardError, NotFound
 from services.chassis.ids import TimeOrderedIds
 from services.chassis.tenancy import TenantId
-from services.scheduler.adapters.postgres.tables import ATTEMPTS, CHASSIS, JOBS, NODES, REPLICAS
+from services.scheduler.adapters.postgres.tables import (
+    ATTEMPTS,
+    CHASSIS,
+    JOBS,
+    LINE_COUNTS,
+    NODES,
+    REPLICAS,
+)
 from services.scheduler.adapters.postgres.unit_of_work import PostgresUnitOfWork
 from services.scheduler.domain.attempts.attempt import LogLocation
 from services.scheduler.domain.attempts.work import AttemptWork
@@ -383,14 +390,14 @@ async def _versions_have_no_gap(connection: Any) -> None:
 
 
 async def _counts_are_of_the_line(connection: Any) -> None:
-    key = "tenant, priority, queue, cpu_millicores, memory_bytes, gpu_count, run_max, stretch"
+    key = ", ".join(column.name for column in LINE_COUNTS.primary_key)
     wrong = await connection.exec_driver_sql(
         f"""
         SELECT {key}, sum(job_count) FROM (
             SELECT {key}, job_count FROM line_count
             UNION ALL SELECT {key}, change FROM line_change WHERE change IS NOT NULL
             UNION ALL SELECT tenant, priority, queue, cpu_millicores, memory_bytes, gpu_count,
-                spec #>> '{{timeouts,run}}', queue_seq >> 12, -1
+                spec #>> '{{timeouts,run}}', task_count, queue_seq >> 12, -1
             FROM job WHERE state = 'QUEUED' AND needs_count = 0
         ) AS counted GROUP BY {key} HAVING sum(job_count) <> 0
         """
