@@ -480,6 +480,10 @@ class MemoryAttempts:
         for attempt in self._tx.server.all(ATTEMPTS):
             if attempt.is_terminal:
                 continue
+            if (earlier := found.get(attempt.owner.id)) is not None:
+                more = earlier.with_another(attempt.node_id, attempt.resources)
+                found[attempt.owner.id] = more
+                continue
             row = self._tx.server.read(JOBS, JobId(attempt.owner.id))
             each = Running(
                 attempt.owner.id,

@@ -134,3 +134,9 @@ async def test_who_waits_in_line_says_how_many_tasks_it_has(store: Store) -> Non
     [waiting] = [each.waiting for each in news.changes if each.waiting is not None]
     assert head == waiting.head
     assert head.task_count == 5
+
+
+async def test_the_stop_of_a_job_frees_what_all_of_its_tasks_hold(store: Store) -> None:
+    async with store.unit_of_work.reading(because="test") as look:
+        [running] = await look.attempts.running(preemptible_by=1)
+    assert running.held == {NODE: resources() + resources(), NODES[1]: resources()}

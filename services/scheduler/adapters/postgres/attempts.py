@@ -1,7 +1,6 @@
 """Attempts in PostgreSQL, alone and joined with their owners."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -335,8 +334,11 @@ def to_running(rows: Sequence[sa.RowMapping]) -> Sequence[Running]:
     """Return whose the open attempts in rows are, each owner once."""
     running: dict[str, Running] = {}
     for row in rows:
-        earlier = running.get(row["owner_id"])
-        running[row["owner_id"]] = _running(row) if earlier is None else _more(earlier, row)
+        if (earlier := running.get(row["owner_id"])) is None:
+            running[row["owner_id"]] = _running(row)
+        else:
+            more = earlier.with_another(NodeId(row["node_id"]), to_resources(row))
+            running[row["owner_id"]] = more
     return list(running.values())
 
 
@@ -353,13 +355,6 @@ def _running(row: sa.RowMapping) -> Running:
         stop_grace=timedelta(0) if timeouts is None else timeouts.stop_grace,
         is_stopping=timeouts is not None and row["job_state"] not in PLACED,
     )
-
-
-def _more(running: Running, row: sa.RowMapping) -> Running:
-    """Return it with one more attempt of the same owner."""
-    node_id = NodeId(row["node_id"])
-    on_node = running.held.get(node_id, Resources()) + to_resources(row)
-    return replace(running, held={**running.held, node_id: on_node})
 
 
 def to_work(row: sa.RowMapping) -> AttemptWork:

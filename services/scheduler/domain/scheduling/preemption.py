@@ -38,6 +38,11 @@ class Running:
     stop_grace: timedelta = timedelta(0)
     is_stopping: bool = False
 
+    def with_another(self, node_id: NodeId, resources: Resources) -> "Running":
+        """Return it with one more attempt of the same owner."""
+        on_node = self.held.get(node_id, Resources()) + resources
+        return replace(self, held={**self.held, node_id: on_node})
+
     @property
     def leaves_anyway(self) -> bool:
         """Tell whether its room comes free as soon as if it were asked for it now."""
