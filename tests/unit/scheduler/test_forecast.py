@@ -1,6 +1,7 @@
 """By when heads start, told before anything has ended."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from services.chassis.tenancy import TenantId
@@ -80,6 +81,12 @@ def test_who_waits_for_its_own_tenants_plan_starts_when_that_has_ended() -> None
     line = [job(1, cpu=2), job(2, cpu=2)]
     around = seen(line, left={ACME: resources(cpu=2, memory=8)})
     assert [starts_in(each, around) for each in line] == [timedelta(0), HOUR]
+
+
+def test_no_time_passes_between_cycles_that_follow_each_other_at_once() -> None:
+    line = [job(seq, cpu=2) for seq in range(5)]
+    around = replace(seen(line), heads_max=2)
+    assert [starts_in(each, around) for each in line] == [timedelta(0)] * 4 + [HOUR]
 
 
 def test_nobody_can_tell_of_who_waits_for_a_replica() -> None:

@@ -51,14 +51,16 @@ def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
             for each in chain(_held(seen), *(each.holdings for each in decisions.placements))
             if each.ends_in is not None
         ]
-        if not ends:
+        if not ends and not decisions.is_cut:
             return Forecast(None)
         steps_left -= 1
         if not steps_left:
             return Forecast(None, is_cut=True)
-        # To where the first one has its room; what passes it in between is told that instant, too.
-        step = kept.starts_in if kept is not None else min(ends)
-        seen, elapsed = _after(seen.with_placed(decisions.placements), step), elapsed + step
+        seen = seen.with_placed(decisions.placements)
+        if not decisions.is_cut:  # else the next cycle follows at once
+            # To where the first one has its room; what passes it is told that instant, too.
+            step = kept.starts_in if kept is not None else min(ends)
+            seen, elapsed = _after(seen, step), elapsed + step
         decisions = plan(seen)
 
 
