@@ -423,6 +423,7 @@ def wire(ports: Ports, settings: Settings) -> App:
                 LeadersMemory(store, scheduling.usage_half_life),
                 heads_max=scheduling.cycle_heads_max,
                 node_silence_max=scheduling.node_silence_max,
+                makes_room=scheduling.preemption_enabled,
             ),
             leader,
             cycle,

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextvars import Context
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -38,7 +39,7 @@ LARGE = 9
 
 async def preempted(yard: Yard, lease: HeldLease | None = None) -> int:
     """Run a cycle, then a pass for whom it has left without room; tell how many are to stop."""
-    report = await yard.run_cycle(await yard.lease())
+    report = await replace(yard.run_cycle, makes_room=True)(await yard.lease())
     if report.blocked is None:
         return 0
     preempt = PreemptJobs(yard.store, NODE_SILENCE_MAX)
@@ -138,6 +139,17 @@ async def test_replicas_are_left_alone(yard: Yard) -> None:
     await yard.a_job(priority=LARGE, resources=cores(2))
     assert await preempted(yard) == 0
     assert (await yard.job(small.id)).state is JobState.ADMITTED
+
+
+async def test_who_waits_for_a_replica_keeps_nobody_from_being_helped(yard: Yard) -> None:
+    await yard.a_node()
+    await yard.a_deployment(resources=cores(3))
+    await yard.cycle()
+    await yard.a_job(resources=cores(1))
+    await yard.cycle()
+    await yard.a_job(priority=LARGE, resources=cores(2))
+    await yard.a_job(priority=LARGE, resources=cores(1))
+    assert await preempted(yard) == 1
 
 
 async def test_nothing_is_stopped_of_another_tenant_beside_what_stays_on_a_node_of_one(

@@ -528,6 +528,19 @@ def test_who_waits_for_what_never_ends_is_not_the_first_without_room() -> None:
     assert planned(line, serving, {}).blocked is None
 
 
+def test_what_ends_is_looked_at_only_where_somebody_has_room_behind_one_that_has_none() -> None:
+    line = [head("large", cpu=8, seq=1), head("also large", cpu=7, seq=2)]
+    small = head("small", cpu=1, seq=3)
+    full = a_fleet(holdings=[holding(8)])
+    some = a_fleet(holdings=[holding(4)])
+    asked = [
+        plan(replace(snapshot(heads, fleet, {}), holdings=None)).needs_holdings
+        for fleet in (full, some)
+        for heads in (line, [*line, small])
+    ]
+    assert asked == [False, False, False, True]
+
+
 def test_who_waits_for_what_never_ends_takes_nobodys_look() -> None:
     waiting = [head(f"large-{n}", cpu=8, seq=n, run_max=n * HOUR) for n in range(1, 6)]
     serving = a_fleet("a", "b", holdings=[holding(on="a", ends_in=None)])

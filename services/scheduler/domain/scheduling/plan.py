@@ -167,9 +167,10 @@ class Decisions:
     is_cut: bool = False
     """There are more who may take what is left than were given their turns."""
     needs_holdings: bool = False
-    """Who is behind one that does not fit was not looked at, since nobody knows what ends when."""
+    """Behind one that does not fit somebody would, and nobody knows what ends when."""
     blocked: Head | None = None
-    """The first job that does not fit: room is kept for it, or would be if somebody were behind."""
+    """The first job that does not fit: room is kept for it, or would be if somebody were behind.
+    Where nobody knows what ends when, it may wait for what never does."""
 
 
 def plan(seen: Snapshot) -> Decisions:
@@ -185,11 +186,14 @@ def plan(seen: Snapshot) -> Decisions:
     for head in turns:
         is_job = head.kind is OwnerKind.JOB
         is_let = room.lets(head) and (is_job or not are_replicas_blocked)
-        if is_let and (is_somebody_blocked or task_count >= seen.heads_max):
-            needs_holdings, is_cut = is_somebody_blocked, not is_somebody_blocked
+        if is_let and task_count >= seen.heads_max:
+            is_cut = True
             break
         kept = reservation if is_job else None
         node_ids = room.found_for(head, kept) if is_let else None
+        if node_ids is not None and is_somebody_blocked:
+            needs_holdings = True
+            break
         if node_ids is not None:
             placements.append(room.place(head, node_ids))
             task_count += head.task_count
@@ -198,7 +202,8 @@ def plan(seen: Snapshot) -> Decisions:
         turns.refuse()
         if room.is_searched_enough_for(head.tenant):
             turns.leave()
-        if not is_let or (is_job and reservation is not None) or not room.could_hold(head):
+        is_behind = is_job and (reservation is not None or is_somebody_blocked)
+        if not is_let or is_behind or not room.could_hold(head):
             continue  # nothing that ends makes room for it, or another's turn comes first
         if not is_job:
             are_replicas_blocked = True

@@ -80,6 +80,9 @@ class RunSchedulingCycle:
     """Tasks after which one transaction admits no other head: more cost less each, and stay locked
     for longer. A job of several tasks is admitted whole all the same."""
     node_silence_max: timedelta
+    makes_room: bool = False
+    """Whether somebody makes room for the first job without any: it is not to be one that waits for
+    what nobody can free."""
 
     async def __call__(self, lease: Lease) -> CycleReport:
         """Run one cycle; raises Conflict when the lease is over."""
@@ -110,7 +113,10 @@ class RunSchedulingCycle:
             node_silence_max=self.node_silence_max,
         )
         decisions = plan(await look(with_ends=False))
-        return plan(await look(with_ends=True)) if decisions.needs_holdings else decisions
+        is_room_made = self.makes_room and decisions.blocked is not None
+        if decisions.needs_holdings or is_room_made:
+            return plan(await look(with_ends=True))
+        return decisions
 
     async def _apply(
         self, tx: SystemTransaction, placements: Sequence[Placement]
