@@ -462,7 +462,9 @@ class MemoryAttempts:
             if attempt.is_terminal:
                 continue
             row = self._tx.server.read(JOBS, JobId(attempt.owner.id))
-            ends_in = None if row is None else self._ends_in(attempt, row.job)
+            ends_in = None
+            if row is not None:
+                ends_in = max(timedelta(0), self._ends_in(attempt, row.job))
             found.append(Holding(attempt.node_id, attempt.tenant, attempt.resources, ends_in))
         return found
 
@@ -505,12 +507,10 @@ class MemoryAttempts:
 
     def _ends_in(self, attempt: Attempt, job: Job) -> timedelta:
         now, timeouts = self._tx.server.database_now, job.spec.timeouts
-        ends_in = max(timedelta(0), timeouts.run - (now - attempt.created_at))
-        return (
-            ends_in
-            if job.stop is None
-            else min(ends_in, job.stop.over_in(timeouts.stop_grace, at=now))
-        )
+        ends_in = timeouts.run - (now - attempt.created_at)
+        if job.stop is None:
+            return ends_in
+        return min(ends_in, min(job.stop.requested_at, now) + timeouts.stop_grace - now)
 
     async def open_on_node(self, node_id: NodeId) -> Sequence[AttemptWork]:
         """Return what is open on a node, oldest first."""

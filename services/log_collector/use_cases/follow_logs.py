@@ -133,6 +133,8 @@ class _Follow:
 
     async def _all_news(self, streams: Sequence[LogStream]) -> AsyncGenerator[Followed, None]:
         for stream in streams:
+            if stream.attempt_id in self._ended:
+                continue
             async for page in self._news(stream):
                 yield page
             if stream.owner_kind is OwnerKind.JOB and stream.attempt_id not in self._ended:

@@ -119,3 +119,18 @@ async def test_what_stops_makes_room_by_itself_and_is_no_reason_to_look(store: S
     ends_in = found["job_1"].ends_in
     assert ends_in is not None
     assert timedelta(0) < ends_in <= GRACE
+
+
+async def test_a_clock_that_is_ahead_makes_no_grace_longer(store: Store) -> None:
+    await a_node(store)
+    await place(store)
+    async with store.unit_of_work.system(because="test") as tx:
+        job = await tx.jobs.get_any(JobId("job_1"))
+        ahead = tx.now + timedelta(days=1)
+        asked = job.asked_to_stop(reason="", at=ahead, cause=StopCause.PREEMPTED)
+        assert asked is not None
+        await tx.jobs.save(asked[0])
+    await place(store, "2")
+    ends_in = (await running(store, preemptible_by=4))["job_1"].ends_in
+    assert ends_in is not None
+    assert ends_in <= GRACE

@@ -423,7 +423,15 @@ async def test_output_of_several_tasks_says_which_has_printed_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "place"), [("task=1", 5), ("attempt=1&task=2", 3), ("attempt=2", 4), ("", 0)]
+    ("query", "place"),
+    [
+        ("task=1", 5),
+        ("attempt=1&task=2", 3),
+        ("attempt=2", 4),
+        ("", 0),
+        ("task=1&after=2.7", 2),  # where the reader is, though another attempt has begun
+        ("task=1&after=5.7", 5),
+    ],
 )
 async def test_output_of_one_task_is_a_part_of_the_jobs(query: str, place: int) -> None:
     edge = Edge()
@@ -431,6 +439,15 @@ async def test_output_of_one_task_is_a_part_of_the_jobs(query: str, place: int) 
     async with edge.client(key=await edge.key()) as client:
         await client.get(f"/v1/jobs/job_1/logs?follow=true&{query}")
     assert edge.logs.followed[0].filter.attempt_number == place
+
+
+async def test_output_of_a_task_of_a_job_that_ended_in_line_is_complete() -> None:
+    edge = Edge()
+    edge.jobs.shown = [a_job(state=job_pb2.JOB_STATE_CANCELLED, spec=THREE_TASKS)]
+    async with edge.client(key=await edge.key()) as client:
+        live = await client.get("/v1/jobs/job_1/logs?follow=true&task=1")
+    assert live.text.count("event: complete") == 1
+    assert edge.logs.followed == []
 
 
 async def test_output_of_a_task_that_a_job_does_not_have_is_not_found() -> None:

@@ -1,7 +1,6 @@
 """A job: what its moves record, and what its facts tell."""
 
 import math
-from datetime import timedelta
 
 import pytest
 
@@ -95,13 +94,6 @@ def test_cancelling_a_placed_job_waits_for_its_runtime(job: Job) -> None:
     assert cancelled.state is JobState.CANCELLED
     assert fact.ended_phase is not None
     assert fact.ended_phase.phase is (Phase.RUNNING if job.started_at else Phase.STARTING)
-
-
-def test_what_was_asked_to_stop_goes_on_for_its_grace_at_most() -> None:
-    stop = StopRequest(StopCause.PREEMPTED, "", NOW)
-    grace = timedelta(seconds=10)
-    assert stop.over_in(grace, at=later(4)) == timedelta(seconds=6)
-    assert stop.over_in(grace, at=later(11)) == timedelta(0)
 
 
 @pytest.mark.parametrize("cause", [StopCause.DRAINED, StopCause.PREEMPTED, StopCause.SUSPENDED])

@@ -14,17 +14,12 @@ from services.chassis.events.projection import CompactedProjection
 from services.chassis.purges import PurgesLoop
 from services.chassis.waking import Waking
 from services.scheduler.domain.attempts.attempt import OwnerKind
-from services.scheduler.domain.resources import Resources
-from services.scheduler.domain.scheduling.line import Head, Shape, Totals, Waiting
 from services.scheduler.entrypoints.loops.leading import Candidacy, LeaderLoop, WhileLeading
 from services.scheduler.entrypoints.loops.scheduling import SchedulingLoop
-from services.scheduler.use_cases.ports import UnitOfWork
-from services.scheduler.use_cases.scheduling.leaders_memory import LeadersMemory
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
     CycleReport,
     RunSchedulingCycle,
 )
-from tests.unit.scheduler.builders import ACME
 
 NEVER = timedelta(hours=1)
 KEEPER = cast("LeaseKeeper", SimpleNamespace(held=HeldLease("scheduling", "proc_1", 1)))
@@ -95,16 +90,6 @@ async def test_a_pass_that_found_all_it_may_is_followed_at_once() -> None:
     loop = LeaderLoop(WhileLeading(look, KEEPER), Waking(NEVER), done="", failed="", pass_max=2)
     await loop.run(stopping)
     assert looks == 3
-
-
-async def test_who_does_not_lead_any_more_lets_go_of_the_line() -> None:
-    memory = LeadersMemory(cast("UnitOfWork", None), timedelta(hours=24))
-    memory.line.put(Waiting(Head("job_1", 1, Shape(OwnerKind.JOB, ACME, 0, Resources(), None))))
-    cycle = cast("RunSchedulingCycle", SimpleNamespace(memory=memory))
-    others = cast("LeaseKeeper", SimpleNamespace(held=None))
-    loop = SchedulingLoop(cycle, others, Waking(NEVER), lambda: True, lambda _: None)
-    assert not await loop.turn()
-    assert memory.line.totals == Totals()
 
 
 class Picture:

@@ -74,11 +74,11 @@ class _Owner:
     """How many attempts it has had; None where its owner does not count them."""
     task_count: int = 1
 
-    def place_of(self, attempt: int, task: int | None) -> int:
+    def place_of(self, attempt: int, task: int | None, *, after_place: int) -> int:
         """Return which part of the output is asked for, 0: all; raises NotFound.
 
         Each task of each attempt is one. Of an attempt alone it is task 0's, of a task alone that
-        of the last attempt.
+        of the last attempt; or of the one that the reader is in, whatever has begun since.
         """
         if self.attempt_count is not None and attempt > self.attempt_count:
             raise NotFound("attempt", f"{attempt} of job {self.id}")
@@ -86,7 +86,8 @@ class _Owner:
             raise NotFound("task", f"{task} of {self.id}")
         if self.task_count == 1 or (attempt == 0 and task is None):
             return attempt
-        number = attempt or self.attempt_count or 1
+        attempt_read = -(-after_place // self.task_count)
+        number = attempt or attempt_read or self.attempt_count or 1
         return (number - 1) * self.task_count + (task or 0) + 1
 
 
@@ -195,15 +196,15 @@ def logs_router(edge: Gateway) -> APIRouter:
             Whoever would not be let in any more is told nothing more: an event `problem` ends it.
             """
             found = await owner(gateway(request), owner_id)
-            place = found.place_of(query.attempt, query.task)
             position = _position(last_event_id or query.after)
+            place = found.place_of(query.attempt, query.task, after_place=position.attempt_number)
             narrowed = service_pb.LogFilter(
                 contains=query.contains,
                 source=_source(query.stream),
                 attempt_number=place,
             )
             if query.follow:
-                follow = _follow if place else found.follow
+                follow = _follow if place and found.follow is not _nothing else found.follow
                 records = follow(
                     gateway(request),
                     service_pb.FollowLogsRequest(

@@ -60,9 +60,14 @@ _HELD: Final = (
     .group_by(ATTEMPTS.c.tenant)
 )
 _HELD_BY_ONE: Final = _HELD.where(ATTEMPTS.c.tenant == sa.bindparam("tenant"))
-_STOP_OVER_AT: Final = sa.cast(
-    JOBS.c.stop["requested_at"].astext, sa.DateTime(timezone=True)
-) + sa.cast(JOBS.c.spec[("timeouts", "stop_grace")].astext, sa.Interval)
+# Asked for by a process's clock, which may be ahead of the database's: so never later than now.
+_STOP_ASKED_AT: Final = sa.func.least(
+    sa.cast(JOBS.c.stop["requested_at"].astext, sa.DateTime(timezone=True)),
+    sa.case((JOBS.c.stop.is_not(None), sa.func.statement_timestamp())),
+)
+_STOP_OVER_AT: Final = _STOP_ASKED_AT + sa.cast(
+    JOBS.c.spec[("timeouts", "stop_grace")].astext, sa.Interval
+)
 _RUN_OVER_AT: Final = ATTEMPTS.c.created_at + sa.cast(
     JOBS.c.spec[("timeouts", "run")].astext, sa.Interval
 )
@@ -351,7 +356,7 @@ def _running(row: sa.RowMapping) -> Running:
         placed_for=row["placed_for"],
         priority=row["job_priority"],
         attempt_id=row["job_attempt_id"],
-        ends_in=None if timeouts is None else max(timedelta(0), row["ends_in"]),
+        ends_in=None if timeouts is None else row["ends_in"],
         stop_grace=timedelta(0) if timeouts is None else timeouts.stop_grace,
         is_stopping=timeouts is not None and row["job_state"] not in PLACED,
     )

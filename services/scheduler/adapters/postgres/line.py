@@ -229,6 +229,7 @@ _FIRST_SHAPES: Final = (
     sa.select(
         *(_STRETCHES.c[name] for name in _SHAPE),
         sa.func.min(_STRETCHES.c.stretch).label("stretch"),
+        sa.func.max(_STRETCHES.c.stretch).label("last_stretch"),
     )
     .group_by(*(_STRETCHES.c[name] for name in _SHAPE))
     .order_by(_STRETCHES.c.priority.desc(), "stretch")
@@ -249,7 +250,9 @@ _OF_SHAPE: Final = (
         _IS_JOB_IN_LINE,
         *(JOBS.c[name] == _SHAPES.c[name] for name in _SHAPE if name != "run_max"),
         _RUN_MAX.element == _SHAPES.c.run_max,
+        # Not to the end of the line for a shape of which there are few.
         JOBS.c.queue_seq >= _SHAPES.c.stretch.bitwise_lshift(_STRETCH_BITS),
+        JOBS.c.queue_seq < (_SHAPES.c.last_stretch + 1).bitwise_lshift(_STRETCH_BITS),
         sa.or_(JOBS.c.retry_at.is_(None), JOBS.c.retry_at <= sa.bindparam("at")),
     )
     .order_by(JOBS.c.queue_seq)

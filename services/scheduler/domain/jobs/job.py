@@ -136,10 +136,6 @@ class StopRequest:
         """Tell whether what stops goes back in line, however it ends."""
         return self.cause in {StopCause.SUSPENDED, StopCause.DRAINED, StopCause.PREEMPTED}
 
-    def over_in(self, grace: timedelta, *, at: datetime) -> timedelta:
-        """Return how long what was asked to stop goes on at most, with its grace."""
-        return max(timedelta(0), self.requested_at + grace - at)
-
     def allows_return(self, retries: JobRetries, *, retry_count: int) -> bool:
         """Tell whether a job that stops so, after so many retries, goes back in line."""
         if self.failure is not None:

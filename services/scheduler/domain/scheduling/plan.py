@@ -40,8 +40,8 @@ from services.scheduler.domain.scheduling.shares import Shares
 SEARCHES_MAX: Final = 400
 """Searches through all nodes in vain that a plan makes, some 0.4 ms each where there are 500. Each
 tenant in line has its part of them, whatever the others use up."""
-SEARCHES_EACH_MIN: Final = 10
-"""Each tenant's, however many tenants there are."""
+SEARCHES_EACH_MIN: Final = 1
+"""Each tenant's, where there are more tenants than that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Final
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import AttemptId, NodeId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Head
+
+OVERDUE_MAX: Final = timedelta(minutes=5)
+"""For so long room is awaited of what should have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class Running:
     attempt_id: AttemptId | None = None
     """The current one of its job, by which a later look knows it again."""
     ends_in: timedelta | None = None
+    """By its run time limit, or by its grace once it is asked to stop; less than nothing: it should
+    have ended so long ago. None: it never ends by itself."""
     stop_grace: timedelta = timedelta(0)
     is_stopping: bool = False
 
@@ -45,14 +51,18 @@ class Running:
 
     @property
     def leaves_anyway(self) -> bool:
-        """Tell whether its room comes free as soon as if it were asked for it now."""
-        is_over_soon = self.ends_in is not None and self.ends_in <= self.stop_grace
-        return self.is_stopping or is_over_soon
+        """Tell whether its room comes free as soon as if it were asked for it now.
+
+        What should have ended for long is waited for no more: nobody knows when it will.
+        """
+        if self.ends_in is None or self.ends_in < -OVERDUE_MAX:
+            return False
+        return self.is_stopping or self.ends_in <= self.stop_grace
 
     def may_be_stopped_for(self, head: Head) -> bool:
         """Tell whether a head comes before it, and it is there to be asked."""
         is_smaller = self.priority is not None and self.priority < head.shape.priority
-        return is_smaller and not self.leaves_anyway
+        return is_smaller and not self.is_stopping and not self.leaves_anyway
 
 
 @dataclass(slots=True)

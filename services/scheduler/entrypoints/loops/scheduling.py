@@ -52,8 +52,6 @@ class SchedulingLoop:
     async def turn(self) -> bool:
         """Run one cycle, if this process leads; return whether the next one should follow."""
         held = self.lease.held
-        if held is None:
-            self.run_cycle.memory.end()
         if held is None or not self.are_tenants_known():
             return False
         try:

@@ -17,13 +17,22 @@ _IS_FIRST_OF_JOB = sa.text("owner_kind = 'JOB' AND number = 1")
 
 
 def upgrade() -> None:
-    op.add_column("job", sa.Column("task_count", sa.Integer, nullable=False, server_default="1"))
-    op.add_column("job", sa.Column("kept_outputs", JSONB(none_as_null=True)))
+    _keep_cycles_away()
+    # In the order in which everybody locks them.
     op.add_column("attempt", sa.Column("task", sa.Integer, nullable=False, server_default="0"))
     op.add_column(
         "attempt", sa.Column("task_count", sa.Integer, nullable=False, server_default="1")
     )
     _index(of_each=["task"])
+    op.add_column("job", sa.Column("task_count", sa.Integer, nullable=False, server_default="1"))
+    op.add_column("job", sa.Column("kept_outputs", JSONB(none_as_null=True)))
+    # Those that wait from before a downgrade.
+    op.execute(
+        sa.text(
+            "UPDATE job SET task_count = (spec ->> 'task_count')::integer"
+            " WHERE state = 'QUEUED' AND spec ? 'task_count'"
+        )
+    )
 
 
 def downgrade() -> None:
@@ -32,6 +41,11 @@ def downgrade() -> None:
     op.drop_column("attempt", "task")
     op.drop_column("job", "kept_outputs")
     op.drop_column("job", "task_count")
+
+
+def _keep_cycles_away() -> None:
+    """Wait for the scheduling cycle under way, and let none begin: it locks in another order."""
+    op.execute(sa.text("SELECT 1 FROM lease WHERE name = 'scheduling' FOR UPDATE"))
 
 
 def _index(*, of_each: list[str]) -> None:

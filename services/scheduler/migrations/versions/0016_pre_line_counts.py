@@ -79,8 +79,7 @@ GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
 
 
 def upgrade() -> None:
-    # Whoever has changed the line without a count of it is done, and nobody else begins.
-    op.execute(sa.text("LOCK TABLE job IN SHARE ROW EXCLUSIVE MODE"))
+    _keep_everybody_away()
     for column in _KEY:
         op.add_column("line_change", sa.Column(column.name, column.type))
     op.add_column("line_change", sa.Column("change", sa.Integer, comment="of the jobs in line"))
@@ -112,7 +111,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute(sa.text("LOCK TABLE job IN SHARE ROW EXCLUSIVE MODE"))
+    _keep_everybody_away()
     _retrigger("note_line_change('JOB')")
     op.execute(sa.text("DROP TRIGGER line_change_fold ON line_change"))
     op.execute(sa.text("DROP FUNCTION fold_line_changes"))
@@ -121,6 +120,15 @@ def downgrade() -> None:
     op.drop_column("line_change", "change")
     for column in _KEY:
         op.drop_column("line_change", column.name)
+
+
+def _keep_everybody_away() -> None:
+    """Let whoever changes the line be done, and nobody else begin, also who only reads it yet.
+
+    First the scheduling cycle, which locks notes before jobs.
+    """
+    op.execute(sa.text("SELECT 1 FROM lease WHERE name = 'scheduling' FOR UPDATE"))
+    op.execute(sa.text("LOCK TABLE job IN ACCESS EXCLUSIVE MODE"))
 
 
 def _retrigger(function: str) -> None:

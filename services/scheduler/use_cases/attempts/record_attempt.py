@@ -186,7 +186,8 @@ class RecordAttempt:
             if attempt.state is not AttemptState.STARTED:
                 return False
             owner = await _current_owner(tx, work)
-            if isinstance(owner, Job) and _is_stopped_since(work, owner):
+            # Only task 0 leaves something that is to be kept.
+            if attempt.task == 0 and isinstance(owner, Job) and _is_stopped_since(work, owner):
                 raise Conflict("job", owner.id)
             ending = _ending(owner, outcome, kept)
             exited = attempt.exited(end.code, ending, at=end.ended_at, is_end_seen=end.is_end_seen)

@@ -48,5 +48,6 @@ class ExplainDeployment:
             shape = Shape(OwnerKind.REPLICA, tenant, 0, resources, run_max=None)
             head = Head(first_id or waiting[0].id, 0, shape)
             async with self.unit_of_work.reading(because="all stand in one line") as reading:
-                reason, _ = await self.look.reason(reading, head, alike_count=0, at=now)
+                seen = await self.look.see(reading, head, alike_count=0, at=now)
+            reason = seen.reason()
         return DeploymentExplanation(deployment, len(waiting), reason, now)

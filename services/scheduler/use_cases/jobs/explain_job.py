@@ -14,6 +14,8 @@ from services.scheduler.domain.scheduling.explanation import (
     reason_by_itself,
 )
 from services.scheduler.domain.scheduling.line import Head, Shape
+from services.scheduler.domain.scheduling.place import Standing
+from services.scheduler.domain.scheduling.shares import Shares
 from services.scheduler.use_cases.ports import Tenants, UnitOfWork
 from services.scheduler.use_cases.scheduling.reason import LookAtLine
 
@@ -47,12 +49,15 @@ class ExplainJob:
             standing = await reading.line.standing(job_id)
             if reason is not None:
                 shares = await self.look.shares(reading)
-            else:
-                reason, shares = await self.look.reason(
-                    reading, _head_of(job), alike_count=standing.alike_count, at=now
-                )
-        jobs_before = standing.jobs_before(tenant, job.spec.total_resources, shares)
-        return Explanation(job, reason, now, jobs_before)
+                return Explanation(job, reason, now, _jobs_before(job, standing, shares))
+            seen = await self.look.see(
+                reading, _head_of(job), alike_count=standing.alike_count, at=now
+            )
+        return Explanation(job, seen.reason(), now, _jobs_before(job, standing, seen.around.shares))
+
+
+def _jobs_before(job: Job, standing: Standing, shares: Shares) -> int:
+    return standing.jobs_before(job.tenant, job.spec.total_resources, shares)
 
 
 def _head_of(job: Job) -> Head:

@@ -65,10 +65,6 @@ class LeadersMemory:
             self._checked_at = tx.now
         self.line, self._epoch = line, lease.epoch
 
-    def end(self) -> None:
-        """Let go of the line: this process does not lead any more."""
-        self.line, self._epoch = Line(), None
-
     async def catch_up(self, tx: SystemTransaction) -> bool:
         """Take over all that has changed; return whether the line is the table's, for all we know.
 

@@ -29,6 +29,8 @@ class PreemptJobs:
 
     async def __call__(self, lease: Lease, head: Head) -> int:
         """Run one pass for a job that has no room; returns how many were asked to stop."""
+        if head.task_count > 1:
+            return 0  # nobody could be chosen
         # 1. Look, keeping nobody from anything. Nothing is told where nobody could be chosen.
         async with self.unit_of_work.reading(because="any tenant's jobs may make room") as look:
             running = await look.attempts.running(preemptible_by=head.shape.priority)
