@@ -185,10 +185,12 @@ def reason_in_line(
     """Return what holds one that is to be admitted as soon as there is room.
 
     Unless `is_certain` others stand in line that were not looked at: nobody tells it that it is its
-    turn, nor when it starts. Nor is one told that whose start is too far off to be seen.
+    turn, nor when it starts. Nor is one told that whose start is too far off to be seen, or where
+    nobody has looked at what ends.
     """
     told = Forecast(None, is_cut=True)
-    if is_certain and seen.line.find(head.id) is not None:
+    is_seen = seen.holdings is not None and seen.line.find(head.id) is not None
+    if is_certain and is_seen:
         told = forecast(head, seen, decisions)
     if doors.why_waiting:
         return Reason(Hold.NODES, doors.why_waiting, _NODES_HELP, told.starts_in)

@@ -33,12 +33,17 @@ class Forecast:
     """It is too far back."""
 
 
-def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
-    """Return when a head of a snapshot starts, on which these decisions were made."""
+def steps_max(seen: Snapshot) -> int:
+    """Return how many steps a forecast makes at most; what is held may be unknown yet."""
     line_length = seen.line.totals.count
     looks = min(line_length, seen.heads_max) * len(seen.nodes)
-    work = looks + line_length + len(_held(seen)) + len(seen.nodes)
-    steps_left = max(1, WORK_MAX // max(1, work))
+    work = looks + line_length + len(seen.holdings or ()) + len(seen.nodes)
+    return max(1, WORK_MAX // max(1, work))
+
+
+def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
+    """Return when a head of a snapshot starts, on which these decisions were made."""
+    steps_left = steps_max(seen)
     elapsed = timedelta(0)
     while True:
         if any(placement.head.id == head.id for placement in decisions.placements):

@@ -11,6 +11,7 @@ from services.scheduler.domain.scheduling.explanation import (
     reason_far_back,
     reason_in_line,
 )
+from services.scheduler.domain.scheduling.forecast import steps_max
 from services.scheduler.domain.scheduling.line import Head, Line
 from services.scheduler.domain.scheduling.plan import Decisions, Snapshot, plan
 from services.scheduler.domain.scheduling.shares import Shares
@@ -54,10 +55,40 @@ class LookAtLine:
         )
         if alike_count >= self.heads_max:
             around = await look(Line.of([head]), with_ends=False)
-            return Seen(head, alike_count, doors, around, first=None)
+            return Seen(head, alike_count, doors, around)
         first = await reading.line.first(at=at, each_max=self.heads_max)
-        around = await look(Line.of(first.heads), with_ends=True)
-        return Seen(head, alike_count, doors, around, first)
+        line = Line.of(first.heads)
+        around = await look(line, with_ends=False)
+        decisions = plan(around)
+        if _needs_ends(head, around, decisions):
+            around = await look(line, with_ends=True)
+            decisions = plan(around)
+        return Seen(head, alike_count, doors, around, InLine(first, decisions))
+
+
+def _needs_ends(head: Head, around: Snapshot, decisions: Decisions) -> bool:
+    """Tell whether what ends when matters to one: that is a row for each attempt.
+
+    In a large yard to the first without room alone, where nobody behind it has any: no forecast
+    comes to the others.
+    """
+    is_first = decisions.blocked is not None and decisions.blocked.id == head.id
+    is_placed = any(placement.head.id == head.id for placement in decisions.placements)
+    return is_first or is_placed or decisions.needs_holdings or steps_max(around) > 1
+
+
+@dataclass(frozen=True, slots=True)
+class InLine:
+    """The first of each shape, and what a cycle would decide on them."""
+
+    first: FirstInLine
+    decisions: Decisions
+
+    def is_certain(self, heads_max: int) -> bool:
+        """Tell whether no more of a shape may have been placed than were looked at."""
+        placed = Counter(placement.head.shape for placement in self.decisions.placements)
+        most, each_max = max(placed.values(), default=0), self.first.each_max
+        return self.first.is_whole and (each_max >= heads_max or most < each_max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +99,14 @@ class Seen:
     alike_count: int
     doors: FleetDoors
     around: Snapshot
-    first: FirstInLine | None
+    line: InLine | None = None
     """None: it is too far back for a look at others."""
 
     def reason(self) -> Reason:
         """Return what holds it."""
-        if self.first is None:
+        if self.line is None:
             return reason_far_back(self.head, self.around, self.doors, alike_count=self.alike_count)
-        decisions = plan(self.around)
-        is_certain = self.first.is_whole and not self._is_short(self.first, decisions)
-        return reason_in_line(self.head, self.around, decisions, self.doors, is_certain=is_certain)
-
-    def _is_short(self, first: FirstInLine, decisions: Decisions) -> bool:
-        """Tell whether more of a shape may have been placed than were looked at."""
-        placed = Counter(placement.head.shape for placement in decisions.placements)
-        is_cut = first.each_max < self.around.heads_max
-        return is_cut and max(placed.values(), default=0) >= first.each_max
+        is_certain = self.line.is_certain(self.around.heads_max)
+        return reason_in_line(
+            self.head, self.around, self.line.decisions, self.doors, is_certain=is_certain
+        )
