@@ -47,6 +47,7 @@ def a_job(
         ends_in=ends_in,
         stop_grace=SOON,
         is_stopping=is_stopping,
+        attempt_count=len(held),
     )
 
 

@@ -43,11 +43,17 @@ class Running:
     have ended so long ago. None: it never ends by itself."""
     stop_grace: timedelta = timedelta(0)
     is_stopping: bool = False
+    attempt_count: int = 1
+    """A job has one for each of its tasks."""
 
     def with_another(self, node_id: NodeId, resources: Resources) -> "Running":
         """Return it with one more attempt of the same owner."""
         on_node = self.held.get(node_id, Resources()) + resources
-        return replace(self, held={**self.held, node_id: on_node})
+        return replace(
+            self,
+            held={**self.held, node_id: on_node},
+            attempt_count=self.attempt_count + 1,
+        )
 
     @property
     def leaves_anyway(self) -> bool:
@@ -202,4 +208,6 @@ def _need(node: Node, head: Head, theirs: _Theirs) -> _Need | None:
 
 def _loss(victims: Sequence[Running]) -> tuple[int, timedelta]:
     """Return how many are stopped, and how much of their work, beside whom that meets."""
-    return len(victims), sum((each.placed_for * len(each.held) for each in victims), timedelta(0))
+    return len(victims), sum(
+        (each.placed_for * each.attempt_count for each in victims), timedelta(0)
+    )
