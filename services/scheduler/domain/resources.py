@@ -69,6 +69,14 @@ class Resources:
             "gpu_count": self.gpu_count,
         }
 
+    def where_asked(self, asked: "Resources") -> "Resources":
+        """Return it without amounts of which nothing is asked for."""
+        return Resources(
+            self.cpu_millicores if asked.cpu_millicores else 0,
+            self.memory_bytes if asked.memory_bytes else 0,
+            self.gpu_count if asked.gpu_count else 0,
+        )
+
     def less(self, used: "Resources") -> "Resources":
         """Return what is left of it, nothing where more is used."""
         return Resources(

@@ -179,6 +179,12 @@ def test_a_node_that_came_back_smaller_frees_only_what_it_has() -> None:
     assert len(choose_victims(a_head(cpu=4), [smaller], running)) == 2
 
 
+def test_what_a_node_that_came_back_smaller_lacks_is_no_matter_to_who_asks_for_none_of_it() -> None:
+    running = [a_job("v", cpu=1, gpus=1)]
+    [node] = a_yard(running, cpu=2)
+    assert choose_victims(a_head(cpu=1), [node], running) == ()
+
+
 def test_a_node_of_one_tenant_is_emptied_of_another_or_left_alone() -> None:
     others = [a_job("u1", tenant=UMBRELLA), a_job("u2", tenant=UMBRELLA)]
     assert sorted(chosen(a_head(), others, are_mixed=False)) == ["u1", "u2"]

@@ -61,9 +61,10 @@ class Running:
 
         What should have ended for long is waited for no more: nobody knows when it will.
         """
-        if self.ends_in is None or self.ends_in < -OVERDUE_MAX:
-            return False
-        return self.is_stopping or self.ends_in <= self.stop_grace
+        if self.ends_in is None:
+            return self.is_stopping
+        is_overdue = self.ends_in < -OVERDUE_MAX
+        return not is_overdue and (self.is_stopping or self.ends_in <= self.stop_grace)
 
     def may_be_stopped_for(self, head: Head) -> bool:
         """Tell whether a head comes before it, and it is there to be asked."""
@@ -203,6 +204,7 @@ def _need(node: Node, head: Head, theirs: _Theirs) -> _Need | None:
     # By what is booked, not by what is free: a node that came back smaller has more booked than it
     # has, and its first ends free nothing.
     short = (head.resources + node.used.less(theirs.leaving)).less(node.capacity)
+    short = short.where_asked(head.resources)
     return _Need(node.id, short, in_its_way).widened(may_stop)
 
 
