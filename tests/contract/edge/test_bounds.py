@@ -132,6 +132,7 @@ JOB: Final = (
             [needed(f"job_{n}") for n in range(33)],
         ),
     ),
+    Row("tasks", (1, 512), (513,)),  # the owner takes 0 for 1: it is a field of old requests
 )
 DEPLOYMENT: Final = (
     *RESOURCES,
@@ -193,6 +194,8 @@ def scheduler_takes_job(body: dict[str, Any]) -> None:
         body["timeouts"] = {name: seconds_of(text) for name, text in body["timeouts"].items()}
     for each in body.get("after", ()):
         each["condition"] = f"JOB_DEPENDENCY_CONDITION_{each['condition']}"
+    if "tasks" in body:
+        body["task_count"] = body.pop("tasks")
     jobs.spec_from_pb(ParseDict(body, job_pb2.JobSpec())).check()
 
 

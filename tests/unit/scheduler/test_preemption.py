@@ -13,7 +13,7 @@ from services.scheduler.domain.fleet.node import HeldWork, Node
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Head, Shape
-from services.scheduler.domain.scheduling.preemption import OVERDUE_MAX, Running, choose_victims
+from services.scheduler.domain.scheduling.preemption import Running, choose_victims
 from tests.unit.scheduler.builders import ACME, NOW, UMBRELLA, a_node, resources
 
 HOUR = timedelta(hours=1)
@@ -137,14 +137,6 @@ def test_nobody_is_stopped_while_what_leaves_makes_the_room() -> None:
     over_soon = [a_job("v", cpu=2, ends_in=SOON), a_job("other", cpu=2)]
     assert chosen(a_head(cpu=2), over_soon) == []
     assert chosen(a_head(cpu=3), leaving) == ["other"]
-
-
-def test_what_should_have_ended_long_ago_is_waited_for_no_more() -> None:
-    late = -OVERDUE_MAX - SOON
-    stuck = [a_job("stuck", cpu=4, is_stopping=True, ends_in=late), a_job("other", "b", cpu=4)]
-    assert chosen(a_head(cpu=4), stuck) == ["other"]
-    # One that nobody has asked yet may be.
-    assert chosen(a_head(cpu=4), [a_job("overdue", cpu=4, ends_in=late)]) == ["overdue"]
 
 
 def test_what_stops_of_a_larger_priority_makes_room_too() -> None:

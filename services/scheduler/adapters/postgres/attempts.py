@@ -356,7 +356,7 @@ def _running(row: sa.RowMapping) -> Running:
         placed_for=row["placed_for"],
         priority=row["job_priority"],
         attempt_id=row["job_attempt_id"],
-        ends_in=None if timeouts is None else row["ends_in"],
+        ends_in=None if timeouts is None else max(timedelta(0), row["ends_in"]),
         stop_grace=timedelta(0) if timeouts is None else timeouts.stop_grace,
         is_stopping=timeouts is not None and row["job_state"] not in PLACED,
     )

@@ -12,16 +12,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Final
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import AttemptId, NodeId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Head
-
-OVERDUE_MAX: Final = timedelta(minutes=5)
-"""For so long room is awaited of what should have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +35,7 @@ class Running:
     attempt_id: AttemptId | None = None
     """The current one of its job, by which a later look knows it again."""
     ends_in: timedelta | None = None
-    """By its run time limit, or by its grace once it is asked to stop; less than nothing: it should
-    have ended so long ago. None: it never ends by itself."""
+    """By its run time limit, or by its grace once it is asked to stop; None: never by itself."""
     stop_grace: timedelta = timedelta(0)
     is_stopping: bool = False
     attempt_count: int = 1
@@ -57,19 +52,14 @@ class Running:
 
     @property
     def leaves_anyway(self) -> bool:
-        """Tell whether its room comes free as soon as if it were asked for it now.
-
-        What should have ended for long is waited for no more: nobody knows when it will.
-        """
-        if self.ends_in is None:
-            return self.is_stopping
-        is_overdue = self.ends_in < -OVERDUE_MAX
-        return not is_overdue and (self.is_stopping or self.ends_in <= self.stop_grace)
+        """Tell whether its room comes free as soon as if it were asked for it now."""
+        is_over_soon = self.ends_in is not None and self.ends_in <= self.stop_grace
+        return self.is_stopping or is_over_soon
 
     def may_be_stopped_for(self, head: Head) -> bool:
         """Tell whether a head comes before it, and it is there to be asked."""
         is_smaller = self.priority is not None and self.priority < head.shape.priority
-        return is_smaller and not self.is_stopping and not self.leaves_anyway
+        return is_smaller and not self.leaves_anyway
 
 
 @dataclass(slots=True)
