@@ -1,19 +1,14 @@
 """The scheduling cycle on a real database."""
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
 from services.chassis.db.errors import LeaseLost
-from services.chassis.transaction_mark import in_transaction
-from services.scheduler.adapters.postgres.fleet import PostgresNodes
 from services.scheduler.domain.attempts.attempt import AttemptState, OwnerKind
 from services.scheduler.domain.attempts.work import JobWork, ReplicaWork
-from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.domain.jobs.spec import JobTimeouts
 from services.scheduler.domain.resources import Resources
@@ -21,7 +16,12 @@ from services.scheduler.use_cases.jobs.cancel_job import CancelJob
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import (
     Outcome,
 )
-from tests.integration.scheduler.yard import NODE_SILENCE_MAX, Yard, cores
+from tests.integration.scheduler.yard import (
+    NODE_SILENCE_MAX,
+    Yard,
+    cores,
+    goes_down_once_it_is_seen,
+)
 from tests.unit.scheduler.builders import ACME, NODE, TRACEPARENT, UMBRELLA, a_pin, resources
 
 
@@ -107,16 +107,7 @@ async def test_a_node_that_went_down_after_the_snapshot_is_given_nothing(
     await yard.a_node()
     job = await yard.a_job()
     lease = await yard.lease()
-    look = PostgresNodes.at_work
-
-    async def earlier(nodes: PostgresNodes, **given: Any) -> Sequence[Node]:
-        seen = await look(nodes, **given)
-        transaction = in_transaction.set(False)  # another process
-        await yard.beats(is_runtime_up=False)
-        in_transaction.reset(transaction)
-        return seen
-
-    monkeypatch.setattr(PostgresNodes, "at_work", earlier)
+    goes_down_once_it_is_seen(yard, monkeypatch)
     report = await yard.run_cycle(lease)
 
     assert [outcome for _, outcome in report.outcomes] == [Outcome.NO_ROOM]

@@ -10,14 +10,12 @@ import pytest
 
 from services.chassis.db.lease import HeldLease, PostgresLeases
 from services.chassis.errors import InvalidArgument
-from services.chassis.transaction_mark import in_transaction
-from services.scheduler.adapters.postgres.fleet import PostgresNodes
 from services.scheduler.adapters.postgres.tables import CHASSIS
 from services.scheduler.domain.attempts.attempt import AttemptState, LogLocation
 from services.scheduler.domain.attempts.ending import EndReason
 from services.scheduler.domain.attempts.runtime import ContainerExit
 from services.scheduler.domain.attempts.work import AttemptWork
-from services.scheduler.domain.fleet.node import Node, lease_name
+from services.scheduler.domain.fleet.node import lease_name
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
 from services.scheduler.domain.jobs.job import (
@@ -44,7 +42,12 @@ from services.scheduler.use_cases.jobs.cancel_job import CancelJob
 from services.scheduler.use_cases.jobs.list_attempts import ListAttempts
 from services.scheduler.use_cases.paging import PageRequest
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import Outcome
-from tests.integration.scheduler.yard import NODE_SILENCE_MAX, Yard, cores
+from tests.integration.scheduler.yard import (
+    NODE_SILENCE_MAX,
+    Yard,
+    cores,
+    goes_down_once_it_is_seen,
+)
 from tests.unit.scheduler.builders import ACME, NODE, NOW, resources
 
 OTHER = NodeId("node-2")
@@ -170,16 +173,7 @@ async def test_a_node_that_went_down_after_the_snapshot_keeps_all_tasks_from_the
 ) -> None:
     job = await a_gang(yard)
     lease = await yard.lease()
-    look = PostgresNodes.at_work
-
-    async def earlier(nodes: PostgresNodes, **given: Any) -> Sequence[Node]:
-        seen = await look(nodes, **given)
-        transaction = in_transaction.set(False)  # another process
-        await yard.beats(is_runtime_up=False)
-        in_transaction.reset(transaction)
-        return seen
-
-    monkeypatch.setattr(PostgresNodes, "at_work", earlier)
+    goes_down_once_it_is_seen(yard, monkeypatch)
     report = await yard.run_cycle(lease)
 
     assert [outcome for _, outcome in report.outcomes] == [Outcome.NO_ROOM]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from modelyard.scheduler.v1 import deployment_events_pb2, job_events_pb2
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -15,6 +16,8 @@ from services.chassis.db.unit_of_work import PostgresUnitOfWork as ChassisUnitOf
 from services.chassis.errors import ModelyardError, NotFound
 from services.chassis.ids import TimeOrderedIds
 from services.chassis.tenancy import TenantId
+from services.chassis.transaction_mark import in_transaction
+from services.scheduler.adapters.postgres.fleet import PostgresNodes
 from services.scheduler.adapters.postgres.tables import (
     ATTEMPTS,
     CHASSIS,
@@ -408,3 +411,17 @@ async def _counts_are_of_the_line(connection: Any) -> None:
 def cores(count: int) -> Resources:
     """Return so many cores with little memory."""
     return Resources(cpu_millicores=count * 1_000, memory_bytes=1 << 30)
+
+
+def goes_down_once_it_is_seen(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the runtime of the first node be away right after the next look at nodes."""
+    look = PostgresNodes.at_work
+
+    async def earlier(nodes: PostgresNodes, **given: Any) -> Sequence[Node]:
+        seen = await look(nodes, **given)
+        transaction = in_transaction.set(False)  # another process
+        await yard.beats(is_runtime_up=False)
+        in_transaction.reset(transaction)
+        return seen
+
+    monkeypatch.setattr(PostgresNodes, "at_work", earlier)

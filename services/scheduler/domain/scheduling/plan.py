@@ -26,7 +26,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Final
 
 from services.chassis.tenancy import TenantId
@@ -253,13 +253,13 @@ class _Room:
         if asked in self._never:
             return False
         self._searches[head.tenant] += 1
-        nodes = (node for node in self._nodes.values() if _could_hold(node, head))
-        if head.task_count == 1:
-            could = any(True for _ in nodes)
-        else:
-            most = head.task_count
-            counts = (head.resources.count_in(node.capacity, most=most) for node in nodes)
-            could = sum(counts) >= most
+        most = head.task_count
+        counts = (
+            head.resources.count_in(node.capacity, most=most)
+            for node in self._nodes.values()
+            if _could_hold(node, head)
+        )
+        could = any(count >= most for count in accumulate(counts))
         if not could:
             self._never.add(asked)
         return could

@@ -140,10 +140,10 @@ def choose_victims(
     """Return whom to ask to stop so that a head has room on one node, at the least loss.
 
     Nobody where that would not help: so for a head of several tasks, which may need several nodes;
-    and where what leaves anyway makes the room: so there is no
-    second choice for a head while those of the first still stop. Loss is the largest priority that
-    is met, then how many, then for how long they have been there. How many is exact where one is
-    enough, or where only one amount is short; else it is near the fewest.
+    and where what leaves anyway makes the room: so there is no second choice for a head while those
+    of the first still stop. Loss is the largest priority that is met, then how many, then for how
+    long they have been there. How many is exact where one is enough, or where only one amount is
+    short; else it is near the fewest.
     """
     if head.task_count > 1:
         return ()
