@@ -28,7 +28,7 @@ from modelyard.common.v1 import resources_pb2 as modelyard_dot_common_dot_v1_dot
 from modelyard.scheduler.v1 import job_pb2 as modelyard_dot_scheduler_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'modelyard/scheduler/v1/job_events.proto\x12\x16modelyard.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmodelyard/common/v1/files.proto\x1a#modelyard/common/v1/resources.proto\x1a modelyard/scheduler/v1/job.proto\"\xe1\x03\n\x0fJobTransitioned\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .modelyard.scheduler.v1.JobState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12\x16\n\x0e\x61ttempt_number\x18\x07 \x01(\x05\x12\x12\n\nattempt_id\x18\x08 \x01(\t\x12&\n\x02\x61t\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x07outputs\x18\n \x03(\x0b\x32&.modelyard.scheduler.v1.OutputManifest\x12\x33\n\x07\x66\x61ilure\x18\x0b \x01(\x0b\x32\".modelyard.scheduler.v1.JobFailure\x12\x15\n\rsource_digest\x18\x0c \x01(\t\x12\x45\n\x07metrics\x18\r \x03(\x0b\x32\x34.modelyard.scheduler.v1.JobTransitioned.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"b\n\x0eOutputManifest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bregister_as\x18\x02 \x01(\t\x12-\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x1e.modelyard.common.v1.FileEntry\"\xfa\x03\n\x13\x41ttemptTransitioned\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12<\n\nowner_kind\x18\x03 \x01(\x0e\x32(.modelyard.scheduler.v1.AttemptOwnerKind\x12\x10\n\x08owner_id\x18\x04 \x01(\t\x12\x0e\n\x06number\x18\x05 \x01(\x05\x12\x33\n\x05state\x18\x06 \x01(\x0e\x32$.modelyard.scheduler.v1.AttemptState\x12\x0f\n\x07version\x18\x07 \x01(\x03\x12\x0f\n\x07node_id\x18\x08 \x01(\t\x12\x16\n\x0e\x63ontainer_name\x18\t \x01(\t\x12\x39\n\x0clog_location\x18\n \x01(\x0b\x32#.modelyard.scheduler.v1.LogLocation\x12\x16\n\texit_code\x18\x0b \x01(\x05H\x00\x88\x01\x01\x12&\n\x02\x61t\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\tresources\x18\r \x01(\x0b\x32\x1e.modelyard.common.v1.Resources\x12\x12\n\nend_unseen\x18\x0e \x01(\x08\x12\x0c\n\x04task\x18\x0f \x01(\x05\x12\x12\n\ntask_count\x18\x10 \x01(\x05\x42\x0c\n\n_exit_code\"+\n\x0bLogLocation\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t*\xaf\x01\n\x0c\x41ttemptState\x12\x1d\n\x19\x41TTEMPT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTEMPT_STATE_CREATED\x10\x01\x12\x19\n\x15\x41TTEMPT_STATE_STARTED\x10\x02\x12\x18\n\x14\x41TTEMPT_STATE_EXITED\x10\x03\x12\x16\n\x12\x41TTEMPT_STATE_LOST\x10\x04\x12\x18\n\x14\x41TTEMPT_STATE_CLOSED\x10\x05*r\n\x10\x41ttemptOwnerKind\x12\"\n\x1e\x41TTEMPT_OWNER_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41TTEMPT_OWNER_KIND_JOB\x10\x01\x12\x1e\n\x1a\x41TTEMPT_OWNER_KIND_REPLICA\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'modelyard/scheduler/v1/job_events.proto\x12\x16modelyard.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fmodelyard/common/v1/files.proto\x1a#modelyard/common/v1/resources.proto\x1a modelyard/scheduler/v1/job.proto\"\x98\x04\n\x0fJobTransitioned\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12/\n\x05state\x18\x04 \x01(\x0e\x32 .modelyard.scheduler.v1.JobState\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12\x16\n\x0e\x61ttempt_number\x18\x07 \x01(\x05\x12\x12\n\nattempt_id\x18\x08 \x01(\t\x12&\n\x02\x61t\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x37\n\x07outputs\x18\n \x03(\x0b\x32&.modelyard.scheduler.v1.OutputManifest\x12\x33\n\x07\x66\x61ilure\x18\x0b \x01(\x0b\x32\".modelyard.scheduler.v1.JobFailure\x12\x15\n\rsource_digest\x18\x0c \x01(\t\x12\x45\n\x07metrics\x18\r \x03(\x0b\x32\x34.modelyard.scheduler.v1.JobTransitioned.MetricsEntry\x12\x35\n\x07\x65lement\x18\x0e \x01(\x0b\x32$.modelyard.scheduler.v1.ArrayElement\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"b\n\x0eOutputManifest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bregister_as\x18\x02 \x01(\t\x12-\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x1e.modelyard.common.v1.FileEntry\"\xfa\x03\n\x13\x41ttemptTransitioned\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12<\n\nowner_kind\x18\x03 \x01(\x0e\x32(.modelyard.scheduler.v1.AttemptOwnerKind\x12\x10\n\x08owner_id\x18\x04 \x01(\t\x12\x0e\n\x06number\x18\x05 \x01(\x05\x12\x33\n\x05state\x18\x06 \x01(\x0e\x32$.modelyard.scheduler.v1.AttemptState\x12\x0f\n\x07version\x18\x07 \x01(\x03\x12\x0f\n\x07node_id\x18\x08 \x01(\t\x12\x16\n\x0e\x63ontainer_name\x18\t \x01(\t\x12\x39\n\x0clog_location\x18\n \x01(\x0b\x32#.modelyard.scheduler.v1.LogLocation\x12\x16\n\texit_code\x18\x0b \x01(\x05H\x00\x88\x01\x01\x12&\n\x02\x61t\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\tresources\x18\r \x01(\x0b\x32\x1e.modelyard.common.v1.Resources\x12\x12\n\nend_unseen\x18\x0e \x01(\x08\x12\x0c\n\x04task\x18\x0f \x01(\x05\x12\x12\n\ntask_count\x18\x10 \x01(\x05\x42\x0c\n\n_exit_code\"+\n\x0bLogLocation\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t*\xaf\x01\n\x0c\x41ttemptState\x12\x1d\n\x19\x41TTEMPT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTEMPT_STATE_CREATED\x10\x01\x12\x19\n\x15\x41TTEMPT_STATE_STARTED\x10\x02\x12\x18\n\x14\x41TTEMPT_STATE_EXITED\x10\x03\x12\x16\n\x12\x41TTEMPT_STATE_LOST\x10\x04\x12\x18\n\x14\x41TTEMPT_STATE_CLOSED\x10\x05*r\n\x10\x41ttemptOwnerKind\x12\"\n\x1e\x41TTEMPT_OWNER_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x41TTEMPT_OWNER_KIND_JOB\x10\x01\x12\x1e\n\x1a\x41TTEMPT_OWNER_KIND_REPLICA\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,18 +37,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_JOBTRANSITIONED_METRICSENTRY']._loaded_options = None
   _globals['_JOBTRANSITIONED_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_ATTEMPTSTATE']._serialized_start=1343
-  _globals['_ATTEMPTSTATE']._serialized_end=1518
-  _globals['_ATTEMPTOWNERKIND']._serialized_start=1520
-  _globals['_ATTEMPTOWNERKIND']._serialized_end=1634
+  _globals['_ATTEMPTSTATE']._serialized_start=1398
+  _globals['_ATTEMPTSTATE']._serialized_end=1573
+  _globals['_ATTEMPTOWNERKIND']._serialized_start=1575
+  _globals['_ATTEMPTOWNERKIND']._serialized_end=1689
   _globals['_JOBTRANSITIONED']._serialized_start=205
-  _globals['_JOBTRANSITIONED']._serialized_end=686
-  _globals['_JOBTRANSITIONED_METRICSENTRY']._serialized_start=640
-  _globals['_JOBTRANSITIONED_METRICSENTRY']._serialized_end=686
-  _globals['_OUTPUTMANIFEST']._serialized_start=688
-  _globals['_OUTPUTMANIFEST']._serialized_end=786
-  _globals['_ATTEMPTTRANSITIONED']._serialized_start=789
-  _globals['_ATTEMPTTRANSITIONED']._serialized_end=1295
-  _globals['_LOGLOCATION']._serialized_start=1297
-  _globals['_LOGLOCATION']._serialized_end=1340
+  _globals['_JOBTRANSITIONED']._serialized_end=741
+  _globals['_JOBTRANSITIONED_METRICSENTRY']._serialized_start=695
+  _globals['_JOBTRANSITIONED_METRICSENTRY']._serialized_end=741
+  _globals['_OUTPUTMANIFEST']._serialized_start=743
+  _globals['_OUTPUTMANIFEST']._serialized_end=841
+  _globals['_ATTEMPTTRANSITIONED']._serialized_start=844
+  _globals['_ATTEMPTTRANSITIONED']._serialized_end=1350
+  _globals['_LOGLOCATION']._serialized_start=1352
+  _globals['_LOGLOCATION']._serialized_end=1395
 # @@protoc_insertion_point(module_scope)

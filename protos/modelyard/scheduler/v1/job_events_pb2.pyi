@@ -106,6 +106,7 @@ class JobTransitioned(_message.Message):
     FAILURE_FIELD_NUMBER: _builtins.int
     SOURCE_DIGEST_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    ELEMENT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     tenant: _builtins.str
     name: _builtins.str
@@ -130,6 +131,10 @@ class JobTransitioned(_message.Message):
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Last metrics that the job reported, with SUCCEEDED."""
 
+    @_builtins.property
+    def element(self) -> _job_pb2.ArrayElement:
+        """Of one of an array's elements: which one it is."""
+
     def __init__(
         self,
         *,
@@ -146,10 +151,11 @@ class JobTransitioned(_message.Message):
         failure: _job_pb2.JobFailure | None = ...,
         source_digest: _builtins.str = ...,
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        element: _job_pb2.ArrayElement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "failure", b"failure"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "element", b"element", "failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "failure", b"failure", "job_id", b"job_id", "metrics", b"metrics", "name", b"name", "outputs", b"outputs", "reason", b"reason", "source_digest", b"source_digest", "state", b"state", "tenant", b"tenant", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "element", b"element", "failure", b"failure", "job_id", b"job_id", "metrics", b"metrics", "name", b"name", "outputs", b"outputs", "reason", b"reason", "source_digest", b"source_digest", "state", b"state", "tenant", b"tenant", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from modelyard.common.v1 import resources_pb2 as modelyard_dot_common_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n modelyard/scheduler/v1/job.proto\x12\x16modelyard.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#modelyard/common/v1/resources.proto\"\x8d\x05\n\x07JobSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x03 \x03(\t\x12\x35\n\x03\x65nv\x18\x04 \x03(\x0b\x32(.modelyard.scheduler.v1.JobSpec.EnvEntry\x12\x15\n\rsource_digest\x18\x05 \x01(\t\x12\x30\n\x06inputs\x18\x06 \x03(\x0b\x32 .modelyard.scheduler.v1.JobInput\x12\x32\n\x07outputs\x18\x07 \x03(\x0b\x32!.modelyard.scheduler.v1.JobOutput\x12\x31\n\tresources\x18\x08 \x01(\x0b\x32\x1e.modelyard.common.v1.Resources\x12\x35\n\x08timeouts\x18\t \x01(\x0b\x32#.modelyard.scheduler.v1.JobTimeouts\x12\x10\n\x08priority\x18\n \x01(\x05\x12;\n\x06labels\x18\x0b \x03(\x0b\x32+.modelyard.scheduler.v1.JobSpec.LabelsEntry\x12\x33\n\x07retries\x18\x0c \x01(\x0b\x32\".modelyard.scheduler.v1.JobRetries\x12\r\n\x05queue\x18\r \x01(\t\x12\x34\n\x05\x61\x66ter\x18\x0e \x03(\x0b\x32%.modelyard.scheduler.v1.JobDependency\x12\x12\n\ntask_count\x18\x0f \x01(\x05\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"b\n\rJobDependency\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x41\n\tcondition\x18\x02 \x01(\x0e\x32..modelyard.scheduler.v1.JobDependencyCondition\"(\n\x08JobInput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"<\n\tJobOutput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x13\n\x0bregister_as\x18\x03 \x01(\t\"\xb8\x01\n\x0bJobTimeouts\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nstop_grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05queue\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05start\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"W\n\nJobRetries\x12\x16\n\tcount_max\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12\x12\n\nexit_codes\x18\x03 \x03(\x05\x42\x0c\n\n_count_max\"\xd4\x01\n\x0bJobProgress\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x41\n\x07metrics\x18\x03 \x03(\x0b\x32\x30.modelyard.scheduler.v1.JobProgress.MetricsEntry\x12/\n\x0breported_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"g\n\nJobFailure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\texit_code\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\nlast_lines\x18\x04 \x01(\tB\x0c\n\n_exit_code\"\xd4\x04\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x04spec\x18\x02 \x01(\x0b\x32\x1f.modelyard.scheduler.v1.JobSpec\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .modelyard.scheduler.v1.JobState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12\x16\n\x0e\x61ttempt_number\x18\x06 \x01(\x05\x12\x12\n\nattempt_id\x18\x07 \x01(\t\x12\x0f\n\x07node_id\x18\x08 \x01(\t\x12\x35\n\x08progress\x18\t \x01(\x0b\x32#.modelyard.scheduler.v1.JobProgress\x12\x33\n\x07\x66\x61ilure\x18\n \x01(\x0b\x32\".modelyard.scheduler.v1.JobFailure\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08trace_id\x18\x0e \x01(\t\x12\x13\n\x0bretry_count\x18\x0f \x01(\x05\x12,\n\x08retry_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x05needs\x18\x11 \x03(\x0b\x32%.modelyard.scheduler.v1.JobDependency*\xe2\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x16\n\x12JOB_STATE_ADMITTED\x10\x02\x12\x16\n\x12JOB_STATE_STARTING\x10\x03\x12\x15\n\x11JOB_STATE_RUNNING\x10\x04\x12\x16\n\x12JOB_STATE_STOPPING\x10\x05\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x06\x12\x14\n\x10JOB_STATE_FAILED\x10\x07\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x08*\x8a\x01\n\x16JobDependencyCondition\x12(\n$JOB_DEPENDENCY_CONDITION_UNSPECIFIED\x10\x00\x12$\n JOB_DEPENDENCY_CONDITION_SUCCESS\x10\x01\x12 \n\x1cJOB_DEPENDENCY_CONDITION_END\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n modelyard/scheduler/v1/job.proto\x12\x16modelyard.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#modelyard/common/v1/resources.proto\"\xa1\x05\n\x07JobSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05image\x18\x02 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x03 \x03(\t\x12\x35\n\x03\x65nv\x18\x04 \x03(\x0b\x32(.modelyard.scheduler.v1.JobSpec.EnvEntry\x12\x15\n\rsource_digest\x18\x05 \x01(\t\x12\x30\n\x06inputs\x18\x06 \x03(\x0b\x32 .modelyard.scheduler.v1.JobInput\x12\x32\n\x07outputs\x18\x07 \x03(\x0b\x32!.modelyard.scheduler.v1.JobOutput\x12\x31\n\tresources\x18\x08 \x01(\x0b\x32\x1e.modelyard.common.v1.Resources\x12\x35\n\x08timeouts\x18\t \x01(\x0b\x32#.modelyard.scheduler.v1.JobTimeouts\x12\x10\n\x08priority\x18\n \x01(\x05\x12;\n\x06labels\x18\x0b \x03(\x0b\x32+.modelyard.scheduler.v1.JobSpec.LabelsEntry\x12\x33\n\x07retries\x18\x0c \x01(\x0b\x32\".modelyard.scheduler.v1.JobRetries\x12\r\n\x05queue\x18\r \x01(\t\x12\x34\n\x05\x61\x66ter\x18\x0e \x03(\x0b\x32%.modelyard.scheduler.v1.JobDependency\x12\x12\n\ntask_count\x18\x0f \x01(\x05\x12\x12\n\narray_size\x18\x10 \x01(\x05\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"b\n\rJobDependency\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x41\n\tcondition\x18\x02 \x01(\x0e\x32..modelyard.scheduler.v1.JobDependencyCondition\"(\n\x08JobInput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"<\n\tJobOutput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x13\n\x0bregister_as\x18\x03 \x01(\t\"\xb8\x01\n\x0bJobTimeouts\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nstop_grace\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05queue\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05start\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"W\n\nJobRetries\x12\x16\n\tcount_max\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12\x12\n\nexit_codes\x18\x03 \x03(\x05\x42\x0c\n\n_count_max\"\xd4\x01\n\x0bJobProgress\x12\x10\n\x08\x66raction\x18\x01 \x01(\x01\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x41\n\x07metrics\x18\x03 \x03(\x0b\x32\x30.modelyard.scheduler.v1.JobProgress.MetricsEntry\x12/\n\x0breported_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"g\n\nJobFailure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x16\n\texit_code\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\nlast_lines\x18\x04 \x01(\tB\x0c\n\n_exit_code\"\xbc\x05\n\x03Job\x12\n\n\x02id\x18\x01 \x01(\t\x12-\n\x04spec\x18\x02 \x01(\x0b\x32\x1f.modelyard.scheduler.v1.JobSpec\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .modelyard.scheduler.v1.JobState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12\x16\n\x0e\x61ttempt_number\x18\x06 \x01(\x05\x12\x12\n\nattempt_id\x18\x07 \x01(\t\x12\x0f\n\x07node_id\x18\x08 \x01(\t\x12\x35\n\x08progress\x18\t \x01(\x0b\x32#.modelyard.scheduler.v1.JobProgress\x12\x33\n\x07\x66\x61ilure\x18\n \x01(\x0b\x32\".modelyard.scheduler.v1.JobFailure\x12.\n\ncreated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08trace_id\x18\x0e \x01(\t\x12\x13\n\x0bretry_count\x18\x0f \x01(\x05\x12,\n\x08retry_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x05needs\x18\x11 \x03(\x0b\x32%.modelyard.scheduler.v1.JobDependency\x12/\n\x05\x61rray\x18\x12 \x01(\x0b\x32 .modelyard.scheduler.v1.JobArray\x12\x35\n\x07\x65lement\x18\x13 \x01(\x0b\x32$.modelyard.scheduler.v1.ArrayElement\"H\n\x08JobArray\x12<\n\x0e\x65lement_counts\x18\x01 \x03(\x0b\x32$.modelyard.scheduler.v1.ElementCount\"V\n\x0c\x45lementCount\x12/\n\x05state\x18\x01 \x01(\x0e\x32 .modelyard.scheduler.v1.JobState\x12\x15\n\relement_count\x18\x02 \x01(\x05\"/\n\x0c\x41rrayElement\x12\x10\n\x08\x61rray_id\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\x05*\xe2\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x16\n\x12JOB_STATE_ADMITTED\x10\x02\x12\x16\n\x12JOB_STATE_STARTING\x10\x03\x12\x15\n\x11JOB_STATE_RUNNING\x10\x04\x12\x16\n\x12JOB_STATE_STOPPING\x10\x05\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x06\x12\x14\n\x10JOB_STATE_FAILED\x10\x07\x12\x17\n\x13JOB_STATE_CANCELLED\x10\x08*\x8a\x01\n\x16JobDependencyCondition\x12(\n$JOB_DEPENDENCY_CONDITION_UNSPECIFIED\x10\x00\x12$\n JOB_DEPENDENCY_CONDITION_SUCCESS\x10\x01\x12 \n\x1cJOB_DEPENDENCY_CONDITION_END\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,32 +40,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBSPEC_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_JOBPROGRESS_METRICSENTRY']._loaded_options = None
   _globals['_JOBPROGRESS_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_JOBSTATE']._serialized_start=2218
-  _globals['_JOBSTATE']._serialized_end=2444
-  _globals['_JOBDEPENDENCYCONDITION']._serialized_start=2447
-  _globals['_JOBDEPENDENCYCONDITION']._serialized_end=2585
+  _globals['_JOBSTATE']._serialized_start=2553
+  _globals['_JOBSTATE']._serialized_end=2779
+  _globals['_JOBDEPENDENCYCONDITION']._serialized_start=2782
+  _globals['_JOBDEPENDENCYCONDITION']._serialized_end=2920
   _globals['_JOBSPEC']._serialized_start=163
-  _globals['_JOBSPEC']._serialized_end=816
-  _globals['_JOBSPEC_ENVENTRY']._serialized_start=727
-  _globals['_JOBSPEC_ENVENTRY']._serialized_end=769
-  _globals['_JOBSPEC_LABELSENTRY']._serialized_start=771
-  _globals['_JOBSPEC_LABELSENTRY']._serialized_end=816
-  _globals['_JOBDEPENDENCY']._serialized_start=818
-  _globals['_JOBDEPENDENCY']._serialized_end=916
-  _globals['_JOBINPUT']._serialized_start=918
-  _globals['_JOBINPUT']._serialized_end=958
-  _globals['_JOBOUTPUT']._serialized_start=960
-  _globals['_JOBOUTPUT']._serialized_end=1020
-  _globals['_JOBTIMEOUTS']._serialized_start=1023
-  _globals['_JOBTIMEOUTS']._serialized_end=1207
-  _globals['_JOBRETRIES']._serialized_start=1209
-  _globals['_JOBRETRIES']._serialized_end=1296
-  _globals['_JOBPROGRESS']._serialized_start=1299
-  _globals['_JOBPROGRESS']._serialized_end=1511
-  _globals['_JOBPROGRESS_METRICSENTRY']._serialized_start=1465
-  _globals['_JOBPROGRESS_METRICSENTRY']._serialized_end=1511
-  _globals['_JOBFAILURE']._serialized_start=1513
-  _globals['_JOBFAILURE']._serialized_end=1616
-  _globals['_JOB']._serialized_start=1619
-  _globals['_JOB']._serialized_end=2215
+  _globals['_JOBSPEC']._serialized_end=836
+  _globals['_JOBSPEC_ENVENTRY']._serialized_start=747
+  _globals['_JOBSPEC_ENVENTRY']._serialized_end=789
+  _globals['_JOBSPEC_LABELSENTRY']._serialized_start=791
+  _globals['_JOBSPEC_LABELSENTRY']._serialized_end=836
+  _globals['_JOBDEPENDENCY']._serialized_start=838
+  _globals['_JOBDEPENDENCY']._serialized_end=936
+  _globals['_JOBINPUT']._serialized_start=938
+  _globals['_JOBINPUT']._serialized_end=978
+  _globals['_JOBOUTPUT']._serialized_start=980
+  _globals['_JOBOUTPUT']._serialized_end=1040
+  _globals['_JOBTIMEOUTS']._serialized_start=1043
+  _globals['_JOBTIMEOUTS']._serialized_end=1227
+  _globals['_JOBRETRIES']._serialized_start=1229
+  _globals['_JOBRETRIES']._serialized_end=1316
+  _globals['_JOBPROGRESS']._serialized_start=1319
+  _globals['_JOBPROGRESS']._serialized_end=1531
+  _globals['_JOBPROGRESS_METRICSENTRY']._serialized_start=1485
+  _globals['_JOBPROGRESS_METRICSENTRY']._serialized_end=1531
+  _globals['_JOBFAILURE']._serialized_start=1533
+  _globals['_JOBFAILURE']._serialized_end=1636
+  _globals['_JOB']._serialized_start=1639
+  _globals['_JOB']._serialized_end=2339
+  _globals['_JOBARRAY']._serialized_start=2341
+  _globals['_JOBARRAY']._serialized_end=2413
+  _globals['_ELEMENTCOUNT']._serialized_start=2415
+  _globals['_ELEMENTCOUNT']._serialized_end=2501
+  _globals['_ARRAYELEMENT']._serialized_start=2503
+  _globals['_ARRAYELEMENT']._serialized_end=2550
 # @@protoc_insertion_point(module_scope)

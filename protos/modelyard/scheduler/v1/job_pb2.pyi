@@ -145,6 +145,7 @@ class JobSpec(_message.Message):
     QUEUE_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     TASK_COUNT_FIELD_NUMBER: _builtins.int
+    ARRAY_SIZE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For people; need not be unique."""
     image: _builtins.str
@@ -158,6 +159,10 @@ class JobSpec(_message.Message):
     task_count: _builtins.int
     """How many times it runs at once, each time with its resources: all of them are admitted together,
     or none. 1 to 512; 0 stands for 1.
+    """
+    array_size: _builtins.int
+    """How often it is to run, each time as a job of its own with another index: 1 to 10,000; 0: it is no
+    array.
     """
     @_builtins.property
     def command(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
@@ -199,10 +204,11 @@ class JobSpec(_message.Message):
         queue: _builtins.str = ...,
         after: _abc.Iterable[Global___JobDependency] | None = ...,
         task_count: _builtins.int = ...,
+        array_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["resources", b"resources", "retries", b"retries", "timeouts", b"timeouts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "command", b"command", "env", b"env", "image", b"image", "inputs", b"inputs", "labels", b"labels", "name", b"name", "outputs", b"outputs", "priority", b"priority", "queue", b"queue", "resources", b"resources", "retries", b"retries", "source_digest", b"source_digest", "task_count", b"task_count", "timeouts", b"timeouts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "array_size", b"array_size", "command", b"command", "env", b"env", "image", b"image", "inputs", b"inputs", "labels", b"labels", "name", b"name", "outputs", b"outputs", "priority", b"priority", "queue", b"queue", "resources", b"resources", "retries", b"retries", "source_digest", b"source_digest", "task_count", b"task_count", "timeouts", b"timeouts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -430,7 +436,7 @@ class JobFailure(_message.Message):
     EXIT_CODE_FIELD_NUMBER: _builtins.int
     LAST_LINES_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """One of: exit_code, killed, lost, out_of_memory, outputs, queue_timeout, run_timeout,
+    """One of: elements, exit_code, killed, lost, out_of_memory, outputs, queue_timeout, run_timeout,
     runtime_error, start, start_timeout.
     """
     message: _builtins.str
@@ -479,6 +485,8 @@ class Job(_message.Message):
     RETRY_COUNT_FIELD_NUMBER: _builtins.int
     RETRY_AT_FIELD_NUMBER: _builtins.int
     NEEDS_FIELD_NUMBER: _builtins.int
+    ARRAY_FIELD_NUMBER: _builtins.int
+    ELEMENT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___JobState.ValueType
     reason: _builtins.str
@@ -515,6 +523,14 @@ class Job(_message.Message):
     def needs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobDependency]:
         """What of spec.after it waits for still."""
 
+    @_builtins.property
+    def array(self) -> Global___JobArray:
+        """Of an array: what has become of its elements."""
+
+    @_builtins.property
+    def element(self) -> Global___ArrayElement:
+        """Of one of an array's elements: which one it is."""
+
     def __init__(
         self,
         *,
@@ -535,11 +551,86 @@ class Job(_message.Message):
         retry_count: _builtins.int = ...,
         retry_at: _timestamp_pb2.Timestamp | None = ...,
         needs: _abc.Iterable[Global___JobDependency] | None = ...,
+        array: Global___JobArray | None = ...,
+        element: Global___ArrayElement | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "ended_at", b"ended_at", "failure", b"failure", "progress", b"progress", "retry_at", b"retry_at", "spec", b"spec", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["array", b"array", "created_at", b"created_at", "element", b"element", "ended_at", b"ended_at", "failure", b"failure", "progress", b"progress", "retry_at", b"retry_at", "spec", b"spec", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "created_at", b"created_at", "ended_at", b"ended_at", "failure", b"failure", "id", b"id", "needs", b"needs", "node_id", b"node_id", "progress", b"progress", "reason", b"reason", "retry_at", b"retry_at", "retry_count", b"retry_count", "spec", b"spec", "started_at", b"started_at", "state", b"state", "trace_id", b"trace_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["array", b"array", "attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "created_at", b"created_at", "element", b"element", "ended_at", b"ended_at", "failure", b"failure", "id", b"id", "needs", b"needs", "node_id", b"node_id", "progress", b"progress", "reason", b"reason", "retry_at", b"retry_at", "retry_count", b"retry_count", "spec", b"spec", "started_at", b"started_at", "state", b"state", "trace_id", b"trace_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class JobArray(_message.Message):
+    """JobArray is how an array's elements stand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ELEMENT_COUNTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def element_counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ElementCount]:
+        """By state; elements that have not been admitted yet are QUEUED. States of which there are none are absent."""
+
+    def __init__(
+        self,
+        *,
+        element_counts: _abc.Iterable[Global___ElementCount] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["element_counts", b"element_counts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobArray: _TypeAlias = JobArray  # noqa: Y015
+
+@_typing.final
+class ElementCount(_message.Message):
+    """ElementCount is how many of an array's elements are in one state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    ELEMENT_COUNT_FIELD_NUMBER: _builtins.int
+    state: Global___JobState.ValueType
+    element_count: _builtins.int
+    def __init__(
+        self,
+        *,
+        state: Global___JobState.ValueType = ...,
+        element_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["element_count", b"element_count", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ElementCount: _TypeAlias = ElementCount  # noqa: Y015
+
+@_typing.final
+class ArrayElement(_message.Message):
+    """ArrayElement is which element of which array a job is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARRAY_ID_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    array_id: _builtins.str
+    index: _builtins.int
+    """From 0 on."""
+    def __init__(
+        self,
+        *,
+        array_id: _builtins.str = ...,
+        index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["array_id", b"array_id", "index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArrayElement: _TypeAlias = ArrayElement  # noqa: Y015

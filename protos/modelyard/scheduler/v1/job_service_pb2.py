@@ -31,7 +31,7 @@ from modelyard.scheduler.v1 import job_explanation_pb2 as modelyard_dot_schedule
 from modelyard.scheduler.v1 import job_stats_pb2 as modelyard_dot_scheduler_dot_v1_dot_job__stats__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(modelyard/scheduler/v1/job_service.proto\x12\x16modelyard.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/common/v1/paging.proto\x1a modelyard/scheduler/v1/job.proto\x1a\'modelyard/scheduler/v1/job_events.proto\x1a,modelyard/scheduler/v1/job_explanation.proto\x1a&modelyard/scheduler/v1/job_stats.proto\"A\n\x10SubmitJobRequest\x12-\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.modelyard.scheduler.v1.JobSpec\"=\n\x11SubmitJobResponse\x12(\n\x03job\x18\x01 \x01(\x0b\x32\x1b.modelyard.scheduler.v1.Job\"@\n\x0f\x43heckJobRequest\x12-\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.modelyard.scheduler.v1.JobSpec\"\x12\n\x10\x43heckJobResponse\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\":\n\x0eGetJobResponse\x12(\n\x03job\x18\x01 \x01(\x0b\x32\x1b.modelyard.scheduler.v1.Job\"#\n\x11\x45xplainJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"Q\n\x12\x45xplainJobResponse\x12;\n\x0b\x65xplanation\x18\x01 \x01(\x0b\x32&.modelyard.scheduler.v1.JobExplanation\"\xf6\x01\n\x0fListJobsRequest\x12.\n\x04page\x18\x01 \x01(\x0b\x32 .modelyard.common.v1.PageRequest\x12\x30\n\x06states\x18\x02 \x03(\x0e\x32 .modelyard.scheduler.v1.JobState\x12\x43\n\x06labels\x18\x03 \x03(\x0b\x32\x33.modelyard.scheduler.v1.ListJobsRequest.LabelsEntry\x12\r\n\x05queue\x18\x04 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"n\n\x10ListJobsResponse\x12)\n\x04jobs\x18\x01 \x03(\x0b\x32\x1b.modelyard.scheduler.v1.Job\x12/\n\x04page\x18\x02 \x01(\x0b\x32!.modelyard.common.v1.PageResponse\"U\n\x13ListAttemptsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12.\n\x04page\x18\x02 \x01(\x0b\x32 .modelyard.common.v1.PageRequest\"}\n\x14ListAttemptsResponse\x12\x34\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\".modelyard.scheduler.v1.JobAttempt\x12/\n\x04page\x18\x02 \x01(\x0b\x32!.modelyard.common.v1.PageResponse\"\xe7\x02\n\nJobAttempt\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x05\x12\x33\n\x05state\x18\x03 \x01(\x0e\x32$.modelyard.scheduler.v1.AttemptState\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\texit_code\x18\x08 \x01(\x05H\x00\x88\x01\x01\x12\x35\n\x06\x65nding\x18\t \x01(\x0b\x32%.modelyard.scheduler.v1.AttemptEnding\x12\x0c\n\x04task\x18\n \x01(\x05\x42\x0c\n\n_exit_code\"0\n\rAttemptEnding\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"<\n\x0fGetStatsRequest\x12)\n\x06window\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"C\n\x10GetStatsResponse\x12/\n\x05stats\x18\x01 \x01(\x0b\x32 .modelyard.scheduler.v1.JobStats\"2\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"=\n\x11\x43\x61ncelJobResponse\x12(\n\x03job\x18\x01 \x01(\x0b\x32\x1b.modelyard.scheduler.v1.Job2\x96\x06\n\nJobService\x12`\n\tSubmitJob\x12(.modelyard.scheduler.v1.SubmitJobRequest\x1a).modelyard.scheduler.v1.SubmitJobResponse\x12]\n\x08\x43heckJob\x12\'.modelyard.scheduler.v1.CheckJobRequest\x1a(.modelyard.scheduler.v1.CheckJobResponse\x12W\n\x06GetJob\x12%.modelyard.scheduler.v1.GetJobRequest\x1a&.modelyard.scheduler.v1.GetJobResponse\x12\x63\n\nExplainJob\x12).modelyard.scheduler.v1.ExplainJobRequest\x1a*.modelyard.scheduler.v1.ExplainJobResponse\x12]\n\x08ListJobs\x12\'.modelyard.scheduler.v1.ListJobsRequest\x1a(.modelyard.scheduler.v1.ListJobsResponse\x12i\n\x0cListAttempts\x12+.modelyard.scheduler.v1.ListAttemptsRequest\x1a,.modelyard.scheduler.v1.ListAttemptsResponse\x12]\n\x08GetStats\x12\'.modelyard.scheduler.v1.GetStatsRequest\x1a(.modelyard.scheduler.v1.GetStatsResponse\x12`\n\tCancelJob\x12(.modelyard.scheduler.v1.CancelJobRequest\x1a).modelyard.scheduler.v1.CancelJobResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(modelyard/scheduler/v1/job_service.proto\x12\x16modelyard.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/common/v1/paging.proto\x1a modelyard/scheduler/v1/job.proto\x1a\'modelyard/scheduler/v1/job_events.proto\x1a,modelyard/scheduler/v1/job_explanation.proto\x1a&modelyard/scheduler/v1/job_stats.proto\"A\n\x10SubmitJobRequest\x12-\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.modelyard.scheduler.v1.JobSpec\"=\n\x11SubmitJobResponse\x12(\n\x03job\x18\x01 \x01(\x0b\x32\x1b.modelyard.scheduler.v1.Job\"@\n\x0f\x43heckJobRequest\x12-\n\x04spec\x18\x01 \x01(\x0b\x32\x1f.modelyard.scheduler.v1.JobSpec\"\x12\n\x10\x43heckJobResponse\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\":\n\x0eGetJobResponse\x12(\n\x03job\x18\x01 \x01(\x0b\x32\x1b.modelyard.scheduler.v1.Job\"#\n\x11\x45xplainJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"Q\n\x12\x45xplainJobResponse\x12;\n\x0b\x65xplanation\x18\x01 \x01(\x0b\x32&.modelyard.scheduler.v1.JobExplanation\"\xb2\x02\n\x0fListJobsRequest\x12.\n\x04page\x18\x01 \x01(\x0b\x32 .modelyard.common.v1.PageRequest\x12\x30\n\x06states\x18\x02 \x03(\x0e\x32 .modelyard.scheduler.v1.JobState\x12\x43\n\x06labels\x18\x03 \x03(\x0b\x32\x33.modelyard.scheduler.v1.ListJobsRequest.LabelsEntry\x12\r\n\x05queue\x18\x04 \x01(\t\x12\x10\n\x08\x61rray_id\x18\x05 \x01(\t\x12\x18\n\x0b\x61rray_index\x18\x06 \x01(\x05H\x00\x88\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_array_index\"n\n\x10ListJobsResponse\x12)\n\x04jobs\x18\x01 \x03(\x0b\x32\x1b.modelyard.scheduler.v1.Job\x12/\n\x04page\x18\x02 \x01(\x0b\x32!.modelyard.common.v1.PageResponse\"U\n\x13ListAttemptsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12.\n\x04page\x18\x02 \x01(\x0b\x32 .modelyard.common.v1.PageRequest\"}\n\x14ListAttemptsResponse\x12\x34\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\".modelyard.scheduler.v1.JobAttempt\x12/\n\x04page\x18\x02 \x01(\x0b\x32!.modelyard.common.v1.PageResponse\"\xe7\x02\n\nJobAttempt\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x05\x12\x33\n\x05state\x18\x03 \x01(\x0e\x32$.modelyard.scheduler.v1.AttemptState\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstarted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nded_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\texit_code\x18\x08 \x01(\x05H\x00\x88\x01\x01\x12\x35\n\x06\x65nding\x18\t \x01(\x0b\x32%.modelyard.scheduler.v1.AttemptEnding\x12\x0c\n\x04task\x18\n \x01(\x05\x42\x0c\n\n_exit_code\"0\n\rAttemptEnding\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"<\n\x0fGetStatsRequest\x12)\n\x06window\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"C\n\x10GetStatsResponse\x12/\n\x05stats\x18\x01 \x01(\x0b\x32 .modelyard.scheduler.v1.JobStats\"2\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"=\n\x11\x43\x61ncelJobResponse\x12(\n\x03job\x18\x01 \x01(\x0b\x32\x1b.modelyard.scheduler.v1.Job2\x96\x06\n\nJobService\x12`\n\tSubmitJob\x12(.modelyard.scheduler.v1.SubmitJobRequest\x1a).modelyard.scheduler.v1.SubmitJobResponse\x12]\n\x08\x43heckJob\x12\'.modelyard.scheduler.v1.CheckJobRequest\x1a(.modelyard.scheduler.v1.CheckJobResponse\x12W\n\x06GetJob\x12%.modelyard.scheduler.v1.GetJobRequest\x1a&.modelyard.scheduler.v1.GetJobResponse\x12\x63\n\nExplainJob\x12).modelyard.scheduler.v1.ExplainJobRequest\x1a*.modelyard.scheduler.v1.ExplainJobResponse\x12]\n\x08ListJobs\x12\'.modelyard.scheduler.v1.ListJobsRequest\x1a(.modelyard.scheduler.v1.ListJobsResponse\x12i\n\x0cListAttempts\x12+.modelyard.scheduler.v1.ListAttemptsRequest\x1a,.modelyard.scheduler.v1.ListAttemptsResponse\x12]\n\x08GetStats\x12\'.modelyard.scheduler.v1.GetStatsRequest\x1a(.modelyard.scheduler.v1.GetStatsResponse\x12`\n\tCancelJob\x12(.modelyard.scheduler.v1.CancelJobRequest\x1a).modelyard.scheduler.v1.CancelJobResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -57,27 +57,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPLAINJOBRESPONSE']._serialized_start=674
   _globals['_EXPLAINJOBRESPONSE']._serialized_end=755
   _globals['_LISTJOBSREQUEST']._serialized_start=758
-  _globals['_LISTJOBSREQUEST']._serialized_end=1004
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=959
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=1004
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1006
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1116
-  _globals['_LISTATTEMPTSREQUEST']._serialized_start=1118
-  _globals['_LISTATTEMPTSREQUEST']._serialized_end=1203
-  _globals['_LISTATTEMPTSRESPONSE']._serialized_start=1205
-  _globals['_LISTATTEMPTSRESPONSE']._serialized_end=1330
-  _globals['_JOBATTEMPT']._serialized_start=1333
-  _globals['_JOBATTEMPT']._serialized_end=1692
-  _globals['_ATTEMPTENDING']._serialized_start=1694
-  _globals['_ATTEMPTENDING']._serialized_end=1742
-  _globals['_GETSTATSREQUEST']._serialized_start=1744
-  _globals['_GETSTATSREQUEST']._serialized_end=1804
-  _globals['_GETSTATSRESPONSE']._serialized_start=1806
-  _globals['_GETSTATSRESPONSE']._serialized_end=1873
-  _globals['_CANCELJOBREQUEST']._serialized_start=1875
-  _globals['_CANCELJOBREQUEST']._serialized_end=1925
-  _globals['_CANCELJOBRESPONSE']._serialized_start=1927
-  _globals['_CANCELJOBRESPONSE']._serialized_end=1988
-  _globals['_JOBSERVICE']._serialized_start=1991
-  _globals['_JOBSERVICE']._serialized_end=2781
+  _globals['_LISTJOBSREQUEST']._serialized_end=1064
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=1003
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=1048
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1066
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1176
+  _globals['_LISTATTEMPTSREQUEST']._serialized_start=1178
+  _globals['_LISTATTEMPTSREQUEST']._serialized_end=1263
+  _globals['_LISTATTEMPTSRESPONSE']._serialized_start=1265
+  _globals['_LISTATTEMPTSRESPONSE']._serialized_end=1390
+  _globals['_JOBATTEMPT']._serialized_start=1393
+  _globals['_JOBATTEMPT']._serialized_end=1752
+  _globals['_ATTEMPTENDING']._serialized_start=1754
+  _globals['_ATTEMPTENDING']._serialized_end=1802
+  _globals['_GETSTATSREQUEST']._serialized_start=1804
+  _globals['_GETSTATSREQUEST']._serialized_end=1864
+  _globals['_GETSTATSRESPONSE']._serialized_start=1866
+  _globals['_GETSTATSRESPONSE']._serialized_end=1933
+  _globals['_CANCELJOBREQUEST']._serialized_start=1935
+  _globals['_CANCELJOBREQUEST']._serialized_end=1985
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1987
+  _globals['_CANCELJOBRESPONSE']._serialized_end=2048
+  _globals['_JOBSERVICE']._serialized_start=2051
+  _globals['_JOBSERVICE']._serialized_end=2841
 # @@protoc_insertion_point(module_scope)

@@ -110,7 +110,7 @@ class JobServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListJobs(self, request, context):
-        """ListJobs shows the tenant's jobs, newest first.
+        """ListJobs shows the tenant's jobs, newest first; elements of arrays only where it is asked for theirs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -25,7 +25,7 @@ class JobServiceStub:
     ExplainJob: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ExplainJobRequest, _job_service_pb2.ExplainJobResponse]
     """ExplainJob says what holds a job in line, and about when it starts."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListJobsRequest, _job_service_pb2.ListJobsResponse]
-    """ListJobs shows the tenant's jobs, newest first."""
+    """ListJobs shows the tenant's jobs, newest first; elements of arrays only where it is asked for theirs."""
     ListAttempts: _aio.UnaryUnaryMultiCallable[_job_service_pb2.ListAttemptsRequest, _job_service_pb2.ListAttemptsResponse]
     """ListAttempts shows what became of each try to run a job, the first one first."""
     GetStats: _aio.UnaryUnaryMultiCallable[_job_service_pb2.GetStatsRequest, _job_service_pb2.GetStatsResponse]
@@ -74,7 +74,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _job_service_pb2.ListJobsRequest,
         context: _aio.ServicerContext[_job_service_pb2.ListJobsRequest, _abc.Awaitable[_job_service_pb2.ListJobsResponse]],
     ) -> _abc.Awaitable[_job_service_pb2.ListJobsResponse]:
-        """ListJobs shows the tenant's jobs, newest first."""
+        """ListJobs shows the tenant's jobs, newest first; elements of arrays only where it is asked for theirs."""
 
     @_abc_1.abstractmethod
     def ListAttempts(
