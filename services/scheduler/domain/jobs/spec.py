@@ -30,6 +30,7 @@ OUTPUTS_MAX: Final = 32
 LABELS_MAX: Final = 32
 DEPENDENCIES_MAX: Final = 32
 TASKS_MAX: Final = 512
+ARRAY_SIZE_MAX: Final = 10_000
 NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 LABEL_VALUE_CHARACTERS_MAX: Final = 256
 PRIORITY_MAX: Final = 100
@@ -121,6 +122,8 @@ class JobSpec:
     after: tuple[JobDependency, ...] = ()
     task_count: int = 1
     """How many times it runs at once, each with `resources`: all of them are admitted, or none."""
+    array_size: int = 0
+    """How often it is to run, each time as a job of its own with another index; 0: it is no array."""
 
     @property
     def total_resources(self) -> Resources:
@@ -149,6 +152,8 @@ class JobSpec:
         self._check_after()
         if not 1 <= self.task_count <= TASKS_MAX:
             raise InvalidArgument("spec.task_count", f"must be between 1 and {TASKS_MAX}")
+        if not 0 <= self.array_size <= ARRAY_SIZE_MAX:
+            raise InvalidArgument("spec.array_size", f"must be between 1 and {ARRAY_SIZE_MAX}")
 
     def field_of_digest(self, digest: str) -> str | None:
         """Return the first field that asks for an artifact, as whoever asked has written it."""
