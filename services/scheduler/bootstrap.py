@@ -115,6 +115,7 @@ from services.scheduler.use_cases.jobs.cancel_job import CancelJob
 from services.scheduler.use_cases.jobs.check_job import CheckJob
 from services.scheduler.use_cases.jobs.checks import JobChecks
 from services.scheduler.use_cases.jobs.delete_ended_jobs import DeleteEndedJobs
+from services.scheduler.use_cases.jobs.end_arrays import EndArrays
 from services.scheduler.use_cases.jobs.expire_queued_jobs import ExpireQueuedJobs
 from services.scheduler.use_cases.jobs.explain_job import ExplainJob
 from services.scheduler.use_cases.jobs.get_job import GetJob
@@ -122,6 +123,7 @@ from services.scheduler.use_cases.jobs.get_stats import GetStats
 from services.scheduler.use_cases.jobs.list_attempts import ListAttempts
 from services.scheduler.use_cases.jobs.list_jobs import ListJobs
 from services.scheduler.use_cases.jobs.release_jobs import ReleaseJobs
+from services.scheduler.use_cases.jobs.stop_elements import StopElements
 from services.scheduler.use_cases.jobs.submit_jobs import SubmitJobs
 from services.scheduler.use_cases.ports import ModelCatalog, UnitOfWork
 from services.scheduler.use_cases.queues.list_queues import ListQueues
@@ -241,6 +243,8 @@ class App:
     drains: LeaderLoop
     queue_timeouts: LeaderLoop
     releases: LeaderLoop
+    element_stops: LeaderLoop
+    array_ends: LeaderLoop
     losses: LeaderLoop
     retention: LeaderLoop
     purges: PurgesLoop
@@ -494,6 +498,24 @@ def wire(ports: Ports, settings: Settings) -> App:
             found=JOBS_RELEASED,
             pass_max=scheduling.released_jobs_per_pass_max,
         ),
+        element_stops=LeaderLoop(
+            WhileLeading(
+                StopElements(store, jobs_per_pass_max=scheduling.elements_per_pass_max), leader
+            ),
+            Waking(scheduling.arrays_interval),  # nothing else wakes it
+            done="elements of cancelled arrays asked to stop",
+            failed="stopping elements of arrays failed",
+            pass_max=scheduling.elements_per_pass_max,
+        ),
+        array_ends=LeaderLoop(
+            WhileLeading(
+                EndArrays(store, jobs_per_pass_max=scheduling.arrays_per_pass_max), leader
+            ),
+            Waking(scheduling.arrays_interval),  # nothing else wakes it
+            done="arrays ended",
+            failed="ending arrays failed",
+            pass_max=scheduling.arrays_per_pass_max,
+        ),
         losses=LeaderLoop(
             WhileLeading(
                 DeclareNodesLost(
@@ -727,6 +749,8 @@ def _supervisor(
     supervisor.add("drains", app.drains.run, Stage.INTAKE)
     supervisor.add("queue-timeouts", app.queue_timeouts.run, Stage.INTAKE)
     supervisor.add("releases", app.releases.run, Stage.INTAKE)
+    supervisor.add("element-stops", app.element_stops.run, Stage.INTAKE)
+    supervisor.add("array-ends", app.array_ends.run, Stage.INTAKE)
     supervisor.add("losses", app.losses.run, Stage.INTAKE)
     supervisor.add("retention", app.retention.run, Stage.INTAKE)
     supervisor.add("purges", app.purges.run, Stage.INTAKE)

@@ -70,6 +70,14 @@ class SchedulingSettings(BaseModel):
     released_jobs_per_pass_max: int = Field(default=100, gt=0)
     """Jobs that one pass tells of the ends of those that they wait for; the rest: the next, which
     follows at once."""
+    arrays_interval: timedelta = timedelta(seconds=1)
+    """An array ends so much later at most than the last of its elements; and so much later than it
+    was cancelled they are asked to stop."""
+    arrays_per_pass_max: int = Field(default=100, gt=0)
+    """Arrays that one pass ends; the rest: the next, which follows at once."""
+    elements_per_pass_max: int = Field(default=100, gt=0)
+    """Elements of cancelled arrays that one pass asks to stop; the rest: the next, which follows at
+    once."""
     lease_ttl: timedelta = timedelta(seconds=6)
     """After a leader's crash nothing is admitted for so long; after a freeze 5 s more at most."""
     node_silence_max: timedelta = timedelta(seconds=30)

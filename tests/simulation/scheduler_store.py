@@ -5,7 +5,7 @@ of `services/scheduler/adapters/postgres`.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -22,6 +22,7 @@ from services.scheduler.domain.fleet.loss import UnheldNode
 from services.scheduler.domain.fleet.node import HeldWork, Node, lease_name
 from services.scheduler.domain.fleet.reach import FleetDoors, FleetReach
 from services.scheduler.domain.identities import AttemptId, JobId, NodeId
+from services.scheduler.domain.jobs.array import ElementCounts
 from services.scheduler.domain.jobs.job import ENDED, Job, JobState
 from services.scheduler.domain.jobs.stats import JobEnds, JobTimes, JobWaits
 from services.scheduler.domain.queues.queue import Pause, Queue
@@ -94,6 +95,17 @@ class MemoryJobs:
         for job in jobs:
             self._write(JobRow(job, await self._tx.server.number()))
 
+    async def add_elements(self, elements: Sequence[Job]) -> None:
+        """Store what was split off arrays; the database lets an index of one have one."""
+        rows = await self._tx.server.ask(lambda: self._tx.server.all(JOBS))
+        places = {row.job.id: row.queue_seq for row in rows}
+        there = {row.job.element for row in rows}
+        for job in elements:
+            assert job.element is not None, "it is an array's"
+            assert job.element not in there, f"uq_job_element: {job.element} is a job"
+            there.add(job.element)
+            self._write(JobRow(job, places[job.element.array_id]))
+
     async def some(self, job_ids: Sequence[JobId]) -> Sequence[Job]:
         """Return those of the jobs that there are."""
         server = self._tx.server
@@ -123,6 +135,42 @@ class MemoryJobs:
             for job in jobs.values()
             if any((job.tenant, needed.job_id) not in living for needed in job.needs)
         )
+
+    async def arrays_without_open(self, *, limit: int) -> Sequence[JobId]:
+        """Return arrays that have not ended, but all of whose elements have."""
+        jobs = [row.job for row in await self._tx.server.ask(lambda: self._tx.server.all(JOBS))]
+        going_on = {job.element.array_id for job in jobs if job.element and not job.is_terminal}
+        return sorted(
+            job.id
+            for job in jobs
+            if job.is_array
+            and job.state in {JobState.RUNNING, JobState.STOPPING}
+            and job.id not in going_on
+        )[:limit]
+
+    async def of_stopping_arrays(self, *, limit: int) -> Sequence[JobId]:
+        """Return elements that nobody has asked to stop, of arrays that are to stop."""
+        jobs = [row.job for row in await self._tx.server.ask(lambda: self._tx.server.all(JOBS))]
+        stopping = {job.id for job in jobs if job.is_array and job.state is JobState.STOPPING}
+        return sorted(
+            job.id
+            for job in jobs
+            if job.element is not None
+            and job.element.array_id in stopping
+            and not job.is_terminal
+            and job.state is not JobState.STOPPING
+        )[:limit]
+
+    async def element_counts(
+        self, tenant: TenantId, array_ids: Sequence[JobId]
+    ) -> Mapping[JobId, ElementCounts]:
+        """Return how many of each array's elements are jobs in each state."""
+        rows = await self._tx.server.ask(lambda: self._tx.server.all(JOBS))
+        counts: dict[JobId, Counter[JobState]] = {array_id: Counter() for array_id in array_ids}
+        for job in (row.job for row in rows if row.job.tenant == tenant):
+            if job.element is not None and job.element.array_id in counts:
+                counts[job.element.array_id][job.state] += 1
+        return counts
 
     async def states(self, tenant: TenantId, job_ids: Sequence[JobId]) -> Mapping[JobId, JobState]:
         """Return where those of a tenant's jobs are that there are."""
@@ -233,6 +281,8 @@ class MemoryTenantJobs:
         states: Sequence[JobState],
         labels: Mapping[str, str],
         queue: str | None,
+        array_id: JobId | None = None,
+        array_index: int | None = None,
         limit: int,
     ) -> Sequence[Job]:
         """Return a page of this tenant's jobs."""
@@ -244,12 +294,18 @@ class MemoryTenantJobs:
             and (not states or job.state in states)
             and labels.items() <= job.spec.labels.items()
             and queue in {None, job.spec.queue}
+            and array_id == (job.element.array_id if job.element is not None else None)
+            and array_index in {None, job.array_index}
         ]
         return sorted(found, key=lambda job: job.id, reverse=True)[:limit]
 
     async def states(self, job_ids: Sequence[JobId]) -> Mapping[JobId, JobState]:
         """Return where those of the jobs are that there are, of this tenant."""
         return await self._jobs.states(self._tenant, job_ids)
+
+    async def element_counts(self, array_ids: Sequence[JobId]) -> Mapping[JobId, ElementCounts]:
+        """Return how many of each array's elements are jobs in each state, of this tenant."""
+        return await self._jobs.element_counts(self._tenant, array_ids)
 
     async def attempts(
         self, job_id: JobId, *, after: AttemptId | None, limit: int
@@ -294,7 +350,7 @@ class MemoryTenantJobs:
         ended = [
             (row.job.ended_at, row.job)
             for row in await self._all()
-            if row.job.ended_at is not None and row.job.ended_at >= since
+            if row.job.ended_at is not None and row.job.ended_at >= since and not row.job.is_array
         ]
         jobs: dict[JobState, list[timedelta | None]] = {}
         for ended_at, job in sorted(ended, key=lambda each: each[0])[-limit:]:
@@ -363,8 +419,14 @@ class MemoryTenantQueues:
     def _queues(self) -> dict[str, Queue]:
         ours = [row.job for row in self._tx.server.all(JOBS) if row.job.tenant == self._tenant]
         living = [job for job in ours if not job.is_terminal]
-        queued = Counter(job.spec.queue for job in living if job.state is JobState.QUEUED)
-        running = Counter(job.spec.queue for job in living if job.state is not JobState.QUEUED)
+        queued: Counter[str] = Counter()
+        for job in living:
+            queued[job.spec.queue] += job.rest_count * (job.state is JobState.QUEUED)
+        running = Counter(
+            job.spec.queue
+            for job in living
+            if job.state is not JobState.QUEUED and not job.is_array
+        )
         pauses = self._pauses()
         return {
             name: Queue(name, pauses.get(name), queued[name], running[name])
@@ -525,7 +587,7 @@ class MemoryAttempts:
             found.append(
                 AttemptWork(
                     attempt,
-                    JobWork(job.id, job.state, job.spec, job.checkpoint),
+                    JobWork.of(job),
                     job.stop,
                     is_current=job.attempt_number == attempt.number,
                     placed_for=self._tx.server.database_now - attempt.created_at,
@@ -727,15 +789,16 @@ class MemoryLine:
         rows = await self._whose_turns_can_come()
         above = [row for row in rows if row.job.spec.priority > own.job.spec.priority]
         beside = [row for row in rows if row.job.spec.priority == own.job.spec.priority]
-        others = Counter(row.job.tenant for row in beside if row.job.tenant != own.job.tenant)
+        others = {
+            tenant: _count(row for row in beside if row.job.tenant == tenant)
+            for tenant in {row.job.tenant for row in beside} - {own.job.tenant}
+        }
         before = [
-            row
-            for row in beside
-            if row.job.tenant == own.job.tenant and row.queue_seq < own.queue_seq
+            row for row in beside if row.job.tenant == own.job.tenant and _turn(row) < _turn(own)
         ]
         shape = _waiting(own).head.shape
-        alike_count = sum(_waiting(row).head.shape == shape for row in before)
-        return Standing(len(above), len(before), others, alike_count)
+        alike = [row for row in before if _waiting(row).head.shape == shape]
+        return Standing(_count(above), _count(before), others, _count(alike))
 
     async def paused(self) -> Collection[tuple[TenantId, str]]:
         """Return all queues that are paused."""
@@ -745,7 +808,7 @@ class MemoryLine:
     async def first(self, *, at: datetime, each_max: int) -> FirstInLine:
         """Return the first of each shape."""
         alike: defaultdict[Shape, list[Head]] = defaultdict(list)
-        for row in sorted(await self._whose_turns_can_come(), key=lambda row: row.queue_seq):
+        for row in sorted(await self._whose_turns_can_come(), key=_turn):
             heads = alike[_waiting(row).head.shape]
             if row.job.retry_at is None or row.job.retry_at <= at:
                 heads.append(_waiting(row).head)
@@ -782,7 +845,7 @@ class MemoryLine:
             for row in server.all(JOBS)
             if row.job.state is JobState.QUEUED and not row.job.needs
         ]
-        totals = Totals(len(in_line), sum(row.queue_seq for row in in_line))
+        totals = Totals(_count(in_line), sum(row.queue_seq for row in in_line))
         return LineNews(
             [
                 LineChange(job_id, _waiting(row) if row in in_line else None)
@@ -833,7 +896,18 @@ def _waiting(row: JobRow | None) -> Waiting:
         queue=spec.queue,
         task_count=spec.task_count,
     )
-    return Waiting(Head(row.job.id, row.queue_seq, shape), not_before=row.job.retry_at)
+    job = row.job
+    head = Head(job.id, row.queue_seq, shape, job.array_index, job.rest_count)
+    return Waiting(head, not_before=job.retry_at)
+
+
+def _turn(row: JobRow) -> tuple[int, int]:
+    return (row.queue_seq, row.job.array_index)
+
+
+def _count(rows: Iterable[JobRow]) -> int:
+    """Return how many stand in line as these."""
+    return sum(row.job.rest_count for row in rows)
 
 
 class _Emitting:

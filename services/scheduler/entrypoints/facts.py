@@ -15,6 +15,7 @@ from services.scheduler.domain.attempts.attempt import AttemptTransitioned, LogL
 from services.scheduler.domain.deployments.deployment import DeploymentChanged, RoutingEntry
 from services.scheduler.domain.jobs.job import JobTransitioned
 from services.scheduler.entrypoints.grpc.messages import (
+    element_to_pb,
     failure_to_pb,
     file_to_pb,
     model_to_pb,
@@ -110,6 +111,7 @@ def _job(fact: JobTransitioned) -> job_events_pb2.JobTransitioned:
         failure=failure_to_pb(fact.failure) if fact.failure else None,
         source_digest=fact.source_digest,
         metrics=fact.metrics,
+        element=element_to_pb(fact.element),
     )
 
 

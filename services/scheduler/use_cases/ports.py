@@ -36,6 +36,7 @@ from services.scheduler.domain.identities import (
     NodeId,
     ReplicaId,
 )
+from services.scheduler.domain.jobs.array import ElementCounts
 from services.scheduler.domain.jobs.job import Job, JobState, JobTransitioned
 from services.scheduler.domain.jobs.stats import JobEnds, JobWaits
 from services.scheduler.domain.queues.queue import Pause, Queue
@@ -166,13 +167,19 @@ class TenantJobs(Protocol):
         states: Sequence[JobState],
         labels: Mapping[str, str],
         queue: str | None,
+        array_id: JobId | None = None,
+        array_index: int | None = None,
         limit: int,
     ) -> Sequence[Job]:
         """Return jobs from the newest on, after `before` in that order.
 
-        Only those in one of these states, no states: any; with all of these labels; and of this
-        queue, None: any.
+        Only those in one of these states, no states: any; with all of these labels; of this queue,
+        None: any; of this array its elements, or the one of this index, None: jobs that are none.
         """
+        ...
+
+    async def element_counts(self, array_ids: Sequence[JobId]) -> Mapping[JobId, ElementCounts]:
+        """Return for each array how many of its elements are jobs in each state."""
         ...
 
     async def states(self, job_ids: Sequence[JobId]) -> Mapping[JobId, JobState]:
@@ -336,6 +343,10 @@ class Jobs(Protocol):
         """Put new jobs last in line, in this order."""
         ...
 
+    async def add_elements(self, elements: Sequence[Job]) -> None:
+        """Store what was split off arrays that this transaction has read, at their places."""
+        ...
+
     async def some(self, job_ids: Sequence[JobId]) -> Sequence[Job]:
         """Return those of the jobs that there are; nothing is locked."""
         ...
@@ -362,6 +373,23 @@ class Jobs(Protocol):
 
     async def releasable(self, *, limit: int) -> Sequence[JobId]:
         """Return jobs in line that wait for one that has ended, or is gone; nothing is locked."""
+        ...
+
+    async def arrays_without_open(self, *, limit: int) -> Sequence[JobId]:
+        """Return arrays that have left the line, and all of whose elements have ended.
+
+        They have not ended themselves; nothing is locked.
+        """
+        ...
+
+    async def of_stopping_arrays(self, *, limit: int) -> Sequence[JobId]:
+        """Return elements that nobody has asked to stop, of arrays that are to; none is locked."""
+        ...
+
+    async def element_counts(
+        self, tenant: TenantId, array_ids: Sequence[JobId]
+    ) -> Mapping[JobId, ElementCounts]:
+        """Return for each array how many of its elements are jobs in each state."""
         ...
 
     async def states(self, tenant: TenantId, job_ids: Sequence[JobId]) -> Mapping[JobId, JobState]:

@@ -400,7 +400,7 @@ async def _counts_are_of_the_line(connection: Any) -> None:
             SELECT {key}, job_count FROM line_count
             UNION ALL SELECT {key}, change FROM line_change WHERE change IS NOT NULL
             UNION ALL SELECT tenant, priority, queue, cpu_millicores, memory_bytes, gpu_count,
-                spec #>> '{{timeouts,run}}', task_count, queue_seq >> 12, -1
+                spec #>> '{{timeouts,run}}', task_count, queue_seq >> 12, -rest_count
             FROM job WHERE state = 'QUEUED' AND needs_count = 0
         ) AS counted GROUP BY {key} HAVING sum(job_count) <> 0
         """

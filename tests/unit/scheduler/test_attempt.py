@@ -51,9 +51,9 @@ def test_each_end_keeps_why_with_a_message_that_can_be_stored() -> None:
     assert said.bounded().message == ("no\ufffd file" + "!" * 512)[:512]
 
 
-def test_an_attempt_ends_for_each_cause_of_a_stop_and_each_failure_but_one_in_line() -> None:
+def test_an_attempt_ends_for_each_cause_of_a_stop_and_each_failure_but_those_without_one() -> None:
     stopped = {AttemptEnding.stopped(StopRequest(cause, "", NOW)).reason for cause in StopCause}
-    reasons = set(FailureReason) - {FailureReason.QUEUE_TIMEOUT}
+    reasons = set(FailureReason) - {FailureReason.QUEUE_TIMEOUT, FailureReason.ELEMENTS}
     failed = {AttemptEnding.failed(JobFailure(reason, "")).reason for reason in reasons}
 
     assert {EndReason.SUCCEEDED} | stopped | failed == set(EndReason)

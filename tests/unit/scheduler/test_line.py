@@ -1,6 +1,7 @@
 """Who stands in line, and whose turn it is."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -29,9 +30,11 @@ def head(
     priority: int = 0,
     cpu: int = 1,
     kind: OwnerKind = OwnerKind.JOB,
+    count: int = 1,
 ) -> Head:
     run_max = timedelta(hours=1) if kind is OwnerKind.JOB else None
-    return Head(f"head-{seq}", seq, Shape(kind, tenant, priority, resources(cpu=cpu), run_max))
+    shape = Shape(kind, tenant, priority, resources(cpu=cpu), run_max)
+    return Head(f"head-{seq}", seq, shape, count=count)
 
 
 def in_turn(line: Line, *, share: float = 0.0) -> list[int]:
@@ -106,6 +109,44 @@ def test_another_line_without_some_leaves_the_first_as_it_was() -> None:
     assert (other.totals, line.totals) == (Totals(3, 9), Totals(3, 6))
 
 
+def test_elements_of_an_array_have_their_turns_one_by_one_in_order() -> None:
+    line = Line.of([head(1), head(2, count=3), head(3), head(4, tenant=UMBRELLA)])
+    given = {ACME: 0.0, UMBRELLA: 0.15}
+    turns = []
+    for each in line.turns(given.__getitem__):
+        turns.append((each.queue_seq, each.array_index, each.count))
+        given[each.tenant] += 0.1
+    assert turns == [(1, 0, 1), (2, 0, 3), (4, 0, 1), (2, 1, 2), (2, 2, 1), (3, 0, 1)]
+    assert line.count(OwnerKind.JOB) == line.totals.count == 6
+    assert line.length == 4
+
+
+def test_an_element_that_comes_back_is_before_the_rest_of_its_array() -> None:
+    rest = replace(head(2, count=3), array_index=7)
+    back = replace(head(2), id="head-0", array_index=4)
+    line = Line.of([rest, back])
+    turns = line.turns(lambda _: 0.0)
+    assert [each.array_index for each in turns] == [4, 7, 8, 9]
+
+
+def test_a_refusal_of_an_element_is_one_of_all_that_are_alike() -> None:
+    line = Line.of([head(1, count=3), head(2), head(3, cpu=2)])
+    turns = line.turns(lambda _: 0.0)
+    next(turns)
+    turns.refuse()
+    assert [each.queue_seq for each in turns] == [3]
+
+
+def test_another_line_lacks_as_many_elements_as_were_placed() -> None:
+    line = Line.of([head(1, count=3), head(2)])
+    less = line.without(["head-1", "head-2", "head-1"])
+    assert less.find("head-1") == replace(head(1), array_index=2)
+    assert less.totals == Totals(1, 1)
+    assert less.without(["head-1"]).totals == Totals()
+    assert line.find("head-1") == head(1, count=3)
+    assert line.totals == Totals(4, 3)
+
+
 @pytest.mark.parametrize("kind", OwnerKind)
 def test_who_left_is_found_no_more(kind: OwnerKind) -> None:
     line = Line.of([head(1, kind=kind)])
@@ -123,9 +164,13 @@ def told(draw: st.DrawFn) -> list[LineChange]:
         if draw(st.booleans()):
             tenant = draw(st.sampled_from([ACME, UMBRELLA]))
             pause = draw(st.none() | st.just(NOW + MINUTE))
-            waiting = Waiting(
-                head(seq, tenant=tenant, priority=draw(st.integers(0, 1))), not_before=pause
+            each = head(
+                seq,
+                tenant=tenant,
+                priority=draw(st.integers(0, 1)),
+                count=draw(st.integers(1, 3)),
             )
+            waiting = Waiting(each, not_before=pause)
         changes.append(LineChange(f"head-{seq}", waiting))
     return changes
 
@@ -139,8 +184,14 @@ def test_a_line_is_what_was_told_last_of_each_however_often(
         line.change(change)
     newest = {change.head_id: change.waiting for change in changes}
     waiting = [each for each in newest.values() if each is not None]
-    assert line.totals == Totals(len(waiting), sum(each.head.queue_seq for each in waiting))
+    assert line.totals == Totals(
+        sum(each.head.count for each in waiting), sum(each.head.queue_seq for each in waiting)
+    )
     assert line.tenants() == {each.head.tenant for each in waiting}
     line.end_pauses(at=NOW + MINUTE)
-    ranked = sorted((each.head.shape.rank, each.head.queue_seq) for each in waiting)
+    ranked = sorted(
+        (each.head.shape.rank, each.head.queue_seq)
+        for each in waiting
+        for _ in range(each.head.count)
+    )
     assert in_turn(line) == [seq for _, seq in ranked]

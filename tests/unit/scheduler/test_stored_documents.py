@@ -47,6 +47,7 @@ SPEC: dict[str, Any] = {
     "queue": "nightly",
     "after": [{"job_id": "job_1", "condition": "END"}],
     "task_count": 8,
+    "array_size": 100,
 }
 
 
@@ -70,6 +71,7 @@ def test_a_job_spec_is_stored_like_this() -> None:
         queue="nightly",
         after=(JobDependency(JobId("job_1"), DependencyCondition.END),),
         task_count=8,
+        array_size=100,
     )
     assert stored(spec) == SPEC
     assert from_document(JobSpec, SPEC) == spec

@@ -20,6 +20,7 @@ from services.scheduler.adapters.postgres.rows import (
     is_one_of,
     maybe_from_document,
     to_document,
+    to_element,
     versioned_update,
 )
 from services.scheduler.adapters.postgres.stats import PostgresStats
@@ -32,6 +33,7 @@ from services.scheduler.adapters.postgres.tables import (
 )
 from services.scheduler.domain.attempts.attempt import Attempt
 from services.scheduler.domain.identities import AttemptId, JobId
+from services.scheduler.domain.jobs.array import ElementCounts
 from services.scheduler.domain.jobs.failure import JobFailure
 from services.scheduler.domain.jobs.job import (
     PLACED,
@@ -48,6 +50,13 @@ from services.scheduler.domain.queues.queue import DEFAULT_QUEUE
 from services.scheduler.domain.resources import Resources
 
 _INSERT: Final = sa.insert(JOBS)
+_ARRAYS: Final = JOBS.alias("arrays")
+_INSERT_ELEMENT: Final = sa.insert(JOBS).values(
+    queue_seq=sa.select(_ARRAYS.c.queue_seq)
+    .where(_ARRAYS.c.id == sa.bindparam("of_array"))
+    .scalar_subquery()
+)
+"""An element has its array's place in line."""
 _UPDATE: Final = versioned_update(JOBS)
 _ANY: Final = sa.select(JOBS).where(JOBS.c.id == sa.bindparam("job_id"))
 _ANY_LOCKED: Final = _ANY.with_for_update()
@@ -62,7 +71,7 @@ _QUEUED: Final = (
 )
 _PLACED: Final = (
     sa.select(JOBS.c.id)
-    .where(is_one_of(JOBS.c.tenant, "tenants"), JOBS.c.state.in_(PLACED))
+    .where(is_one_of(JOBS.c.tenant, "tenants"), JOBS.c.state.in_(PLACED), ~JOBS.c.is_array)
     .order_by(JOBS.c.id)
     .limit(sa.bindparam("jobs_max", type_=sa.Integer))
 )
@@ -79,6 +88,43 @@ _EXPIRED: Final = (
     .where(JOBS.c.state == JobState.QUEUED, JOBS.c.queue_expires_at <= sa.bindparam("at"))
     .order_by(JOBS.c.id)
     .limit(sa.bindparam("jobs_max", type_=sa.Integer))
+)
+_ELEMENTS: Final = JOBS.alias("elements")
+# Written out, as in the indexes.
+_IS_ELEMENT: Final = _ELEMENTS.c.array_id != sa.literal_column("''")
+_IS_ARRAY_OPEN: Final = sa.and_(JOBS.c.is_array, sa.text("job.state IN ('RUNNING', 'STOPPING')"))
+_ARRAYS_WITHOUT_OPEN: Final = (
+    sa.select(JOBS.c.id)
+    .where(
+        _IS_ARRAY_OPEN,
+        ~sa.exists().where(
+            _ELEMENTS.c.array_id == JOBS.c.id, _IS_ELEMENT, _ELEMENTS.c.ended_at.is_(None)
+        ),
+    )
+    .order_by(JOBS.c.id)
+    .limit(sa.bindparam("jobs_max", type_=sa.Integer))
+)
+_OF_STOPPING_ARRAYS: Final = (
+    sa.select(_ELEMENTS.c.id)
+    .select_from(JOBS.join(_ELEMENTS, _ELEMENTS.c.array_id == JOBS.c.id))
+    .where(
+        _IS_ARRAY_OPEN,
+        JOBS.c.state == JobState.STOPPING,
+        _IS_ELEMENT,
+        _ELEMENTS.c.ended_at.is_(None),
+        _ELEMENTS.c.state != JobState.STOPPING,
+    )
+    .order_by(_ELEMENTS.c.id)
+    .limit(sa.bindparam("jobs_max", type_=sa.Integer))
+)
+_ELEMENT_COUNTS: Final = (
+    sa.select(_ELEMENTS.c.array_id, _ELEMENTS.c.state, sa.func.count().label("element_count"))
+    .where(
+        is_one_of(_ELEMENTS.c.array_id, "array_ids"),
+        _IS_ELEMENT,
+        _ELEMENTS.c.tenant == sa.bindparam("tenant"),
+    )
+    .group_by(_ELEMENTS.c.array_id, _ELEMENTS.c.state)
 )
 _STATES: Final = sa.select(JOBS.c.id, JOBS.c.state).where(
     JOBS.c.tenant == sa.bindparam("tenant"), is_one_of(JOBS.c.id, "job_ids")
@@ -142,6 +188,11 @@ class PostgresJobs:
             await self._connection.execute(_INSERT, [_new_row(job) for job in jobs])
             await self._dependencies.add(jobs)
 
+    async def add_elements(self, elements: Sequence[Job]) -> None:
+        """Store what was split off arrays, at their places in line."""
+        if elements:
+            await self._connection.execute(_INSERT_ELEMENT, [_new_element(job) for job in elements])
+
     async def some(self, job_ids: Sequence[JobId]) -> Sequence[Job]:
         """Return those of the jobs that there are."""
         if not job_ids:
@@ -172,6 +223,26 @@ class PostgresJobs:
     async def releasable(self, *, limit: int) -> Sequence[JobId]:
         """Return jobs in line that wait for one that has ended, or is gone."""
         return await self._dependencies.releasable(limit=limit)
+
+    async def arrays_without_open(self, *, limit: int) -> Sequence[JobId]:
+        """Return arrays that have not ended, but all of whose elements have."""
+        found = await self._connection.scalars(_ARRAYS_WITHOUT_OPEN, {"jobs_max": limit})
+        return [JobId(job_id) for job_id in found]
+
+    async def of_stopping_arrays(self, *, limit: int) -> Sequence[JobId]:
+        """Return elements that nobody has asked to stop, of arrays that are to stop."""
+        found = await self._connection.scalars(_OF_STOPPING_ARRAYS, {"jobs_max": limit})
+        return [JobId(job_id) for job_id in found]
+
+    async def element_counts(
+        self, tenant: TenantId, array_ids: Sequence[JobId]
+    ) -> Mapping[JobId, ElementCounts]:
+        """Return how many of each array's elements are jobs in each state."""
+        given = {"tenant": tenant, "array_ids": list(array_ids)}
+        counts: dict[JobId, dict[JobState, int]] = {array_id: {} for array_id in array_ids}
+        for row in await self._connection.execute(_ELEMENT_COUNTS, given):
+            counts[JobId(row.array_id)][JobState(row.state)] = row.element_count
+        return counts
 
     async def states(self, tenant: TenantId, job_ids: Sequence[JobId]) -> Mapping[JobId, JobState]:
         """Return where those of a tenant's jobs are that there are."""
@@ -255,10 +326,15 @@ class PostgresTenantJobs:
         states: Sequence[JobState],
         labels: Mapping[str, str],
         queue: str | None,
+        array_id: JobId | None = None,
+        array_index: int | None = None,
         limit: int,
     ) -> Sequence[Job]:
         """Return a page of this tenant's jobs."""
         query = self._ours().order_by(JOBS.c.id.desc()).limit(limit)
+        query = query.where(JOBS.c.array_id == (array_id or ""))
+        if array_index is not None:
+            query = query.where(JOBS.c.array_index == array_index)
         if before is not None:
             query = query.where(JOBS.c.id < before)
         if states:
@@ -274,6 +350,10 @@ class PostgresTenantJobs:
     async def states(self, job_ids: Sequence[JobId]) -> Mapping[JobId, JobState]:
         """Return where those of the jobs are that there are, of this tenant."""
         return await self._jobs.states(self._tenant, job_ids)
+
+    async def element_counts(self, array_ids: Sequence[JobId]) -> Mapping[JobId, ElementCounts]:
+        """Return how many of each array's elements are jobs in each state, of this tenant."""
+        return await self._jobs.element_counts(self._tenant, array_ids)
 
     async def attempts(
         self, job_id: JobId, *, after: AttemptId | None, limit: int
@@ -307,11 +387,18 @@ def _new_row(job: Job) -> dict[str, Any]:
         "priority": job.spec.priority,
         "queue": job.spec.queue,
         "task_count": job.spec.task_count,
+        "is_array": job.is_array,
+        "array_id": job.element.array_id if job.element is not None else "",
         "traceparent": job.traceparent,
         "created_at": job.created_at,
         **from_resources(job.spec.resources),
         **from_job(job),
     }
+
+
+def _new_element(job: Job) -> dict[str, Any]:
+    row = _new_row(job)
+    return {**row, "of_array": row["array_id"]}
 
 
 def from_job(job: Job) -> dict[str, Any]:
@@ -335,6 +422,8 @@ def from_job(job: Job) -> dict[str, Any]:
         "checkpoint": to_document(job.checkpoint),
         "needs_count": len(job.needs),
         "kept_outputs": to_document(job.kept_outputs) if job.kept_outputs else None,
+        "rest_count": job.rest_count,
+        "array_index": job.array_index,
     }
 
 
@@ -364,4 +453,6 @@ def to_job(row: sa.RowMapping, needs: Needs) -> Job:
         checkpoint=maybe_from_document(Checkpoint, row["checkpoint"]),
         needs=needs,
         kept_outputs=maybe_from_document(tuple[OutputManifest, ...], row["kept_outputs"]) or (),
+        element=to_element(row),
+        rest_count=row["rest_count"],
     )

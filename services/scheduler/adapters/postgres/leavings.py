@@ -52,20 +52,24 @@ def _some(*columns: sa.Column[Any], by: Sequence[sa.ColumnElement[Any]]) -> sa.S
     )
 
 
-_NEWEST_JOBS: Final = (JOBS.c.tenant, JOBS.c.id.desc())
+_NEWEST_JOBS: Final = (JOBS.c.tenant, JOBS.c.array_id, JOBS.c.id.desc())
 _NEWEST_DEPLOYMENTS: Final = (DEPLOYMENTS.c.tenant, DEPLOYMENTS.c.id.desc())
 _LIVING_DEPLOYMENTS: Final = (
     _some(DEPLOYMENTS.c.tenant, DEPLOYMENTS.c.id, by=_NEWEST_DEPLOYMENTS)
     .where(DEPLOYMENTS.c.state.in_(_LIVING))
     .offset(sa.bindparam("passed_over", type_=sa.Integer))
 )
+_ARRAYS: Final = JOBS.alias("arrays")
 _ATTEMPTS_MAX: Final = 5_000
 """Of the jobs that one pass deletes together: a job may have hundreds, one a task."""
 _ATTEMPT_COUNT: Final = (JOBS.c.attempt_number * JOBS.c.task_count).label("attempt_count")
 _JOBS: Final = (
     _some(JOBS.c.id, by=_NEWEST_JOBS)
     .add_columns(_ATTEMPT_COUNT)
-    .where(JOBS.c.state.in_(_OVER), ~_has_open_attempt(JOBS.c.id))
+    .where(
+        sa.or_(JOBS.c.state.in_(_OVER), JOBS.c.is_array),
+        ~_has_open_attempt(JOBS.c.id),
+    )
     .with_for_update(skip_locked=True)
 )
 _ENDED_JOBS: Final = (
@@ -74,6 +78,8 @@ _ENDED_JOBS: Final = (
         JOBS.c.ended_at <= sa.func.now() - sa.bindparam("kept", type_=sa.Interval),
         ~_has_open_attempt(JOBS.c.id),
         ~sa.exists().where(DEPENDENCIES.c.needs_job_id == JOBS.c.id),
+        # Its array, which has yet to be told how its elements ended.
+        ~sa.exists().where(_ARRAYS.c.id == JOBS.c.array_id, _ARRAYS.c.ended_at.is_(None)),
     )
     .order_by(JOBS.c.ended_at)
     .limit(sa.bindparam("rows_max", type_=sa.Integer))

@@ -68,6 +68,8 @@ _JOB: Final = (
     JOBS.c.queue,
     JOBS.c.retry_at,
     JOBS.c.task_count,
+    JOBS.c.array_index,
+    JOBS.c.rest_count,
 )
 _REPLICA: Final = (
     REPLICAS.c.tenant,
@@ -78,6 +80,8 @@ _REPLICA: Final = (
     sa.literal("").label("queue"),
     sa.cast(sa.null(), JOBS.c.retry_at.type).label("retry_at"),
     sa.literal(1).label("task_count"),
+    sa.literal(0).label("array_index"),
+    sa.literal(1).label("rest_count"),
 )
 _OF_DEPLOYMENTS: Final = REPLICAS.join(DEPLOYMENTS, DEPLOYMENTS.c.id == REPLICAS.c.deployment_id)
 
@@ -129,8 +133,8 @@ _CHANGED_REPLICAS: Final = (
     .where(_CHANGED.c.kind == OwnerKind.REPLICA.value)
 )
 _IN_LINE: Final = sa.union_all(
-    sa.select(JOBS.c.queue_seq).where(_IS_JOB_IN_LINE),
-    sa.select(REPLICAS.c.queue_seq).where(_IS_REPLICA_IN_LINE),
+    sa.select(JOBS.c.queue_seq, JOBS.c.rest_count).where(_IS_JOB_IN_LINE),
+    sa.select(REPLICAS.c.queue_seq, sa.literal(1)).where(_IS_REPLICA_IN_LINE),
 ).subquery("in_line")
 _IS_TOTALS: Final = "TOTALS"
 _TOTALS: Final = sa.select(
@@ -144,7 +148,9 @@ _TOTALS: Final = sa.select(
     sa.null(),
     sa.null(),
     sa.null(),
-    sa.func.count(),
+    sa.null(),
+    sa.null(),
+    sa.cast(sa.func.coalesce(sa.func.sum(_IN_LINE.c.rest_count), 0), sa.BigInteger),
 ).select_from(_IN_LINE)
 _NEWS: Final = sa.union_all(_CHANGED_JOBS, _CHANGED_REPLICAS)
 _NEWS_WITH_TOTALS: Final = sa.union_all(_CHANGED_JOBS, _CHANGED_REPLICAS, _TOTALS)
@@ -170,6 +176,7 @@ _OWN_PLACE: Final = sa.select(
     *(JOBS.c[name] for name in _SHAPE if name != "run_max"),
     _RUN_MAX,
     JOBS.c.queue_seq,
+    JOBS.c.array_index,
     JOBS.c.queue_seq.bitwise_rshift(_STRETCH_BITS).label("stretch"),
 ).where(JOBS.c.id == sa.bindparam("job_id"))
 
@@ -203,19 +210,27 @@ _STANDING: Final = (
     .where(~_is_paused(_COUNTED))
     .group_by(_COUNTED.c.tenant)
 )
+_REST_COUNT: Final = sa.func.sum(JOBS.c.rest_count)
 _IN_OWN_STRETCH: Final = sa.select(
-    sa.func.count().label("before_count"),
-    sa.func.count()
-    .filter(
-        *(_is(JOBS.c[name], name) for name in _SHAPE if name != "run_max"), _is(_RUN_MAX, "run_max")
-    )
-    .label("alike_count"),
+    sa.func.coalesce(_REST_COUNT, 0).label("before_count"),
+    sa.func.coalesce(
+        _REST_COUNT.filter(
+            *(_is(JOBS.c[name], name) for name in _SHAPE if name != "run_max"),
+            _is(_RUN_MAX, "run_max"),
+        ),
+        0,
+    ).label("alike_count"),
 ).where(
     _IS_JOB_IN_LINE,
     _is(JOBS.c.tenant, "tenant"),
     _is(JOBS.c.priority, "priority"),
     JOBS.c.queue_seq >= sa.bindparam("stretch_seq", type_=sa.BigInteger),
-    JOBS.c.queue_seq < sa.bindparam("queue_seq", type_=sa.BigInteger),
+    JOBS.c.queue_seq <= sa.bindparam("queue_seq", type_=sa.BigInteger),
+    sa.tuple_(JOBS.c.queue_seq, JOBS.c.array_index)
+    < sa.tuple_(
+        sa.bindparam("queue_seq", type_=sa.BigInteger),
+        sa.bindparam("array_index", type_=sa.Integer),
+    ),
     ~_is_paused(JOBS),
 )
 _STRETCHES: Final = (
@@ -245,7 +260,7 @@ _EACH_MAX: Final = sa.func.greatest(
 )
 _SHAPES: Final = sa.select(_FIRST_SHAPES, _EACH_MAX.label("each_max")).subquery("shapes")
 _OF_SHAPE: Final = (
-    sa.select(JOBS.c.id, JOBS.c.queue_seq)
+    sa.select(JOBS.c.id, JOBS.c.queue_seq, JOBS.c.array_index, JOBS.c.rest_count)
     .where(
         _IS_JOB_IN_LINE,
         *(JOBS.c[name] == _SHAPES.c[name] for name in _SHAPE if name != "run_max"),
@@ -255,7 +270,7 @@ _OF_SHAPE: Final = (
         JOBS.c.queue_seq < (_SHAPES.c.last_stretch + 1).bitwise_lshift(_STRETCH_BITS),
         sa.or_(JOBS.c.retry_at.is_(None), JOBS.c.retry_at <= sa.bindparam("at")),
     )
-    .order_by(JOBS.c.queue_seq)
+    .order_by(JOBS.c.queue_seq, JOBS.c.array_index)
     .limit(_SHAPES.c.each_max)
     .correlate(_SHAPES)
     .lateral("of_shape")
@@ -263,6 +278,8 @@ _OF_SHAPE: Final = (
 _TURNS: Final = sa.select(
     sa.func.array_agg(_OF_SHAPE.c.id, type_=sa.ARRAY(sa.Text)).label("ids"),
     sa.func.array_agg(_OF_SHAPE.c.queue_seq, type_=sa.ARRAY(sa.BigInteger)).label("queue_seqs"),
+    sa.func.array_agg(_OF_SHAPE.c.array_index, type_=sa.ARRAY(sa.Integer)).label("indices"),
+    sa.func.array_agg(_OF_SHAPE.c.rest_count, type_=sa.ARRAY(sa.Integer)).label("counts"),
 ).lateral("turns")
 _FIRST: Final = sa.select(_SHAPES, _TURNS).select_from(_SHAPES.join(_TURNS, sa.true()))
 _LIKE_THOSE: Final = (
@@ -425,7 +442,8 @@ def to_waiting(row: sa.RowMapping) -> Waiting:
         queue=row["queue"],
         task_count=row["task_count"],
     )
-    return Waiting(Head(row["id"], row["queue_seq"], shape), not_before=row["retry_at"])
+    head = Head(row["id"], row["queue_seq"], shape, row["array_index"], row["rest_count"])
+    return Waiting(head, not_before=row["retry_at"])
 
 
 def to_alike(row: sa.RowMapping) -> Sequence[Head]:
@@ -439,8 +457,12 @@ def to_alike(row: sa.RowMapping) -> Sequence[Head]:
         queue=row["queue"],
         task_count=row["task_count"],
     )
-    turns = zip(row["ids"] or (), row["queue_seqs"] or (), strict=True)
-    return [Head(head_id, queue_seq, shape) for head_id, queue_seq in turns]
+    turns = zip(
+        *(row[name] or () for name in ("ids", "queue_seqs", "indices", "counts")), strict=True
+    )
+    return [
+        Head(head_id, queue_seq, shape, index, count) for head_id, queue_seq, index, count in turns
+    ]
 
 
 def to_change(row: sa.RowMapping) -> LineChange:

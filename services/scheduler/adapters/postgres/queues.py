@@ -21,26 +21,34 @@ _RESUME: Final = sa.delete(QUEUES).where(
     QUEUES.c.tenant == _TENANT, QUEUES.c.name == sa.bindparam("queue")
 )
 
+_NONE: Final = sa.literal(0)
+
 
 def _counting(
-    tenant: sa.Column[Any], name: sa.Column[Any], *, queued: int = 0, running: int = 0
+    tenant: sa.Column[Any],
+    name: sa.Column[Any],
+    *,
+    queued: sa.ColumnElement[int] = _NONE,
+    running: sa.ColumnElement[int] = _NONE,
 ) -> sa.Select[Any]:
-    """Return rows of a queue's name, each for one of its jobs."""
+    """Return rows of a queue's name, each for one of its jobs, or the rest of an array."""
     return sa.select(
         tenant.label("tenant"),
         name.label("name"),
-        sa.literal(queued).label("queued"),
-        sa.literal(running).label("running"),
+        queued.label("queued"),
+        running.label("running"),
         sa.cast(sa.null(), QUEUES.c.paused_at.type).label("paused_at"),
         sa.cast(sa.null(), sa.Text).label("paused_reason"),
     ).where(tenant == _TENANT)
 
 
 _NAMED: Final = sa.union_all(
-    _counting(JOBS.c.tenant, JOBS.c.queue, queued=1).where(JOBS.c.state == JobState.QUEUED),
+    _counting(JOBS.c.tenant, JOBS.c.queue, queued=JOBS.c.rest_count).where(
+        JOBS.c.state == JobState.QUEUED
+    ),
     # By what is open, of which there is no more than nodes hold, instead of by all jobs: each by
     # its id, since nothing finds a job by its attempt.
-    _counting(ATTEMPTS.c.tenant, JOBS.c.queue, running=1)
+    _counting(ATTEMPTS.c.tenant, JOBS.c.queue, running=sa.literal(1))
     .join_from(ATTEMPTS, JOBS, JOBS.c.id == ATTEMPTS.c.owner_id)
     .where(
         ATTEMPTS.c.state.in_(OPEN),
@@ -51,8 +59,8 @@ _NAMED: Final = sa.union_all(
     sa.select(
         QUEUES.c.tenant,
         QUEUES.c.name,
-        sa.literal(0),
-        sa.literal(0),
+        _NONE,
+        _NONE,
         QUEUES.c.paused_at,
         QUEUES.c.paused_reason,
     ).where(QUEUES.c.tenant == _TENANT),

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.chassis.errors import Conflict
+from services.scheduler.domain.jobs.job import ArrayElement
 from services.scheduler.domain.resources import Resources
 
 T = TypeVar("T")
@@ -55,6 +56,11 @@ def to_resources(row: sa.RowMapping, *, prefix: str = "") -> Resources:
     return Resources(
         row[f"{prefix}cpu_millicores"], row[f"{prefix}memory_bytes"], row[f"{prefix}gpu_count"]
     )
+
+
+def to_element(row: sa.RowMapping) -> ArrayElement | None:
+    """Return which element of an array the job in a row is, if it is one."""
+    return ArrayElement(row["array_id"], row["array_index"]) if row["array_id"] else None
 
 
 class VersionedRows:

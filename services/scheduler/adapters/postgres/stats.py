@@ -65,7 +65,11 @@ _WAITS: Final = (
 )
 _ENDED: Final = (
     sa.select(JOBS.c.tenant, JOBS.c.state, JOBS.c.started_at, JOBS.c.ended_at)
-    .where(JOBS.c.tenant == sa.bindparam("tenant"), JOBS.c.ended_at >= sa.bindparam("since"))
+    .where(
+        JOBS.c.tenant == sa.bindparam("tenant"),
+        JOBS.c.ended_at >= sa.bindparam("since"),
+        ~JOBS.c.is_array,  # its elements count
+    )
     .order_by(JOBS.c.ended_at.desc())
     .limit(_LAST)
     .subquery("ended")

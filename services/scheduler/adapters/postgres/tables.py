@@ -85,8 +85,42 @@ JOBS: Final = Table(
     ),
     Column("task_count", Integer, nullable=False, server_default="1"),
     _document("kept_outputs", nullable=True),
+    Column("is_array", Boolean, nullable=False, server_default=text("false")),
+    Column(
+        "rest_count",
+        Integer,
+        nullable=False,
+        server_default="1",
+        comment="how many stand in line as this row: of an array its elements that have none",
+    ),
+    Column("array_id", Text, nullable=False, server_default="", comment="an element's; else empty"),
+    Column(
+        "array_index",
+        Integer,
+        nullable=False,
+        server_default="0",
+        comment="an element's, or an array's next one's",
+    ),
 )
-Index("ix_job_newest", JOBS.c.tenant, JOBS.c.id.desc())
+Index("ix_job_newest", JOBS.c.tenant, JOBS.c.array_id, JOBS.c.id.desc())
+Index(
+    "uq_job_element",
+    JOBS.c.array_id,
+    JOBS.c.array_index,
+    unique=True,
+    postgresql_include=["tenant", "state"],
+    postgresql_where=text("array_id <> ''"),
+)
+Index(
+    "ix_job_element_open",
+    JOBS.c.array_id,
+    postgresql_where=text("array_id <> '' AND ended_at IS NULL"),
+)
+Index(
+    "ix_job_array_open",
+    JOBS.c.id,
+    postgresql_where=text("is_array AND state IN ('RUNNING', 'STOPPING')"),
+)
 Index(
     "ix_job_line",
     JOBS.c.tenant,
@@ -110,7 +144,7 @@ Index(
     "ix_job_ended_of_tenant",
     JOBS.c.tenant,
     JOBS.c.ended_at,
-    postgresql_include=["state", "started_at"],
+    postgresql_include=["state", "started_at", "is_array"],
     postgresql_where=text("ended_at IS NOT NULL"),
 )
 LABELS: Final = JOBS.c.spec.op("->", return_type=JSONB())(literal_column("'labels'"))

@@ -11,7 +11,13 @@ from services.scheduler.domain.deployments.deployment import Deployment
 from services.scheduler.domain.deployments.model import ModelPin
 from services.scheduler.domain.deployments.replica import Replica
 from services.scheduler.domain.identities import DeploymentId, JobId, ReplicaId
-from services.scheduler.domain.jobs.job import Checkpoint, Job, JobState, StopRequest
+from services.scheduler.domain.jobs.job import (
+    ArrayElement,
+    Checkpoint,
+    Job,
+    JobState,
+    StopRequest,
+)
 from services.scheduler.domain.jobs.spec import JobSpec
 
 
@@ -24,11 +30,12 @@ class JobWork:
     spec: JobSpec
     checkpoint: Checkpoint | None = None
     """What an earlier attempt left."""
+    element: ArrayElement | None = None
 
     @classmethod
     def of(cls, job: Job) -> "JobWork":
         """Return what the runner needs to know of a job."""
-        return cls(job.id, job.state, job.spec, job.checkpoint)
+        return cls(job.id, job.state, job.spec, job.checkpoint, job.element)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ class FailureReason(StrEnum):
     START_TIMEOUT = "start_timeout"
     QUEUE_TIMEOUT = "queue_timeout"
     LOST = "lost"
+    ELEMENTS = "elements"
+    """Some of an array's elements have not succeeded."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,8 @@ class JobState(StrEnum):
 S = JobState
 
 TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
-    S.QUEUED: frozenset({S.ADMITTED, S.CANCELLED, S.FAILED}),  # FAILED: it waited too long
+    # To FAILED: it waited too long. To RUNNING and STOPPING: an array, of which elements are jobs.
+    S.QUEUED: frozenset({S.ADMITTED, S.CANCELLED, S.FAILED, S.RUNNING, S.STOPPING}),
     # From ADMITTED on an attempt exists, so only its runtime can say that nothing runs: cancelling
     # goes through STOPPING even before the start.
     # To QUEUED: its attempt has ended in a way that is worth another.
@@ -99,6 +100,15 @@ class OutputManifest:
     name: str
     register_as: str
     files: tuple[FileEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayElement:
+    """Which element of which array a job is."""
+
+    array_id: JobId
+    index: int
+    """From 0 on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +193,7 @@ class JobTransitioned:
     failure: JobFailure | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     ended_phase: EndedPhase | None = None
+    element: ArrayElement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +232,12 @@ class Job:
     """What of `spec.after` it waits for still; until that has ended it is passed over in line."""
     kept_outputs: tuple[OutputManifest, ...] = ()
     """What task 0 has left, while other tasks go on."""
+    element: ArrayElement | None = None
+    """Which one of an array's it is; None: it is none."""
+    rest_count: int = 1
+    """How many stand in line as this one: of an array the elements that are no jobs yet."""
+    element_counts: Mapping[JobState, int] = field(default_factory=dict, compare=False)
+    """Of an array that is shown: how many of its elements are jobs in each state."""
 
     @classmethod
     def queued(
@@ -232,6 +249,7 @@ class Job:
         at: datetime,
         traceparent: str | None,
         needs: tuple[JobDependency, ...] = (),
+        element: ArrayElement | None = None,
     ) -> "tuple[Job, JobTransitioned]":
         """Return a new job, last in its line; with `needs` it waits for those first."""
         job = cls(
@@ -245,7 +263,10 @@ class Job:
             traceparent=traceparent,
             queue_expires_at=None if needs else _expiry(spec, at),
             needs=needs,
+            element=element,
         )
+        if job.is_array:
+            job = replace(job, rest_count=spec.array_size)
         return job, _fact_of(job, at)
 
     @property
@@ -254,9 +275,26 @@ class Job:
         return self.state in ENDED
 
     @property
+    def is_array(self) -> bool:
+        """Tell whether it never runs itself, but its elements do."""
+        return self.spec.array_size > 0 and self.element is None
+
+    @property
+    def has_elements(self) -> bool:
+        """Tell whether some of an array's elements are jobs by now."""
+        return self.is_array and self.rest_count < self.spec.array_size
+
+    @property
+    def array_index(self) -> int:
+        """Return its index in its array, of an array that of its next element; else 0."""
+        if self.element is not None:
+            return self.element.index
+        return self.spec.array_size - self.rest_count if self.is_array else 0
+
+    @property
     def is_placed(self) -> bool:
         """Tell whether it holds capacity and nobody has asked it to stop."""
-        return self.state in PLACED
+        return self.state in PLACED and not self.is_array
 
     def pauses(self, *, at: datetime) -> bool:
         """Tell whether its retry may not begin yet."""
@@ -276,6 +314,7 @@ class Job:
     ) -> "tuple[Job, JobTransitioned]":
         """Capacity is taken for new attempts: task 0's, and on `others` those of all others."""
         assert not self.needs, "who waits for other jobs is passed over in line"
+        assert not self.is_array, "its elements are admitted"
         assert len(others) == self.spec.task_count - 1, "all tasks are placed together"
         return self.move(
             S.ADMITTED,
@@ -296,6 +335,31 @@ class Job:
         if needs:
             return replace(self, reason=_waits_for(needs), needs=needs)
         return replace(self, reason=by, needs=(), queue_expires_at=_expiry(self.spec, at))
+
+    def split(
+        self, element_id: JobId, *, at: datetime
+    ) -> "tuple[Job, JobTransitioned | None, Job, JobTransitioned]":
+        """Return an array without its next element, with its fact if it moved; and that, queued.
+
+        Only the last one moves it. An element has waited since its array came in line.
+        """
+        assert self.is_array, "only an array is split"
+        element, queued = Job.queued(
+            element_id,
+            self.tenant,
+            self.spec,
+            at=self.created_at,
+            traceparent=self.traceparent,
+            element=ArrayElement(self.id, self.array_index),
+        )
+        rest_count = self.rest_count - 1
+        size = self.spec.array_size
+        told = f"{size - rest_count} of {size} elements admitted"
+        rest = replace(self, rest_count=rest_count, reason=told)
+        if rest_count:
+            return rest, None, element, queued
+        array, running = rest.move(S.RUNNING, reason=told, at=at, started_at=at)
+        return array, running, element, queued
 
     def starting(self, *, at: datetime) -> "tuple[Job, JobTransitioned]":
         """Its files are being fetched and its container created."""
@@ -356,7 +420,7 @@ class Job:
                 f"job {self.id} has already ended as {self.state}",
                 detail={"kind": "job", "id": self.id, "state": self.state},
             )
-        if self.state is S.QUEUED:
+        if self.state is S.QUEUED and not self.has_elements:
             return self.cancelled(reason=reason, at=at)
         stop = StopRequest(cause, reason, at)
         return self.move(S.STOPPING, reason=reason, at=at, stop=stop)
@@ -393,10 +457,18 @@ class Job:
         )
 
     def expired(self, *, at: datetime) -> "tuple[Job, JobTransitioned]":
-        """It stood in line for as long as it may."""
+        """It stood in line for as long as it may; an array's elements that are jobs go on."""
         assert self.spec.timeouts.queue is not None, "only who bounds it runs out of it"
         waited = f"stood in line for longer than {duration_in_words(self.spec.timeouts.queue)}"
-        return self.failed(JobFailure(FailureReason.QUEUE_TIMEOUT, waited), at=at)
+        failure = JobFailure(FailureReason.QUEUE_TIMEOUT, waited)
+        if self.has_elements:
+            rest = replace(failure, message=f"{self.rest_count} elements {waited}")
+            return self.rest_failed(rest, at=at)
+        return self.failed(failure, at=at)
+
+    def rest_failed(self, failure: JobFailure, *, at: datetime) -> "tuple[Job, JobTransitioned]":
+        """An array's elements that are in line with it never run; it fails once the others end."""
+        return self.move(S.RUNNING, reason=failure.message, at=at, failure=failure, started_at=at)
 
     def succeeded(
         self, outputs: tuple[OutputManifest, ...], *, at: datetime
@@ -498,4 +570,5 @@ def _fact_of(job: Job, at: datetime) -> JobTransitioned:
         source_digest=job.spec.source_digest,
         traceparent=job.traceparent,
         failure=job.failure,
+        element=job.element,
     )

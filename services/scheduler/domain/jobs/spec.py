@@ -123,7 +123,7 @@ class JobSpec:
     task_count: int = 1
     """How many times it runs at once, each with `resources`: all of them are admitted, or none."""
     array_size: int = 0
-    """How often it is to run, each time as a job of its own with another index; 0: it is no array."""
+    """How often it runs, each time as a job of its own with another index; 0: it is no array."""
 
     @property
     def total_resources(self) -> Resources:

@@ -35,9 +35,8 @@ class Forecast:
 
 def steps_max(seen: Snapshot) -> int:
     """Return how many steps a forecast makes at most; what is held may be unknown yet."""
-    line_length = seen.line.totals.count
-    looks = min(line_length, seen.heads_max) * len(seen.nodes)
-    work = looks + line_length + len(seen.holdings or ()) + len(seen.nodes)
+    looks = min(seen.line.totals.count, seen.heads_max) * len(seen.nodes)
+    work = looks + seen.line.length + len(seen.holdings or ()) + len(seen.nodes)
     return max(1, WORK_MAX // max(1, work))
 
 

@@ -3,13 +3,14 @@
 Owns: the order. Replicas come first, by `queue_seq`; then jobs by (larger priority, smaller share
 of their tenant at that moment, smaller `queue_seq`), where each placement makes its tenant's share
 larger (ADR-0034). What is alike for a plan stands together, by shape: what one of them is refused
-the others are too. So a plan costs as much as there are tenants and shapes, however many wait.
+the others are too. So a plan costs as much as there are tenants and shapes, however many wait. The
+elements of an array stand there as one, with their count, and have their turns one by one.
 """
 
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from heapq import heapify, heappop, heappush
 from typing import Self
@@ -51,11 +52,15 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """One who waits for capacity: a job or a replica."""
+    """One who waits for capacity: a job or a replica; or an array, of which each element does."""
 
     id: str
     queue_seq: int
     shape: Shape
+    array_index: int = 0
+    """What tells apart those of one place: the elements of an array; of an array its next one's."""
+    count: int = 1
+    """How many elements of it wait; 1 of everything else."""
 
     @property
     def kind(self) -> OwnerKind:
@@ -116,7 +121,13 @@ class Totals:
     """What tells two pictures of a line apart, however long it is."""
 
     count: int = 0
+    """Each element counts."""
     queue_seq_sum: int = 0
+    """An array counts once."""
+
+
+_Turn = tuple[int, int, str]
+"""The place in line, the index in its array, and who it is."""
 
 
 @dataclass(slots=True)
@@ -124,19 +135,25 @@ class _Alike:
     """Those of one shape, by their turns."""
 
     shape: Shape
-    turns: list[tuple[int, str]] = field(default_factory=list)
+    turns: list[_Turn] = field(default_factory=list)
+    rests: dict[str, int] = field(default_factory=dict)
+    """How many elements arrays have here; of all others it is one."""
 
-    def head(self, place: int) -> Head:
-        """Return who stands there among them."""
-        queue_seq, head_id = self.turns[place]
-        return Head(head_id, queue_seq, self.shape)
+    def count(self, place: int) -> int:
+        """Return for how many turns whoever stands there does."""
+        return self.rests.get(self.turns[place][-1], 1)
+
+    def head(self, place: int, past: int = 0) -> Head:
+        """Return who stands there among them, without those of it whose turns are past."""
+        queue_seq, index, head_id = self.turns[place]
+        return Head(head_id, queue_seq, self.shape, index + past, self.count(place) - past)
 
 
 class Line:
     """All who wait, in memory."""
 
     def __init__(self) -> None:
-        self._where: dict[str, tuple[_Alike, int]] = {}
+        self._where: dict[str, tuple[_Alike, _Turn]] = {}
         self._alike: dict[TenantId, dict[Shape, _Alike]] = {}
         self._paused: dict[str, Waiting] = {}
         self._pauses: list[tuple[datetime, str]] = []  # some are of nobody by now
@@ -156,8 +173,13 @@ class Line:
         """Return what tells it apart from another picture of it."""
         return Totals(self._counts.total(), self._queue_seq_sum)
 
+    @property
+    def length(self) -> int:
+        """Return how much there is to look at: an array is one, however many wait with it."""
+        return len(self._where) + len(self._paused)
+
     def count(self, kind: OwnerKind) -> int:
-        """Return how many of a kind wait."""
+        """Return how many of a kind wait; of an array each element does."""
         return self._counts[kind]
 
     def tenants(self) -> set[TenantId]:
@@ -168,8 +190,8 @@ class Line:
         """Return one whose turn could come; None also for one that pauses."""
         if (where := self._where.get(head_id)) is None:
             return None
-        alike, queue_seq = where
-        return Head(head_id, queue_seq, alike.shape)
+        alike, (queue_seq, index, _) = where
+        return Head(head_id, queue_seq, alike.shape, index, alike.rests.get(head_id, 1))
 
     def change(self, change: LineChange) -> None:
         """Take over how one stands now; to do so again changes nothing."""
@@ -195,8 +217,9 @@ class Line:
             self._tally(paused.head, -1)
         elif (head := self.find(head_id)) is not None:
             self._tally(head, -1)
-            alike, queue_seq = self._where.pop(head_id)
-            del alike.turns[bisect_left(alike.turns, (queue_seq, head_id))]
+            alike, turn = self._where.pop(head_id)
+            del alike.turns[bisect_left(alike.turns, turn)]
+            alike.rests.pop(head_id, None)
             if not alike.turns:
                 self._forget(alike.shape)
 
@@ -210,13 +233,13 @@ class Line:
                 self._insert(waiting.head)
 
     def without(self, head_ids: Iterable[str]) -> "Line":
-        """Return another line that lacks these, and those that pause."""
+        """Return another line that lacks these, and those that pause; of an array an element."""
         line = Line()
         for theirs in self._alike.values():
             for alike in theirs.values():
                 line._take_over(alike)
-        for head_id in head_ids:
-            line.remove(head_id)
+        for head_id, count in Counter(head_ids).items():
+            line._take(head_id, count)
         return line
 
     def turns(self, share_of: Callable[[TenantId], float]) -> "Turns":
@@ -227,15 +250,25 @@ class Line:
         theirs = self._alike.setdefault(head.tenant, {})
         if (alike := theirs.get(head.shape)) is None:
             alike = theirs[head.shape] = _Alike(head.shape)
-        insort(alike.turns, (head.queue_seq, head.id))
-        self._where[head.id] = (alike, head.queue_seq)
+        turn = (head.queue_seq, head.array_index, head.id)
+        insort(alike.turns, turn)
+        self._where[head.id] = (alike, turn)
+        if head.count != 1:
+            alike.rests[head.id] = head.count
+
+    def _take(self, head_id: str, count: int) -> None:
+        if (head := self.find(head_id)) is not None and count < head.count:
+            rest = replace(head, array_index=head.array_index + count, count=head.count - count)
+            self.put(Waiting(rest))
+        else:
+            self.remove(head_id)
 
     def _take_over(self, alike: _Alike) -> None:
-        own = _Alike(alike.shape, list(alike.turns))
+        own = _Alike(alike.shape, list(alike.turns), dict(alike.rests))
         self._alike.setdefault(alike.shape.tenant, {})[alike.shape] = own
-        self._where |= {head_id: (own, queue_seq) for queue_seq, head_id in own.turns}
-        self._counts[alike.shape.kind] += len(own.turns)
-        self._queue_seq_sum += sum(queue_seq for queue_seq, _ in own.turns)
+        self._where |= {turn[-1]: (own, turn) for turn in own.turns}
+        self._counts[alike.shape.kind] += len(own.turns) + sum(own.rests.values()) - len(own.rests)
+        self._queue_seq_sum += sum(queue_seq for queue_seq, *_ in own.turns)
 
     def _forget(self, shape: Shape) -> None:
         theirs = self._alike[shape.tenant]
@@ -244,7 +277,7 @@ class Line:
             del self._alike[shape.tenant]
 
     def _tally(self, head: Head, change: int) -> None:
-        self._counts[head.kind] += change
+        self._counts[head.kind] += change * head.count
         self._queue_seq_sum += change * head.queue_seq
 
 
@@ -252,7 +285,7 @@ class _Theirs:
     """One tenant's in line, from the first on."""
 
     def __init__(self, alike: Iterable[_Alike]) -> None:
-        self._next = [(each.shape.rank, each.turns[0][0], 0, each) for each in alike]
+        self._next = [(each.shape.rank, each.turns[0][:2], 0, 0, each) for each in alike]
         heapify(self._next)
 
     def __bool__(self) -> bool:
@@ -261,20 +294,24 @@ class _Theirs:
     @property
     def key(self) -> tuple[tuple[bool, int], int]:
         """Return the first one's rank and place; no two are the same."""
-        rank, queue_seq, _, _ = self._next[0]
+        rank, (queue_seq, _), *_ = self._next[0]
         return rank, queue_seq
 
     @property
     def head(self) -> Head:
         """Return the first one."""
-        _, _, place, alike = self._next[0]
-        return alike.head(place)
+        *_, place, past, alike = self._next[0]
+        return alike.head(place, past)
 
     def move_on(self, *, past_all_alike: bool) -> None:
         """Go on to the next one, or to the next of another shape."""
-        rank, _, place, alike = heappop(self._next)
-        if not past_all_alike and place + 1 < len(alike.turns):
-            heappush(self._next, (rank, alike.turns[place + 1][0], place + 1, alike))
+        rank, (queue_seq, index), place, past, alike = heappop(self._next)
+        if past_all_alike:
+            return
+        if past + 1 < alike.count(place):
+            heappush(self._next, (rank, (queue_seq, index + 1), place, past + 1, alike))
+        elif place + 1 < len(alike.turns):
+            heappush(self._next, (rank, alike.turns[place + 1][:2], place + 1, 0, alike))
 
 
 class Turns(Iterator[Head]):

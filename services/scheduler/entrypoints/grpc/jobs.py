@@ -16,6 +16,7 @@ from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import Attempt
 from services.scheduler.domain.attempts.ending import AttemptEnding
 from services.scheduler.domain.identities import JobId
+from services.scheduler.domain.jobs.array import all_counts
 from services.scheduler.domain.jobs.job import Job, JobProgress, JobState
 from services.scheduler.domain.jobs.retries import JobRetries, retry_reasons
 from services.scheduler.domain.jobs.spec import (
@@ -32,6 +33,7 @@ from services.scheduler.domain.scheduling.explanation import Explanation
 from services.scheduler.entrypoints.grpc.messages import (
     duration_from_pb,
     duration_to_pb,
+    element_to_pb,
     failure_to_pb,
     name_from_pb,
     page_from_pb,
@@ -121,6 +123,8 @@ class JobRpcs(JobServiceServicer):
             states=states_from_pb(request.states),
             labels=dict(request.labels),
             queue=request.queue or None,
+            array_id=JobId(request.array_id) if request.array_id else None,
+            array_index=request.array_index if request.HasField("array_index") else None,
         )
         response = pb.ListJobsResponse(jobs=[job_to_pb(job) for job in page.items])
         response.page.next_page_token = page.next_token
@@ -183,6 +187,7 @@ def spec_from_pb(spec: job_pb2.JobSpec) -> JobSpec:
             for place, needed in enumerate(spec.after)
         ),
         task_count=spec.task_count or 1,
+        array_size=spec.array_size,
     )
 
 
@@ -258,6 +263,22 @@ def job_to_pb(job: Job) -> job_pb2.Job:
         retry_count=job.retry_count,
         retry_at=timestamp_to_pb(job.retry_at),
         needs=[dependency_to_pb(needed) for needed in job.needs],
+        array=array_to_pb(job) if job.is_array else None,
+        element=element_to_pb(job.element),
+    )
+
+
+def array_to_pb(array: Job) -> job_pb2.JobArray:
+    """Return how an array's elements stand."""
+    counts = all_counts(array, array.element_counts)
+    return job_pb2.JobArray(
+        element_counts=[
+            job_pb2.ElementCount(
+                state=job_pb2.JobState.Value(f"JOB_STATE_{state}"), element_count=counts[state]
+            )
+            for state in JobState
+            if state in counts
+        ]
     )
 
 
@@ -342,6 +363,7 @@ def spec_to_pb(spec: JobSpec) -> job_pb2.JobSpec:
         queue=spec.queue,
         after=[dependency_to_pb(needed) for needed in spec.after],
         task_count=spec.task_count,
+        array_size=spec.array_size,
     )
 
 

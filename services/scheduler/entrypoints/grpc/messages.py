@@ -20,6 +20,7 @@ from services.scheduler.domain.deployments.deployment import RoutingEntry
 from services.scheduler.domain.deployments.model import ModelPin
 from services.scheduler.domain.files import FileEntry
 from services.scheduler.domain.jobs.failure import JobFailure
+from services.scheduler.domain.jobs.job import ArrayElement
 from services.scheduler.domain.queues.queue import QUEUE_NAME
 from services.scheduler.domain.resources import (
     DEFAULT_RESOURCES,
@@ -118,6 +119,13 @@ def failure_to_pb(failure: JobFailure) -> job_pb2.JobFailure:
         exit_code=failure.exit_code,
         last_lines=failure.last_lines,
     )
+
+
+def element_to_pb(element: ArrayElement | None) -> job_pb2.ArrayElement | None:
+    """Return which element of an array a job is, if it is one."""
+    if element is None:
+        return None
+    return job_pb2.ArrayElement(array_id=element.array_id, index=element.index)
 
 
 def model_to_pb(model: ModelPin) -> deployment_pb2.ModelPin:

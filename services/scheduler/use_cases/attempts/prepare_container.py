@@ -78,6 +78,7 @@ class PrepareContainer:
                     environment={
                         **spec.env,
                         **_environment(work),
+                        **_array_environment(job),
                         "MODELYARD_JOB_ID": job.job_id,
                         "MODELYARD_TASK": str(work.attempt.task),
                         "MODELYARD_TASK_COUNT": str(work.attempt.task_count),
@@ -166,6 +167,16 @@ def _environment(work: AttemptWork) -> Mapping[str, str]:
     if work.traceparent is not None:
         environment["TRACEPARENT"] = work.traceparent
     return environment
+
+
+def _array_environment(job: JobWork) -> Mapping[str, str]:
+    if job.element is None:
+        return {}
+    return {
+        "MODELYARD_ARRAY_ID": job.element.array_id,
+        "MODELYARD_ARRAY_INDEX": str(job.element.index),
+        "MODELYARD_ARRAY_SIZE": str(job.spec.array_size),
+    }
 
 
 def _labels(work: AttemptWork) -> Mapping[str, str]:

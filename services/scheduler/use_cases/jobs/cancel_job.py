@@ -7,6 +7,7 @@ from services.chassis.errors import InvalidArgument
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import Job
+from services.scheduler.use_cases.jobs.shown import counted
 from services.scheduler.use_cases.ports import UnitOfWork
 
 REASON_CHARACTERS_MAX: Final = 256
@@ -17,6 +18,7 @@ class CancelJob:
     """Ask for a job's end, whatever stage it has reached.
 
     A queued one is CANCELLED at once; from ADMITTED on it is STOPPING until its runtime confirms.
+    An array is STOPPING from its first element on, until they all have ended.
     """
 
     unit_of_work: UnitOfWork
@@ -27,12 +29,12 @@ class CancelJob:
         async with self.unit_of_work(tenant) as tx:
             job = await tx.jobs.get_for_update(job_id)
             asked = job.asked_to_stop(reason=reason or "cancelled by request", at=tx.now)
-            if asked is None:
-                return job
-            job, fact = asked
-            await tx.jobs.save(job)
-            tx.emit(fact)
-        return job
+            if asked is not None:
+                job, fact = asked
+                await tx.jobs.save(job)
+                tx.emit(fact)
+            [shown] = await counted(tx, [job])
+        return shown
 
 
 def check_reason(reason: str) -> None:

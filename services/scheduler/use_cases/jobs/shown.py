@@ -1,6 +1,10 @@
-"""Jobs as their tenant sees them: those in line know what they wait for."""
+"""Jobs as their tenant sees them.
+
+Those in line know what they wait for, and arrays how their elements stand.
+"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from services.scheduler.domain.fleet.reach import FleetDoors
@@ -16,6 +20,7 @@ async def shown(
     tx: Transaction, jobs: Sequence[Job], *, of: Tenant, node_silence_max: timedelta
 ) -> Sequence[Job]:
     """Return jobs that this transaction has read with what they wait for: a question a size."""
+    jobs = await counted(tx, jobs)
     is_any_queued = any(job.state is JobState.QUEUED for job in jobs)
     pauses = await tx.queues.pauses() if is_any_queued else {}
     booked = await tx.jobs.booked() if of.plan.running_max else Resources()
@@ -32,4 +37,15 @@ async def shown(
             pause=pauses.get(job.spec.queue),
         )
         for job in jobs
+    ]
+
+
+async def counted(tx: Transaction, jobs: Sequence[Job]) -> Sequence[Job]:
+    """Return jobs, of which arrays know how many of their elements are in which state."""
+    array_ids = [job.id for job in jobs if job.has_elements]
+    if not array_ids:
+        return jobs
+    counts = await tx.jobs.element_counts(array_ids)
+    return [
+        replace(job, element_counts=counts[job.id]) if job.id in counts else job for job in jobs
     ]

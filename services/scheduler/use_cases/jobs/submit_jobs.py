@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -116,7 +116,7 @@ class SubmitJobs:
         keyed = [case for case in cases if case.repeatable is not None]
         found = await tx.answers.remember(METHOD, _repeatable(keyed))
         made = [JobId(answer) for answer in found if isinstance(answer, str)]
-        jobs = {job.id: job for job in await tx.jobs.some(made)}
+        jobs = {job.id: await _counted(tx, job) for job in await tx.jobs.some(made)}
         for case, answer in zip(keyed, found, strict=True):
             if isinstance(answer, str):
                 case.answer = jobs.get(JobId(answer)) or NotFound("job", answer)
@@ -149,6 +149,13 @@ class SubmitJobs:
             tenant = case.asked.tenant
             case.refuse_by(partial(self.checks.check_place, tenant, queued_count=in_line[tenant]))
             in_line[tenant] += 1
+
+
+async def _counted(tx: SystemTransaction, job: Job) -> Job:
+    if not job.has_elements:
+        return job
+    counts = await tx.jobs.element_counts(job.tenant, [job.id])
+    return replace(job, element_counts=counts[job.id])
 
 
 def _find_needs(case: _Case, states: States) -> None:

@@ -1,7 +1,7 @@
 """Give free capacity to those who wait for it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from functools import partial
@@ -59,6 +59,14 @@ class _QueuedReplica:
 
     replica: Replica
     deployment: Deployment
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """What a cycle has split off arrays, and what is left of those."""
+
+    arrays: dict[JobId, Job] = field(default_factory=dict)
+    element_ids: set[JobId] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,7 @@ class RunSchedulingCycle:
     ) -> tuple[list[tuple[Placement, Outcome]], list[AttemptWork]]:
         outcomes = []
         admitted: list[tuple[Sequence[AttemptWork], Job | None]] = []
+        split = _Split()
         # Owners before nodes, as everybody locks them.
         waiting = await self._still_waiting(tx, placements)
         node_ids = {node_id for placement in placements for node_id in placement.node_ids}
@@ -135,6 +144,8 @@ class RunSchedulingCycle:
             elif all(nodes[each].has_room_for(takes[each], of=head.tenant) for each in takes):
                 # All of its tasks or none: nothing is booked before all have their room.
                 nodes |= {each: nodes[each].booked(takes[each], by=head.work) for each in takes}
+                if isinstance(owner, Job) and owner.is_array:
+                    owner = self._split(tx, owner, waiting, split)
                 admitted.append(await self._admit(tx, owner, placement))
                 outcomes.append((placement, Outcome.PLACED))
             else:
@@ -142,14 +153,18 @@ class RunSchedulingCycle:
                 break
         # Capacity is taken in the transaction of the attempts that own it.
         works = [work for tasks, _ in admitted for work in tasks]
-        await tx.jobs.admit([job for _, job in admitted if job is not None])
+        jobs = [job for _, job in admitted if job is not None]
+        await tx.jobs.admit([job for job in jobs if job.id not in split.element_ids])
+        await tx.jobs.add_elements([job for job in jobs if job.id in split.element_ids])
+        for array in split.arrays.values():
+            await tx.jobs.save(array)
         await tx.attempts.add([work.attempt for work in works])
         await tx.nodes.book(list(nodes.values()))
         return outcomes, works
 
     async def _still_waiting(
         self, tx: SystemTransaction, placements: Sequence[Placement]
-    ) -> Mapping[str, Job | _QueuedReplica]:
+    ) -> dict[str, Job | _QueuedReplica]:
         """Lock those that are in line still: before nodes, as everybody does."""
         heads = [placement.head for placement in placements]
         waiting: dict[str, Job | _QueuedReplica] = {}
@@ -157,12 +172,31 @@ class RunSchedulingCycle:
             for replica in await tx.replicas.queued(replica_ids):
                 deployment = await tx.deployments.get(replica.deployment_id)
                 waiting[replica.id] = _QueuedReplica(replica, deployment)
-        if job_ids := [JobId(head.id) for head in heads if head.kind is OwnerKind.JOB]:
+        if job_ids := {JobId(head.id) for head in heads if head.kind is OwnerKind.JOB}:
             # A clock that was put back since the line was told that a pause was over.
             waiting |= {
-                job.id: job for job in await tx.jobs.queued(job_ids) if not job.pauses(at=tx.now)
+                job.id: job
+                for job in await tx.jobs.queued(sorted(job_ids))
+                if not job.pauses(at=tx.now)
             }
         return waiting
+
+    def _split(
+        self,
+        tx: SystemTransaction,
+        array: Job,
+        waiting: dict[str, Job | _QueuedReplica],
+        split: _Split,
+    ) -> Job:
+        """Return an array's next element; the rest of it waits on, where there is any."""
+        array, moved, element, queued = array.split(JobId(self.ids.new("job")), at=tx.now)
+        tx.emit(queued)
+        waiting[array.id] = split.arrays[array.id] = array
+        split.element_ids.add(element.id)
+        if moved is not None:
+            tx.emit(moved)
+            del waiting[array.id]
+        return element
 
     async def _admit(
         self, tx: SystemTransaction, owner: Job | _QueuedReplica, placement: Placement
