@@ -8,6 +8,8 @@ import pytest
 from services.chassis.errors import InvalidArgument, NotFound
 from services.scheduler.domain.attempts.attempt import AttemptState
 from services.scheduler.domain.attempts.runtime import ContainerSpec, PlacedFile
+from services.scheduler.domain.identities import JobId
+from services.scheduler.domain.jobs.job import ArrayElement
 from services.scheduler.domain.jobs.spec import JobInput
 from tests.unit.scheduler_runner.bench import Bench
 from tests.unit.scheduler_runner.builders import (
@@ -20,6 +22,18 @@ from tests.unit.scheduler_runner.builders import (
 
 OTHER = "sha256:" + "1" * 64
 NAME = "modelyard-att_1"
+
+
+async def test_an_element_of_an_array_is_told_which_one_it_is(bench: Bench) -> None:
+    element = ArrayElement(JobId("job_array"), 7)
+    job = replace(a_job(array_size=100), element=element)
+    await bench.prepare(some_work(AttemptState.CREATED, owner=job))
+    told = bench.runtime.specs[NAME].environment
+    assert {name: told[name] for name in told if "ARRAY" in name} == {
+        "MODELYARD_ARRAY_ID": "job_array",
+        "MODELYARD_ARRAY_INDEX": "7",
+        "MODELYARD_ARRAY_SIZE": "100",
+    }
 
 
 async def test_job_gets_its_bundle_inputs_and_environment(bench: Bench) -> None:

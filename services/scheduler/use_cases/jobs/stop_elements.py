@@ -37,7 +37,7 @@ class StopElements:
             job = await tx.jobs.get_any(element_id)
             if job.is_terminal or job.state is JobState.STOPPING or job.element is None:
                 return
-            [array] = await tx.jobs.some([job.element.array_id])
-            if array.stop is None:
-                return
-            await ask_to_stop(tx, job, reason=array.stop.reason, cause=StopCause.CANCELLED)
+            for array in await tx.jobs.some([job.element.array_id]):
+                if array.stop is not None:
+                    reason = array.stop.reason
+                    await ask_to_stop(tx, job, reason=reason, cause=StopCause.CANCELLED)
