@@ -103,6 +103,7 @@ class Checkers:
         if database is self.scheduler:
             for _, before, after in commit.of(JOBS):
                 self._job_moved(before.job if before else None, after.job if after else None)
+            self._arrays_are_whole([after.job for _, _, after in commit.of(JOBS) if after])
             self._queues_changed(commit)
             self._nobody_is_passed(commit)
             nodes = {node_id for node_id, _, _ in commit.of(NODES)}
@@ -246,11 +247,12 @@ class Checkers:
         _require(after is not None, "a job is gone")
         assert after is not None
         self._stands_in_line(after)
-        if before is None:
-            _require(after.version == 1, f"{after.id} begins at version {after.version}")
-            return
-        if not after.is_terminal and not after.needs:
+        if not after.is_terminal and not after.needs and (before or after.element):
             self._needs_have_ended(after)
+        if before is None:
+            first = 1 if after.element is None else 2  # it comes with its admission
+            _require(after.version == first, f"{after.id} begins at version {after.version}")
+            return
         self._room_is_made(before, after)
         _require(before.tenant == after.tenant, f"{after.id} has changed its tenant")
         _require(not before.is_terminal, f"{after.id} was {before.state} and is {after.state}")
@@ -274,6 +276,33 @@ class Checkers:
             self._may_return(before, after)
         if after.failure is not None:
             self._may_fail(after, after.failure)
+
+    def _arrays_are_whole(self, jobs: Sequence[Job]) -> None:
+        """Each index of an array is a job once, in order; and it ends after the last of them."""
+        changed = {job.id for job in jobs if job.is_array}
+        changed |= {job.element.array_id for job in jobs if job.element is not None}
+        for array_id in changed:
+            array = self.scheduler.rows(JOBS)[array_id].job
+            elements = [
+                row.job
+                for row in self.scheduler.rows(JOBS).values()
+                if row.job.element is not None and row.job.element.array_id == array_id
+            ]
+            indices = sorted(job.array_index for job in elements)
+            next_index = array.spec.array_size - array.rest_count
+            _require(
+                indices == list(range(next_index)),
+                f"{array_id} goes on with {next_index}, and {indices} are jobs",
+            )
+            _require(array.attempt_number == 0, f"{array_id} is an array, and was admitted")
+            strays = [job.id for job in elements if not job.is_terminal and array.is_terminal]
+            _require(not strays, f"{array_id} is {array.state}, and {strays} go on")
+            states = {job.state for job in elements}
+            is_success = states == {JobState.SUCCEEDED} and not array.rest_count
+            _require(
+                is_success or array.state is not JobState.SUCCEEDED,
+                f"{array_id} has succeeded though its elements are {sorted(states)}",
+            )
 
     def _stands_in_line(self, job: Job) -> None:
         """Note since when a job waits for its turn, or when it last did."""
@@ -380,10 +409,9 @@ class Checkers:
         admitted = [
             after
             for _, before, after in commit.of(JOBS)
-            if before is not None
-            and before.job.state is JobState.QUEUED
-            and after is not None
+            if after is not None
             and after.job.state is JobState.ADMITTED
+            and (before is None or before.job.state is JobState.QUEUED)
         ]
         rows = self.scheduler.rows(JOBS).values() if admitted else ()
         queued = [row for row in rows if row.job.state is JobState.QUEUED]
@@ -749,12 +777,12 @@ def _may_come_first(row: JobRow, other: JobRow) -> bool:
     """Tell whether a job's turn may come before another's: of two tenants' shares decide."""
     if row.job.spec.priority != other.job.spec.priority:
         return row.job.spec.priority > other.job.spec.priority
-    return row.job.tenant != other.job.tenant or row.queue_seq < other.queue_seq
+    return row.job.tenant != other.job.tenant or row.turn < other.turn
 
 
 def _came_first(row: JobRow, other: JobRow) -> bool:
     """Tell whether a job's turn certainly came before another's of its tenant."""
-    key, others = ((-each.job.spec.priority, each.queue_seq) for each in (row, other))
+    key, others = ((-each.job.spec.priority, each.turn) for each in (row, other))
     return row.job.tenant == other.job.tenant and key < others
 
 
@@ -763,7 +791,8 @@ def _virtual_s() -> float:
 
 
 def _registered(job: Job) -> list[str]:
-    return sorted(output.name for output in job.spec.outputs if output.register_as)
+    outputs = () if job.is_array else job.spec.outputs
+    return sorted(output.name for output in outputs if output.register_as)
 
 
 def _sum(amounts: Iterable[Resources]) -> Resources:

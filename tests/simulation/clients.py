@@ -160,6 +160,7 @@ class Clients:
             priority=chance.choice((0, 0, 5)),
             queue=chance.choice(QUEUES),
             task_count=chance.choice((1, 1, 1, 2, 3)),
+            array_size=chance.choice((0, 0, 0, 0, 0, 2, 5)),
         )
 
     async def _until_answered(

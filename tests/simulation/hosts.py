@@ -249,6 +249,8 @@ class SchedulerHost(Host):
             app.drains.run,
             app.queue_timeouts.run,
             app.releases.run,
+            app.element_stops.run,
+            app.array_ends.run,
             app.losses.run,
             app.submissions.run,
             app.runner.run,

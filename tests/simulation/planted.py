@@ -261,6 +261,21 @@ class PartialTransaction(MemorySystemTransaction):
     attempts_type = TasksThatFit
 
 
+class ForgottenSplits(MemoryJobs):
+    """That an element was split off its array is not kept."""
+
+    @override
+    async def save(self, job: Job) -> None:
+        rest_count = job.spec.array_size if job.is_array else job.rest_count
+        await super().save(replace(job, rest_count=rest_count))
+
+
+class SplittingTransaction(MemorySystemTransaction):
+    """A transaction with `ForgottenSplits`."""
+
+    jobs_type = ForgottenSplits
+
+
 class UntoldLoss(MemorySystemTransaction):
     """That an attempt is lost is recorded, and nobody is told."""
 
@@ -338,6 +353,7 @@ PLANTED: Final[Mapping[str, Made]] = {
     "what a job waits for is forgotten": Made(system_transaction=ForgetfulTransaction),
     "a needed job's failure is missed": Made(system_transaction=MissingTransaction),
     "tasks that fit begin without the others": Made(system_transaction=PartialTransaction),
+    "an array's splits are forgotten": Made(system_transaction=SplittingTransaction),
     "equal priorities are preempted": Made(preempt_jobs=PreemptsEquals),
     "a loss is not told": Made(system_transaction=UntoldLoss),
     "runner stops nothing when it is cut off": Made(isolation_stop_after=timedelta(days=1)),

@@ -56,6 +56,11 @@ class JobRow:
     job: Job
     queue_seq: int
 
+    @property
+    def turn(self) -> tuple[int, int]:
+        """Return what orders those of one tenant and priority."""
+        return (self.queue_seq, self.job.array_index)
+
 
 @dataclass(frozen=True, slots=True)
 class LineChangeRow:
@@ -793,9 +798,7 @@ class MemoryLine:
             tenant: _count(row for row in beside if row.job.tenant == tenant)
             for tenant in {row.job.tenant for row in beside} - {own.job.tenant}
         }
-        before = [
-            row for row in beside if row.job.tenant == own.job.tenant and _turn(row) < _turn(own)
-        ]
+        before = [row for row in beside if row.job.tenant == own.job.tenant and row.turn < own.turn]
         shape = _waiting(own).head.shape
         alike = [row for row in before if _waiting(row).head.shape == shape]
         return Standing(_count(above), _count(before), others, _count(alike))
@@ -808,7 +811,7 @@ class MemoryLine:
     async def first(self, *, at: datetime, each_max: int) -> FirstInLine:
         """Return the first of each shape."""
         alike: defaultdict[Shape, list[Head]] = defaultdict(list)
-        for row in sorted(await self._whose_turns_can_come(), key=_turn):
+        for row in sorted(await self._whose_turns_can_come(), key=lambda row: row.turn):
             heads = alike[_waiting(row).head.shape]
             if row.job.retry_at is None or row.job.retry_at <= at:
                 heads.append(_waiting(row).head)
@@ -899,10 +902,6 @@ def _waiting(row: JobRow | None) -> Waiting:
     job = row.job
     head = Head(job.id, row.queue_seq, shape, job.array_index, job.rest_count)
     return Waiting(head, not_before=job.retry_at)
-
-
-def _turn(row: JobRow) -> tuple[int, int]:
-    return (row.queue_seq, row.job.array_index)
 
 
 def _count(rows: Iterable[JobRow]) -> int:

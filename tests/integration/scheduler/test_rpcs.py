@@ -35,7 +35,7 @@ from services.scheduler.bootstrap import (
 )
 from tests.integration.scheduler.rpcs import serving
 from tests.integration.scheduler.yard import NODE_SILENCE_MAX, Yard
-from tests.unit.scheduler.builders import ACME, DIGEST, UMBRELLA
+from tests.unit.scheduler.builders import ACME, DIGEST, UMBRELLA, resources
 
 SCOPES = frozenset(REQUIRED_SCOPES.values())
 RESOURCES = resources_pb2.Resources(cpu_millicores=500, memory_bytes=1 << 28)
@@ -53,6 +53,7 @@ SPEC = job_pb2.JobSpec(
     queue="nightly",
     task_count=1,
 )
+ONE_CORE = resources_pb2.Resources(cpu_millicores=1_000, memory_bytes=1 << 28)
 DEPLOYMENT = deployment_pb2.DeploymentSpec(
     name="digits",
     model="models:/digits@champion",
@@ -427,3 +428,36 @@ async def test_stats_are_those_of_the_window_and_of_the_caller(client: Client, y
     for beyond in (0, -1, 31 * 86_400, 10**12):
         code, detail = await refusal(client.job("GetStats", asked(beyond)))
         assert (code, detail["field"]) == ("INVALID_ARGUMENT", "window")
+
+
+async def test_array_is_shown_with_its_elements_and_they_are_listed_by_it(
+    yard: Yard, client: Client
+) -> None:
+    await yard.a_node(resources(cpu=2, memory=8))
+    spec = job_pb2.JobSpec()
+    spec.CopyFrom(SPEC)
+    spec.array_size = 5
+    spec.resources.CopyFrom(ONE_CORE)
+    array = await client.submit(spec)
+    assert array.spec.array_size == 5
+    assert counts(array) == {job_pb2.JOB_STATE_QUEUED: 5}
+    await yard.cycle()
+
+    request = job_service_pb2.GetJobRequest(job_id=array.id)
+    found = (await client.job("GetJob", request)).job
+    assert counts(found) == {job_pb2.JOB_STATE_QUEUED: 3, job_pb2.JOB_STATE_ADMITTED: 2}
+    assert not found.HasField("element")
+    listed = await client.job("ListJobs", job_service_pb2.ListJobsRequest())
+    assert [job.id for job in listed.jobs] == [array.id]
+    listed = await client.job("ListJobs", job_service_pb2.ListJobsRequest(array_id=array.id))
+    assert {job.element.index for job in listed.jobs} == {0, 1}
+    assert {job.element.array_id for job in listed.jobs} == {array.id}
+    one = job_service_pb2.ListJobsRequest(array_id=array.id, array_index=1)
+    [second] = (await client.job("ListJobs", one)).jobs
+    assert (second.element.index, second.HasField("array")) == (1, False)
+    cancelled = await client.job("CancelJob", job_service_pb2.CancelJobRequest(job_id=array.id))
+    assert counts(cancelled.job) == {job_pb2.JOB_STATE_ADMITTED: 2, job_pb2.JOB_STATE_CANCELLED: 3}
+
+
+def counts(array: job_pb2.Job) -> dict[int, int]:
+    return {each.state: each.element_count for each in array.array.element_counts}

@@ -6,7 +6,7 @@ from modelyard.scheduler.v1 import deployment_events_pb2, job_events_pb2, job_pb
 
 from services.scheduler.domain.attempts.attempt import LogLocation, Owner, OwnerKind
 from services.scheduler.domain.files import FileEntry
-from services.scheduler.domain.identities import AttemptId
+from services.scheduler.domain.identities import AttemptId, JobId
 from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
 from services.scheduler.domain.jobs.job import Job, JobProgress, OutputManifest
 from services.scheduler.entrypoints.facts import event_of
@@ -52,6 +52,16 @@ def test_a_succeeded_job_tells_what_it_left() -> None:
         ("model.pkl", 10, DIGEST)
     ]
     assert not data.HasField("failure")
+    assert not data.HasField("element")
+
+
+def test_an_element_of_an_array_tells_which_one_it_is() -> None:
+    array, _ = Job.queued(JobId("job_9"), ACME, a_spec(array_size=3), at=NOW, traceparent=None)
+    array, *_ = array.split(JobId("job_10"), at=NOW)
+    _, _, _, queued = array.split(JobId("job_11"), at=NOW)
+    data = job_events_pb2.JobTransitioned.FromString(event_of(queued).data)
+    assert (data.job_id, data.version) == ("job_11", 1)
+    assert (data.element.array_id, data.element.index) == ("job_9", 1)
 
 
 def test_a_failed_job_tells_why() -> None:
