@@ -133,6 +133,7 @@ JOB: Final = (
         ),
     ),
     Row("tasks", (1, 512), (513,)),  # the owner takes 0 for 1: it is a field of old requests
+    Row("array_size", (None, 1, 10_000), (-1, 10_001)),  # the owner takes 0 for none
 )
 DEPLOYMENT: Final = (
     *RESOURCES,

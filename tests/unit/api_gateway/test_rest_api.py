@@ -68,6 +68,9 @@ async def test_submit_hands_spec_key_and_tenant_to_the_scheduler() -> None:
         (a_spec(after=[{"job_id": "job_1"}] * 33), "after"),
         (a_spec(tasks=0), "tasks"),
         (a_spec(tasks=513), "tasks"),
+        (a_spec(array_size=0), "array_size"),
+        (a_spec(array_size=10_001), "array_size"),
+        (a_spec(array_size=True), "array_size"),
     ],
 )
 async def test_a_wrong_field_is_named_and_nothing_is_submitted(
@@ -120,6 +123,73 @@ async def test_tasks_that_the_owner_refuses_are_named_as_in_the_request() -> Non
     async with edge.client(key=await edge.key()) as client:
         answer = await client.post("/v1/jobs", json=a_spec(tasks=8))
     assert answer.json()["errors"] == [{"field": "tasks", "problem": "too many"}]
+
+
+async def test_how_many_elements_an_array_has_is_passed_on_and_shown() -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        sent = [a_spec(array_size=100), a_spec(), a_spec(array_size=None)]
+        answers = [await client.post("/v1/jobs", json=each) for each in sent]
+    assert [asked.spec.array_size for asked, _, _ in edge.jobs.submitted] == [100, 0, 0]
+    assert [each.json()["spec"]["array_size"] for each in answers] == [100, None, None]
+
+
+async def test_an_array_is_shown_with_its_elements_by_state_and_an_element_with_its_place() -> None:
+    edge = Edge()
+    counts = [
+        job_pb2.ElementCount(state=job_pb2.JOB_STATE_QUEUED, element_count=90),
+        job_pb2.ElementCount(state=job_pb2.JOB_STATE_RUNNING, element_count=10),
+    ]
+    array, element = a_job(), a_job(job_id="job_2")
+    array.array.CopyFrom(job_pb2.JobArray(element_counts=counts))
+    element.element.CopyFrom(job_pb2.ArrayElement(array_id="job_1", index=0))
+    edge.jobs.shown = [array, element, a_job()]
+    async with edge.client(key=await edge.key()) as client:
+        told = [(await client.get("/v1/jobs/job_1")).json() for _ in range(3)]
+    assert [(each["array"], each["element"]) for each in told] == [
+        ({"elements": {"QUEUED": 90, "RUNNING": 10}}, None),
+        (None, {"array_id": "job_1", "index": 0}),
+        (None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("query", "array_id", "index"),
+    [("", "", None), ("?array=job_1", "job_1", None), ("?array=job_1&index=0", "job_1", 0)],
+)
+async def test_elements_are_listed_by_their_array_and_index(
+    query: str, array_id: str, index: int | None
+) -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        assert (await client.get(f"/v1/jobs{query}")).status_code == 200
+    [asked] = edge.jobs.listed
+    asked_index = asked.array_index if asked.HasField("array_index") else None
+    assert (asked.array_id, asked_index) == (array_id, index)
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "problem"),
+    [
+        ("index=0", "index", "needs the array whose element it is"),
+        ("array=job_1&index=-1", "index", "must be at least 0; -1 was asked for"),
+        ("array=job_1&index=10000", "index", "must be less than 10000; 10000 was asked for"),
+        ("array=job_1&index=x", "index", "must be a whole number, such as 3"),
+        ("array=Job", "array", "must be an id or a name"),
+        ("array=", "array", "must be an id or a name"),
+    ],
+)
+async def test_elements_that_can_not_be_are_not_looked_for(
+    query: str, field: str, problem: str
+) -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.get(f"/v1/jobs?{query}")
+    assert answer.status_code == 422
+    [told] = answer.json()["errors"]
+    assert told["field"] == field
+    assert told["problem"].startswith(problem)
+    assert edge.jobs.listed == []
 
 
 async def test_a_job_that_would_wait_in_vain_is_a_conflict_at_its_field() -> None:
@@ -455,6 +525,19 @@ async def test_output_of_a_task_that_a_job_does_not_have_is_not_found() -> None:
     async with edge.client(key=await edge.key()) as client:
         answer = await client.get("/v1/jobs/job_1/logs?task=1")
     assert (answer.status_code, answer.json()["detail"]) == (404, "task 1 of job_1 was not found")
+
+
+async def test_an_array_has_no_output_and_nobody_waits_for_some() -> None:
+    edge = Edge()
+    array = a_job(state=job_pb2.JOB_STATE_RUNNING)
+    array.array.SetInParent()
+    edge.jobs.shown = [array, array]
+    async with edge.client(key=await edge.key()) as client:
+        live = await client.get("/v1/jobs/job_1/logs?follow=true")
+        page = await client.get("/v1/jobs/job_1/logs")
+    assert live.text.count("event: complete") == 1
+    assert edge.logs.followed == []
+    assert page.json()["is_complete"]
 
 
 @pytest.mark.parametrize("follow", ["false", "true"])

@@ -63,6 +63,8 @@ Variables = Annotated[
     ),
 ]
 RetryReason = Literal["killed", "out_of_memory", "outputs", "run_timeout"]
+JOB_ID: Final = r"^[a-z0-9_-]{1,64}$"
+ARRAY_SIZE_MAX: Final = 10_000
 Condition = Literal["SUCCESS", "END"]
 _STATE_PREFIX = "JOB_STATE_"
 _CONDITION_PREFIX: Final = "JOB_DEPENDENCY_CONDITION_"
@@ -167,7 +169,7 @@ class JobRetries(Body):
 class JobDependency(Body):
     """Another job, which has to end before this one may start."""
 
-    job_id: str = Field(pattern=r"^[a-z0-9_-]{1,64}$")
+    job_id: str = Field(pattern=JOB_ID)
     condition: Condition = Field(
         default="SUCCESS",
         description="How it has to end: if it ends without SUCCESS, the job that waits is "
@@ -223,6 +225,13 @@ class JobSpec(Body):
         description="How many times it runs at once, each time with `resources`: all of them are "
         "admitted together, or none.",
     )
+    array_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=ARRAY_SIZE_MAX,
+        description="How often it is to run, each time as a job of its own with another index; "
+        "absent: it is no array.",
+    )
 
     def to_pb(self) -> pb.JobSpec:
         """Return the protobuf form."""
@@ -245,6 +254,7 @@ class JobSpec(Body):
             queue=self.queue,
             after=[needed.to_pb() for needed in self.after],
             task_count=self.tasks,
+            array_size=self.array_size or 0,
         )
 
     @staticmethod
@@ -269,6 +279,7 @@ class JobSpec(Body):
             queue=spec.queue,
             after=[JobDependency.from_pb(needed) for needed in spec.after],
             tasks=spec.task_count or 1,
+            array_size=spec.array_size or None,
         )
 
 
@@ -289,6 +300,33 @@ class JobFailure(BaseModel):
     exit_code: int | None
     last_lines: str
     """Of its standard error, of its output where it wrote nothing there; 4 KiB at most."""
+
+
+class JobArray(BaseModel):
+    """How an array's elements stand."""
+
+    elements: dict[JobState, int] = Field(
+        description="How many are in which state; those that were not admitted yet are QUEUED."
+    )
+
+    @staticmethod
+    def from_pb(array: pb.JobArray) -> "JobArray":
+        """Return the JSON form."""
+        return JobArray.model_construct(
+            elements={job_state(each.state): each.element_count for each in array.element_counts}
+        )
+
+
+class ArrayElement(BaseModel):
+    """Which element of which array a job is."""
+
+    array_id: str
+    index: int = Field(description="From 0 on.")
+
+    @staticmethod
+    def from_pb(element: pb.ArrayElement) -> "ArrayElement":
+        """Return the JSON form."""
+        return ArrayElement.model_construct(array_id=element.array_id, index=element.index)
 
 
 class Job(BaseModel):
@@ -313,6 +351,12 @@ class Job(BaseModel):
         description="When its last retry could begin; while QUEUED before that it waits for that."
     )
     needs: list[JobDependency] = Field(description="What of `after` it waits for still.")
+    array: JobArray | None = Field(
+        description="Of an array, which runs nothing itself: what has become of its elements."
+    )
+    element: ArrayElement | None = Field(
+        description="Of one of an array's elements: which one it is."
+    )
 
     @staticmethod
     def from_pb(job: pb.Job) -> "Job":
@@ -335,6 +379,8 @@ class Job(BaseModel):
             retry_count=job.retry_count,
             retry_at=instant_if_set(job.retry_at),
             needs=[JobDependency.from_pb(needed) for needed in job.needs],
+            array=JobArray.from_pb(job.array) if job.HasField("array") else None,
+            element=ArrayElement.from_pb(job.element) if job.HasField("element") else None,
         )
 
 
@@ -477,16 +523,27 @@ def jobs_router(edge: Gateway) -> APIRouter:
             Query(max_length=32, description="A label as name=value; jobs have all of them."),
         ] = [],  # noqa: B006
         queue: Annotated[str | None, Query(pattern=QUEUE, description="Jobs are of it.")] = None,
+        array: Annotated[
+            str | None, Query(pattern=JOB_ID, description="Jobs are elements of this array.")
+        ] = None,
+        index: Annotated[
+            int | None,
+            Query(ge=0, lt=ARRAY_SIZE_MAX, description="With `array`: which element, from 0 on."),
+        ] = None,
         page_size: PageSize = 50,
         page_token: PageToken = "",
     ) -> JobPage:
-        """Show the tenant's jobs, newest first."""
+        """Show the tenant's jobs, newest first; elements of arrays only with `array`."""
+        if index is not None and array is None:
+            raise InvalidArgument("index", "needs the array whose element it is")
         answer = await gateway(request).jobs.list(
             service_pb.ListJobsRequest(
                 page=page_request(page_size, page_token),
                 states=[pb.JobState.Value(_STATE_PREFIX + name) for name in state],
                 labels=_labels_sought(label),
                 queue=queue or "",
+                array_id=array or "",
+                array_index=index,
             )
         )
         return JobPage(

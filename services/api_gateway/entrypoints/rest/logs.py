@@ -9,6 +9,8 @@ told nothing more once they would not be let in again: the stream ends with an e
 The log collector knows the attempts that there are, the scheduler whether another one follows: the
 output of a job that is to be tried again is not complete.
 
+An array of jobs prints nothing itself (ADR-0040): its output is complete from the start.
+
 Of a job of several tasks the collector counts each task of each attempt as one (ADR-0037): of the
 position the first part is that count, and what is read is all of task 0's, then all of task 1's.
 """
@@ -73,6 +75,8 @@ class _Owner:
     attempt_count: int | None = None
     """How many attempts it has had; None where its owner does not count them."""
     task_count: int = 1
+    prints_nothing: bool = False
+    """It never has an attempt."""
 
     def place_of(self, attempt: int, task: int | None, *, after_place: int) -> int:
         """Return which part of the output is asked for, 0: all; raises NotFound.
@@ -166,12 +170,14 @@ def logs_router(edge: Gateway) -> APIRouter:
     async def job_of(edge: Gateway, job_id: str) -> _Owner:
         job = (await edge.jobs.get(jobs_pb.GetJobRequest(job_id=job_id))).job
         has_ended = job.state in _TERMINAL
+        is_array = job.HasField("array")
         # The log collector would wait for the first attempt of a job that ended in line.
-        follow = _nothing if has_ended and job.attempt_number == 0 else _follow_job
+        is_silent = is_array or (has_ended and job.attempt_number == 0)
         return _Owner(
             job.id,
             may_print_more=not has_ended,
-            follow=follow,
+            prints_nothing=is_array,
+            follow=_nothing if is_silent else _follow_job,
             attempt_count=job.attempt_number,
             task_count=job.spec.task_count or 1,
         )
@@ -232,7 +238,7 @@ def logs_router(edge: Gateway) -> APIRouter:
                     for record in page.records
                 ],
                 next=f"{page.next.attempt_number}.{page.next.sequence}",
-                is_complete=page.complete and not may_print_more,
+                is_complete=found.prints_nothing or (page.complete and not may_print_more),
             )
             return Response(body.model_dump_json(), media_type="application/json")
 
