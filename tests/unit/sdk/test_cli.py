@@ -470,6 +470,8 @@ def test_the_sample_of_a_job_file_is_whole_and_in_the_help(
         (["--memory", "5M"], "at least 6M"),
         (["--time-out", "0"], "--time-out"),
         (["--time-out", "604801"], "--time-out"),
+        (["--array", "0"], "--array"),
+        (["--array", "10001"], "--array"),
         (["--label", "team"], "'team' is not NAME=VALUE"),
         (["--label", "a=1", "--label", "a=2"], "'a' is given twice"),
         (["--env", "1A=x"], "'1A' is no variable's name"),
@@ -509,6 +511,7 @@ def test_options_that_are_wrong_are_refused_before_anything_is_sent(
         ("after[1].job_id", "--after-end job_2"),
         ("after", "--after"),
         ("tasks", "--tasks"),
+        ("array_size", "--array"),
         ("inputs", "inputs"),
     ],
 )
@@ -880,6 +883,8 @@ def test_output_of_one_task_is_asked_for(
     asked: list[str | None] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
+        if not request.url.path.endswith("/logs"):
+            return httpx.Response(200, json=a_job("SUCCEEDED"))
         asked.append(request.url.params.get("task"))
         if "follow" in request.url.params:
             headers = {"Content-Type": "text/event-stream"}

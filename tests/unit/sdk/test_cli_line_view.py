@@ -134,6 +134,38 @@ def test_a_look_shows_who_waits_for_what_and_what_runs(
     ]
 
 
+def test_an_array_is_one_line_with_how_many_elements_wait_and_one_with_those_that_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], platform: Platform
+) -> None:
+    def of(number: int, state: str = "QUEUED", **elements: int) -> Any:
+        return a_job(number, state=state, name="sweep") | {"array": {"elements": elements}}
+
+    platform.queued = [
+        of(4, QUEUED=1),
+        of(2, QUEUED=90, STARTING=1, RUNNING=8, SUCCEEDED=1),
+    ]
+    placed = [
+        a_job(3, state="RUNNING"),
+        of(1, "RUNNING", RUNNING=5, FAILED=1) | {"node_id": ""},
+        of(0, "RUNNING", QUEUED=1, SUCCEEDED=9) | {"node_id": ""},
+    ]
+    platform.placed = placed
+
+    assert exit_code_of(monkeypatch, "queue") == 0
+
+    lines = [cells(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line[1:3] for line in lines if line[0].isdigit()] == [
+        ["job_2", "sweep (90 elements)"],
+        ["job_4", "sweep (1 element)"],
+    ]
+    assert [(line[0], line[4]) for line in lines if line[0].startswith("job_")] == [
+        ("job_3", "RUNNING"),
+        ("job_2", "1 STARTING, 8 RUNNING"),
+        ("job_1", "5 RUNNING"),
+        ("job_0", "RUNNING"),
+    ]
+
+
 def test_a_look_asks_about_the_first_in_line_only(
     monkeypatch: pytest.MonkeyPatch, platform: Platform
 ) -> None:

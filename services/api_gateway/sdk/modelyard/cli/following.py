@@ -12,17 +12,16 @@ from itertools import chain, repeat
 from typing import Final, TypeVar
 
 import click
+from modelyard.cli.reasons import SUBMITTED
 from modelyard.client import ApiError, Client, ConnectionFailed, Job, LogRecord
 
 _NOT_FOUND: Final = 404
 _END_POLLS_MAX: Final = 300
 _END_POLL_S: Final = 0.1
-_SUBMITTED: Final = "submitted"
-"""The reason of a job that nothing but its place in line keeps from starting."""
 _BEFORE_RUNNING: Final = frozenset({"QUEUED", "ADMITTED", "STARTING"})
-_QUIET_POLLS: Final = 20
-_QUIET_POLL_S: Final = 0.25
-_WAIT_POLL_S: Final = 2.0
+QUIET_POLLS: Final = 20
+QUIET_POLL_S: Final = 0.25
+WAIT_POLL_S: Final = 2.0
 _TURNS_AWAY_MAX: Final = 12
 """In a row, each of them all tries of the client: about two minutes, as for output."""
 _LOOKS_AFTER_END_MAX: Final = 4
@@ -67,12 +66,12 @@ def output_of(
 
 def ended(client: Client, job_id: str) -> Job:
     """Return the job once it is terminal: its output may be complete a moment before that."""
-    job = _seen(client, job_id)
+    job = seen(client, job_id)
     for _ in range(_END_POLLS_MAX):
         if job.is_terminal:
             break
         client.sleep(_END_POLL_S)
-        job = _seen(client, job_id)
+        job = seen(client, job_id)
     return job
 
 
@@ -89,8 +88,8 @@ def asked_on(look: Callable[[], T], tell: Callable[[Failure], None]) -> T:
     raise AssertionError("the last turn returns or raises")
 
 
-def _seen(client: Client, job_id: str) -> Job:
-    """Look at a job that was seen before."""
+def seen(client: Client, job_id: str) -> Job:
+    """Look at a job that was seen before, also where nobody can tell for a while."""
 
     def tell(error: Failure) -> None:
         said = f"what it is at can't be told: {error}; asking on"
@@ -118,19 +117,19 @@ def _tell_what_it_waits_for(client: Client, job: Job) -> None:
     also where that is over by then and the job waits for another one.
     """
     told = ""
-    for pause_s in chain(repeat(_QUIET_POLL_S, _QUIET_POLLS), repeat(_WAIT_POLL_S)):
+    for pause_s in chain(repeat(QUIET_POLL_S, QUIET_POLLS), repeat(WAIT_POLL_S)):
         attempts_over = job.attempt_number - (job.state != "QUEUED")
         if job.state not in _BEFORE_RUNNING or attempts_over > 0:
             return
-        if pause_s == _WAIT_POLL_S and (why := _why_it_waits(job)) != told:
+        if pause_s == WAIT_POLL_S and (why := _why_it_waits(job)) != told:
             click.echo(f"job {job.id} {why}", err=True)
             told = why
         client.sleep(pause_s)
-        job = _seen(client, job.id)
+        job = seen(client, job.id)
 
 
 def _why_it_waits(job: Job) -> str:
-    is_in_line = (job.state, job.reason) == ("QUEUED", _SUBMITTED)
+    is_in_line = (job.state, job.reason) == ("QUEUED", SUBMITTED)
     return f"{job.state}: {'it starts when a node has room for it' if is_in_line else job.reason}"
 
 

@@ -26,7 +26,8 @@ SAMPLE: Final = """\
   "labels": {"purpose": "sample"},
   "queue": "default",
   "after": [],
-  "tasks": 1
+  "tasks": 1,
+  "array_size": null
 }
 """
 """A whole file; it succeeds on every platform that has the image."""
@@ -50,7 +51,8 @@ HELP: Final = (
     f"{SAMPLE}\n"
     "Durations are ISO 8601, priorities 0 to 100. Digests are those of stored artifacts "
     "(POST /v1/artifacts); with register_as an output becomes that model's new version. The job "
-    "waits for those in after, each with a job_id and a condition, SUCCESS (if absent) or END."
+    "waits for those in after, each with a job_id and a condition, SUCCESS (if absent) or END. "
+    "With an array_size it runs so often, each time as a job of its own."
 )
 
 

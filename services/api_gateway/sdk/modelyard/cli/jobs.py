@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+from modelyard.cli.arrays import array_ended, element_of, tell_where_the_output_is
 from modelyard.cli.bundle import BundleTooLarge, pack
-from modelyard.cli.following import ended, followed, output_of
+from modelyard.cli.following import ended, followed, output_of, seen
 from modelyard.cli.job_file import HELP, read_job_file
 from modelyard.cli.output import one_line, show_fields, show_json, show_record, show_table
-from modelyard.cli.reasons import reason_fields, start_in_words
+from modelyard.cli.reasons import (
+    elements_in_words,
+    reason_fields,
+    standing_of,
+    start_in_words,
+)
 from modelyard.cli.session import (
     EXIT_FAILED,
     Command,
@@ -28,6 +34,7 @@ from modelyard.cli.told_options import told_by_options
 from modelyard.client import (
     JOB_STATES,
     ApiError,
+    ElementAlone,
     Job,
     JobChanges,
     JobDependency,
@@ -41,6 +48,7 @@ from modelyard.client import (
 
 _NAME_CHARACTERS_MAX: Final = 64
 _RUN_S_MAX: Final = 7 * 86_400
+_ARRAY_SIZE_MAX: Final = 10_000
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MODEL: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -192,6 +200,13 @@ def _job_options(command: Command) -> Command:
             "all of them start, or none. $MODELYARD_TASK tells them apart.",
         ),
         click.option(
+            "--array",
+            "array_size",
+            type=click.IntRange(1, _ARRAY_SIZE_MAX),
+            help="How often COMMAND runs, each time as a job of its own. $MODELYARD_ARRAY_INDEX, "
+            "from 0 on, tells them apart.",
+        ),
+        click.option(
             "--output",
             "outputs",
             multiple=True,
@@ -231,12 +246,17 @@ def run(  # noqa: PLR0917
     labels: dict[str, str],
     queue: str,
     tasks: int,
+    array_size: int | None,
     outputs: list[JobOutput],
     idempotency_key: str | None,
     after: tuple[str, ...],
     after_end: tuple[str, ...],
 ) -> int:
-    """Send FOLDER, run COMMAND in it, follow its output, and end with its exit code."""
+    """Send FOLDER, run COMMAND in it, follow its output, and end with its exit code.
+
+    Of an array, which has no output of its own, how its elements stand is told; the exit code is 0
+    if all of them have succeeded.
+    """
     spec = JobSpec(
         name=name or folder.resolve().name,
         image=image,
@@ -253,6 +273,7 @@ def run(  # noqa: PLR0917
         queue=queue,
         after=_dependencies_of(after, after_end),
         tasks=tasks,
+        array_size=array_size,
     )
     try:
         _check(session, spec)
@@ -272,13 +293,26 @@ def _go_on(session: Session, job: Job, *, detach: bool) -> int:
         _show_job(session, job)
         return 0
     try:
+        if job.is_array:
+            return _array_followed(session, job)
         for record in followed(session.client, job):
             show_record(record, is_json=session.is_json)
         job = ended(session.client, job.id)
     except KeyboardInterrupt:
         click.echo(f"\nthe job goes on; to end it: modelyard job cancel {job.id}", err=True)
         raise
-    click.echo(f"job {job.id} {job.state}: {job.reason}", err=True)
+    return _how_it_ended(job)
+
+
+def _array_followed(session: Session, array: Job) -> int:
+    """Wait for an array's end; return what to end with."""
+    tell_where_the_output_is(array.id)
+    return _how_it_ended(array_ended(session.client, array))
+
+
+def _how_it_ended(job: Job) -> int:
+    """Tell how a job has ended; return what to end with."""
+    click.echo(f"job {job.id} {job.state}: {standing_of(job)}", err=True)
     return _exit_code(job)
 
 
@@ -358,7 +392,7 @@ def job_again(  # noqa: PLR0917
     """Run a job like JOB_ID, with these changes, such as COMMAND after --, and follow it as `run`.
 
     All else is as it was there, the files that were sent, too; but what JOB_ID waited for is not
-    waited for again.
+    waited for again. An array is run again whole.
     """
     changes = JobChanges(
         name=name,
@@ -370,6 +404,9 @@ def job_again(  # noqa: PLR0917
     )
     try:
         job = session.client.submit_again(job_id, changes, idempotency_key=idempotency_key)
+    except ElementAlone as error:
+        whole = f"modelyard job again {error.array_id}"
+        raise click.UsageError(f"{error}; all of the array: {whole}") from error
     except ApiError as error:
         raise told_by_options(error, changes) from error
     return _go_on(session, job, detach=detach)
@@ -436,23 +473,41 @@ def job_timeline(session: Session, job_id: str) -> None:
     help="Only jobs that have it, and all others that are given.",
 )
 @click.option("--queue", help="Only jobs of this queue.")
+@click.option("--array", metavar="JOB_ID", help="Only this array's elements, not shown otherwise.")
+@click.option(
+    "--index",
+    type=click.IntRange(0, _ARRAY_SIZE_MAX - 1),
+    help="Only this element of --array, from 0 on.",
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @pass_session
-def job_list(
+def job_list(  # noqa: PLR0917
     session: Session,
     states: tuple[str, ...],
     labels: dict[str, str],
     queue: str | None,
+    array: str | None,
+    index: int | None,
     limit: int,
 ) -> None:
-    """Show the newest jobs."""
-    jobs = session.client.jobs(states=states, labels=labels, queue=queue, limit=limit)
+    """Show the newest jobs; of an array how many of its elements are in which state."""
+    if index is not None and array is None:
+        raise click.UsageError("--index needs --array, whose element it is")
+    jobs = session.client.jobs(
+        states=states, labels=labels, queue=queue, array=array, index=index, limit=limit
+    )
     if session.is_json:
         show_json(jobs)
         return
     show_table(
-        ("JOB", "NAME", "STATE", "AGE", "REASON"),
-        [(job.id, job.spec.name, job.state, age(job.created_at), job.reason) for job in jobs],
+        ("JOB", "NAME" if array is None else "INDEX", "STATE", "AGE", "REASON"),
+        [
+            (
+                *(job.id, job.spec.name if job.element is None else job.element.index),
+                *(job.state, age(job.created_at), standing_of(job)),
+            )
+            for job in jobs
+        ],
     )
 
 
@@ -479,17 +534,42 @@ def job_cancel(session: Session, job_id: str, reason: str) -> None:
     type=click.IntRange(0, 511),
     help="Only this task's, in the last attempt; by default all, one after another.",
 )
+@click.option(
+    "--element",
+    type=click.IntRange(0, _ARRAY_SIZE_MAX - 1),
+    help="Of the array JOB_ID, which has no output of its own: that of this element.",
+)
 @pass_session
-def job_logs(session: Session, job_id: str, follow: bool, after: str, task: int | None) -> None:
+def job_logs(  # noqa: PLR0917
+    session: Session, job_id: str, follow: bool, after: str, task: int | None, element: int | None
+) -> int:
     """Print a job's output."""
     client = session.client
+    if element is not None:
+        job_id = element_of(client, job_id, element).id
     records = (
         output_of(client, job_id, after=after, task=task)
         if follow
         else client.logs(job_id, after=after, task=task)
     )
+    is_silent = True
     for record in records:
+        is_silent = False
         show_record(record, is_json=session.is_json)
+    if is_silent and element is None:
+        return _if_it_is_an_array(session, job_id, follow=follow)
+    return 0
+
+
+def _if_it_is_an_array(session: Session, job_id: str, *, follow: bool) -> int:
+    """Say where output is that a job has not, and with `follow` wait for its end."""
+    job = seen(session.client, job_id) if follow else session.client.job(job_id)
+    if not job.is_array:
+        return 0
+    if follow:
+        return _array_followed(session, job)
+    tell_where_the_output_is(job_id)
+    return 0
 
 
 def _show_job(session: Session, job: Job) -> None:
@@ -501,8 +581,7 @@ def _show_job(session: Session, job: Job) -> None:
         ("name", job.spec.name),
         ("state", job.state),
         ("reason", job.reason),
-        ("attempt", job.attempt_number),
-        ("retries", f"{job.retry_count} of {job.spec.retries.count_max}"),
+        *_gone_through(job),
         ("age", age(job.created_at)),
         ("trace", job.trace_id),
         *_asked(job.spec),
@@ -515,6 +594,19 @@ def _show_job(session: Session, job: Job) -> None:
         fields.append(("failure", _why_it_failed(job.failure)))
         fields.append(("last lines", job.failure.last_lines))
     show_fields(fields)
+
+
+def _gone_through(job: Job) -> list[tuple[str, object]]:
+    """Return which go a job is at; an array has none itself, so how its elements stand."""
+    if job.is_array:
+        return [("elements", elements_in_words(job.array.elements) if job.array else "")]
+    tries: list[tuple[str, object]] = [
+        ("attempt", job.attempt_number),
+        ("retries", f"{job.retry_count} of {job.spec.retries.count_max}"),
+    ]
+    if job.element is None:
+        return tries
+    return [("element", f"{job.element.index} of {job.element.array_id}"), *tries]
 
 
 def _why_it_failed(failure: JobFailure) -> str:

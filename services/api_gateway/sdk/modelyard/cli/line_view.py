@@ -1,7 +1,8 @@
 """`queue`: who waits in the tenant's line and for what, and what runs, again and again.
 
 Owns: how much a look shows and asks. Always holds: a look is bounded: some pages of those in line,
-one explanation after another of the first of them, and a page of what runs. On a terminal it is
+one explanation after another of the first of them, and a page of what runs. An array is one of
+those in line, and one of those that run, as far as its elements do. On a terminal it is
 gone on through two minutes in which nobody can tell, as other followers do.
 """
 
@@ -14,6 +15,7 @@ from typing import Final
 import click
 from modelyard.cli.following import asked_on
 from modelyard.cli.output import one_line, show_json, table
+from modelyard.cli.reasons import elements_in_words
 from modelyard.cli.session import Session, age
 from modelyard.client import ApiError, Client, ConnectionFailed, Job
 from pydantic import BaseModel, ConfigDict
@@ -38,13 +40,15 @@ class WaitingJob(BaseModel):
     name: str
     priority: int
     created_at: datetime
+    element_count: int | None = None
+    """Of an array: how many of its elements wait."""
     hold: str
     because: str
     estimated_start_at: datetime | None
 
 
 class PlacedJob(BaseModel):
-    """A job that runs, or is about to, or stops."""
+    """A job that runs, or is about to, or stops; or an array of which some elements do."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,6 +58,8 @@ class PlacedJob(BaseModel):
     state: str
     node_id: str
     created_at: datetime
+    elements: dict[str, int] | None = None
+    """Of an array: how many of its elements run, or are about to, or stop, by state."""
 
 
 class Line(BaseModel):
@@ -86,12 +92,15 @@ def look(client: Client) -> Line:
     queued = client.jobs(states=("QUEUED",), limit=_LISTED_MAX)
     first = sorted(queued, key=lambda job: (-job.spec.priority, job.created_at, job.id))
     waiting = [found for job in first[:_SHOWN_MAX] if (found := _waiting(client, job))]
+    started = {job.id: job for job in queued if _placed_elements(job)}
+    placed = started | {job.id: job for job in client.jobs(states=_PLACED, limit=_SHOWN_MAX)}
+    newest = sorted(placed.values(), key=lambda job: job.created_at, reverse=True)
     return Line(
         at=datetime.now(UTC),
         waiting=sorted(waiting, key=lambda found: found.place),
         waiting_count=len(queued),
         is_whole=len(queued) < _LISTED_MAX,
-        placed=[_placed(job) for job in client.jobs(states=_PLACED, limit=_SHOWN_MAX)],
+        placed=[_placed(job) for job in newest[:_SHOWN_MAX]],
     )
 
 
@@ -99,7 +108,7 @@ def lines_of(line: Line) -> list[str]:
     """Return what a look shows."""
     waiting = [
         (
-            *(found.place, found.job_id, one_line(found.name), found.priority),
+            *(found.place, found.job_id, _name_of(found), found.priority),
             *(age(found.created_at), _about(found.estimated_start_at)),
             *(found.hold, one_line(found.because)),
         )
@@ -108,7 +117,7 @@ def lines_of(line: Line) -> list[str]:
     placed = [
         (
             *(found.job_id, one_line(found.name), found.priority, age(found.created_at)),
-            *(found.state, found.node_id),
+            *(elements_in_words(found.elements or {}) or found.state, found.node_id),
         )
         for found in line.placed
     ]
@@ -153,6 +162,7 @@ def _waiting(client: Client, job: Job) -> WaitingJob | None:
         name=job.spec.name,
         priority=job.spec.priority,
         created_at=job.created_at,
+        element_count=None if job.array is None else job.array.elements.get("QUEUED", 0),
         hold=told.hold,
         because=told.because,
         estimated_start_at=told.estimated_start_at,
@@ -167,7 +177,22 @@ def _placed(job: Job) -> PlacedJob:
         state=job.state,
         node_id=job.node_id,
         created_at=job.created_at,
+        elements=None if job.array is None else _placed_elements(job),
     )
+
+
+def _placed_elements(job: Job) -> dict[str, int]:
+    """Return how many of an array's elements run, or are about to, or stop, by state."""
+    elements = {} if job.array is None else job.array.elements
+    return {state: count for state, count in elements.items() if state in _PLACED and count}
+
+
+def _name_of(waiting: WaitingJob) -> str:
+    """Return its name, and of an array how many of its elements wait."""
+    name, count = one_line(waiting.name), waiting.element_count
+    if count is None:
+        return name
+    return f"{name} (1 element)" if count == 1 else f"{name} ({count} elements)"
 
 
 def _about(starts_at: datetime | None) -> str:

@@ -1,8 +1,13 @@
-"""Why a job or a deployment's replica waits, as the command line shows it."""
+"""Why a job or a deployment's replica waits, and how a job stands, as the command line shows it."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Final
 
-from modelyard.client import DeploymentExplanation, JobExplanation
+from modelyard.client import JOB_STATES, DeploymentExplanation, Job, JobExplanation
+
+SUBMITTED: Final = "submitted"
+"""The reason of a job that nothing but its place in line keeps from starting."""
 
 
 def reason_fields(told: JobExplanation | DeploymentExplanation) -> list[tuple[str, object]]:
@@ -18,3 +23,18 @@ def start_in_words(start_at: datetime | None) -> str:
     if start_at is None:
         return "-"
     return f"about {start_at:%Y-%m-%dT%H:%MZ}, if all runs to its limit"
+
+
+def standing_of(job: Job) -> str:
+    """Return why a job is in its state; of an array first how its elements stand."""
+    if job.array is None:
+        return job.reason
+    counts = elements_in_words(job.array.elements)
+    reason = "" if job.reason == SUBMITTED else job.reason
+    return "; ".join(filter(None, (counts, reason)))
+
+
+def elements_in_words(elements: Mapping[str, int]) -> str:
+    """Return how many elements are in which state: `90 QUEUED, 10 RUNNING`."""
+    ordered = sorted(elements, key=lambda state: (*JOB_STATES, state).index(state))
+    return ", ".join(f"{elements[state]} {state}" for state in ordered if elements[state])

@@ -1,7 +1,8 @@
 """What became of a job, event by event, from what the platform keeps of it and its attempts.
 
 An attempt's end says why, and so why another one followed; a platform of before has not kept that.
-Where the job waits for its next one, its reason says until when. Always holds: events are in the
+Where the job waits for its next one, its reason says until when. An array has no attempts: its end
+says how many of its elements have ended how. Always holds: events are in the
 order of the job's life; the clocks that stamped them may differ by a little.
 """
 
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
+from modelyard.cli.reasons import standing_of
 from modelyard.client import AttemptEnding, Job, JobAttempt
 from pydantic import BaseModel, ConfigDict
 
@@ -41,7 +43,7 @@ def events_of(job: Job, attempts: Sequence[JobAttempt], *, now: datetime) -> lis
             job,
             job.state.lower() if job.ended_at else "now",
             job.ended_at or now,
-            f"{job.state}: {job.reason}",
+            f"{job.state}: {standing_of(job)}",
         ),
     ]
 

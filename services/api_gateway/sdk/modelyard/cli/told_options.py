@@ -26,6 +26,7 @@ _OF_JOBS: Final[Mapping[str, str]] = {
     "queue": "--queue",
     "after": "--after",
     "tasks": "--tasks",
+    "array_size": "--array",
 }
 _OF_CHANGES: Final = {
     name: _OF_JOBS[name] for name in ("name", "command", "env", "labels", "priority", "after")

@@ -1,16 +1,18 @@
 """Typed client of Modelyard's REST API."""
 
 from modelyard.client.api import Client
-from modelyard.client.errors import ApiError, ConnectionFailed, InvalidId
+from modelyard.client.errors import ApiError, ConnectionFailed, ElementAlone, InvalidId
 from modelyard.client.values import (
     JOB_STATES,
     ApiKey,
+    ArrayElement,
     AttemptEnding,
     Deployment,
     DeploymentExplanation,
     DeploymentSpec,
     Identity,
     Job,
+    JobArray,
     JobAttempt,
     JobChanges,
     JobDependency,
@@ -41,15 +43,18 @@ __all__ = [
     "JOB_STATES",
     "ApiError",
     "ApiKey",
+    "ArrayElement",
     "AttemptEnding",
     "Client",
     "ConnectionFailed",
     "Deployment",
     "DeploymentExplanation",
     "DeploymentSpec",
+    "ElementAlone",
     "Identity",
     "InvalidId",
     "Job",
+    "JobArray",
     "JobAttempt",
     "JobChanges",
     "JobDependency",

@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 import httpx
 import httpx_sse
-from modelyard.client.errors import PASSING, ApiError, ConnectionFailed, InvalidId
+from modelyard.client.errors import PASSING, ApiError, ConnectionFailed, ElementAlone, InvalidId
 from modelyard.client.values import (
     ApiKey,
     Deployment,
@@ -109,9 +109,14 @@ class Client:
         *,
         idempotency_key: str | None = None,
     ) -> Job:
-        """Queue a job like another one, but for some changes; that one stays as it is."""
-        spec = self._call("GET", _path("jobs", job_id), is_repeatable=True)["spec"]
-        return self._submit(changes.made_to(spec), idempotency_key)
+        """Queue a job like another one, but for some changes; that one stays as it is.
+
+        An array is run again whole. Raises ElementAlone for one of its elements.
+        """
+        before = self._call("GET", _path("jobs", job_id), is_repeatable=True)
+        if element := before.get("element"):
+            raise ElementAlone(job_id, array_id=element["array_id"], index=element["index"])
+        return self._submit(changes.made_to(before["spec"]), idempotency_key)
 
     def check_job(self, spec: JobSpec) -> None:
         """Raise ApiError for what a submission would be refused for now; nothing is queued.
@@ -135,16 +140,20 @@ class Client:
         states: tuple[str, ...] = (),
         labels: Mapping[str, str] | None = None,
         queue: str | None = None,
+        array: str | None = None,
+        index: int | None = None,
         limit: int = 50,
     ) -> list[Job]:
         """Show the newest jobs in one of these states, with all of these labels, of this queue.
 
-        By default those in any state and of any queue.
+        By default those in any state and of any queue; elements of arrays only by the `array` that
+        they are of, and with `index` one of them: `client.jobs(array=sweep.id, index=7)`.
         """
+        given = {"queue": queue, "array": array, "index": index}
         sought: dict[str, Any] = {
             "state": list(states),
             "label": [f"{name}={value}" for name, value in (labels or {}).items()],
-            **({} if queue is None else {"queue": queue}),
+            **{name: value for name, value in given.items() if value is not None},
         }
         found = self._pages("/v1/jobs", "jobs", limit=limit, **sought)
         return [Job.model_validate(job) for job in found]
@@ -199,7 +208,7 @@ class Client:
     def logs(self, job_id: str, *, after: str = "", task: int | None = None) -> Iterator[LogRecord]:
         """Yield a job's output that is stored now, page by page; of its tasks all, or this one's.
 
-        One task's is that of the last attempt.
+        One task's is that of the last attempt. An array has none: its elements have.
         """
         return self._stored(_path("jobs", job_id, "logs"), after, task=task)
 

@@ -26,6 +26,16 @@ class InvalidId(ValueError):
     """No thing of the platform can be called so; it was not asked."""
 
 
+class ElementAlone(ValueError):
+    """An array's element is not run again but with its array; nothing was submitted."""
+
+    def __init__(self, job_id: str, *, array_id: str, index: int) -> None:
+        self.array_id = array_id
+        super().__init__(
+            f"{job_id} is element {index} of array {array_id}, and not run again alone"
+        )
+
+
 class ConnectionFailed(Exception):
     """The platform could not be reached, or went away while it answered."""
 

@@ -90,12 +90,15 @@ class JobSpec(_Value):
     """Jobs that have to end before this one may start; they have to exist."""
     tasks: int = 1
     """How many times it runs at once, each time with `resources`: all are admitted, or none."""
+    array_size: int | None = None
+    """How often it is to run, each time as a job of its own with another index; None: no array."""
 
     def described(self) -> dict[str, Any]:
         """Return what is sent: what older platforms refuse as unknown only where it is used."""
         unused = {
             *(() if self.after else ("after",)),
             *(() if self.tasks != 1 else ("tasks",)),
+            *(() if self.array_size is not None else ("array_size",)),
         }
         return self.model_dump(mode="json", exclude=unused)
 
@@ -138,6 +141,21 @@ class JobFailure(_Value):
     last_lines: str
 
 
+class JobArray(_Value):
+    """How an array's elements stand."""
+
+    elements: dict[str, int]
+    """How many are in which state; those that were not admitted yet are QUEUED."""
+
+
+class ArrayElement(_Value):
+    """Which element of which array a job is."""
+
+    array_id: str
+    index: int
+    """From 0 on."""
+
+
 class Job(_Value):
     """A job."""
 
@@ -159,11 +177,20 @@ class Job(_Value):
     retry_at: datetime | None = None
     needs: list[JobDependency] = Field(default_factory=list)
     """What of `spec.after` it waits for still."""
+    array: JobArray | None = None
+    """Of an array, which runs nothing itself: what has become of its elements."""
+    element: ArrayElement | None = None
+    """Of one of an array's elements: which one it is."""
 
     @property
     def is_terminal(self) -> bool:
         """Whether nothing will change any more."""
         return self.state in TERMINAL
+
+    @property
+    def is_array(self) -> bool:
+        """Whether it runs nothing itself: its elements do."""
+        return self.element is None and self.spec.array_size is not None
 
 
 class JobExplanation(_Value):
