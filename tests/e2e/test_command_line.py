@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -132,6 +133,53 @@ def test_a_job_is_run_again_found_by_its_label_and_told_by_its_time_line(
     stats = answer("stats", "--window", "1h")
     assert sum(group["waited"]["job_count"] for group in stats["waits"]) >= 2
     assert [group["ran"]["job_count"] >= 2 for group in stats["ends"] if group["state"] == "FAILED"]
+
+
+def test_an_array_runs_for_each_index_and_is_read_element_by_element(
+    platform: Platform, folder: Path
+) -> None:
+    program = "from os import environ as of\nprint(*(of[f'MODELYARD_ARRAY_{name}'] for name in"
+    (folder / "element.py").write_text(f"{program} ('INDEX', 'SIZE', 'ID')))\n")
+    options = (*BASE, "--cpu", "100", "--array", "5")
+
+    done = platform.cli("run", str(folder), *options, "--", "python", "element.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    [array_id] = re.findall(r"^job (\S+)$", done.stderr, re.MULTILINE)
+
+    def answer(*arguments: str) -> Any:
+        return json.loads(platform.cli("--json", *arguments).stdout)
+
+    elements = answer("job", "list", "--array", array_id)
+    assert sorted(each["element"]["index"] for each in elements) == list(range(5))
+    assert {each["state"] for each in elements} == {"SUCCEEDED"}
+    assert answer("job", "show", array_id)["array"] == {"elements": {"SUCCEEDED": 5}}
+    listed = {each["id"] for each in answer("job", "list", "--limit", "200")}
+    assert listed & {array_id, *(each["id"] for each in elements)} == {array_id}
+    for index in range(5):
+        told = platform.cli("job", "logs", "-f", array_id, "--element", str(index))
+        assert told.stdout == f"{index} 5 {array_id}\n"
+    assert platform.cli("job", "logs", array_id, "--element", "5").returncode == 3
+
+
+def test_an_array_fails_with_an_element_that_fails_and_is_run_again_whole(
+    platform: Platform, folder: Path
+) -> None:
+    program = "import os, sys\nsys.exit(int(os.environ['MODELYARD_ARRAY_INDEX']))\n"
+    (folder / "element.py").write_text(program)
+    command = ("--cpu", "100", "--array", "2", "--", "python", "element.py")
+
+    done = platform.cli("run", str(folder), *BASE, *command)
+    assert done.returncode == 1, done.stderr
+    assert "FAILED: 1 SUCCEEDED, 1 FAILED" in done.stderr
+    [array_id] = re.findall(r"^job (\S+)$", done.stderr, re.MULTILINE)
+
+    shown = platform.cli("--json", "job", "list", "--array", array_id, "--index", "1")
+    [failed] = json.loads(shown.stdout)
+    assert failed["failure"]["exit_code"] == 1
+    refused = platform.cli("job", "again", failed["id"])
+    assert (refused.returncode, f"job again {array_id}" in refused.stderr) == (2, True)
+    assert platform.cli("job", "again", array_id).returncode == 1
 
 
 def test_a_job_of_a_paused_queue_waits_until_that_is_resumed(
