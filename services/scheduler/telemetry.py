@@ -43,6 +43,11 @@ LINE_MENDS: Final = counter(
     "modelyard_scheduler_line_mends",
     help="Times that the leader's line in memory was not the table's; never, but for a bug.",
 )
+COUNT_MENDS: Final = counter(
+    "modelyard_scheduler_line_count_mends",
+    help="Times that the counts by which places in line are told were not the table's; never, but"
+    " after rows were loaded, or for a bug.",
+)
 JOBS_RELEASED: Final = counter(
     "modelyard_scheduler_jobs_released",
     help="Jobs that this process, as the leader, told of the end of one that they wait for.",

@@ -837,6 +837,10 @@ class MemoryLine:
         """Return what has changed, and delete the notes of it."""
         return await self._tx.server.ask(lambda: self._take_news(limit, with_totals=with_totals))
 
+    async def mend_counts(self) -> bool:
+        """Do nothing: it counts whenever it is asked."""
+        return False
+
     def _take_news(self, limit: int, *, with_totals: bool) -> LineNews:
         server = self._tx.server
         notes = server.all(LINE_CHANGES)[:limit]

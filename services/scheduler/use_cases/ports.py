@@ -693,6 +693,10 @@ class Line(SeenLine, Protocol):
         """
         ...
 
+    async def mend_counts(self) -> bool:
+        """Count all in line anew, if not as many are counted as stand there; return whether so."""
+        ...
+
 
 class Usage(Protocol):
     """What tenants held lately."""

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from services.chassis.errors import Unavailable
 from services.scheduler.adapters.postgres.attempts import PostgresAttempts
-from services.scheduler.adapters.postgres.tables import JOBS, LINE_CHANGES, USAGE
+from services.scheduler.adapters.postgres.tables import JOBS, LINE_CHANGES, LINE_COUNTS, USAGE
 from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
 from services.scheduler.use_cases.scheduling.leaders_memory import LeadersMemory
@@ -83,6 +83,27 @@ async def test_a_line_that_is_not_the_tables_is_told_of_and_read_again(yard: Yar
     assert [placement.head.id for placement, _ in report.outcomes] == [job.id]
     yard.clock.seconds += 60
     assert (await yard.run_cycle(await yard.lease())).is_line_right
+
+
+async def test_counts_that_are_not_the_tables_are_told_of_and_counted_anew(yard: Yard) -> None:
+    """As after rows were loaded without their triggers."""
+    yard.tenant(ACME, queued_jobs_max=9)
+    yard.clock.seconds += 60
+    await yard.run_cycle(await yard.lease())
+    for _ in range(2):
+        await yard.a_job()
+    await yard.a_job(array_size=5, priority=3)
+    await yard.cycle()
+    async with yard.engine.begin() as connection:
+        await connection.execute(sa.delete(LINE_COUNTS).where(LINE_COUNTS.c.priority == 3))
+    await yard.a_job(priority=1)
+    yard.clock.seconds += 60
+    assert (await yard.run_cycle(await yard.lease())).are_counts_mended
+    await yard.a_job(priority=2)
+    await yard.check()
+    yard.clock.seconds += 60
+    assert not (await yard.run_cycle(await yard.lease())).are_counts_mended
+    await yard.check()
 
 
 async def test_a_statement_by_hand_is_heard_of_too(yard: Yard) -> None:

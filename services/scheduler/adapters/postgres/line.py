@@ -172,6 +172,34 @@ _COUNTED: Final = sa.union_all(
     ).where(LINE_CHANGES.c.change.is_not(None)),
 ).subquery("counted")
 """What was counted and what has changed since then, as of one instant: the sum is always right."""
+_IN_LINE_COUNTED: Final = sa.select(
+    *(JOBS.c[name] for name in _SHAPE if name != "run_max"),
+    _RUN_MAX,
+    JOBS.c.queue_seq.bitwise_rshift(_STRETCH_BITS).label("stretch"),
+    JOBS.c.rest_count.label("job_count"),
+).where(_IS_JOB_IN_LINE)
+# As of one instant: a row and the note of it are committed together.
+_ARE_COUNTS_RIGHT: Final = sa.select(
+    sa.select(sa.func.coalesce(sa.func.sum(_COUNTED.c.job_count), 0)).scalar_subquery()
+    == sa.select(sa.func.coalesce(sa.func.sum(JOBS.c.rest_count), 0))
+    .where(_IS_JOB_IN_LINE)
+    .scalar_subquery()
+)
+_UNTOLD: Final = sa.union_all(
+    _IN_LINE_COUNTED.with_only_columns(
+        *(_IN_LINE_COUNTED.selected_columns[name] for name in (*_KEY, "job_count"))
+    ),
+    sa.select(*(LINE_CHANGES.c[name] for name in _KEY), -LINE_CHANGES.c.change).where(
+        LINE_CHANGES.c.change.is_not(None)
+    ),
+).subquery("untold")
+_RECOUNT: Final = sa.insert(LINE_COUNTS).from_select(
+    [*_KEY, "job_count"],
+    sa.select(*(_UNTOLD.c[name] for name in _KEY), sa.func.sum(_UNTOLD.c.job_count))
+    .group_by(*(_UNTOLD.c[name] for name in _KEY))
+    .having(sa.func.sum(_UNTOLD.c.job_count) != 0),
+)
+"""All in line but for what notes say still, which are added up when they are deleted."""
 _OWN_PLACE: Final = sa.select(
     *(JOBS.c[name] for name in _SHAPE if name != "run_max"),
     _RUN_MAX,
@@ -399,6 +427,14 @@ class PostgresLine:
             is_cut=bool(told) and told[0]["count"] == limit,
             totals=totals[0] if totals else None,
         )
+
+    async def mend_counts(self) -> bool:
+        """Count all in line anew, if not as many are counted as stand there."""
+        if await self._connection.scalar(_ARE_COUNTS_RIGHT):
+            return False
+        await self._connection.execute(sa.delete(LINE_COUNTS))
+        await self._connection.execute(_RECOUNT)
+        return True
 
     async def _counts(self, tenants: Sequence[TenantId]) -> Mapping[TenantId, int]:
         found = await self._connection.execute(_QUEUED_COUNTS, {"tenants": list(tenants)})

@@ -18,6 +18,7 @@ from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.attempts.work import AttemptWork
 from services.scheduler.entrypoints.loops.preemption import MakeRoom
 from services.scheduler.telemetry import (
+    COUNT_MENDS,
     CYCLE_DURATION,
     LINE_MENDS,
     PLACEMENTS,
@@ -74,6 +75,9 @@ def _tell(report: CycleReport) -> None:
     if not report.is_line_right:
         LINE_MENDS.inc()
         logger.error("line in memory is not the table's; it is read whole again")
+    if report.are_counts_mended:
+        COUNT_MENDS.inc()
+        logger.error("counts of the line were not the table's; all in line were counted anew")
     for kind in OwnerKind:
         WAITING.labels(kind.lower()).set(report.waiting[kind])
     for placement, outcome in report.outcomes:

@@ -23,6 +23,14 @@ _KEPT_EVERY: Final = timedelta(seconds=10)
 """What a leader that dies has not kept is that much of what was held."""
 
 
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """How what is kept of the line compared with the table, for all we know."""
+
+    is_line_right: bool
+    are_counts_mended: bool
+
+
 @dataclass(slots=True)
 class LeadersMemory:
     """One process's, of use while it leads; one cycle at a time."""
@@ -65,19 +73,20 @@ class LeadersMemory:
             self._checked_at = tx.now
         self.line, self._epoch = line, lease.epoch
 
-    async def catch_up(self, tx: SystemTransaction) -> bool:
-        """Take over all that has changed; return whether the line is the table's, for all we know.
+    async def catch_up(self, tx: SystemTransaction) -> "CaughtUp":
+        """Take over all that has changed; now and again compare what is kept with the table.
 
-        If not, it is to be read whole again.
+        A line that is not the table's is to be read whole again.
         """
         is_check_due = _is_due(self._checked_at, _CHECKED_EVERY, at=tx.now)
         is_right = await self._take_news(tx, with_totals=is_check_due)
+        are_counts_mended = is_check_due and await tx.line.mend_counts()
         if is_check_due:
             self._checked_at = tx.now
         if not is_right:
             self._epoch = None
         self.line.end_pauses(at=tx.now)
-        return is_right
+        return CaughtUp(is_right, are_counts_mended)
 
     async def look(self, tx: SystemTransaction, tenants: Tenants) -> Mapping[TenantId, Resources]:
         """Return what each tenant holds, and let its average follow."""

@@ -51,6 +51,8 @@ class CycleReport:
     admitted by it, and the next cycle reads it whole."""
     blocked: Head | None = None
     """The first job for which there is no room."""
+    are_counts_mended: bool = False
+    """How many were told to stand in line was not how many did, and is again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,8 @@ class RunSchedulingCycle:
         async with self.unit_of_work.system(because="admission moves any tenant's work") as tx:
             await tx.hold(lease)
             # 1. Hear what has changed in the line.
-            is_right = await self.memory.catch_up(tx)
+            caught_up = await self.memory.catch_up(tx)
+            is_right = caught_up.is_line_right
             waiting = {kind: self.memory.line.count(kind) for kind in OwnerKind}
             # 2. Look at nodes and what runs, keeping nobody from them, and decide.
             decisions = await self._decide(tx) if is_right else Decisions([], None)
@@ -107,7 +110,15 @@ class RunSchedulingCycle:
             outcomes, admitted = await self._apply(tx, decisions.placements)
         has_placed = any(outcome is Outcome.PLACED for _, outcome in outcomes)
         is_cut = not is_right or (decisions.is_cut and has_placed)
-        return CycleReport(waiting, outcomes, is_cut, admitted, is_right, decisions.blocked)
+        return CycleReport(
+            waiting,
+            outcomes,
+            is_cut,
+            admitted,
+            is_right,
+            decisions.blocked,
+            caught_up.are_counts_mended,
+        )
 
     async def _decide(self, tx: SystemTransaction) -> Decisions:
         look = partial(
