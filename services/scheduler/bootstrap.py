@@ -129,6 +129,7 @@ from services.scheduler.use_cases.ports import ModelCatalog, UnitOfWork
 from services.scheduler.use_cases.queues.list_queues import ListQueues
 from services.scheduler.use_cases.queues.pause_queue import PauseQueue
 from services.scheduler.use_cases.queues.resume_queue import ResumeQueue
+from services.scheduler.use_cases.scheduling.age_jobs import AgeJobs
 from services.scheduler.use_cases.scheduling.leaders_memory import LeadersMemory
 from services.scheduler.use_cases.scheduling.preempt_jobs import PreemptJobs
 from services.scheduler.use_cases.scheduling.reason import LookAtLine
@@ -243,6 +244,7 @@ class App:
     drains: LeaderLoop
     queue_timeouts: LeaderLoop
     releases: LeaderLoop
+    ages: LeaderLoop | None
     element_stops: LeaderLoop
     array_ends: LeaderLoop
     losses: LeaderLoop
@@ -498,6 +500,7 @@ def wire(ports: Ports, settings: Settings) -> App:
             found=JOBS_RELEASED,
             pass_max=scheduling.released_jobs_per_pass_max,
         ),
+        ages=_wire_ages(store, scheduling, leader),
         element_stops=LeaderLoop(
             WhileLeading(
                 StopElements(store, jobs_per_pass_max=scheduling.elements_per_pass_max), leader
@@ -576,6 +579,27 @@ def _wire_preemption(ports: Ports, scheduling: SchedulingSettings) -> MakeRoom:
     return MakeRoom(
         PreemptJobs(ports.unit_of_work, scheduling.node_silence_max),
         Recurrence(scheduling.preemption_interval, ports.clock),
+    )
+
+
+def _wire_ages(
+    store: UnitOfWork, scheduling: SchedulingSettings, leader: LeaseKeeper
+) -> LeaderLoop | None:
+    if scheduling.priority_aging is None:
+        return None
+    return LeaderLoop(
+        WhileLeading(
+            AgeJobs(
+                store,
+                after=scheduling.priority_aging,
+                jobs_per_pass_max=scheduling.aged_jobs_per_pass_max,
+            ),
+            leader,
+        ),
+        Waking(scheduling.aging_interval),  # nothing else wakes it
+        done="priorities of jobs that waited for long are larger",
+        failed="adding to priorities failed",
+        pass_max=scheduling.aged_jobs_per_pass_max,
     )
 
 
@@ -749,6 +773,8 @@ def _supervisor(
     supervisor.add("drains", app.drains.run, Stage.INTAKE)
     supervisor.add("queue-timeouts", app.queue_timeouts.run, Stage.INTAKE)
     supervisor.add("releases", app.releases.run, Stage.INTAKE)
+    if app.ages is not None:
+        supervisor.add("ages", app.ages.run, Stage.INTAKE)
     supervisor.add("element-stops", app.element_stops.run, Stage.INTAKE)
     supervisor.add("array-ends", app.array_ends.run, Stage.INTAKE)
     supervisor.add("losses", app.losses.run, Stage.INTAKE)

@@ -53,6 +53,12 @@ class SchedulingSettings(BaseModel):
     preemption_interval: timedelta = timedelta(seconds=1)
     """While the first job waits for room, who could make it is looked at so often at most: a look
     reads all that runs."""
+    priority_aging: timedelta | None = Field(default=None, gt=timedelta(0))
+    """After so long in line a job has the next larger priority, and so on; None: never."""
+    aging_interval: timedelta = timedelta(seconds=5)
+    """It has it so much later at most."""
+    aged_jobs_per_pass_max: int = Field(default=1_000, gt=0)
+    """Jobs to whose priority one pass adds; the rest: the next, which follows at once."""
     suspended_jobs_per_pass_max: int = Field(default=100, gt=0)
     """Jobs of suspended tenants that one pass asks to stop; the rest: next pass."""
     drains_interval: timedelta = timedelta(seconds=2)

@@ -469,7 +469,7 @@ class Checkers:
             for other in admitted:
                 is_rival = (
                     other.job.tenant != row.job.tenant
-                    and other.job.spec.priority == row.job.spec.priority
+                    and other.job.priority == row.job.priority
                     and (is_first or row.job.spec.timeouts.run <= other.job.spec.timeouts.run)
                 )
                 if is_rival and self._could_stand_for(row, other):
@@ -775,14 +775,14 @@ class Checkers:
 
 def _may_come_first(row: JobRow, other: JobRow) -> bool:
     """Tell whether a job's turn may come before another's: of two tenants' shares decide."""
-    if row.job.spec.priority != other.job.spec.priority:
-        return row.job.spec.priority > other.job.spec.priority
+    if row.job.priority != other.job.priority:
+        return row.job.priority > other.job.priority
     return row.job.tenant != other.job.tenant or row.turn < other.turn
 
 
 def _came_first(row: JobRow, other: JobRow) -> bool:
     """Tell whether a job's turn certainly came before another's of its tenant."""
-    key, others = ((-each.job.spec.priority, each.turn) for each in (row, other))
+    key, others = ((-each.job.priority, each.turn) for each in (row, other))
     return row.job.tenant == other.job.tenant and key < others
 
 

@@ -23,7 +23,7 @@ from services.scheduler.domain.jobs.job import Job, JobState, StopCause
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Head, Waiting
 from services.scheduler.domain.scheduling.shares import Average, Averages
-from services.scheduler.use_cases.ports import Fact, Lease, LineNews
+from services.scheduler.use_cases.ports import Fact, LineNews
 from services.scheduler.use_cases.scheduling.preempt_jobs import PreemptJobs
 from tests.simulation.database import Client, Transaction
 from tests.simulation.registry_store import MemoryRegistryTransaction, MemoryVersions
@@ -302,9 +302,10 @@ class PreemptsEquals(PreemptJobs):
     """Jobs of the same priority make room, too."""
 
     @override
-    async def __call__(self, lease: Lease, head: Head) -> int:
-        shape = replace(head.shape, priority=head.shape.priority + 1)
-        return await super().__call__(lease, replace(head, shape=shape))
+    async def _as_submitted(self, head: Head) -> Head | None:
+        if (asked := await super()._as_submitted(head)) is None:
+            return None
+        return replace(asked, shape=replace(asked.shape, priority=asked.shape.priority + 1))
 
 
 class NoInbox(MemoryRegistryTransaction):

@@ -24,6 +24,7 @@ from services.scheduler.domain.fleet.reach import FleetDoors, FleetReach
 from services.scheduler.domain.identities import AttemptId, JobId, NodeId
 from services.scheduler.domain.jobs.array import ElementCounts
 from services.scheduler.domain.jobs.job import ENDED, Job, JobState
+from services.scheduler.domain.jobs.spec import PRIORITY_MAX
 from services.scheduler.domain.jobs.stats import JobEnds, JobTimes, JobWaits
 from services.scheduler.domain.queues.queue import Pause, Queue
 from services.scheduler.domain.resources import Resources
@@ -561,7 +562,7 @@ class MemoryAttempts:
             if row is not None:
                 each = replace(
                     each,
-                    priority=row.job.spec.priority,
+                    priority=row.job.priority,
                     attempt_id=row.job.attempt_id,
                     ends_in=self._ends_in(attempt, row.job),
                     stop_grace=row.job.spec.timeouts.stop_grace,
@@ -792,8 +793,8 @@ class MemoryLine:
         if own is None:
             return Standing()
         rows = await self._whose_turns_can_come()
-        above = [row for row in rows if row.job.spec.priority > own.job.spec.priority]
-        beside = [row for row in rows if row.job.spec.priority == own.job.spec.priority]
+        above = [row for row in rows if row.job.priority > own.job.priority]
+        beside = [row for row in rows if row.job.priority == own.job.priority]
         others = {
             tenant: _count(row for row in beside if row.job.tenant == tenant)
             for tenant in {row.job.tenant for row in beside} - {own.job.tenant}
@@ -836,6 +837,21 @@ class MemoryLine:
     async def take_news(self, *, limit: int, with_totals: bool) -> LineNews:
         """Return what has changed, and delete the notes of it."""
         return await self._tx.server.ask(lambda: self._take_news(limit, with_totals=with_totals))
+
+    async def age(self, *, after: timedelta, limit: int) -> int:
+        """Give those that have waited for so long with their priority the next larger one."""
+        jobs, aged_at = MemoryJobs(self._tx), self._tx.server.database_now
+
+        def is_due(job: Job) -> bool:
+            since = job.ages_from or job.created_at
+            return job.priority < PRIORITY_MAX and since <= aged_at - after
+
+        rows = sorted(await self._whose_turns_can_come(), key=lambda row: row.turn)
+        due = [row.job.id for row in rows if is_due(row.job)][:limit]
+        aged = [job for job in await jobs.queued(due) if is_due(job)]
+        for job in aged:
+            await jobs.save(replace(job, aged_by=job.aged_by + 1, ages_from=aged_at))
+        return len(aged)
 
     async def mend_counts(self) -> bool:
         """Do nothing: it counts whenever it is asked."""
@@ -897,7 +913,7 @@ def _waiting(row: JobRow | None) -> Waiting:
     shape = Shape(
         OwnerKind.JOB,
         row.job.tenant,
-        spec.priority,
+        row.job.priority,
         spec.resources,
         run_max=spec.timeouts.run,
         queue=spec.queue,

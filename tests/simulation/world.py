@@ -52,6 +52,9 @@ MIXED_TENANTS_ODDS: Final = 0.5
 """How often a node takes several tenants' work at a time."""
 PREEMPTION_ODDS: Final = 0.5
 """How often jobs make room for those of larger priorities."""
+AGING_ODDS: Final = 0.5
+"""How often waiting adds to priorities."""
+PRIORITY_AGING: Final = timedelta(seconds=10)
 ISOLATION_STOP_AFTER: Final = timedelta(seconds=12)
 ISOLATION_STOP_GRACE: Final = timedelta(seconds=2)
 NODE_LOST_AFTER: Final = timedelta(seconds=25)
@@ -114,6 +117,7 @@ class World:
             for node_id in NODES
         }
         self.preempts = self.chance.random() < PREEMPTION_ODDS
+        self.priority_aging = PRIORITY_AGING if self.chance.random() < AGING_ODDS else None
         self.checkers = Checkers(
             self.scheduler,
             self.registry,

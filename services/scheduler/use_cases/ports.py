@@ -693,6 +693,14 @@ class Line(SeenLine, Protocol):
         """
         ...
 
+    async def age(self, *, after: timedelta, limit: int) -> int:
+        """Give jobs that have waited for so long with their priority the next larger one.
+
+        Those that came first before others, none of a paused queue, none that somebody has locked;
+        by the database's clock. Returns how many there were.
+        """
+        ...
+
     async def mend_counts(self) -> bool:
         """Count all in line anew, if not as many are counted as stand there; return whether so."""
         ...

@@ -384,7 +384,6 @@ def _new_row(job: Job) -> dict[str, Any]:
         "id": job.id,
         "tenant": job.tenant,
         "spec": to_document(job.spec),
-        "priority": job.spec.priority,
         "queue": job.spec.queue,
         "task_count": job.spec.task_count,
         "is_array": job.is_array,
@@ -422,6 +421,8 @@ def from_job(job: Job) -> dict[str, Any]:
         "checkpoint": to_document(job.checkpoint),
         "needs_count": len(job.needs),
         "kept_outputs": to_document(job.kept_outputs) if job.kept_outputs else None,
+        "priority": job.priority,
+        "ages_from": job.ages_from,
         "rest_count": job.rest_count,
         "array_index": job.array_index,
     }
@@ -429,10 +430,11 @@ def from_job(job: Job) -> dict[str, Any]:
 
 def to_job(row: sa.RowMapping, needs: Needs) -> Job:
     """Return the job in a row, which waits for these."""
+    spec = from_document(JobSpec, row["spec"])
     return Job(
         id=row["id"],
         tenant=row["tenant"],
-        spec=from_document(JobSpec, row["spec"]),
+        spec=spec,
         state=JobState(row["state"]),
         reason=row["reason"],
         version=row["version"],
@@ -455,4 +457,6 @@ def to_job(row: sa.RowMapping, needs: Needs) -> Job:
         kept_outputs=maybe_from_document(tuple[OutputManifest, ...], row["kept_outputs"]) or (),
         element=to_element(row),
         rest_count=row["rest_count"],
+        aged_by=row["priority"] - spec.priority,
+        ages_from=row["ages_from"],
     )

@@ -39,7 +39,7 @@ from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.deployments.replica import ReplicaState
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import JobState
-from services.scheduler.domain.jobs.spec import JobTimeouts
+from services.scheduler.domain.jobs.spec import PRIORITY_MAX, JobTimeouts
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Head, LineChange, Shape, Totals, Waiting
 from services.scheduler.domain.scheduling.place import Standing
@@ -340,6 +340,27 @@ _QUEUED_COUNTS: Final = (
 )
 
 
+_AGED: Final = (
+    sa.select(JOBS.c.id)
+    .where(
+        _IS_JOB_IN_LINE,
+        JOBS.c.priority < PRIORITY_MAX,
+        sa.func.coalesce(JOBS.c.ages_from, JOBS.c.created_at)
+        <= sa.func.statement_timestamp() - sa.bindparam("after", type_=sa.Interval),
+        ~_is_paused(JOBS),
+    )
+    .order_by(JOBS.c.queue_seq)
+    .limit(sa.bindparam("jobs_max", type_=sa.Integer))
+    .with_for_update(skip_locked=True, of=JOBS)
+    .cte("aged")
+)
+_AGE: Final = (
+    sa.update(JOBS)
+    .where(JOBS.c.id == _AGED.c.id)
+    .values(priority=JOBS.c.priority + 1, ages_from=sa.func.statement_timestamp())
+)
+
+
 class PostgresLine:
     """Who waits for capacity; implements `ports.Line`."""
 
@@ -427,6 +448,11 @@ class PostgresLine:
             is_cut=bool(told) and told[0]["count"] == limit,
             totals=totals[0] if totals else None,
         )
+
+    async def age(self, *, after: timedelta, limit: int) -> int:
+        """Give those that have waited for so long with their priority the next larger one."""
+        aged = await self._connection.execute(_AGE, {"after": after, "jobs_max": limit})
+        return aged.rowcount
 
     async def mend_counts(self) -> bool:
         """Count all in line anew, if not as many are counted as stand there."""

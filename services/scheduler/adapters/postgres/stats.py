@@ -46,7 +46,11 @@ _ADMITTED: Final = (
 )
 # With an offset PostgreSQL looks each job up by its id: else it may read all there are, to join.
 _JOB: Final = (
-    sa.select(JOBS.c.queue, JOBS.c.priority, JOBS.c.created_at)
+    sa.select(
+        JOBS.c.queue,
+        sa.cast(JOBS.c.spec["priority"].astext, sa.Integer).label("priority"),
+        JOBS.c.created_at,
+    )
     .where(JOBS.c.tenant == sa.bindparam("tenant"), JOBS.c.id == _ADMITTED.c.owner_id)
     .offset(0)
     .lateral("job")

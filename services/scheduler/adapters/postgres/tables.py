@@ -101,6 +101,7 @@ JOBS: Final = Table(
         server_default="0",
         comment="an element's, or an array's next one's",
     ),
+    utc("ages_from", nullable=True),
 )
 Index("ix_job_newest", JOBS.c.tenant, JOBS.c.array_id, JOBS.c.id.desc())
 Index(

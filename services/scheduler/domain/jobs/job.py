@@ -236,6 +236,10 @@ class Job:
     """Which one of an array's it is; None: it is none."""
     rest_count: int = 1
     """How many stand in line as this one: of an array the elements that are no jobs yet."""
+    aged_by: int = 0
+    """What waiting has added to its priority (ADR-0041)."""
+    ages_from: datetime | None = None
+    """Since when it stands in line with that."""
     element_counts: Mapping[JobState, int] = field(default_factory=dict, compare=False)
     """Of an array that is shown: how many of its elements are jobs in each state."""
 
@@ -264,6 +268,7 @@ class Job:
             queue_expires_at=None if needs else _expiry(spec, at),
             needs=needs,
             element=element,
+            ages_from=None if needs else at,
         )
         if job.is_array:
             job = replace(job, rest_count=spec.array_size)
@@ -273,6 +278,11 @@ class Job:
     def is_terminal(self) -> bool:
         """Tell whether the job has ended."""
         return self.state in ENDED
+
+    @property
+    def priority(self) -> int:
+        """Return with what it stands in line."""
+        return self.spec.priority + self.aged_by
 
     @property
     def is_array(self) -> bool:
@@ -334,7 +344,8 @@ class Job:
         assert self.state is S.QUEUED, "only in line is waited"
         if needs:
             return replace(self, reason=_waits_for(needs), needs=needs)
-        return replace(self, reason=by, needs=(), queue_expires_at=_expiry(self.spec, at))
+        expires_at = _expiry(self.spec, at)
+        return replace(self, reason=by, needs=(), queue_expires_at=expires_at, ages_from=at)
 
     def split(
         self, element_id: JobId, *, at: datetime
@@ -352,6 +363,7 @@ class Job:
             traceparent=self.traceparent,
             element=ArrayElement(self.id, self.array_index),
         )
+        element = replace(element, aged_by=self.aged_by)
         rest_count = self.rest_count - 1
         size = self.spec.array_size
         told = f"{size - rest_count} of {size} elements admitted"
@@ -514,6 +526,7 @@ class Job:
             admitted_at=None,
             started_at=None,
             queue_expires_at=_expiry(self.spec, waits_from),
+            ages_from=waits_from,
             **changes,
         )
 

@@ -66,7 +66,7 @@ def _head_of(job: Job) -> Head:
     shape = Shape(
         OwnerKind.JOB,
         job.tenant,
-        spec.priority,
+        job.priority,
         spec.resources,
         run_max=spec.timeouts.run,
         queue=spec.queue,

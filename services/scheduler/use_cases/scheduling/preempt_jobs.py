@@ -1,6 +1,6 @@
 """Make room for a job in line by asking jobs of a smaller priority to stop."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
@@ -32,6 +32,9 @@ class PreemptJobs:
         if head.task_count > 1:
             return 0  # nobody could be chosen
         # 1. Look, keeping nobody from anything. Nothing is told where nobody could be chosen.
+        if (asked := await self._as_submitted(head)) is None:
+            return 0
+        head = asked
         async with self.unit_of_work.reading(because="any tenant's jobs may make room") as look:
             running = await look.attempts.running(preemptible_by=head.shape.priority)
             if not running:
@@ -43,12 +46,19 @@ class PreemptJobs:
         # 3. Each in a transaction of its own, in which it may have moved on.
         return sum(await one_by_one(victims, lambda victim: self._stop(lease, head, victim)))
 
+    async def _as_submitted(self, head: Head) -> Head | None:
+        """Return it without what waiting has added to its priority: nobody stops for that."""
+        async with self.unit_of_work.system(because="any tenant's job may need room") as tx:
+            found = await tx.jobs.some([JobId(head.id)])
+        shapes = [replace(head.shape, priority=job.spec.priority) for job in found]
+        return replace(head, shape=shapes[0]) if shapes else None
+
     async def _stop(self, lease: Lease, head: Head, victim: Running) -> bool:
         async with self.unit_of_work.system(because="preemption stops any tenant's job") as tx:
             await tx.hold(lease)
             job = await tx.jobs.get_any(JobId(victim.id))
             is_as_seen = job.is_placed and job.attempt_id == victim.attempt_id
-            if not is_as_seen or job.spec.priority >= head.shape.priority:
+            if not is_as_seen or job.priority >= head.shape.priority:
                 return False
             waiting = await tx.jobs.some([JobId(head.id)])
             if not any(each.state is JobState.QUEUED for each in waiting):
