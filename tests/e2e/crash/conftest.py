@@ -11,6 +11,7 @@ HASTY: Final[Mapping[str, Mapping[str, str]]] = {
     "scheduler": {
         "RUNTIME__ALLOW_MIXED_TENANTS": "true",
         "SCHEDULING__PREEMPTION_ENABLED": "true",
+        "SCHEDULING__PRIORITY_AGING": "PT10S",
         # A node whose scheduler is dead is given up after some 14 s; a busy runner is in time.
         "RUNNER__LEASE_TTL": "PT4S",
         "RUNNER__ISOLATION_STOP_AFTER": "PT7S",

@@ -216,7 +216,12 @@ def a_suspended_job() -> Job:
 def test_a_job_that_was_stopped_for_now_is_back_in_line_with_nothing_left_of_its_try() -> None:
     back, fact = a_suspended_job().requeued(reason="unpaid", at=later(1))
     assert back == replace(
-        a_job(), version=3, attempt_number=1, reason="unpaid", state=JobState.QUEUED
+        a_job(),
+        version=3,
+        attempt_number=1,
+        reason="unpaid",
+        state=JobState.QUEUED,
+        ages_from=later(1),
     )
     assert fact.ended_phase is not None
     assert fact.ended_phase.phase is Phase.RUNNING

@@ -487,7 +487,7 @@ class Job(_message.Message):
     NEEDS_FIELD_NUMBER: _builtins.int
     ARRAY_FIELD_NUMBER: _builtins.int
     ELEMENT_FIELD_NUMBER: _builtins.int
-    PRIORITY_FIELD_NUMBER: _builtins.int
+    AGED_BY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     state: Global___JobState.ValueType
     reason: _builtins.str
@@ -502,8 +502,8 @@ class Job(_message.Message):
     trace_id: _builtins.str
     retry_count: _builtins.int
     """How many of its attempts were retries."""
-    priority: _builtins.int
-    """With what it stands in line: its spec's, and what waiting has added."""
+    aged_by: _builtins.int
+    """What waiting has added to its priority."""
     @_builtins.property
     def spec(self) -> Global___JobSpec: ...
     @_builtins.property
@@ -556,11 +556,11 @@ class Job(_message.Message):
         needs: _abc.Iterable[Global___JobDependency] | None = ...,
         array: Global___JobArray | None = ...,
         element: Global___ArrayElement | None = ...,
-        priority: _builtins.int = ...,
+        aged_by: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["array", b"array", "created_at", b"created_at", "element", b"element", "ended_at", b"ended_at", "failure", b"failure", "progress", b"progress", "retry_at", b"retry_at", "spec", b"spec", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["array", b"array", "attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "created_at", b"created_at", "element", b"element", "ended_at", b"ended_at", "failure", b"failure", "id", b"id", "needs", b"needs", "node_id", b"node_id", "priority", b"priority", "progress", b"progress", "reason", b"reason", "retry_at", b"retry_at", "retry_count", b"retry_count", "spec", b"spec", "started_at", b"started_at", "state", b"state", "trace_id", b"trace_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aged_by", b"aged_by", "array", b"array", "attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "created_at", b"created_at", "element", b"element", "ended_at", b"ended_at", "failure", b"failure", "id", b"id", "needs", b"needs", "node_id", b"node_id", "progress", b"progress", "reason", b"reason", "retry_at", b"retry_at", "retry_count", b"retry_count", "spec", b"spec", "started_at", b"started_at", "state", b"state", "trace_id", b"trace_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -357,6 +357,7 @@ class Job(BaseModel):
     element: ArrayElement | None = Field(
         description="Of one of an array's elements: which one it is."
     )
+    aged_by: int = Field(description="What waiting has added to its priority.")
 
     @staticmethod
     def from_pb(job: pb.Job) -> "Job":
@@ -381,6 +382,7 @@ class Job(BaseModel):
             needs=[JobDependency.from_pb(needed) for needed in job.needs],
             array=JobArray.from_pb(job.array) if job.HasField("array") else None,
             element=ArrayElement.from_pb(job.element) if job.HasField("element") else None,
+            aged_by=job.aged_by,
         )
 
 

@@ -265,7 +265,7 @@ def job_to_pb(job: Job) -> job_pb2.Job:
         needs=[dependency_to_pb(needed) for needed in job.needs],
         array=array_to_pb(job) if job.is_array else None,
         element=element_to_pb(job.element),
-        priority=job.priority,
+        aged_by=job.aged_by,
     )
 
 

@@ -585,6 +585,7 @@ def _show_job(session: Session, job: Job) -> None:
         ("age", age(job.created_at)),
         ("trace", job.trace_id),
         *_asked(job.spec),
+        *([("aged by", job.aged_by)] if job.aged_by else []),
     ]
     if job.needs:
         fields.append(("waits for", ", ".join(_told(needed) for needed in job.needs)))

@@ -90,7 +90,7 @@ def show_line(session: Session, *, once: bool) -> None:
 def look(client: Client) -> Line:
     """Return the line as it is now; what moves between two answers may be missing, or old."""
     queued = client.jobs(states=("QUEUED",), limit=_LISTED_MAX)
-    first = sorted(queued, key=lambda job: (-job.spec.priority, job.created_at, job.id))
+    first = sorted(queued, key=lambda job: (-job.priority, job.created_at, job.id))
     waiting = [found for job in first[:_SHOWN_MAX] if (found := _waiting(client, job))]
     started = {job.id: job for job in queued if _placed_elements(job)}
     placed = started | {job.id: job for job in client.jobs(states=_PLACED, limit=_SHOWN_MAX)}
@@ -160,7 +160,7 @@ def _waiting(client: Client, job: Job) -> WaitingJob | None:
         place=told.jobs_before + 1,
         job_id=job.id,
         name=job.spec.name,
-        priority=job.spec.priority,
+        priority=job.priority,
         created_at=job.created_at,
         element_count=None if job.array is None else job.array.elements.get("QUEUED", 0),
         hold=told.hold,
@@ -173,7 +173,7 @@ def _placed(job: Job) -> PlacedJob:
     return PlacedJob(
         job_id=job.id,
         name=job.spec.name,
-        priority=job.spec.priority,
+        priority=job.priority,
         state=job.state,
         node_id=job.node_id,
         created_at=job.created_at,

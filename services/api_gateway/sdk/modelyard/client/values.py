@@ -181,6 +181,13 @@ class Job(_Value):
     """Of an array, which runs nothing itself: what has become of its elements."""
     element: ArrayElement | None = None
     """Of one of an array's elements: which one it is."""
+    aged_by: int = 0
+    """What waiting has added to its priority."""
+
+    @property
+    def priority(self) -> int:
+        """With what it stands in line."""
+        return self.spec.priority + self.aged_by
 
     @property
     def is_terminal(self) -> bool:
