@@ -64,6 +64,12 @@ def test_each_in_line_starts_when_those_before_it_are_over() -> None:
     assert [starts_in(each, around) for each in line] == [HOUR, 3 * HOUR, 6 * HOUR]
 
 
+def test_an_array_is_told_of_its_next_element_and_who_is_behind_it_of_all() -> None:
+    array, behind = replace(job(1, cpu=8), count=3), job(2, cpu=8, hours=2)
+    around = seen([array, behind], holding(1, hours=1))
+    assert [starts_in(each, around) for each in (array, behind)] == [HOUR, 4 * HOUR]
+
+
 def test_who_ends_before_the_first_ones_turn_passes_it() -> None:
     line = [job(1, cpu=8), job(2, cpu=1, hours=2), job(3, cpu=1, hours=0.5)]
     around = seen(line, holding(1, hours=1))

@@ -452,6 +452,29 @@ def test_a_plan_that_may_look_at_less_is_the_beginning_of_the_whole_one(
     assert cut.is_cut or cut == whole
 
 
+@given(lines(), st.lists(st.integers(1, 4), min_size=12, max_size=12), fleets(), lefts)
+def test_elements_of_an_array_are_placed_as_so_many_jobs_that_came_one_after_another(
+    line: list[Head], counts: list[int], fleet: Fleet, left: Left
+) -> None:
+    arrays = [
+        replace(each, queue_seq=10 * each.queue_seq, count=count)
+        for each, count in zip(line, counts, strict=False)
+        if each.kind is OwnerKind.JOB
+    ]
+    jobs = [
+        Head(f"{each.id}-{number}", each.queue_seq + number, each.shape)
+        for each in arrays
+        for number in range(each.count)
+    ]
+    of_arrays, of_jobs = planned(arrays, fleet, left), planned(jobs, fleet, left)
+    assert [
+        (each.head.queue_seq + each.head.array_index, each.node_ids)
+        for each in of_arrays.placements
+    ] == [(each.head.queue_seq, each.node_ids) for each in of_jobs.placements]
+    assert of_arrays.refused == of_jobs.refused
+    assert (of_arrays.reservation is None) == (of_jobs.reservation is None)
+
+
 @given(lines(), fleets(), lefts)
 def test_a_plan_that_does_not_know_what_ends_places_whoever_comes_before_it_has_to(
     line: list[Head], fleet: Fleet, left: Left
