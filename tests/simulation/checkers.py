@@ -27,7 +27,14 @@ from services.scheduler.domain.attempts.runtime import ContainerPhase
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import AttemptId, JobId, NodeId
 from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
-from services.scheduler.domain.jobs.job import ENDED, TRANSITIONS, Job, JobState, StopCause
+from services.scheduler.domain.jobs.job import (
+    ARRAY_TRANSITIONS,
+    ENDED,
+    TRANSITIONS,
+    Job,
+    JobState,
+    StopCause,
+)
 from services.scheduler.domain.jobs.spec import DependencyCondition
 from services.scheduler.domain.resources import Resources
 from services.scheduler.entrypoints.facts import ATTEMPT_LIFECYCLE, JOB_LIFECYCLE
@@ -265,7 +272,8 @@ class Checkers:
         )
         ways = {before.state}
         for _ in range(steps):
-            ways = {to for state in ways for to in TRANSITIONS[state]}
+            table = ARRAY_TRANSITIONS if after.is_array else TRANSITIONS
+            ways = {to for state in ways for to in table[state]}
         _require(after.state in ways, f"{after.id} went from {before.state} to {after.state}")
         if after.state is JobState.ADMITTED:
             _require(after.id not in self._cancelled, f"cancelled {after.id} is admitted again")

@@ -41,6 +41,8 @@ def history_of(world: World) -> History:
         fact = job_events_pb2.JobTransitioned.FromString(event.data)
         state = JobState(job_pb2.JobState.Name(fact.state).removeprefix("JOB_STATE_"))
         name = f"{fact.tenant}/{fact.name}"
+        if fact.HasField("element"):  # nobody has asked for it by itself
+            name += f"/{fact.element.index}"
         events.append(Event(event.id, fact.job_id, name, fact.version, state))
     for version in world.registry.rows(VERSIONS).values():
         if (lineage := version.content.lineage) is not None:
@@ -56,6 +58,10 @@ def history_of(world: World) -> History:
         due_effects={
             job_id: frozenset(output.name for output in row.job.spec.outputs if output.register_as)
             for job_id, row in world.scheduler.rows(JOBS).items()
+            if not row.job.is_array
+        },
+        array_ids={
+            job_id for job_id, row in world.scheduler.rows(JOBS).items() if row.job.is_array
         },
     )
 

@@ -9,13 +9,13 @@ running services, `tests/simulation` one of services on virtual time.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
 from typing import Final
 
-from services.scheduler.domain.jobs.job import TRANSITIONS, JobState
+from services.scheduler.domain.jobs.job import ARRAY_TRANSITIONS, TRANSITIONS, JobState
 
 TERMINAL: Final = frozenset(state for state, ways in TRANSITIONS.items() if not ways)
 
@@ -92,6 +92,8 @@ class History:
     """By job: how many versions there are of each output."""
     due_effects: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """By job: the outputs that become versions if it succeeds."""
+    array_ids: Collection[str] = ()
+    """Those that are arrays, which move by a table of their own."""
 
 
 class Rule(StrEnum):
@@ -191,7 +193,8 @@ def _states(history: History) -> Iterator[Anomaly]:
             yield Anomaly(Rule.ONE_STATE_A_VERSION, told)
             continue
         walk = [(version, min(by_version[version])) for version in sorted(by_version)]
-        if not all(_leads(*before, *after) for before, after in pairwise(walk)):
+        table = ARRAY_TRANSITIONS if job_id in history.array_ids else TRANSITIONS
+        if not all(_leads(table, *before, *after) for before, after in pairwise(walk)):
             yield Anomaly(Rule.LEGAL_MOVES, told)
         if walk[-1][1] not in TERMINAL:
             yield Anomaly(Rule.ONE_END, told)
@@ -199,10 +202,16 @@ def _states(history: History) -> Iterator[Anomaly]:
             yield Anomaly(Rule.CANCELLED_FOR_GOOD, told)
 
 
-def _leads(version: int, state: JobState, later: int, to: JobState) -> bool:
+def _leads(
+    table: Mapping[JobState, frozenset[JobState]],
+    version: int,
+    state: JobState,
+    later: int,
+    to: JobState,
+) -> bool:
     ways = {state}
     for _ in range(later - version):
-        ways = {way for each in ways for way in TRANSITIONS[each]}
+        ways = {way for each in ways for way in table[each]}
     return to in ways
 
 

@@ -96,12 +96,11 @@ async def test_elements_are_admitted_in_order_and_as_many_as_fit(yard: Yard) -> 
         ArrayElement(array.id, 1),
     ]
     assert [each.state for each in elements] == [S.ADMITTED] * 2
-    assert [work.owner.job_id for work in await yard.open_work()] == [  # type: ignore[union-attr]
-        each.id for each in elements
-    ]
-    assert [work.owner.element for work in await yard.open_work()] == [  # type: ignore[union-attr]
-        each.element for each in elements
-    ]
+    works = {work.owner.job_id: work.owner for work in await yard.open_work()}  # type: ignore[union-attr]
+    assert {each.id: each.element for each in elements} == {
+        job_id: owner.element  # type: ignore[union-attr]
+        for job_id, owner in works.items()
+    }
     waiting = await yard.get_job(ACME, array.id)
     assert (waiting.state, waiting.rest_count) == (S.QUEUED, 3)
     assert waiting.element_counts == {S.ADMITTED: 2}

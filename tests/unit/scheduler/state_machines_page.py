@@ -28,6 +28,7 @@ def render() -> str:
     """Return the whole page."""
     sections = (
         _section("Job", "jobs/job.py", job.TRANSITIONS),
+        _section("Array of jobs", "jobs/job.py", job.ARRAY_TRANSITIONS),
         _section("Attempt", "attempts/attempt.py", attempt.TRANSITIONS),
         _section("Deployment", "deployments/deployment.py", deployment.TRANSITIONS),
         _section("Replica", "deployments/replica.py", replica.TRANSITIONS),

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import FailedPrecondition, InvalidArgument
-from services.scheduler.domain.identities import JobId
+from services.scheduler.domain.identities import AttemptId, JobId
 from services.scheduler.domain.jobs.array import after_all, all_counts
 from services.scheduler.domain.jobs.failure import FailureReason
 from services.scheduler.domain.jobs.job import ArrayElement, Job, JobState
 from services.scheduler.domain.jobs.spec import ARRAY_SIZE_MAX, JobTimeouts
-from tests.unit.scheduler.builders import ACME, NOW, TRACEPARENT, a_job, a_spec, later
+from services.scheduler.domain.transitions import IllegalTransition
+from tests.unit.scheduler.builders import ACME, NODE, NOW, TRACEPARENT, a_job, a_spec, later
 
 S = JobState
 
@@ -70,8 +71,8 @@ def test_an_array_runs_from_its_last_element_on_and_holds_nothing_itself() -> No
 def test_what_is_no_array_is_not_split_and_what_is_one_not_admitted() -> None:
     with pytest.raises(AssertionError):
         a_job().split(JobId("job_2"), at=NOW)
-    with pytest.raises(AssertionError):
-        an_array().admitted("att_1", "node-1", at=NOW)  # type: ignore[arg-type]
+    with pytest.raises(IllegalTransition):
+        an_array().admitted(AttemptId("att_1"), NODE, at=NOW)
 
 
 def test_an_array_is_over_once_all_its_elements_are() -> None:

@@ -14,7 +14,14 @@ from services.scheduler.domain.deployments.replica import ReplicaState
 from services.scheduler.domain.jobs import job
 from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.domain.transitions import IllegalTransition
-from tests.unit.scheduler.builders import NOW, a_deployment, a_job, a_replica, an_attempt
+from tests.unit.scheduler.builders import (
+    NOW,
+    a_deployment,
+    a_job,
+    a_replica,
+    a_spec,
+    an_attempt,
+)
 
 
 @pytest.mark.parametrize(("state", "to"), list(itertools.product(JobState, repeat=2)))
@@ -27,6 +34,17 @@ def test_job_moves_only_by_its_table(state: JobState, to: JobState) -> None:
     after, fact = before.move(to, reason="because", at=NOW)
     assert (after.state, after.version, after.reason) == (to, 8, "because")
     assert (fact.state, fact.version, fact.reason, fact.at) == (to, 8, "because", NOW)
+
+
+@pytest.mark.parametrize(("state", "to"), list(itertools.product(JobState, repeat=2)))
+def test_array_moves_only_by_its_table(state: JobState, to: JobState) -> None:
+    before = a_job(spec=a_spec(array_size=3), state=state, version=7)
+    if to not in job.ARRAY_TRANSITIONS[state]:
+        with pytest.raises(IllegalTransition):
+            before.move(to, reason="because", at=NOW)
+        return
+    after, fact = before.move(to, reason="because", at=NOW)
+    assert (after.state, fact.state, fact.version) == (to, to, 8)
 
 
 @pytest.mark.parametrize(("state", "to"), list(itertools.product(AttemptState, repeat=2)))
@@ -68,6 +86,7 @@ def test_replica_moves_only_by_its_table(state: ReplicaState, to: ReplicaState) 
     ("table", "states"),
     [
         (job.TRANSITIONS, JobState),
+        (job.ARRAY_TRANSITIONS, JobState),
         (attempt.TRANSITIONS, AttemptState),
         (deployment.TRANSITIONS, DeploymentState),
         (replica.TRANSITIONS, ReplicaState),

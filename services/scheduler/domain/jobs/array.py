@@ -24,8 +24,8 @@ def after_all(
     array: Job, of_jobs: ElementCounts, *, at: datetime
 ) -> tuple[Job, JobTransitioned] | None:
     """Return an array that ends, since all its elements have; None: it is not that far."""
-    is_open = array.state not in {JobState.RUNNING, JobState.STOPPING}
-    if is_open or any(state not in ENDED for state in of_jobs):
+    has_left_line = array.state in {JobState.RUNNING, JobState.STOPPING}
+    if not has_left_line or any(state not in ENDED for state in of_jobs):
         return None
     if array.stop is not None:
         return array.cancelled(reason=array.stop.reason, at=at)

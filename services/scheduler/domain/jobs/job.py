@@ -46,8 +46,7 @@ class JobState(StrEnum):
 S = JobState
 
 TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
-    # To FAILED: it waited too long. To RUNNING and STOPPING: an array, of which elements are jobs.
-    S.QUEUED: frozenset({S.ADMITTED, S.CANCELLED, S.FAILED, S.RUNNING, S.STOPPING}),
+    S.QUEUED: frozenset({S.ADMITTED, S.CANCELLED, S.FAILED}),  # FAILED: it waited too long
     # From ADMITTED on an attempt exists, so only its runtime can say that nothing runs: cancelling
     # goes through STOPPING even before the start.
     # To QUEUED: its attempt has ended in a way that is worth another.
@@ -64,6 +63,17 @@ TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
 }
 
 
+ARRAY_TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
+    # It has no attempt: RUNNING, once none of its elements is in line with it any more.
+    S.QUEUED: frozenset({S.RUNNING, S.STOPPING, S.CANCELLED, S.FAILED}),
+    S.ADMITTED: frozenset(),
+    S.STARTING: frozenset(),
+    S.RUNNING: frozenset({S.SUCCEEDED, S.FAILED, S.STOPPING}),
+    S.STOPPING: frozenset({S.CANCELLED}),
+    S.SUCCEEDED: frozenset(),
+    S.FAILED: frozenset(),
+    S.CANCELLED: frozenset(),
+}
 ENDED: Final = frozenset(state for state, ways in TRANSITIONS.items() if not ways)
 PLACED: Final = frozenset({S.ADMITTED, S.STARTING, S.RUNNING})
 """With capacity, and not asked to stop."""
@@ -324,7 +334,6 @@ class Job:
     ) -> "tuple[Job, JobTransitioned]":
         """Capacity is taken for new attempts: task 0's, and on `others` those of all others."""
         assert not self.needs, "who waits for other jobs is passed over in line"
-        assert not self.is_array, "its elements are admitted"
         assert len(others) == self.spec.task_count - 1, "all tasks are placed together"
         return self.move(
             S.ADMITTED,
@@ -503,7 +512,7 @@ class Job:
         self, to: JobState, *, reason: str, at: datetime, **changes: Any
     ) -> "tuple[Job, JobTransitioned]":
         """Move by the table, and by nothing else; raises IllegalTransition."""
-        if to not in TRANSITIONS[self.state]:
+        if to not in (ARRAY_TRANSITIONS if self.is_array else TRANSITIONS)[self.state]:
             raise IllegalTransition("job", self.id, state=self.state, to=to)
         # Whoever moves waits for no other job any more.
         moved = replace(
