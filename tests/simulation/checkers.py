@@ -449,15 +449,23 @@ class Checkers:
     def _room_on(
         self, row: JobRow, node_id: NodeId, admitted: Sequence[JobRow], commit: Commit
     ) -> int:
-        """Return for how many of a job's tasks a node had room at its turn, if it let them in."""
+        """Return for how many of a job's tasks a node had room at its turn, if it let them in.
+
+        Of what it holds by then, and what has ended since the cycle began: who decided saw that.
+        """
         first = {each.job.id for each in admitted if _may_come_first(each, row)}
         new = [attempt for each in admitted for attempt in self._attempts_at(each.job)]
         [free] = [node.free for key, node, _ in commit.of(NODES) if node and key == node_id]
+        ended = [
+            each
+            for each in self._attempts()
+            if each.node_id == node_id and self._ended_at_s.get(each.id, -1.0) >= commit.began_s
+        ]
         taken = _sum(
             each.resources for each in new if each.node_id == node_id and each.owner.id in first
-        )
+        ) + _sum(each.resources for each in ended)
         later = {each.id for each in new if each.owner.id not in first}
-        tenants = {
+        tenants = {each.tenant for each in ended} | {
             attempt.tenant
             for attempt in self._attempts()
             if attempt.node_id == node_id and not attempt.is_terminal and attempt.id not in later

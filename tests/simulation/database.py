@@ -102,6 +102,8 @@ class Commit:
     changes: Mapping[Place, tuple[Any, Any]]
     lease: HeldLease | None
     """The one that it was to hold."""
+    began_s: float = 0.0
+    """When it began: what others have committed since then it may not have seen."""
 
     def of(self, table: Table[K, V]) -> Iterator[tuple[K, V | None, V | None]]:
         """Yield a table's changed rows."""
@@ -130,7 +132,9 @@ class Database:
         self._seq += 1
         return self._seq
 
-    def apply(self, changes: Mapping[Place, Any], lease: HeldLease | None) -> None:
+    def apply(
+        self, changes: Mapping[Place, Any], lease: HeldLease | None, *, began_s: float = 0.0
+    ) -> None:
         """Make changes visible, all at once."""
         done: dict[Place, tuple[Any, Any]] = {}
         for (name, key), row in changes.items():
@@ -141,7 +145,7 @@ class Database:
             else:
                 rows[key] = row
         if done:
-            self._on_commit(self, Commit(done, lease))
+            self._on_commit(self, Commit(done, lease, began_s))
 
 
 class ServerTransaction:
@@ -155,7 +159,7 @@ class ServerTransaction:
         self._is_open = True
         self._is_commit_sent = False
         self._is_waiting = False
-        self._asked_at_s = self._time_s()
+        self._began_s = self._asked_at_s = self._time_s()
 
     def read(self, table: Table[K, V], key: K) -> V | None:
         """Return a row as this transaction sees it; of use inside of `ask` or under its lock."""
@@ -217,7 +221,7 @@ class ServerTransaction:
         def arrive() -> None:
             self._require_open()
             self._is_open = False
-            self._database.apply(self._changes, self.lease)
+            self._database.apply(self._changes, self.lease, began_s=self._began_s)
             self._database.locks.release(self)
 
         await self._wire.call(arrive)
