@@ -127,7 +127,7 @@ def wire(ports: Ports, settings: Settings) -> App:
     return App(
         live=live,
         servicer=LogServicer(
-            ReadLogs(ports.unit_of_work, reader),
+            ReadLogs(ports.unit_of_work, reader, ports.clock),
             FollowLogs(
                 ports.unit_of_work,
                 reader,

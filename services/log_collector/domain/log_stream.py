@@ -7,9 +7,9 @@ Always holds: COMPLETED is final and means that `record_count` records are store
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -19,6 +19,9 @@ from services.chassis.tenancy import TenantId
 
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _PATH_CHARACTERS_MAX: Final = 1024
+_LATE_MAX: Final = timedelta(minutes=10)
+"""So long after an attempt's creation an earlier one may still become known; what is missing then
+was lost on its way here, and holds up nobody."""
 
 
 def checked_id(text: str, *, field: str) -> str:
@@ -158,3 +161,21 @@ class LogStream:
         assert to in TRANSITIONS[self.state], f"{self.state} never moves to {to}"
         moved = replace(self, state=to, **changes)
         return moved, StreamTransitioned(moved, at) if to in PUBLISHED else None
+
+
+def up_to_a_gap(
+    streams: Sequence[LogStream], *, after_number: int, at: datetime
+) -> Sequence[LogStream]:
+    """Return an owner's streams, in order, up to one of which an earlier one is not known yet.
+
+    Each event comes by itself, so of a job's attempts, and of their tasks, a later one may become
+    known first; whoever reads on behind the missing one would never be told of it. A reader that is
+    at `after_number` has passed all before that.
+    """
+    next_number = max(1, after_number)
+    for index, stream in enumerate(streams):
+        is_job = stream.owner_kind is OwnerKind.JOB
+        if is_job and stream.attempt_number > next_number and at < stream.expected_at + _LATE_MAX:
+            return streams[:index]
+        next_number = max(next_number, stream.attempt_number + 1)
+    return streams

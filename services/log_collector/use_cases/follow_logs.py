@@ -10,7 +10,12 @@ from services.chassis.errors import QueueFull, Unavailable
 from services.chassis.tenancy import TenantId
 from services.chassis.waiting import is_set_within
 from services.log_collector import telemetry
-from services.log_collector.domain.log_stream import LogStream, OwnerKind, StreamState
+from services.log_collector.domain.log_stream import (
+    LogStream,
+    OwnerKind,
+    StreamState,
+    up_to_a_gap,
+)
 from services.log_collector.domain.records import LogFilter, LogPosition, LogRecord
 from services.log_collector.use_cases.live_output import LiveOutput
 from services.log_collector.use_cases.output_reader import OutputReader
@@ -124,6 +129,9 @@ class _Follow:
                 await is_set_within(changed, _LOOK_INTERVAL.total_seconds())
 
     def _followed(self, streams: Sequence[LogStream]) -> Sequence[LogStream]:
+        if self.wanted.attempt_number is None:
+            at = self.use_case.clock.now()
+            streams = up_to_a_gap(streams, after_number=self.after.attempt_number, at=at)
         return [
             stream
             for stream in streams

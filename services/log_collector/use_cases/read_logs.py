@@ -4,9 +4,15 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from services.chassis.clock import Clock
 from services.chassis.errors import InvalidArgument
 from services.chassis.tenancy import TenantId
-from services.log_collector.domain.log_stream import LogStream, OwnerKind, StreamState
+from services.log_collector.domain.log_stream import (
+    LogStream,
+    OwnerKind,
+    StreamState,
+    up_to_a_gap,
+)
 from services.log_collector.domain.records import LogFilter, LogPosition, LogRecord
 from services.log_collector.use_cases.output_reader import OutputReader
 from services.log_collector.use_cases.page import Page
@@ -33,6 +39,7 @@ class ReadLogs:
 
     unit_of_work: UnitOfWork
     reader: OutputReader
+    clock: Clock
 
     async def __call__(
         self,
@@ -49,10 +56,13 @@ class ReadLogs:
         # Before the records: of a stream that is complete by then, all of them are found.
         async with self.unit_of_work(tenant) as tx:
             streams = await tx.streams.of_owner(owner_id)
+        at = self.clock.now()
+        known = up_to_a_gap(streams, after_number=after.attempt_number, at=at)
+        due = known if wanted.attempt_number is None else streams
         page = Page(record_count_max or RECORD_COUNT_DEFAULT)
         position = after
         look_count = 0
-        async for stream, scan in self._looks(streams, after, wanted):
+        async for stream, scan in self._looks(due, after, wanted):
             for record in wanted.records_of(scan.batches):
                 page.add(stream, record)
                 if page.is_full:
@@ -62,9 +72,8 @@ class ReadLogs:
             look_count += 1
             if look_count == _LOOKS_MAX:
                 return LogPage(page.records, position, is_complete=False)
-        is_complete = bool(streams) and all(
-            stream.state is StreamState.COMPLETED for stream in streams
-        )
+        is_whole = bool(streams) and len(known) == len(streams)
+        is_complete = is_whole and all(stream.state is StreamState.COMPLETED for stream in streams)
         return LogPage(page.records, position, is_complete)
 
     async def _looks(

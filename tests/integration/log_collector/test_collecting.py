@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
+from services.chassis.clock import SystemClock
 from services.chassis.errors import InvalidArgument, QueueFull
 from services.chassis.events.ports import DuplicateEvent
 from services.chassis.tenancy import TenantId
@@ -175,6 +176,35 @@ async def test_attempts_of_a_job_follow_each_other(yard: Yard) -> None:
     assert followed.result() == ["1.1", "2.1"]
     assert only_second.result() == ["2.1"]
     assert await yard.texts() == ["1.1", "2.1"]
+
+
+async def test_who_resumes_misses_nothing_of_a_task_that_became_known_late(yard: Yard) -> None:
+    late = a_stream(attempt_id="att_2", attempt_number=2)
+    last = a_stream(attempt_id="att_3", attempt_number=3)
+    now = SystemClock().now()
+    for stream in (STREAM, last):
+        yard.container(stream).write(f"{stream.attempt_number}.1")
+        await yard.open_stream(replace(yard.event(stream), at=now))
+        await yard.end_stream(replace(yard.event(stream), at=now))
+    for stream in (STREAM, last):
+        await until(lambda: yard.state(stream) is StreamState.COMPLETED)  # noqa: B023
+
+    pages = yard.follow_logs(ACME, "job_1", after=BEGINNING, wanted=ANY)
+    records = (await anext(pages)).records
+    page = await yard.read_logs(ACME, "job_1", after=BEGINNING, record_count_max=0, wanted=ANY)
+    assert [record.text for _, record in records] == ["1.1"]
+    assert records == page.records
+    assert not page.is_complete
+    assert [each async for each in pages] == [Followed(is_complete=True, last_attempt_number=1)]
+    assert await yard.followed(wanted=LogFilter(attempt_number=3)) == ["3.1"]
+
+    async with asyncio.TaskGroup() as group:
+        resumed = group.create_task(yard.followed(after=LogPosition(2, 0)))
+        yard.container(late).write("2.1")
+        await yard.open_stream(replace(yard.event(late), at=now))
+        await yard.end_stream(replace(yard.event(late), at=now))
+    assert resumed.result() == ["2.1", "3.1"]
+    assert await yard.texts(after=page.next) == ["2.1", "3.1"]
 
 
 async def test_a_page_never_passes_an_attempt_whose_output_is_still_coming(yard: Yard) -> None:

@@ -203,7 +203,7 @@ async def running_yard(
             ExpectStream(database, live),
             OpenStream(database, live),
             EndStream(database, live),
-            ReadLogs(database, reader),
+            ReadLogs(database, reader, clock),
             FollowLogs(database, reader, live, clock, followers_max=3),
             containers_root,
         )

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -10,7 +11,9 @@ from services.log_collector.domain.log_stream import (
     TRANSITIONS,
     LogLocation,
     LogStream,
+    OwnerKind,
     StreamState,
+    up_to_a_gap,
 )
 from tests.unit.log_collector.builders import NOW, a_stream
 
@@ -107,3 +110,34 @@ def test_a_format_that_is_not_read_is_refused() -> None:
 def test_an_id_that_could_not_name_a_folder_is_refused(identity: str) -> None:
     with pytest.raises(InvalidArgument):
         a_stream(attempt_id=identity)
+
+
+@pytest.mark.parametrize(
+    ("known", "after_number", "told"),
+    [
+        ([1, 2, 3], 0, [1, 2, 3]),
+        ([1, 2, 4, 5], 0, [1, 2]),
+        ([2, 3], 0, []),
+        ([1, 2, 4, 5], 2, [1, 2]),
+        ([1, 2, 4, 5], 3, [1, 2]),
+        ([1, 2, 4, 5], 4, [1, 2, 4, 5]),
+        ([1, 2], 3, [1, 2]),
+    ],
+)
+def test_what_comes_after_a_missing_attempt_is_told_once_that_one_is_known(
+    known: list[int], after_number: int, told: list[int]
+) -> None:
+    streams = [a_stream(attempt_id=f"att_{number}", attempt_number=number) for number in known]
+    found = up_to_a_gap(streams, after_number=after_number, at=NOW)
+    assert [stream.attempt_number for stream in found] == told
+
+
+def test_what_is_missing_for_long_holds_up_nobody() -> None:
+    streams = [a_stream(attempt_number=2)]
+    for waited, told in ((timedelta(minutes=9), []), (timedelta(minutes=10), streams)):
+        assert up_to_a_gap(streams, after_number=0, at=NOW + waited) == told
+
+
+def test_replicas_are_numbered_as_they_become_known() -> None:
+    replicas = [a_stream(attempt_number=2, owner_kind=OwnerKind.REPLICA)]
+    assert up_to_a_gap(replicas, after_number=0, at=NOW) == replicas
