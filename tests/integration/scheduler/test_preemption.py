@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.chassis.db.lease import HeldLease, LeaseKeeper, PostgresLeases, Recurrence
 from services.chassis.errors import Conflict
@@ -28,13 +29,15 @@ from services.scheduler.entrypoints.loops.scheduling import SchedulingLoop
 from services.scheduler.use_cases.attempts.record_attempt import RecordAttempt
 from services.scheduler.use_cases.jobs.ask_to_stop import ask_to_stop
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
-from services.scheduler.use_cases.ports import Lease
+from services.scheduler.use_cases.ports import Lease, SystemTransaction
+from services.scheduler.use_cases.scheduling import preempt_jobs
 from services.scheduler.use_cases.scheduling.preempt_jobs import REASON, PreemptJobs
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import Outcome
 from tests.integration.scheduler.yard import NODE_SILENCE_MAX, Yard, cores
 from tests.unit.scheduler.builders import ACME, NODE, UMBRELLA
 
 LARGE = 9
+COUNTED = "modelyard_scheduler_jobs_preempted_total"
 
 
 async def preempted(yard: Yard, lease: HeldLease | None = None) -> int:
@@ -286,6 +289,30 @@ async def test_who_waits_is_looked_for_now_and_again_and_a_new_first_one_at_once
     yard.clock.seconds += 1
     await make_room(lease, second)
     assert looked == ["a", "b", "b"]
+
+
+async def test_who_was_asked_is_counted_though_another_victim_could_not_be(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await yard.a_node()
+    small = [await yard.a_job(resources=cores(2)) for _ in range(2)]
+    await yard.cycle()
+    await yard.a_job(priority=LARGE, resources=cores(4))
+    report = await yard.run_cycle(await yard.lease())
+    assert report.blocked is not None
+
+    async def asked(tx: SystemTransaction, job: Job, **given: Any) -> None:
+        if job.id == small[0].id:
+            raise Conflict("job", job.id)
+        await ask_to_stop(tx, job, **given)
+
+    monkeypatch.setattr(preempt_jobs, "ask_to_stop", asked)
+    before = REGISTRY.get_sample_value(COUNTED)
+    await making_room(yard)(await yard.lease(), report.blocked)
+    states = [(await yard.job(job.id)).state for job in small]
+    assert states == [JobState.ADMITTED, JobState.STOPPING]
+    assert before is not None
+    assert REGISTRY.get_sample_value(COUNTED) == before + 1
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from loguru import logger
 from services.chassis.db.lease import HeldLease, Recurrence
 from services.chassis.errors import ModelyardError
 from services.scheduler.domain.scheduling.line import Head
-from services.scheduler.telemetry import JOBS_PREEMPTED
 from services.scheduler.use_cases.scheduling.preempt_jobs import PreemptJobs
 
 
@@ -30,7 +29,7 @@ class MakeRoom:
         if not self.recurrence.is_due(held):
             return
         try:
-            count = await self.preempt(held, head)
+            await self.preempt(held, head)
         except ModelyardError as error:
             logger.warning("preemption failed", error=error.message)
             return
@@ -39,6 +38,3 @@ class MakeRoom:
             return
         self.recurrence.done(held)
         self._looked_for = head.id
-        if count:
-            JOBS_PREEMPTED.inc(count)
-            logger.info("jobs asked to make room", job_id=head.id, count=count)

@@ -4,10 +4,13 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
+from loguru import logger
+
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import JobState, StopCause
 from services.scheduler.domain.scheduling.line import Head
 from services.scheduler.domain.scheduling.preemption import Running, choose_victims
+from services.scheduler.telemetry import JOBS_PREEMPTED
 from services.scheduler.use_cases.jobs.ask_to_stop import ask_to_stop
 from services.scheduler.use_cases.one_by_one import one_by_one
 from services.scheduler.use_cases.ports import Lease, UnitOfWork
@@ -64,4 +67,7 @@ class PreemptJobs:
             if not any(each.state is JobState.QUEUED for each in waiting):
                 return False
             await ask_to_stop(tx, job, reason=REASON, cause=StopCause.PREEMPTED)
-            return True
+        # Told here, one by one: what keeps another victim from being asked keeps nothing of this.
+        JOBS_PREEMPTED.inc()
+        logger.info("job asked to make room", job_id=head.id, victim_id=victim.id)
+        return True
