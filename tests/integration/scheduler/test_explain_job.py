@@ -4,8 +4,10 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
 from services.chassis.errors import NotFound
+from services.scheduler.adapters.postgres.tables import JOBS
 from services.scheduler.domain.jobs.job import Job
 from services.scheduler.domain.jobs.spec import JobTimeouts
 from services.scheduler.domain.scheduling.explanation import Explanation, Hold
@@ -129,6 +131,26 @@ async def test_a_job_whose_turn_no_cycle_sees_yet_is_not_told_that_it_is(yard: Y
     await yard.a_job(resources=cores(1))
     told = await explained(yard, await yard.a_job(resources=cores(1)))
     assert (told.reason.hold, told.reason.starts_in) == (Hold.ORDER, None)
+
+
+async def test_a_job_behind_those_that_pause_is_told_that_it_is_its_turn(yard: Yard) -> None:
+    look_at_one_of_each(yard)
+    await yard.a_node()
+    pausing = [await yard.a_job() for _ in range(2)]
+    job = await yard.a_job()
+    assert (await explained(yard, job)).reason.hold is Hold.ORDER
+    await pause(yard, pausing[0])
+    assert (await explained(yard, job)).reason.hold is Hold.ORDER
+    await pause(yard, pausing[1])
+    told = await explained(yard, job)
+    assert (told.reason.hold, told.jobs_before) == (Hold.NONE, 2)
+
+
+async def pause(yard: Yard, job: Job) -> None:
+    """Let a job in line wait for its next try, as after a failure."""
+    later = sa.update(JOBS).values(retry_at=yard.clock.now() + HOUR).where(JOBS.c.id == job.id)
+    async with yard.engine.begin() as connection:
+        await connection.execute(later)
 
 
 async def test_a_job_that_waits_for_another_tenants_jobs_starts_when_they_are_over(

@@ -7,6 +7,7 @@ from functools import partial
 
 from services.scheduler.domain.fleet.reach import FleetDoors
 from services.scheduler.domain.scheduling.explanation import (
+    Hold,
     Reason,
     reason_far_back,
     reason_in_line,
@@ -53,10 +54,16 @@ class LookAtLine:
             heads_max=self.heads_max,
             node_silence_max=self.node_silence_max,
         )
+        far_back: Seen | None = None
         if alike_count >= self.heads_max:
             around = await look(Line.of([head]), with_ends=False)
-            return Seen(head, alike_count, doors, around)
+            far_back = Seen(head, alike_count, doors, around)
+            if not far_back.is_held_by_others:
+                return far_back
+        # Where there is room for it those before it take it in a moment, unless they pause.
         first = await reading.line.first(at=at, each_max=self.heads_max)
+        if far_back is not None and not any(each.id == head.id for each in first.heads):
+            return far_back
         line = Line.of(first.heads)
         around = await look(line, with_ends=False)
         decisions = plan(around)
@@ -101,6 +108,11 @@ class Seen:
     around: Snapshot
     line: InLine | None = None
     """None: it is too far back for a look at others."""
+
+    @property
+    def is_held_by_others(self) -> bool:
+        """Tell whether nothing holds it but those before it, of whom some may pause."""
+        return self.reason().hold in {Hold.ORDER, Hold.PLAN}
 
     def reason(self) -> Reason:
         """Return what holds it."""
