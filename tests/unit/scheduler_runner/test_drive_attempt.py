@@ -415,7 +415,8 @@ async def test_progress_and_outputs_of_other_tasks_are_not_their_jobs(bench: Ben
     bench.store.rows["job_1"] = replace(bench.store.rows["job_1"], attempt_id=first.attempt.id)
     bench.runtime.progress = b'{"fraction": 0.5}\n'
     bench.runtime.is_(P.RUNNING, other.attempt.container_name)
-    assert await bench.drive(other) == LIMITS.progress_interval
+    assert await bench.drive(other) == LIMITS.recheck_interval > LIMITS.progress_interval
+    assert bench.memory.is_running
     bench.runtime.is_(P.EXITED, other.attempt.container_name, exit=an_exit())
 
     await bench.drive(other)
@@ -424,6 +425,13 @@ async def test_progress_and_outputs_of_other_tasks_are_not_their_jobs(bench: Ben
     assert bench.artifacts.stored == []
     assert bench.store.fact_names == ["EXITED"]
     assert bench.store.rows["job_1"].state is JobState.RUNNING
+
+
+async def test_other_tasks_are_looked_at_when_their_run_time_ends(bench: Bench) -> None:
+    _, other = tasks_of(bench)
+    bench.runtime.is_(P.RUNNING, other.attempt.container_name)
+    bench.clock.time = NOW + RUN_TIMEOUT - timedelta(milliseconds=10)
+    assert await bench.drive(other) == timedelta(milliseconds=10)
 
 
 LEFT = [LeftFile("weights/epoch", PurePath("/container/checkpoint/weights/epoch"))]

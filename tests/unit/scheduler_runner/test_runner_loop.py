@@ -42,13 +42,16 @@ class Drive:
         self._bench = bench
         self.failing: BaseException | None = None
         self.seen: list[AttemptMemory] = []
+        self.pause: timedelta | None = None
+        """How long to wait after each step that asks for a pause."""
 
     async def __call__(self, work: Any, memory: AttemptMemory) -> timedelta | None:
         self.seen.append(memory)
         if self.failing is not None:
             raise self.failing
         self._bench.memory = memory
-        return await self._bench.drive(work)
+        pause = await self._bench.drive(work)
+        return self.pause if pause and self.pause else pause
 
 
 @asynccontextmanager
@@ -197,6 +200,28 @@ async def test_exit_is_awaited_once_while_no_step_can_be_taken(
         await seen(lambda: len(bench.store.is_runtime_up) > told + 3, what="time passes")
 
     assert len(waits) == 1
+
+
+async def test_an_end_is_noticed_at_once_however_seldom_the_attempt_is_looked_at(
+    bench: Bench, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exited, waits = asyncio.Event(), list[str]()
+
+    async def wait_exit(name: str) -> None:
+        waits.append(name)
+        await exited.wait()
+
+    monkeypatch.setattr(bench.runtime, "wait_exit", wait_exit)
+    work = some_work(owner=a_job(task_count=2))
+    work = replace(work, attempt=replace(work.attempt, task=1, task_count=2))
+    bench.store.works = [bench.store.given(work)]
+    bench.runtime.is_(P.RUNNING)
+    drive.pause = timedelta(hours=1)
+    async with running(bench, drive):
+        await seen(lambda: bool(waits), what="its exit is awaited")
+        bench.runtime.exited()
+        exited.set()
+        await seen(lambda: "EXITED" in bench.store.fact_names, what="its end is recorded")
 
 
 async def test_lost_node_takes_work_again_once_nothing_of_ended_attempts_is_left(

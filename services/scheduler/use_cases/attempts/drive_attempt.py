@@ -66,6 +66,8 @@ class DriveLimits:
     probe_failures_max: int = 3
     """In a row; then a server is out of the routing entry, and is stopped."""
     progress_interval: timedelta = timedelta(seconds=1)
+    recheck_interval: timedelta = timedelta(seconds=5)
+    """Fallback only: of what tells no progress of its job the end alone matters, which is news."""
     warming_interval: timedelta = timedelta(milliseconds=250)
     probe_interval: timedelta = timedelta(seconds=2)
     replica_stop_grace: timedelta = timedelta(seconds=10)
@@ -252,14 +254,17 @@ class DriveAttempt:
         return None
 
     async def _watch_job(self, work: AttemptWork, memory: AttemptMemory) -> timedelta | None:
-        progress = await self._new_progress(work, memory) if _speaks_for_its_job(work) else None
-        if progress is not None:
-            await self.record.progressed(self._lease(), work, progress)
-            memory.recorded = memory.progress.said
+        interval = self.limits.recheck_interval
+        if _speaks_for_its_job(work):
+            interval = self.limits.progress_interval
+            progress = await self._new_progress(work, memory)
+            if progress is not None:
+                await self.record.progressed(self._lease(), work, progress)
+                memory.recorded = memory.progress.said
         assert isinstance(work.owner, JobWork), "replicas are watched in another way"
         assert work.attempt.started_at is not None, "what is watched has started"
         time_left = work.attempt.started_at + work.owner.spec.timeouts.run - self.clock.now()
-        return max(AGAIN, min(self.limits.progress_interval, time_left))
+        return max(AGAIN, min(interval, time_left))
 
     async def _new_progress(self, work: AttemptWork, memory: AttemptMemory) -> JobProgress | None:
         read = await self.runtime.read_progress(
