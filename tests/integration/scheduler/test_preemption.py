@@ -19,6 +19,7 @@ from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.attempts.ending import AttemptEnding, EndReason
 from services.scheduler.domain.attempts.work import AttemptWork
 from services.scheduler.domain.fleet.node import lease_name
+from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
 from services.scheduler.domain.jobs.job import Job, JobState, StopCause
 from services.scheduler.domain.jobs.spec import JobTimeouts
@@ -49,20 +50,20 @@ async def preempted(yard: Yard, lease: HeldLease | None = None) -> int:
     return await preempt(lease or await yard.lease(), report.blocked)
 
 
-async def work_of(yard: Yard, job: Job) -> AttemptWork:
-    [work] = [work for work in await yard.open_work() if work.attempt.owner.id == job.id]
+async def work_of(yard: Yard, job: Job, *, on: NodeId = NODE) -> AttemptWork:
+    [work] = [work for work in await yard.open_work(on) if work.attempt.owner.id == job.id]
     return work
 
 
-async def ended(yard: Yard, job: Job) -> None:
+async def ended(yard: Yard, job: Job, *, on: NodeId = NODE) -> None:
     """Do what the runner does when a container that never ran is gone."""
-    leases, name = PostgresLeases(yard.engine, CHASSIS), lease_name(NODE)
+    leases, name = PostgresLeases(yard.engine, CHASSIS), lease_name(on)
     epoch = await leases.take(name, holder="runner_1", ttl=timedelta(seconds=60))
     assert epoch is not None
     record = RecordAttempt(yard.store, retried_jobs_max=100, chance=lambda: 0.0)
     await record.closed(
         HeldLease(name, "runner_1", epoch),
-        await work_of(yard, job),
+        await work_of(yard, job, on=on),
         JobFailure(FailureReason.LOST, "never ran"),
     )
 
@@ -113,6 +114,50 @@ async def test_there_is_no_second_round_while_those_of_the_first_stop(yard: Yard
     [stopping] = [work for work in await yard.open_work() if work.stop is not None]
     await ended(yard, await yard.job(stopping.attempt.owner.id))
     assert await yard.cycle() == [(large.id, Outcome.PLACED)]
+
+
+async def two_full_nodes(yard: Yard) -> list[tuple[Job, NodeId]]:
+    """Fill two nodes with a job of no priority each; tell which is where."""
+    nodes = [await yard.a_node(name=name) for name in (NODE, "node-2")]
+    small = [await yard.a_job(resources=cores(4)) for _ in nodes]
+    await yard.cycle()
+    placed = [await yard.job(job.id) for job in small]
+    return [(job, job.node_id) for job in placed if job.node_id is not None]
+
+
+async def test_a_job_of_several_tasks_gets_room_for_all_of_them(yard: Yard) -> None:
+    small = await two_full_nodes(yard)
+    large = await yard.a_job(priority=LARGE, resources=cores(4), task_count=2)
+    assert await preempted(yard) == 2
+    assert await preempted(yard) == 0
+
+    (first, where), (second, elsewhere) = small
+    await ended(yard, first, on=where)
+    assert await yard.cycle() == []
+    await ended(yard, second, on=elsewhere)
+    assert await yard.cycle() == [(large.id, Outcome.PLACED)]
+    assert (await yard.job(large.id)).state is JobState.ADMITTED
+    await yard.check()
+
+
+async def test_nobody_is_stopped_for_some_of_the_tasks_of_a_job(yard: Yard) -> None:
+    [(small, _), (other, _)] = await two_full_nodes(yard)
+    await yard.a_node(name="node-3")
+    await yard.a_deployment(resources=cores(4))
+    await yard.cycle()
+    await yard.a_job(priority=LARGE, resources=cores(4), task_count=3)
+    assert await preempted(yard) == 0
+    for job in (small, other):
+        assert (await yard.job(job.id)).state is JobState.ADMITTED
+
+
+async def test_who_is_not_asked_to_stop_in_one_pass_is_in_the_next(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await two_full_nodes(yard)
+    await yard.a_job(priority=LARGE, resources=cores(4), task_count=2)
+    monkeypatch.setattr(preempt_jobs, "STOPS_MAX", 1)
+    assert [await preempted(yard) for _ in range(3)] == [1, 1, 0]
 
 
 async def test_what_a_user_has_cancelled_makes_room_before_anybody_is_stopped(yard: Yard) -> None:

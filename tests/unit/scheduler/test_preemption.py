@@ -21,9 +21,12 @@ SOON = timedelta(seconds=10)
 NODES = tuple(NodeId(name) for name in "abc")
 
 
-def a_head(*, priority: int = 5, cpu: int = 1, gpus: int = 0, tenant: TenantId = ACME) -> Head:
+def a_head(
+    *, priority: int = 5, cpu: int = 1, gpus: int = 0, tenant: TenantId = ACME, tasks: int = 1
+) -> Head:
     asked = resources(cpu=cpu, gpus=gpus)
-    return Head("head", 1, Shape(OwnerKind.JOB, tenant, priority, asked, 24 * HOUR))
+    shape = Shape(OwnerKind.JOB, tenant, priority, asked, 24 * HOUR, task_count=tasks)
+    return Head("head", 1, shape)
 
 
 def a_job(
@@ -119,10 +122,62 @@ def test_of_as_many_the_youngest_go() -> None:
     assert chosen(a_head(cpu=4), elsewhere) == ["young"]
 
 
-def test_nobody_makes_room_for_one_of_several_tasks() -> None:
-    running = [a_job("small", cpu=4)]
-    shape = replace(a_head().shape, task_count=2)
-    assert choose_victims(Head("gang", 1, shape), a_yard(running), running) == ()
+def test_all_tasks_have_room_or_nobody_is_stopped() -> None:
+    running = [a_job("v1", "a", cpu=4), a_job("v2", "b", cpu=4), a_replica("r", on="c", cpu=4)]
+    assert sorted(chosen(a_head(cpu=4, tasks=2), running)) == ["v1", "v2"]
+    assert chosen(a_head(cpu=4, tasks=3), running) == []
+
+
+def test_several_tasks_take_what_is_free_and_no_more_stop_than_they_lack() -> None:
+    running = [a_job("v1", "a", cpu=4), a_job("v2", "b", cpu=2), a_job("v3", "c", cpu=2)]
+    assert chosen(a_head(cpu=2, tasks=3), running) == ["v1"]
+    assert chosen(a_head(cpu=2, tasks=4), running) == ["v1"]
+    assert chosen(a_head(cpu=1, tasks=3), running) == []
+    leaving = [*running, a_job("v4", "d", cpu=4, is_stopping=True)]
+    assert chosen(a_head(cpu=2, tasks=3), leaving) == []
+
+
+def test_for_several_tasks_the_smallest_priority_goes_first_and_of_one_the_fewest() -> None:
+    larger = a_job("large", "a", cpu=4, priority=1)
+    small = [a_job(f"s{number}", "b") for number in range(4)]
+    few = [a_job("f1", "c", cpu=2), a_job("f2", "c", cpu=2)]
+    assert sorted(chosen(a_head(cpu=4, tasks=1), [larger, *small])) == ["s0", "s1", "s2", "s3"]
+    assert sorted(chosen(a_head(cpu=2, tasks=2), [larger, *small, *few])) == ["f1", "f2"]
+    both = chosen(a_head(cpu=4, tasks=2), [larger, *small, *few])
+    assert sorted(both) == ["f1", "f2", "s0", "s1", "s2", "s3"]
+
+
+def test_for_several_tasks_the_youngest_go_of_as_many() -> None:
+    running = [
+        a_job(f"v{age}", node, cpu=4, placed_for=age * HOUR)
+        for age, node in ((3, "a"), (1, "b"), (2, "c"))
+    ]
+    assert sorted(chosen(a_head(cpu=4, tasks=2), running)) == ["v1", "v2"]
+
+
+def test_a_job_of_several_tasks_makes_all_of_its_room_for_another() -> None:
+    gang = a_job("gang", "a", "b", cpu=4)
+    singles = [a_job("s1", "c", cpu=4), a_job("s2", "d", cpu=4)]
+    assert chosen(a_head(cpu=4, tasks=2), [gang, *singles]) == ["gang"]
+    assert chosen(a_head(cpu=4, tasks=2, priority=0), [gang, *singles]) == []
+
+
+def test_for_several_tasks_a_node_of_one_tenant_is_emptied_of_another_or_left_alone() -> None:
+    others = [a_job("u1", "a", tenant=UMBRELLA), a_job("u2", "a", tenant=UMBRELLA)]
+    own = [a_job("v1", "b", cpu=4)]
+    running = [*others, *own]
+    victims = chosen(a_head(cpu=1, tasks=8), running, are_mixed=False)
+    assert sorted(victims) == ["u1", "u2", "v1"]
+    stays = [*running, a_replica("r", tenant=UMBRELLA)]
+    assert chosen(a_head(cpu=1, tasks=5), stays, are_mixed=False) == []
+    assert chosen(a_head(cpu=1, tasks=4), stays, are_mixed=False) == ["v1"]
+
+
+def test_what_has_ended_since_the_look_at_what_runs_is_booked_nowhere() -> None:
+    running = [a_job("v1", "a", cpu=4), a_job("v2", "b", cpu=4)]
+    nodes = [replace(node, used=Resources()) for node in a_yard(running)[:1]]
+    nodes += a_yard(running)[1:]
+    assert [each.id for each in choose_victims(a_head(cpu=4, tasks=2), nodes, running)] == ["v2"]
 
 
 def test_room_on_two_nodes_is_no_room() -> None:
@@ -240,19 +295,26 @@ def yards(draw: st.DrawFn) -> Yard:
             )
         )
     asked = draw(amounts(8)) + Resources(cpu_millicores=1)  # whoever asks for nothing fits anywhere
-    shape = Shape(OwnerKind.JOB, draw(tenants), draw(st.integers(0, 4)), asked, HOUR)
+    task_count = draw(st.integers(1, 4))
+    priority = draw(st.integers(0, 4))
+    shape = Shape(OwnerKind.JOB, draw(tenants), priority, asked, HOUR, task_count=task_count)
     return Yard(Head("head", 1, shape), nodes, running)
 
 
 def has_room(yard: Yard, gone: Sequence[Running]) -> bool:
-    """Tell whether some node takes the head once these have ended."""
+    """Tell whether nodes take all of the head's tasks once these have ended."""
+    head = yard.head
     stay = [each for each in yard.running if each not in gone]
-    return any(
-        replace(node, used=held_on(node.id, stay), holds=works_on(node.id, stay)).has_room_for(
-            yard.head.resources, of=yard.head.tenant
-        )
+    nodes = [
+        replace(node, used=held_on(node.id, stay), holds=works_on(node.id, stay))
         for node in yard.nodes
-    )
+    ]
+    counts = [
+        head.resources.count_in(node.free, most=head.task_count)
+        for node in nodes
+        if node.takes(head.tenant)
+    ]
+    return sum(counts) >= head.task_count
 
 
 def leaving(yard: Yard) -> list[Running]:

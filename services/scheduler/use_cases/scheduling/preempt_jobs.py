@@ -16,6 +16,9 @@ from services.scheduler.use_cases.one_by_one import one_by_one
 from services.scheduler.use_cases.ports import Lease, UnitOfWork
 
 REASON: Final = "made room for a job of a larger priority"
+STOPS_MAX: Final = 200
+"""Asked to stop in one pass, some milliseconds each, in which no cycle runs. A job of many tasks
+may need more: the next pass asks the rest, and by then the first count as gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,6 @@ class PreemptJobs:
 
     async def __call__(self, lease: Lease, head: Head) -> int:
         """Run one pass for a job that has no room; returns how many were asked to stop."""
-        if head.task_count > 1:
-            return 0  # nobody could be chosen
         # 1. Look, keeping nobody from anything. Nothing is told where nobody could be chosen.
         if (asked := await self._as_submitted(head)) is None:
             return 0
@@ -45,7 +46,7 @@ class PreemptJobs:
             # After what runs, as a cycle does: what ended in between is booked nowhere any more.
             nodes = await look.nodes.at_work(silence_max=self.node_silence_max)
         # 2. Choose, without touching anything.
-        victims = choose_victims(head, nodes, running)
+        victims = choose_victims(head, nodes, running)[:STOPS_MAX]
         # 3. Each in a transaction of its own, in which it may have moved on.
         return sum(await one_by_one(victims, lambda victim: self._stop(lease, head, victim)))
 
