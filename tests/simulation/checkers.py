@@ -380,19 +380,14 @@ class Checkers:
                 after.retry_at is not None and after.retry_at != before.retry_at,
                 f"{after.id} is tried again without a pause",
             )
-            end = self.engines[attempt.node_id].truth(attempt.container_name).exit
-            is_seen = attempt.state is AttemptState.EXITED and before.stop is None
-            if is_of_tasks:  # another one's end may be why: it is told with the stop
-                failure = None if before.stop is None else before.stop.failure
+            if before.stop is None:
+                self._is_asked_for(after, self._attempts_at(after))
+            elif is_of_tasks:  # another one's end may be why: it is told with the stop
+                failure = before.stop.failure
                 is_fit = failure is None or after.spec.retries.allow(
                     failure.reason, failure.exit_code, retry_count=before.retry_count
                 )
                 _require(is_fit, f"{after.id} is tried again after {failure}, unasked")
-            elif is_seen and end is not None and end.cause is None and end.signal is None:
-                _require(
-                    end.code in after.spec.retries.exit_codes,
-                    f"{after.id} is tried again after exit code {end.code}, unasked",
-                )
         is_told = "was not kept" in after.reason or (
             # Of several tasks the first one may have ended before anybody knew that it comes back.
             is_of_tasks and attempt.ending is not None and "was not kept" in attempt.ending.message
@@ -401,6 +396,18 @@ class Checkers:
         if attempt.state is AttemptState.EXITED and not is_told and not is_success:
             kept = after.checkpoint and after.checkpoint.attempt_number
             _require(kept == attempt.number, f"{after.id} forgets what {attempt.id} has kept")
+
+    def _is_asked_for(self, job: Job, attempts: Iterable[Attempt]) -> None:
+        """A job is tried again after exit codes that it names, whichever of its tasks failed so."""
+        for attempt in attempts:
+            is_success = attempt.ending is not None and attempt.ending.reason is EndReason.SUCCEEDED
+            end = self.engines[attempt.node_id].truth(attempt.container_name).exit
+            is_seen = attempt.state is AttemptState.EXITED and not is_success
+            if is_seen and end is not None and end.cause is None and end.signal is None:
+                _require(
+                    end.code in job.spec.retries.exit_codes,
+                    f"{job.id} is tried again after exit code {end.code}, unasked",
+                )
 
     def _may_fail(self, job: Job, failure: JobFailure) -> None:
         """What is the platform's failure does not end a job that may be tried again."""
