@@ -4,13 +4,13 @@ Owns: what counts as lost, doubled and stuck. It asks the platform as a user, re
 Kafka from the first record on, and looks into the services' databases for what is still to be sent.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import asyncpg
-from modelyard.client import ApiError, Client, Job
+from modelyard.client import ApiError, Client, Job, JobAttempt
 
 from tests.e2e.crash.work import MODEL, Accepted, Work
 from tests.e2e.platform import SERVICES, Platform
@@ -45,6 +45,7 @@ async def judged(platform: Platform, work: Work, client: Client) -> Verdict:
     verdict = Verdict()
     jobs = _ended(work.accepted, client, verdict)
     _judge_starts(work, jobs, verdict)
+    _judge_tasks(client, jobs, verdict)
     _judge_keys(work, client, jobs, verdict)
     _judge_outputs(work, client, jobs, verdict)
     _judge_capacity(client, verdict)
@@ -95,11 +96,38 @@ def _ended(accepted: Sequence[Accepted], client: Client, verdict: Verdict) -> di
 
 def _judge_starts(work: Work, jobs: dict[str, Job], verdict: Verdict) -> None:
     for job in jobs.values():
-        attempts = [attempt for attempt, _ in work.started(job.id)]
-        if len(set(attempts)) < len(attempts) or max(attempts, default=0) > job.attempt_number:
-            verdict.doubled.append(f"{job.id} of {job.attempt_number} attempts began {attempts}")
-        if job.state == "SUCCEEDED" and job.attempt_number not in attempts:
-            verdict.lost.append(f"{job.id} succeeded without a start of {job.attempt_number}")
+        starts = [(start.attempt, start.task) for start in work.started(job.id)]
+        newest = max((attempt for attempt, _ in starts), default=0)
+        if len(set(starts)) < len(starts) or newest > job.attempt_number:
+            verdict.doubled.append(f"{job.id} of {job.attempt_number} attempts began {starts}")
+        last = {task for attempt, task in starts if attempt == job.attempt_number}
+        if job.state == "SUCCEEDED" and last != set(range(job.spec.tasks)):
+            verdict.lost.append(f"{job.id} succeeded and began {starts}")
+
+
+def _judge_tasks(client: Client, jobs: dict[str, Job], verdict: Verdict) -> None:
+    """All tasks of a job have their places before one starts, and end before the job comes back."""
+    for job in jobs.values():
+        if job.spec.tasks == 1:
+            continue
+        goes: dict[int, list[JobAttempt]] = defaultdict(list)
+        for attempt in client.attempts(job.id):
+            goes[attempt.number].append(attempt)
+        ended_at = None
+        for number, tasks in sorted(goes.items()):
+            whose, found = f"attempt {number} of {job.id}", sorted(each.task for each in tasks)
+            if found != list(range(job.spec.tasks)):
+                verdict.disordered.append(f"{whose} began with tasks {found}")
+            placed = [each.created_at for each in tasks]
+            starts = [each.started_at for each in tasks if each.started_at is not None]
+            if starts and min(starts) < max(placed):
+                verdict.disordered.append(f"{whose} was placed at {placed}, started at {starts}")
+            if ended_at is not None and min(placed) < ended_at:
+                verdict.disordered.append(f"{whose} began before the one before it had ended")
+            ends = [each.ended_at for each in tasks if each.ended_at is not None]
+            if len(ends) < len(tasks):
+                verdict.stuck.append(f"{whose} has tasks that have not ended")
+            ended_at = max(ends, default=ended_at)
 
 
 def _judge_keys(work: Work, client: Client, jobs: dict[str, Job], verdict: Verdict) -> None:

@@ -59,9 +59,9 @@ _RETRIES_MAX: Final = 10
 """Of a job: its node may be lost again and again."""
 _PRELUDE: Final = """
 import json, os, pathlib, signal, sys, time
-attempt = os.environ["MODELYARD_ATTEMPT"]
+attempt, task = os.environ["MODELYARD_ATTEMPT"], os.environ["MODELYARD_TASK"]
 with (pathlib.Path(os.environ["STARTS"]) / os.environ["MODELYARD_JOB_ID"]).open("a") as starts:
-    starts.write(f"{attempt} {os.getpid()}\\n")
+    starts.write(f"{attempt} {task} {os.getpid()}\\n")
 print("attempt", attempt, flush=True)
 """
 _WAITS: Final = "time.sleep(600)"
@@ -80,9 +80,26 @@ _LOST_ONCE: Final = f"if attempt == '1': {_WAITS}"
 _LASTS: Final = "time.sleep(1)"
 _WAITS_AT_FIRST: Final = f"if attempt == '1': {_WAITS}\n{_LASTS}"
 _LASTS_LONGER: Final = "time.sleep(4)"
+_ONE_TASK_FAILS_ONCE: Final = f"""
+if attempt == "1":
+    if task == "1":
+        time.sleep(1)
+        sys.exit(75)
+    {_WAITS}
+{_LASTS}
+"""
 _ISSUER: Final = "https://issuer.test"
 _AGED: Final = "UPDATE job SET ended_at = ended_at - interval '31 days' WHERE id = $1"
 _MISSING: Final = f"sha256:{'0' * 64}"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """That a program of a job has begun."""
+
+    attempt: int
+    task: int
+    process: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +121,7 @@ class Work:
 
     platform: Platform
     starts: Path
-    """A folder with a file a job, a line a start: its attempt and its process."""
+    """A folder with a file a job, a line a start: its attempt, its task and its process."""
     accepted: list[Accepted] = field(default_factory=list)
     rounds: Counter[str] = field(default_factory=Counter)
     """How often each scenario was done to its end."""
@@ -131,6 +148,7 @@ class Work:
             "retried jobs": self._retried,
             "jobs that run out of time": self._out_of_time,
             "jobs after jobs": self._after_others,
+            "job of several tasks": self._several_tasks,
             "models": self._models,
             "deployment": self._deployment,
             "short deployment": self._short_deployment,
@@ -174,12 +192,11 @@ class Work:
         for queue in client.queues():
             client.resume_queue(queue.name)
 
-    def started(self, job_id: str) -> list[tuple[int, int]]:
-        """Return each start of a job: its attempt and its process."""
+    def started(self, job_id: str) -> list[Start]:
+        """Return each start of a job."""
         file = self.starts / job_id
         lines = file.read_text().splitlines() if file.exists() else []
-        pairs = (line.split() for line in lines)
-        return [(int(attempt), int(process)) for attempt, process in pairs]
+        return [Start(*(int(number) for number in line.split())) for line in lines]
 
     def _repeat(self, name: str, do: Callable[[Client], None]) -> None:
         with self.platform.client(tries_max=_TRIES_MAX, sleep=self._sleep) as client:
@@ -276,6 +293,17 @@ class Work:
         )
         for job in (second, in_vain):
             self._ended(client, job)
+
+    def _several_tasks(self, client: Client) -> None:
+        """Run twice at once, have one fail and the other stopped, and come back together."""
+        job = self._submit(
+            client,
+            _ONE_TASK_FAILS_ONCE,
+            ends={"SUCCEEDED", "CANCELLED"},
+            retries=JobRetries(count_max=_RETRIES_MAX, exit_codes=[75]),
+            tasks=2,
+        )
+        self._ended(client, job)
 
     def _models(self, client: Client) -> None:
         name = f"made-{secrets.token_hex(6)}"
@@ -502,7 +530,7 @@ class Work:
 
     def _lose(self, job: Job) -> None:
         """Kill a job's program with the process above it, which would tell how it ended."""
-        _, program = self.started(job.id)[0]
+        program = self.started(job.id)[0].process
         with contextlib.suppress(OSError):
             process = Path(f"/proc/{program}")
             if job.id.encode() not in (process / "environ").read_bytes():
