@@ -43,10 +43,12 @@ class Verdict:
 async def judged(platform: Platform, work: Work, client: Client) -> Verdict:
     """Wait for quiet, bounded, and judge."""
     verdict = Verdict()
-    jobs = _ended(work.accepted, client, verdict)
+    accepted = _ended(work.accepted, client, verdict)
+    elements = _judge_arrays(client, accepted, verdict)
+    jobs = {job.id: job for job in accepted.values() if not job.is_array} | elements
     _judge_starts(work, jobs, verdict)
     _judge_tasks(client, jobs, verdict)
-    _judge_keys(work, client, jobs, verdict)
+    _judge_keys(work, client, accepted, verdict)
     _judge_outputs(work, client, jobs, verdict)
     _judge_capacity(client, verdict)
     for service in SERVICES:
@@ -58,7 +60,7 @@ async def judged(platform: Platform, work: Work, client: Client) -> Verdict:
         if topic == _JOBS:
             verdict.lost += [
                 f"{job.id} is at version {job.version}, told is {len(_ids(told.get(job.id, ())))}"
-                for job in jobs.values()
+                for job in {**accepted, **jobs}.values()
                 if len(_ids(told.get(job.id, ()))) != job.version
             ]
     return verdict
@@ -92,6 +94,27 @@ def _ended(accepted: Sequence[Accepted], client: Client, verdict: Verdict) -> di
         found = client.job(job_id)
         verdict.stuck.append(f"{job_id} is {found.state}: {found.reason}")
     return jobs
+
+
+def _judge_arrays(client: Client, accepted: dict[str, Job], verdict: Verdict) -> dict[str, Job]:
+    """Each index is one job, and all have ended with their array; return those."""
+    found: dict[str, Job] = {}
+    for array in accepted.values():
+        if not array.is_array:
+            continue
+        elements = client.jobs(array=array.id)
+        found |= {job.id: job for job in elements}
+        indices = sorted(job.element.index for job in elements if job.element is not None)
+        if indices != list(range(len(indices))):
+            verdict.doubled.append(f"{array.id} has elements {indices}")
+        states = {job.state for job in elements}
+        is_whole = len(indices) == array.spec.array_size and states == {"SUCCEEDED"}
+        if array.state == "SUCCEEDED" and not is_whole:
+            verdict.lost.append(f"{array.id} has succeeded, of its elements {indices} {states}")
+        verdict.stuck += [
+            f"{job.id} of {array.id} is {job.state}" for job in elements if not job.is_terminal
+        ]
+    return found
 
 
 def _judge_starts(work: Work, jobs: dict[str, Job], verdict: Verdict) -> None:

@@ -149,6 +149,7 @@ class Work:
             "jobs that run out of time": self._out_of_time,
             "jobs after jobs": self._after_others,
             "job of several tasks": self._several_tasks,
+            "arrays": self._arrays,
             "models": self._models,
             "deployment": self._deployment,
             "short deployment": self._short_deployment,
@@ -305,6 +306,15 @@ class Work:
         )
         self._ended(client, job)
 
+    def _arrays(self, client: Client) -> None:
+        """Run to the end, each element once; and be cancelled while some run."""
+        array = self._submit(client, _LASTS, array_size=3)
+        self._ended(client, array)
+        endless = self._submit(client, _WAITS, ends={"CANCELLED"}, array_size=3)
+        self._wait(lambda: self._runs_elements(client, endless), client)
+        client.cancel_job(endless.id, reason="no need")
+        self._ended(client, endless)
+
     def _models(self, client: Client) -> None:
         name = f"made-{secrets.token_hex(6)}"
         self._model(client, name, secrets.token_bytes(8))
@@ -444,6 +454,10 @@ class Work:
     def _has_left(self, client: Client, job: Job, node_id: str) -> bool:
         found = client.job(job.id)
         return found.is_terminal or found.node_id != node_id
+
+    def _runs_elements(self, client: Client, array: Job) -> bool:
+        found = client.job(array.id)
+        return found.is_terminal or bool(found.array and found.array.elements.get("RUNNING"))
 
     def _is_gone(self, client: Client, job: Job) -> bool:
         try:
