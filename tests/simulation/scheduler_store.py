@@ -573,7 +573,8 @@ class MemoryAttempts:
 
     def _ends_in(self, attempt: Attempt, job: Job) -> timedelta:
         now, timeouts = self._tx.server.database_now, job.spec.timeouts
-        ends_at = attempt.created_at + timeouts.run
+        run_max = timeouts.run if attempt.run_max is None else attempt.run_max
+        ends_at = attempt.created_at + run_max
         if job.stop is not None:
             ends_at = min(ends_at, min(job.stop.requested_at, now) + timeouts.stop_grace)
         return max(timedelta(0), ends_at - now)

@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+import pytest
+
 from services.scheduler.domain.attempts.attempt import Attempt, LogLocation, Owner, OwnerKind
 from services.scheduler.domain.identities import AttemptId, JobId
 from services.scheduler.domain.jobs.job import Job
@@ -13,8 +15,10 @@ from tests.unit.scheduler.builders import ACME, ENDING, NODE, NOW, a_spec, resou
 RUN_MAX = timedelta(hours=2)
 
 
-async def admit(store: Store, *, run_max: timedelta = RUN_MAX) -> Attempt:
-    """Place a job as a cycle does; its run time is limited."""
+async def admit(
+    store: Store, *, run_max: timedelta = RUN_MAX, is_kept_with_attempt: bool = True
+) -> Attempt:
+    """Place a job as a cycle does, or did before it kept the run time limit with the attempt."""
     spec = a_spec(resources=resources(), timeouts=JobTimeouts(run=run_max))
     job, _ = Job.queued(JobId("job_1"), ACME, spec, at=NOW, traceparent=None)
     attempt, _ = Attempt.created(
@@ -26,6 +30,7 @@ async def admit(store: Store, *, run_max: timedelta = RUN_MAX) -> Attempt:
         resources=resources(),
         at=NOW,
         traceparent=None,
+        run_max=run_max if is_kept_with_attempt else None,
     )
     async with store.unit_of_work.system(because="test") as tx:
         await tx.nodes.register(
@@ -41,12 +46,21 @@ async def held(store: Store) -> list[Holding]:
         return list(await tx.attempts.holdings())
 
 
-async def test_what_is_placed_holds_its_node_for_its_run_time_from_then_on(store: Store) -> None:
-    await admit(store)
+@pytest.mark.parametrize("is_kept_with_attempt", [True, False])
+async def test_what_is_placed_holds_its_node_for_its_run_time_from_then_on(
+    store: Store, is_kept_with_attempt: bool
+) -> None:
+    await admit(store, is_kept_with_attempt=is_kept_with_attempt)
     [holding] = await held(store)
     assert holding.ends_in is not None
     assert RUN_MAX - timedelta(minutes=1) < holding.ends_in <= RUN_MAX
     assert holding == Holding(NODE, ACME, resources(), ends_in=holding.ends_in)
+
+
+async def test_an_attempt_keeps_its_run_time_limit(store: Store) -> None:
+    placed = await admit(store)
+    async with store.unit_of_work.system(because="test") as tx:
+        assert (await tx.attempts.get(placed.id)).run_max == RUN_MAX
 
 
 async def test_a_start_moves_nothing_however_late_and_by_whatever_clock(store: Store) -> None:
@@ -93,8 +107,11 @@ async def test_whose_owner_is_no_job_never_ends_by_itself(store: Store) -> None:
     assert Holding(NODE, ACME, resources(cpu=2), ends_in=None) in await held(store)
 
 
-async def test_what_is_asked_to_stop_ends_by_its_grace(store: Store) -> None:
-    await admit(store)
+@pytest.mark.parametrize("is_kept_with_attempt", [True, False])
+async def test_what_is_asked_to_stop_ends_by_its_grace(
+    store: Store, is_kept_with_attempt: bool
+) -> None:
+    await admit(store, is_kept_with_attempt=is_kept_with_attempt)
     async with store.unit_of_work.system(because="test") as tx:
         job = await tx.jobs.get_any(JobId("job_1"))
         placed, _ = job.admitted(AttemptId("att_1"), NODE, at=tx.now)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    Interval,
     MetaData,
     Sequence,
     Table,
@@ -287,6 +288,7 @@ ATTEMPTS: Final = Table(
     Column("end_message", Text),
     Column("task", Integer, nullable=False, server_default="0"),
     Column("task_count", Integer, nullable=False, server_default="1"),
+    Column("run_max", Interval, comment="a job's, since its placement"),
 )
 IS_FIRST_OF_JOB: Final = text("owner_kind = 'JOB' AND number = 1")
 """Written as in the index: parameters in it would hide that."""
@@ -311,6 +313,9 @@ Index(
     ATTEMPTS.c.id,
     postgresql_where=text("state IN ('CREATED', 'STARTED')"),
 )
+
+# Who is asked to stop holds for its grace only: few at a time, beside all that runs.
+Index("ix_job_stopping", JOBS.c.id, postgresql_where=text("state = 'STOPPING'"))
 
 DEPLOYMENTS: Final = Table(
     "deployment",

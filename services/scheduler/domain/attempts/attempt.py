@@ -6,7 +6,7 @@ transaction that records its end (EXITED, LOST or CLOSED), never earlier; and th
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 
@@ -102,6 +102,9 @@ class Attempt:
     """Which of its job's tasks it runs, from 0 on."""
     task_count: int = 1
     """How many its job has."""
+    run_max: timedelta | None = None
+    """Its job's limit, counted from its placement; None: it is no job's, or from before that was
+    kept."""
 
     @classmethod
     def created(
@@ -117,6 +120,7 @@ class Attempt:
         traceparent: str | None,
         task: int = 0,
         task_count: int = 1,
+        run_max: timedelta | None = None,
     ) -> "tuple[Attempt, AttemptTransitioned]":
         """Return a new attempt, whose capacity is booked in the same transaction."""
         attempt = cls(
@@ -132,6 +136,7 @@ class Attempt:
             traceparent=traceparent,
             task=task,
             task_count=task_count,
+            run_max=run_max,
         )
         return attempt, AttemptTransitioned(attempt, at)
 

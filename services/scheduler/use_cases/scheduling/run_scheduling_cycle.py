@@ -242,6 +242,7 @@ class RunSchedulingCycle:
                 traceparent=traceparent,
                 task=task,
                 task_count=placement.head.task_count,
+                run_max=placement.head.run_max,
             )
             tx.emit(created)
             works.append(AttemptWork(attempt, work, None, is_current=True, placed_for=timedelta(0)))
