@@ -3,10 +3,10 @@
 The database's clock tells when a node was heard of, and whether that is recent (ADR-0007).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
@@ -44,10 +44,29 @@ _IS_AT_WORK: Final = sa.and_(
     NODES.c.cordoned_at.is_(None),
     NODES.c.lost_at.is_(None),
 )
-_SOME: Final = (
-    sa.select(NODES).where(is_one_of(NODES.c.id, "node_ids")).order_by(NODES.c.id).with_for_update()
+_NODE: Final = (
+    NODES.c.id,
+    *(NODES.c[name] for name in _AMOUNTS),
+    *(NODES.c[f"used_{name}"] for name in _AMOUNTS),
+    NODES.c.heartbeat_at,
+    NODES.c.runtime,
+    NODES.c.runtime_down_since,
+    NODES.c.cordoned_at,
+    NODES.c.draining_since,
+    NODES.c.lost_at,
+    NODES.c.allows_mixed_tenants,
 )
-_AT_WORK: Final = sa.select(NODES).where(_IS_AT_WORK).order_by(NODES.c.id)
+"""As `to_node` takes them."""
+_SOME: Final = (
+    sa.select(*_NODE)
+    .where(is_one_of(NODES.c.id, "node_ids"))
+    .order_by(NODES.c.id)
+    .with_for_update()
+)
+_FIRST: Final = (
+    sa.select(*_NODE).order_by(NODES.c.id).limit(sa.bindparam("nodes_max", type_=sa.Integer))
+)
+_AT_WORK: Final = sa.select(*_NODE).where(_IS_AT_WORK).order_by(NODES.c.id)
 _CAPACITY: Final = sa.select(
     *(
         sa.cast(sa.func.coalesce(sa.func.sum(NODES.c[name]), 0), sa.BigInteger).label(name)
@@ -228,12 +247,12 @@ class PostgresNodes(PostgresFleet):
     async def some(self, node_ids: Collection[NodeId]) -> Sequence[Node]:
         """Return nodes by id, locked, with what they hold."""
         found = await self._connection.execute(_SOME, {"node_ids": list(node_ids)})
-        return await self._with_what_they_hold([to_node(row) for row in found.mappings()])
+        return await self._with_what_they_hold([to_node(row) for row in found])
 
     async def at_work(self, *, silence_max: timedelta) -> Sequence[Node]:
         """Return open nodes with a recent heartbeat whose runtime answers, with what they hold."""
         found = await self._connection.execute(_AT_WORK, {"silence_max": silence_max})
-        return await self._with_what_they_hold([to_node(row) for row in found.mappings()])
+        return await self._with_what_they_hold([to_node(row) for row in found])
 
     async def capacity_at_work(self, *, silence_max: timedelta) -> Resources:
         """Return what open nodes with a recent heartbeat, whose runtime answers, have together."""
@@ -277,9 +296,9 @@ class PostgresNodes(PostgresFleet):
 
     async def first(self, limit: int) -> tuple[Sequence[Node], int]:
         """Return nodes by id, silent ones too, and how many there are."""
-        found = await self._connection.execute(sa.select(NODES).order_by(NODES.c.id).limit(limit))
+        found = await self._connection.execute(_FIRST, {"nodes_max": limit})
         count = await self._connection.scalar(sa.select(sa.func.count()).select_from(NODES))
-        return [to_node(row) for row in found.mappings()], count or 0
+        return [to_node(row) for row in found], count or 0
 
     async def save(self, node: Node) -> None:
         """Store what is used of a node, which this transaction holds locked, and its doors."""
@@ -310,17 +329,8 @@ class PostgresNodes(PostgresFleet):
         assert released.rowcount == 1, "attempts are placed on registered nodes"
 
 
-def to_node(row: sa.RowMapping) -> Node:
-    """Return the node in a row."""
-    return Node(
-        id=row["id"],
-        capacity=to_resources(row),
-        used=to_resources(row, prefix="used_"),
-        heartbeat_at=row["heartbeat_at"],
-        runtime=row["runtime"],
-        runtime_down_since=row["runtime_down_since"],
-        cordoned_at=row["cordoned_at"],
-        draining_since=row["draining_since"],
-        lost_at=row["lost_at"],
-        allows_mixed_tenants=row["allows_mixed_tenants"],
-    )
+def to_node(row: Iterable[Any]) -> Node:
+    """Return the node in a row of `_NODE`: by place, which takes half as long as by name."""
+    node_id, cpu, memory, gpus, used_cpu, used_memory, used_gpus, *others = row
+    capacity, used = Resources(cpu, memory, gpus), Resources(used_cpu, used_memory, used_gpus)
+    return Node(node_id, capacity, used, *others)
