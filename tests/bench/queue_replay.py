@@ -166,7 +166,7 @@ class _Cluster:
         for number, holding in self.running.items():
             assert holding.ends_in is not None, "jobs end by themselves"
             passed = timedelta(seconds=self.now_s - self.started_s[number])
-            yield replace(holding, ends_in=max(timedelta(0), holding.ends_in - passed))
+            yield holding._replace(ends_in=max(timedelta(0), holding.ends_in - passed))
 
     def _head(self, arrival: Arrival) -> Head:
         shape = Shape(

@@ -3,9 +3,8 @@
 Owns: the arithmetic of capacity. Always holds: amounts are never negative.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import reduce
 from typing import Final, Self
 
 from services.chassis.amounts import size_in_words
@@ -50,15 +49,12 @@ class Resources:
         )
 
     @classmethod
-    def most(cls, found: Iterable["Resources"]) -> "Resources":
+    def most(cls, found: Collection["Resources"]) -> "Resources":
         """Return the most of each amount that there is in one of them."""
-        return reduce(cls._or_more, found, cls())
-
-    def _or_more(self, other: "Resources") -> "Resources":
-        return Resources(
-            max(self.cpu_millicores, other.cpu_millicores),
-            max(self.memory_bytes, other.memory_bytes),
-            max(self.gpu_count, other.gpu_count),
+        return cls(
+            max((each.cpu_millicores for each in found), default=0),
+            max((each.memory_bytes for each in found), default=0),
+            max((each.gpu_count for each in found), default=0),
         )
 
     def amounts(self) -> dict[str, int]:

@@ -368,6 +368,26 @@ def test_the_first_job_that_an_end_makes_room_for_has_it_reserved(
             return
 
 
+@given(lines(), fleets())
+def test_room_is_kept_on_the_node_of_all_where_it_is_free_first(
+    line: list[Head], fleet: Fleet
+) -> None:
+    for each in line:
+        if each.kind is not OwnerKind.JOB or each.task_count > 1:
+            continue
+        decisions = planned([each], fleet, {})
+        alone = [
+            planned([each], Fleet([node], on_it), {}).reservation
+            for node in fleet.nodes
+            for on_it in [[held for held in fleet.holdings if held.node_id == node.id]]
+        ]
+        found = [(kept.starts_in, kept.node_id) for kept in alone if kept is not None]
+        kept = decisions.reservation
+        assert decisions.placements or (kept is None) == (not found)
+        if kept is not None:
+            assert (kept.starts_in, kept.node_id) == min(found)
+
+
 @st.composite
 def busy_fleets(draw: st.DrawFn) -> Fleet:
     """Draw nodes that are partly taken, by jobs alone: whoever wants a whole one waits for them."""

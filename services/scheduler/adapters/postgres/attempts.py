@@ -99,7 +99,7 @@ _HOLDINGS: Final = (
                 ("node_ids", ATTEMPTS.c.node_id),
                 ("tenants", ATTEMPTS.c.tenant),
                 *((name, ATTEMPTS.c[name]) for name in from_resources(Resources())),
-                ("ends_in_s", sa.cast(sa.extract("epoch", _ENDS_IN), sa.Double)),
+                ("ends_in_s", sa.func.date_part("epoch", _ENDS_IN, type_=sa.Double)),
             )
         )
     )
@@ -341,17 +341,12 @@ def to_holdings(columns: sa.RowMapping) -> Sequence[Holding]:
         return []
     amounts = list(zip(*(columns[name] for name in from_resources(Resources())), strict=True))
     sizes = {each: Resources(*each) for each in set(amounts)}  # most are of a few sizes
-    return [
-        Holding(
-            node_id,
-            tenant,
-            sizes[amount],
-            None if ends_in_s is None else timedelta(seconds=max(0.0, ends_in_s)),
-        )
-        for node_id, tenant, amount, ends_in_s in zip(
-            columns["node_ids"], columns["tenants"], amounts, columns["ends_in_s"], strict=True
-        )
-    ]
+    held = (sizes[amount] for amount in amounts)
+    ends_in = (
+        None if each is None else timedelta(seconds=max(0.0, each)) for each in columns["ends_in_s"]
+    )
+    rows = zip(columns["node_ids"], columns["tenants"], held, ends_in, strict=True)
+    return list(map(Holding._make, rows))
 
 
 def to_running(rows: Sequence[sa.RowMapping]) -> Sequence[Running]:

@@ -77,7 +77,7 @@ def _after(seen: Snapshot, length: timedelta) -> Snapshot:
         if each.ends_in is None:
             stay[each.node_id].append(each)
         elif each.ends_in > length:
-            stay[each.node_id].append(replace(each, ends_in=each.ends_in - length))
+            stay[each.node_id].append(each._replace(ends_in=each.ends_in - length))
         else:
             if (node := nodes.get(each.node_id)) is not None:
                 nodes[node.id] = replace(node, used=node.used.less(each.resources))
