@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from deploy.local.state import CHECKOUT
 from services.scheduler.domain.fleet.reach import FleetDoors
+from services.scheduler.domain.scheduling import forecast
 from services.scheduler.domain.scheduling.explanation import (
     Explanation,
     Hold,
@@ -21,6 +22,8 @@ from services.scheduler.domain.scheduling.explanation import (
 from services.scheduler.domain.scheduling.line import Head, Line, Shape
 from services.scheduler.domain.scheduling.plan import Snapshot, plan
 from services.scheduler.domain.scheduling.shares import Shares
+from services.scheduler.use_cases.ports import FirstInLine
+from services.scheduler.use_cases.scheduling.reason import InLine, Seen
 from tests.unit.scheduler.builders import ACME, NOW, UMBRELLA, a_job, resources
 from tests.unit.scheduler.test_plan import Fleet, Left, a_fleet, fleets, head, holding, lefts, lines
 
@@ -152,6 +155,43 @@ def test_of_each_shape_the_first_ones_tell_what_a_cycle_does(
     for each in line:
         is_turn = reason_of(each, around).hold is Hold.NONE
         assert is_turn == (each.id in placed)
+
+
+@st.composite
+def lines_of_few_shapes(draw: st.DrawFn) -> list[Head]:
+    shapes = [each.shape for each in draw(lines())]
+    drawn = draw(st.lists(st.sampled_from(shapes), max_size=12)) if shapes else []
+    return [Head(f"head-{seq}", seq, shape) for seq, shape in enumerate(drawn)]
+
+
+@given(lines_of_few_shapes(), fleets(), lefts, st.integers(1, 3))
+def test_a_few_of_each_shape_tell_the_same_as_all_of_them_where_they_tell_all(
+    line: list[Head], fleet: Fleet, left: Left, each_max: int
+) -> None:
+    few = [
+        each
+        for place, each in enumerate(line)
+        if [before.shape for before in line[:place]].count(each.shape) < each_max
+    ]
+    around, around_all = seen(few, fleet, left=left), seen(line, fleet, left=left)
+    some = InLine(FirstInLine(few, each_max, is_whole=True), plan(around))
+    all_of_them = InLine(FirstInLine(line, 50, is_whole=True), plan(around_all))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(forecast, "WORK_MAX", 1)  # as if there were many nodes
+        for each in line:
+            if some.tells_all_of(each, around):
+                told = Seen(each, 0, OPEN, around, some).reason()
+                assert told == Seen(each, 0, OPEN, around_all, all_of_them).reason()
+
+
+def test_one_behind_a_few_is_looked_at_itself_where_nothing_ends() -> None:
+    alike = [head(f"job-{seq}", cpu=4, seq=seq) for seq in range(2)]
+    for ends_in, tells_all in ((None, [True, False]), (timedelta(hours=1), [True, True])):
+        around = seen(alike[:1], a_fleet("a", holdings=[holding(6, ends_in=ends_in)]))
+        some = InLine(FirstInLine(alike[:1], 1, is_whole=True), plan(around))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(forecast, "WORK_MAX", 1)
+            assert [some.tells_all_of(each, around) for each in alike] == tells_all
 
 
 def test_the_page_on_why_one_waits_tells_of_each_hold() -> None:

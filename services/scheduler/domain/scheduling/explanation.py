@@ -214,7 +214,7 @@ def _what_is_short(head: Head, seen: Snapshot, decisions: Decisions, told: Forec
         because = "there is room, and it is kept for one before it that needs more"
         in_time = "a run time limit that ends before that one's turn, or its start"
         return Reason(Hold.ORDER, because, in_time if head.run_max is not None else "its start")
-    if _has_room(head, seen.nodes):
+    if at_its_turn is not seen and _has_room(head, seen.nodes):
         return Reason(Hold.ORDER, "those before it take the room that there is", _ENDS_HELP)
     return _no_room(head, seen, told)
 
@@ -222,7 +222,7 @@ def _what_is_short(head: Head, seen: Snapshot, decisions: Decisions, told: Forec
 def _no_room(head: Head, seen: Snapshot, told: Forecast) -> Reason:
     never = told.starts_in is None and not told.is_cut
     helped_by = "fewer replicas, or more nodes" if never else _ENDS_HELP
-    if (room := _room(head, seen.nodes)) > 0:
+    if head.task_count > 1 and (room := _room(head, seen.nodes)) > 0:
         because = f"there is room for {room} of its {head.task_count} tasks, which start together"
         return Reason(Hold.RESOURCES, because, helped_by)
     large = [node for node in seen.nodes if head.resources.fits_in(node.capacity)]

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Final
 
 from services.scheduler.domain.fleet.reach import FleetDoors
 from services.scheduler.domain.scheduling.explanation import (
@@ -18,6 +19,9 @@ from services.scheduler.domain.scheduling.plan import Decisions, Snapshot, plan
 from services.scheduler.domain.scheduling.shares import Shares
 from services.scheduler.use_cases.ports import FirstInLine, Reading, Tenants
 from services.scheduler.use_cases.scheduling.snapshot import snapshot
+
+_FEW: Final = 10
+"""Of each shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +58,28 @@ class LookAtLine:
             heads_max=self.heads_max,
             node_silence_max=self.node_silence_max,
         )
-        far_back: Seen | None = None
+
+        async def in_line(each_max: int) -> tuple[Snapshot, InLine]:
+            first = await reading.line.first(at=at, each_max=each_max)
+            # What ends when may not matter, but to look at the nodes again for it costs as much.
+            around = await look(Line.of(first.heads), with_ends=True)
+            return around, InLine(first, plan(around))
+
         if alike_count >= self.heads_max:
-            around = await look(Line.of([head]), with_ends=False)
-            far_back = Seen(head, alike_count, doors, around)
+            far_back = Seen(
+                head, alike_count, doors, await look(Line.of([head]), with_ends=False)
+            )
             if not far_back.is_held_by_others:
                 return far_back
-        # Where there is room for it those before it take it in a moment, unless they pause.
-        first = await reading.line.first(at=at, each_max=self.heads_max)
-        if far_back is not None and not any(each.id == head.id for each in first.heads):
-            return far_back
-        line = Line.of(first.heads)
-        around = await look(line, with_ends=False)
-        decisions = plan(around)
-        if _needs_ends(head, around, decisions):
-            around = await look(line, with_ends=True)
-            decisions = plan(around)
-        return Seen(head, alike_count, doors, around, InLine(first, decisions))
-
-
-def _needs_ends(head: Head, around: Snapshot, decisions: Decisions) -> bool:
-    """Tell whether what ends when matters to one: that is a row for each attempt.
-
-    In a large yard to the first without room alone, where nobody behind it has any: no forecast
-    comes to the others.
-    """
-    is_first = decisions.blocked is not None and decisions.blocked.id == head.id
-    is_placed = any(placement.head.id == head.id for placement in decisions.placements)
-    return is_first or is_placed or decisions.needs_holdings or steps_max(around) > 1
+            # Where there is room for it those before it take it in a moment, unless they pause.
+            around, line = await in_line(self.heads_max)
+            is_among_first = any(each.id == head.id for each in line.first.heads)
+            return Seen(head, alike_count, doors, around, line) if is_among_first else far_back
+        # At a few first: where there is little room that tells it all, and is soon done.
+        around, line = await in_line(min(_FEW, self.heads_max))
+        if not line.tells_all_of(head, around):
+            around, line = await in_line(self.heads_max)
+        return Seen(head, alike_count, doors, around, line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +91,27 @@ class InLine:
 
     def is_certain(self, heads_max: int) -> bool:
         """Tell whether no more of a shape may have been placed than were looked at."""
+        return self.first.is_whole and (
+            self.first.each_max >= heads_max or self._most_placed < self.first.each_max
+        )
+
+    def tells_all_of(self, head: Head, around: Snapshot) -> bool:
+        """Tell whether a look at more of each shape would tell nothing else of one that waits.
+
+        None was placed to the last that was looked at, and no forecast goes beyond these decisions.
+        """
+        are_alike_refused = self._most_placed < self.first.each_max and steps_max(around) == 1
+        # A forecast also tells who waits for what never ends.
+        ends = (each.ends_in for each in around.holdings or ())
+        is_foreseen = around.line.find(head.id) is not None or any(
+            each is not None for each in ends
+        )
+        return are_alike_refused and is_foreseen
+
+    @property
+    def _most_placed(self) -> int:
         placed = Counter(placement.head.shape for placement in self.decisions.placements)
-        most, each_max = max(placed.values(), default=0), self.first.each_max
-        return self.first.is_whole and (each_max >= heads_max or most < each_max)
+        return max(placed.values(), default=0)
 
 
 @dataclass(frozen=True, slots=True)
