@@ -66,9 +66,7 @@ class LookAtLine:
             return around, InLine(first, plan(around))
 
         if alike_count >= self.heads_max:
-            far_back = Seen(
-                head, alike_count, doors, await look(Line.of([head]), with_ends=False)
-            )
+            far_back = Seen(head, alike_count, doors, await look(Line.of([head]), with_ends=False))
             if not far_back.is_held_by_others:
                 return far_back
             # Where there is room for it those before it take it in a moment, unless they pause.

@@ -7,8 +7,8 @@ none, and their jobs are looked at.
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0018_pre_attempt_run_max"
-down_revision = "0016_pre_line_counts"
+revision = "0019_pre_attempt_run_max"
+down_revision = "0018_pre_priority_aging"
 branch_labels = None
 depends_on = None
 
