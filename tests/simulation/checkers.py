@@ -463,11 +463,7 @@ class Checkers:
         first = {each.job.id for each in admitted if _may_come_first(each, row)}
         new = [attempt for each in admitted for attempt in self._attempts_at(each.job)]
         [free] = [node.free for key, node, _ in commit.of(NODES) if node and key == node_id]
-        ended = [
-            each
-            for each in self._attempts()
-            if each.node_id == node_id and self._ended_at_s.get(each.id, -1.0) >= commit.began_s
-        ]
+        ended = self._ended_since(commit.began_s, node_id)
         taken = _sum(
             each.resources for each in new if each.node_id == node_id and each.owner.id in first
         ) + _sum(each.resources for each in ended)
@@ -495,7 +491,7 @@ class Checkers:
                     and other.job.priority == row.job.priority
                     and (is_first or row.job.spec.timeouts.run <= other.job.spec.timeouts.run)
                 )
-                if is_rival and self._could_stand_for(row, other):
+                if is_rival and self._could_stand_for(row, other, commit):
                     before = [each.job for each in admitted if _came_first(each, other)]
                     beside = [each.job for each in admitted if each.job.tenant == row.job.tenant]
                     theirs = self._share(other.job.tenant, before, lately=0, without=new)
@@ -506,8 +502,19 @@ class Checkers:
                         f" {row.job.tenant} has {own:.2f} and {row.job.id} waits",
                     )
 
-    def _could_stand_for(self, row: JobRow, other: JobRow) -> bool:
-        """Tell whether a job could have been admitted in another's stead, on its node."""
+    def _ended_since(self, began_s: float, node_id: NodeId) -> list[Attempt]:
+        """Return what was there yet for a cycle that began then."""
+        return [
+            each
+            for each in self._attempts()
+            if each.node_id == node_id and self._ended_at_s.get(each.id, -1.0) >= began_s
+        ]
+
+    def _could_stand_for(self, row: JobRow, other: JobRow, commit: Commit) -> bool:
+        """Tell whether a job could have been admitted in another's stead, on its node.
+
+        Beside what it holds, and what has ended since the cycle began: who decided saw that.
+        """
         node_id = other.job.node_id
         assert node_id is not None, "who is admitted has a node"
         beside = [
@@ -517,6 +524,7 @@ class Checkers:
             and not attempt.is_terminal
             and attempt.owner.id != other.job.id
         ]
+        beside += self._ended_since(commit.began_s, node_id)
         tenants = {attempt.tenant for attempt in beside}
         is_let_in = self.engines[node_id].allows_mixed_tenants or tenants <= {row.job.tenant}
         taken = _sum(attempt.resources for attempt in beside)
