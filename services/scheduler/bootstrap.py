@@ -500,7 +500,7 @@ def wire(ports: Ports, settings: Settings) -> App:
             found=JOBS_RELEASED,
             pass_max=scheduling.released_jobs_per_pass_max,
         ),
-        ages=_wire_ages(store, scheduling, leader),
+        ages=_wire_ages(store, known, scheduling, leader),
         element_stops=LeaderLoop(
             WhileLeading(
                 StopElements(store, jobs_per_pass_max=scheduling.elements_per_pass_max), leader
@@ -583,7 +583,7 @@ def _wire_preemption(ports: Ports, scheduling: SchedulingSettings) -> MakeRoom:
 
 
 def _wire_ages(
-    store: UnitOfWork, scheduling: SchedulingSettings, leader: LeaseKeeper
+    store: UnitOfWork, known: TenantTable, scheduling: SchedulingSettings, leader: LeaseKeeper
 ) -> LeaderLoop | None:
     if scheduling.priority_aging is None:
         return None
@@ -591,6 +591,7 @@ def _wire_ages(
         WhileLeading(
             AgeJobs(
                 store,
+                known,
                 after=scheduling.priority_aging,
                 jobs_per_pass_max=scheduling.aged_jobs_per_pass_max,
             ),

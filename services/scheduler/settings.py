@@ -55,8 +55,8 @@ class SchedulingSettings(BaseModel):
     reads all that runs."""
     priority_aging: timedelta | None = Field(default=None, gt=timedelta(0))
     """After so long in line a job has the next larger priority, and so on; None: never."""
-    aging_interval: timedelta = timedelta(seconds=5)
-    """It has it so much later at most."""
+    aging_interval: timedelta = timedelta(seconds=30)
+    """It has it so much later at most; each look is one at all in line."""
     aged_jobs_per_pass_max: int = Field(default=1_000, gt=0)
     """Jobs to whose priority one pass adds; the rest: the next, which follows at once."""
     suspended_jobs_per_pass_max: int = Field(default=100, gt=0)

@@ -155,7 +155,7 @@ class MemoryJobs:
         )[:limit]
 
     async def of_stopping_arrays(self, *, limit: int) -> Sequence[JobId]:
-        """Return elements that nobody has asked to stop, of arrays that are to stop."""
+        """Return elements that nobody has asked to stop for good, of arrays that are to stop."""
         jobs = [row.job for row in await self._tx.server.ask(lambda: self._tx.server.all(JOBS))]
         stopping = {job.id for job in jobs if job.is_array and job.state is JobState.STOPPING}
         return sorted(
@@ -164,7 +164,7 @@ class MemoryJobs:
             if job.element is not None
             and job.element.array_id in stopping
             and not job.is_terminal
-            and job.state is not JobState.STOPPING
+            and (job.stop is None or job.stop.is_for_now)
         )[:limit]
 
     async def element_counts(
@@ -839,13 +839,14 @@ class MemoryLine:
         """Return what has changed, and delete the notes of it."""
         return await self._tx.server.ask(lambda: self._take_news(limit, with_totals=with_totals))
 
-    async def age(self, *, after: timedelta, limit: int) -> int:
+    async def age(self, *, after: timedelta, but_for: Sequence[TenantId], limit: int) -> int:
         """Give those that have waited for so long with their priority the next larger one."""
         jobs, aged_at = MemoryJobs(self._tx), self._tx.server.database_now
 
         def is_due(job: Job) -> bool:
             since = job.ages_from or job.created_at
-            return job.priority < PRIORITY_MAX and since <= aged_at - after
+            is_let = job.priority < PRIORITY_MAX and job.tenant not in but_for
+            return is_let and since <= aged_at - after
 
         rows = sorted(await self._whose_turns_can_come(), key=lambda row: row.turn)
         due = [row.job.id for row in rows if is_due(row.job)][:limit]

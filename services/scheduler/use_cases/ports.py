@@ -383,7 +383,10 @@ class Jobs(Protocol):
         ...
 
     async def of_stopping_arrays(self, *, limit: int) -> Sequence[JobId]:
-        """Return elements that nobody has asked to stop, of arrays that are to; none is locked."""
+        """Return elements of arrays that are to stop, which nobody has asked to for good.
+
+        Nothing is locked.
+        """
         ...
 
     async def element_counts(
@@ -693,11 +696,11 @@ class Line(SeenLine, Protocol):
         """
         ...
 
-    async def age(self, *, after: timedelta, limit: int) -> int:
+    async def age(self, *, after: timedelta, but_for: Sequence[TenantId], limit: int) -> int:
         """Give jobs that have waited for so long with their priority the next larger one.
 
-        Those that came first before others, none of a paused queue, none that somebody has locked;
-        by the database's clock. Returns how many there were.
+        Those that came first before others, none of these tenants or a paused queue, none that
+        somebody has locked; by the database's clock. Returns how many there were.
         """
         ...
 

@@ -1,14 +1,16 @@
 """Both stores add to the priorities of those that have waited for long, and of nobody else."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
+from services.chassis.tenancy import TenantId
 from services.scheduler.domain.identities import AttemptId, JobId
 from services.scheduler.domain.jobs.job import Job
 from services.scheduler.domain.jobs.spec import PRIORITY_MAX, DependencyCondition, JobDependency
 from services.scheduler.domain.queues.queue import Pause
 from tests.contract.scheduler_store.conftest import Store
-from tests.unit.scheduler.builders import ACME, NODE, NOW, a_spec, resources
+from tests.unit.scheduler.builders import ACME, NODE, NOW, UMBRELLA, a_spec, resources
 
 AFTER = timedelta(hours=1)
 LONG = timedelta(hours=2)
@@ -29,9 +31,9 @@ async def in_line(store: Store, name: str, *, waited: timedelta, **spec: Any) ->
     return job.id
 
 
-async def age(store: Store, *, limit: int = 10) -> int:
+async def age(store: Store, *, but_for: Sequence[TenantId] = (), limit: int = 10) -> int:
     async with store.unit_of_work.system(because="test") as tx:
-        return await tx.line.age(after=AFTER, limit=limit)
+        return await tx.line.age(after=AFTER, but_for=but_for, limit=limit)
 
 
 async def priorities(store: Store) -> dict[str, int]:
@@ -73,6 +75,11 @@ async def test_those_that_came_first_are_aged_first_and_none_beyond_the_largest(
 
 
 async def test_who_can_have_no_turn_does_not_age(store: Store) -> None:
+    await in_line(store, "suspended", waited=LONG)
+    assert await age(store, but_for=[UMBRELLA, ACME]) == 0
+    async with store.unit_of_work.system(because="test") as tx:
+        job, _ = (await tx.jobs.get_any(JobId("job_suspended"))).cancelled(reason="", at=tx.now)
+        await tx.jobs.save(job)
     await in_line(store, "paused", waited=LONG, queue="nightly")
     needed = await in_line(store, "needed", waited=timedelta(0))
     needs = (JobDependency(needed, DependencyCondition.END),)

@@ -29,7 +29,8 @@ async def waits(yard: Yard, job: Job, *, longer: timedelta) -> None:
 
 
 async def age(yard: Yard) -> int:
-    return await AgeJobs(yard.store, after=AFTER, jobs_per_pass_max=9)(await yard.lease())
+    age_jobs = AgeJobs(yard.store, yard.tenants, after=AFTER, jobs_per_pass_max=9)
+    return await age_jobs(await yard.lease())
 
 
 async def test_a_job_that_has_waited_for_long_enough_goes_before_larger_priorities(
@@ -82,3 +83,14 @@ async def test_what_waiting_has_added_protects_who_has_it(yard: Yard) -> None:
     blocked = (await yard.run_cycle(await yard.lease())).blocked
     assert blocked is not None
     assert await PreemptJobs(yard.store, NODE_SILENCE_MAX)(await yard.lease(), blocked) == 0
+
+
+async def test_a_suspended_tenants_jobs_do_not_age(yard: Yard) -> None:
+    job = await yard.a_job(resources=cores(1))
+    await waits(yard, job, longer=5 * AFTER)
+    yard.tenant(ACME, is_suspended=True)
+    assert await age(yard) == 0
+    yard.tenant(ACME)
+    assert await age(yard) == 1
+    assert await age(yard) == 0
+    assert (await yard.job(job.id)).priority == 1

@@ -14,9 +14,10 @@ from services.scheduler.adapters.postgres.jobs import PostgresJobs
 from services.scheduler.adapters.postgres.tables import JOBS
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
-from services.scheduler.domain.jobs.job import ArrayElement, Job, JobState
+from services.scheduler.domain.jobs.job import ArrayElement, Job, JobState, StopCause
 from services.scheduler.domain.jobs.spec import JobDependency, JobTimeouts
 from services.scheduler.domain.scheduling.explanation import Hold
+from services.scheduler.use_cases.jobs.ask_to_stop import ask_to_stop
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
 from services.scheduler.use_cases.jobs.delete_ended_jobs import DeleteEndedJobs
 from services.scheduler.use_cases.jobs.end_arrays import EndArrays
@@ -218,19 +219,33 @@ async def test_a_cancelled_array_stops_its_elements_and_ends_after_them(yard: Ya
     assert (stopping.state, stopping.element_counts) == (S.STOPPING, {S.ADMITTED: 2})
     await end(yard, second, S.QUEUED)  # back in line before anybody has asked it to stop
 
-    assert await yard.cycle() == [(second.id, Outcome.PLACED)]
+    assert await yard.cycle() == [(second.id, Outcome.MOVED_ON)]
     assert await ended_arrays(yard) == 0
     assert await stopped_elements(yard) == 2
     assert await stopped_elements(yard) == 0
-    assert [each.state for each in await elements_of(yard, array)] == [S.STOPPING] * 2
-    await end(yard, first, S.CANCELLED)
+    assert [each.state for each in await elements_of(yard, array)] == [S.STOPPING, S.CANCELLED]
     assert await ended_arrays(yard) == 0
-    await end(yard, second, S.CANCELLED)
+    await end(yard, first, S.CANCELLED)
     assert await ended_arrays(yard) == 1
     ended = await yard.job(array.id)
     assert (ended.state, ended.reason) == (S.CANCELLED, "enough")
     assert await yard.cycle() == []
     await yard.check()
+
+
+async def test_an_element_that_stops_for_now_stops_for_good_with_its_array(yard: Yard) -> None:
+    array = await an_array(yard, size=1)
+    await yard.cycle()
+    [element] = await elements_of(yard, array)
+    async with yard.store.system(because="test") as tx:
+        job = await tx.jobs.get_any(element.id)
+        await ask_to_stop(tx, job, reason="drained", cause=StopCause.DRAINED)
+    assert (await cancel(yard, array)).state is S.STOPPING
+    assert await stopped_elements(yard) == 1
+    assert await stopped_elements(yard) == 0
+    stop = (await yard.job(element.id)).stop
+    assert stop is not None
+    assert stop.cause is StopCause.CANCELLED
 
 
 async def test_an_array_that_was_cancelled_in_line_is_over_at_once(yard: Yard) -> None:
@@ -329,20 +344,36 @@ async def test_elements_are_kept_for_as_long_as_their_array_goes_on(yard: Yard) 
     await end(yard, first, S.FAILED)
     kept = timedelta(days=30)
 
-    async def deleted() -> int:
+    async def delete_ended(limit: int) -> int:
+        return await DeleteEndedJobs(yard.store, kept, jobs_per_pass_max=limit)(await yard.lease())
+
+    async def deleted(*, limit: int = 9) -> int:
         async with yard.engine.begin() as connection:
             await connection.execute(
                 sa.update(JOBS)
                 .where(JOBS.c.ended_at > NOW - kept)
                 .values(ended_at=sa.func.clock_timestamp() - 2 * kept)
             )
-        return await DeleteEndedJobs(yard.store, kept, jobs_per_pass_max=9)(await yard.lease())
+        return await delete_ended(limit)
 
     assert await deleted() == 0
     await end(yard, second)
     assert await ended_arrays(yard) == 1
     assert (await yard.job(array.id)).state is S.FAILED
-    assert await deleted() == 3
+    async with yard.engine.begin() as connection:  # its elements have ended long before it
+        await connection.execute(
+            sa.update(JOBS).where(JOBS.c.array_id != "").values(ended_at=NOW - 2 * kept)
+        )
+        await connection.execute(
+            sa.update(JOBS)
+            .where(JOBS.c.id == array.id)
+            .values(ended_at=sa.func.clock_timestamp() - kept / 2)
+        )
+    assert await delete_ended(9) == 0
+    assert await deleted(limit=1) == 1
+    assert await delete_ended(1) == 1
+    assert (await yard.job(array.id)).state is S.FAILED
+    assert await delete_ended(9) == 1
 
 
 async def test_a_purged_tenants_arrays_go_with_their_elements(yard: Yard) -> None:

@@ -1,7 +1,6 @@
 """An array: what is split off it, and how it ends by its elements."""
 
 from collections import Counter
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +10,7 @@ from services.chassis.errors import FailedPrecondition, InvalidArgument
 from services.scheduler.domain.identities import AttemptId, JobId
 from services.scheduler.domain.jobs.array import after_all, all_counts
 from services.scheduler.domain.jobs.failure import FailureReason
-from services.scheduler.domain.jobs.job import ArrayElement, Job, JobState
+from services.scheduler.domain.jobs.job import ArrayElement, EndedPhase, Job, JobState, Phase
 from services.scheduler.domain.jobs.spec import ARRAY_SIZE_MAX, JobTimeouts
 from services.scheduler.domain.transitions import IllegalTransition
 from tests.unit.scheduler.builders import ACME, NODE, NOW, TRACEPARENT, a_job, a_spec, later
@@ -164,7 +163,37 @@ def test_all_elements_are_told_also_those_that_are_no_jobs_yet() -> None:
     assert all_counts(an_array(5), {}) == {S.QUEUED: 5}
 
 
-def test_an_element_that_is_tried_again_is_at_its_place_before_the_rest() -> None:
-    array, [first, _] = split(an_array(5), 2)
-    assert first.array_index < array.array_index
-    assert replace(first, retry_count=2).array_index == 0
+def test_all_elements_are_told_once_though_some_were_split_off_after_a_look_at_their_array() -> (
+    None
+):
+    array, _ = split(an_array(), 1)
+    assert all_counts(array, {S.RUNNING: 3}) == {S.RUNNING: 3}
+
+
+def test_an_array_some_of_whose_elements_nobody_knows_any_more_has_not_succeeded() -> None:
+    array, _ = split(an_array(), 3)
+    ended = after_all(array, {S.SUCCEEDED: 1}, at=NOW)
+    assert ended is not None
+    assert (ended[0].state, ended[0].reason) == (S.FAILED, "of 3 elements 2 failed")
+
+
+def test_an_array_that_was_to_fail_and_is_cancelled_has_no_failure() -> None:
+    array, _ = split(an_array(timeouts=JobTimeouts(queue=timedelta(minutes=1))), 1)
+    array, _ = array.expired(at=later(60))
+    asked = array.asked_to_stop(reason="enough", at=later(61))
+    assert asked is not None
+    ended = after_all(asked[0], {S.CANCELLED: 1}, at=later(62))
+    assert ended is not None
+    cancelled, fact = ended
+    assert (cancelled.state, cancelled.failure, fact.failure) == (S.CANCELLED, None, None)
+
+
+def test_an_array_that_stops_in_line_was_never_started() -> None:
+    array, _ = split(an_array(), 1)
+    asked = array.asked_to_stop(reason="enough", at=later(61))
+    assert asked is not None
+    array, stopping = asked
+    assert stopping.ended_phase is None
+    ended = after_all(array, {S.CANCELLED: 1}, at=later(62))
+    assert ended is not None
+    assert ended[1].ended_phase == EndedPhase(Phase.QUEUED, NOW, later(62))

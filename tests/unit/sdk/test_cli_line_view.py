@@ -162,7 +162,7 @@ def test_an_array_is_one_line_with_how_many_elements_wait_and_one_with_those_tha
         ("job_3", "RUNNING"),
         ("job_2", "1 STARTING, 8 RUNNING"),
         ("job_1", "5 RUNNING"),
-        ("job_0", "RUNNING"),
+        ("job_0", "1 QUEUED"),
     ]
 
 

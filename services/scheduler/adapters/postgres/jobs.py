@@ -28,6 +28,7 @@ from services.scheduler.adapters.postgres.tables import (
     ATTEMPTS,
     IS_IN_QUEUE_OF_ITS_OWN,
     IS_LABELLED,
+    IS_NO_ELEMENT,
     JOBS,
     LABELS,
 )
@@ -36,6 +37,7 @@ from services.scheduler.domain.identities import AttemptId, JobId
 from services.scheduler.domain.jobs.array import ElementCounts
 from services.scheduler.domain.jobs.failure import JobFailure
 from services.scheduler.domain.jobs.job import (
+    FOR_NOW,
     PLACED,
     Checkpoint,
     Job,
@@ -112,7 +114,10 @@ _OF_STOPPING_ARRAYS: Final = (
         JOBS.c.state == JobState.STOPPING,
         _IS_ELEMENT,
         _ELEMENTS.c.ended_at.is_(None),
-        _ELEMENTS.c.state != JobState.STOPPING,
+        sa.or_(
+            _ELEMENTS.c.state != JobState.STOPPING,
+            _ELEMENTS.c.stop["cause"].astext.in_(FOR_NOW),
+        ),
     )
     .order_by(_ELEMENTS.c.id)
     .limit(sa.bindparam("jobs_max", type_=sa.Integer))
@@ -230,7 +235,7 @@ class PostgresJobs:
         return [JobId(job_id) for job_id in found]
 
     async def of_stopping_arrays(self, *, limit: int) -> Sequence[JobId]:
-        """Return elements that nobody has asked to stop, of arrays that are to stop."""
+        """Return elements that nobody has asked to stop for good, of arrays that are to stop."""
         found = await self._connection.scalars(_OF_STOPPING_ARRAYS, {"jobs_max": limit})
         return [JobId(job_id) for job_id in found]
 
@@ -332,7 +337,8 @@ class PostgresTenantJobs:
     ) -> Sequence[Job]:
         """Return a page of this tenant's jobs."""
         query = self._ours().order_by(JOBS.c.id.desc()).limit(limit)
-        query = query.where(JOBS.c.array_id == (array_id or ""))
+        is_of_array = IS_NO_ELEMENT if array_id is None else JOBS.c.array_id == array_id
+        query = query.where(is_of_array)
         if array_index is not None:
             query = query.where(JOBS.c.array_index == array_index)
         if before is not None:

@@ -24,6 +24,7 @@ from services.scheduler.adapters.postgres.tables import (
     CHASSIS,
     DEPENDENCIES,
     DEPLOYMENTS,
+    IS_NO_ELEMENT,
     JOBS,
     QUEUES,
     REPLICAS,
@@ -59,7 +60,6 @@ _LIVING_DEPLOYMENTS: Final = (
     .where(DEPLOYMENTS.c.state.in_(_LIVING))
     .offset(sa.bindparam("passed_over", type_=sa.Integer))
 )
-_ARRAYS: Final = JOBS.alias("arrays")
 _ATTEMPTS_MAX: Final = 5_000
 """Of the jobs that one pass deletes together: a job may have hundreds, one a task."""
 _ATTEMPT_COUNT: Final = (JOBS.c.attempt_number * JOBS.c.task_count).label("attempt_count")
@@ -72,19 +72,39 @@ _JOBS: Final = (
     )
     .with_for_update(skip_locked=True)
 )
+_ELEMENTS: Final = JOBS.alias("elements")
+_IS_DUE: Final = sa.and_(
+    IS_NO_ELEMENT,
+    JOBS.c.ended_at <= sa.func.now() - sa.bindparam("kept", type_=sa.Interval),
+    ~_has_open_attempt(JOBS.c.id),
+    ~sa.exists().where(DEPENDENCIES.c.needs_job_id == JOBS.c.id),
+)
+_IS_ELEMENT_OF_IT: Final = sa.and_(
+    _ELEMENTS.c.array_id == JOBS.c.id, _ELEMENTS.c.array_id != sa.literal_column("''")
+)
 _ENDED_JOBS: Final = (
     sa.select(JOBS.c.id, _ATTEMPT_COUNT)
-    .where(
-        JOBS.c.ended_at <= sa.func.now() - sa.bindparam("kept", type_=sa.Interval),
-        ~_has_open_attempt(JOBS.c.id),
-        ~sa.exists().where(DEPENDENCIES.c.needs_job_id == JOBS.c.id),
-        # Its array, which has yet to be told how its elements ended.
-        ~sa.exists().where(_ARRAYS.c.id == JOBS.c.array_id, _ARRAYS.c.ended_at.is_(None)),
-    )
+    .where(_IS_DUE, ~sa.exists().where(_IS_ELEMENT_OF_IT))
     .order_by(JOBS.c.ended_at)
     .limit(sa.bindparam("rows_max", type_=sa.Integer))
     .with_for_update(skip_locked=True)
 )
+_ENDED_ELEMENTS: Final = (
+    sa.select(
+        _ELEMENTS.c.id,
+        (_ELEMENTS.c.attempt_number * _ELEMENTS.c.task_count).label("attempt_count"),
+    )
+    .select_from(JOBS.join(_ELEMENTS, _IS_ELEMENT_OF_IT))
+    .where(
+        _IS_DUE,
+        ~_has_open_attempt(_ELEMENTS.c.id),
+        ~sa.exists().where(DEPENDENCIES.c.needs_job_id == _ELEMENTS.c.id),
+    )
+    .order_by(JOBS.c.ended_at)
+    .limit(sa.bindparam("rows_max", type_=sa.Integer))
+    .with_for_update(skip_locked=True, of=_ELEMENTS)
+)
+"""Of arrays that are due: those go after them, since they are told by their elements."""
 _DEPLOYMENTS: Final = (
     _some(DEPLOYMENTS.c.id, by=_NEWEST_DEPLOYMENTS)
     .where(
@@ -149,10 +169,13 @@ class PostgresLeavings:
 
     async def delete_ended_jobs(self, kept: timedelta, *, limit: int) -> int:
         """Delete jobs, with their attempts, that ended so long ago and nobody waits for."""
-        given = {"kept": kept, "rows_max": limit}
-        job_ids = await self._some_jobs(_ENDED_JOBS, given)
-        await self._delete((_DELETE_ATTEMPTS,), job_ids)
-        return await self._delete((_DELETE_JOBS,), job_ids)
+        deleted_count = 0
+        for query in (_ENDED_ELEMENTS, _ENDED_JOBS):
+            given = {"kept": kept, "rows_max": limit - deleted_count}
+            job_ids = await self._some_jobs(query, given) if deleted_count < limit else ()
+            await self._delete((_DELETE_ATTEMPTS,), job_ids)
+            deleted_count += await self._delete((_DELETE_JOBS,), job_ids)
+        return deleted_count
 
     async def delete_deployments(self, tenants: Sequence[TenantId], *, limit: int) -> int:
         """Delete DELETED deployments, with replicas and attempts."""

@@ -347,6 +347,7 @@ _AGED: Final = (
         JOBS.c.priority < PRIORITY_MAX,
         sa.func.coalesce(JOBS.c.ages_from, JOBS.c.created_at)
         <= sa.func.statement_timestamp() - sa.bindparam("after", type_=sa.Interval),
+        ~is_one_of(JOBS.c.tenant, "but_for"),
         ~_is_paused(JOBS),
     )
     .order_by(JOBS.c.queue_seq)
@@ -449,9 +450,10 @@ class PostgresLine:
             totals=totals[0] if totals else None,
         )
 
-    async def age(self, *, after: timedelta, limit: int) -> int:
+    async def age(self, *, after: timedelta, but_for: Sequence[TenantId], limit: int) -> int:
         """Give those that have waited for so long with their priority the next larger one."""
-        aged = await self._connection.execute(_AGE, {"after": after, "jobs_max": limit})
+        given = {"after": after, "but_for": list(but_for), "jobs_max": limit}
+        aged = await self._connection.execute(_AGE, given)
         return aged.rowcount
 
     async def mend_counts(self) -> bool:

@@ -116,6 +116,7 @@ Index(
 Index(
     "ix_job_element_open",
     JOBS.c.array_id,
+    postgresql_include=["state"],
     postgresql_where=text("array_id <> '' AND ended_at IS NULL"),
 )
 Index(
@@ -141,7 +142,13 @@ Index(
     JOBS.c.retry_at,
     postgresql_where=text("retry_at IS NOT NULL"),
 )
-Index("ix_job_ended", JOBS.c.ended_at, postgresql_where=text("ended_at IS NOT NULL"))
+IS_NO_ELEMENT: Final = text("job.array_id = ''")
+"""Written as in the indexes: a parameter would hide that."""
+Index(
+    "ix_job_ended",
+    JOBS.c.ended_at,
+    postgresql_where=text("ended_at IS NOT NULL AND array_id = ''"),
+)
 Index(
     "ix_job_ended_of_tenant",
     JOBS.c.tenant,
@@ -157,7 +164,7 @@ Index(
     LABELS.label("labels"),
     postgresql_using="gin",
     postgresql_ops={"labels": "jsonb_path_ops"},
-    postgresql_where=IS_LABELLED,
+    postgresql_where=text("(spec -> 'labels') <> '{}' AND array_id = ''"),
 )
 
 
@@ -221,7 +228,7 @@ Index(
     JOBS.c.tenant,
     JOBS.c.queue,
     JOBS.c.id.desc(),
-    postgresql_where=IS_IN_QUEUE_OF_ITS_OWN,
+    postgresql_where=text(f"queue <> '{DEFAULT_QUEUE}' AND array_id = ''"),
 )
 
 QUEUES: Final = Table(

@@ -16,8 +16,12 @@ ElementCounts = Mapping[JobState, int]
 
 
 def all_counts(array: Job, of_jobs: ElementCounts) -> ElementCounts:
-    """Return those of all elements, from those that are jobs: the rest is what the array is."""
-    return +(Counter(of_jobs) + Counter({_state_of_rest(array): array.rest_count}))
+    """Return those of all elements, from those that are jobs: the rest is what the array is.
+
+    Not by its `rest_count`: some may have been split off between a look at it and one at those.
+    """
+    rest_count = array.spec.array_size - sum(of_jobs.values())
+    return +(Counter(of_jobs) + Counter({_state_of_rest(array): rest_count}))
 
 
 def after_all(

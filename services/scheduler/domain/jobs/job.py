@@ -141,6 +141,9 @@ class StopCause(StrEnum):
     """One of several tasks has ended otherwise than in success: the others stop, too."""
 
 
+FOR_NOW: Final = frozenset({StopCause.SUSPENDED, StopCause.DRAINED, StopCause.PREEMPTED})
+
+
 @dataclass(frozen=True, slots=True)
 class StopRequest:
     """That a running thing should end, since when, and why."""
@@ -154,7 +157,7 @@ class StopRequest:
     @property
     def is_for_now(self) -> bool:
         """Tell whether what stops goes back in line, however it ends."""
-        return self.cause in {StopCause.SUSPENDED, StopCause.DRAINED, StopCause.PREEMPTED}
+        return self.cause in FOR_NOW
 
     def allows_return(self, retries: JobRetries, *, retry_count: int) -> bool:
         """Tell whether a job that stops so, after so many retries, goes back in line."""
@@ -325,7 +328,7 @@ class Job:
         """Return the phase that the job is in; stopping belongs to the phase that it interrupts."""
         if self.is_terminal:
             return None
-        if self.state is S.QUEUED:
+        if self.state is S.QUEUED or (self.is_array and self.started_at is None):
             return Phase.QUEUED
         return Phase.STARTING if self.started_at is None else Phase.RUNNING
 
@@ -506,7 +509,8 @@ class Job:
 
     def cancelled(self, *, reason: str, at: datetime) -> "tuple[Job, JobTransitioned]":
         """It ended as asked; from STOPPING, its runtime has confirmed."""
-        return self.move(S.CANCELLED, reason=reason, at=at, ended_at=at)
+        # An array may have been to fail once its elements would have ended by themselves.
+        return self.move(S.CANCELLED, reason=reason, at=at, failure=None, ended_at=at)
 
     def move(
         self, to: JobState, *, reason: str, at: datetime, **changes: Any

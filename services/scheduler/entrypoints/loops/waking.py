@@ -11,7 +11,7 @@ from services.scheduler.domain.attempts.attempt import (
     Owner,
     OwnerKind,
 )
-from services.scheduler.domain.jobs.job import ENDED, JobState, JobTransitioned
+from services.scheduler.domain.jobs.job import ENDED, ArrayElement, JobState, JobTransitioned
 from services.scheduler.use_cases.ports import Fact
 
 
@@ -34,6 +34,8 @@ class Alarms:
 
     def _concerned(self, fact: Fact) -> Collection[Waking]:
         match fact:
+            case JobTransitioned(state=JobState.QUEUED, version=1, element=ArrayElement()):
+                return ()  # admitted in the same commit
             case JobTransitioned(state=JobState.QUEUED):
                 return (self.scheduling,)
             case JobTransitioned(state=JobState.ADMITTED | JobState.STARTING | JobState.RUNNING):

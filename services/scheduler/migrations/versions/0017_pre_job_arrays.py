@@ -90,7 +90,7 @@ def upgrade() -> None:
         ),
     )
     op.execute(sa.text(_note(old="OLD.rest_count", new="NEW.rest_count")))
-    _index(newest=["array_id"], ended=["is_array"])
+    _index(newest=["array_id"], ended=["is_array"], but_for_elements=" AND array_id = ''")
     op.create_index(
         "uq_job_element",
         "job",
@@ -103,6 +103,7 @@ def upgrade() -> None:
         "ix_job_element_open",
         "job",
         ["array_id"],
+        postgresql_include=["state"],
         postgresql_where=sa.text("array_id <> '' AND ended_at IS NULL"),
     )
     op.create_index(
@@ -119,7 +120,7 @@ def downgrade() -> None:
     op.drop_index("ix_job_array_open", "job")
     op.drop_index("ix_job_element_open", "job")
     op.drop_index("uq_job_element", "job")
-    _index(newest=[], ended=[])
+    _index(newest=[], ended=[], but_for_elements="")
     for name in ("array_index", "array_id", "rest_count", "is_array"):
         op.drop_column("job", name)
 
@@ -133,7 +134,8 @@ def _keep_everybody_away() -> None:
     op.execute(sa.text("LOCK TABLE job IN ACCESS EXCLUSIVE MODE"))
 
 
-def _index(*, newest: list[str], ended: list[str]) -> None:
+def _index(*, newest: list[str], ended: list[str], but_for_elements: str) -> None:
+    """Make anew what else would be walked through past all elements of arrays."""
     op.drop_index("ix_job_newest", "job")
     op.create_index("ix_job_newest", "job", ["tenant", *newest, sa.text("id DESC")])
     op.drop_index("ix_job_ended_of_tenant", "job")
@@ -143,4 +145,25 @@ def _index(*, newest: list[str], ended: list[str]) -> None:
         ["tenant", "ended_at"],
         postgresql_include=["state", "started_at", *ended],
         postgresql_where=sa.text("ended_at IS NOT NULL"),
+    )
+    op.drop_index("ix_job_ended", "job")
+    op.create_index(
+        "ix_job_ended",
+        "job",
+        ["ended_at"],
+        postgresql_where=sa.text(f"ended_at IS NOT NULL{but_for_elements}"),
+    )
+    op.drop_index("ix_job_of_queue", "job")
+    op.create_index(
+        "ix_job_of_queue",
+        "job",
+        ["tenant", "queue", sa.text("id DESC")],
+        postgresql_where=sa.text(f"queue <> 'default'{but_for_elements}"),
+    )
+    op.execute(sa.text("DROP INDEX ix_job_labels"))
+    op.execute(
+        sa.text(
+            "CREATE INDEX ix_job_labels ON job USING gin ((spec -> 'labels') jsonb_path_ops)"
+            f" WHERE (spec -> 'labels') <> '{{}}'{but_for_elements}"
+        )
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.scheduler.domain.identities import JobId
-from services.scheduler.domain.jobs.job import JobState, StopCause
+from services.scheduler.domain.jobs.job import StopCause
 from services.scheduler.use_cases.jobs.ask_to_stop import ask_to_stop
 from services.scheduler.use_cases.one_by_one import one_by_one
 from services.scheduler.use_cases.ports import Lease, UnitOfWork
@@ -16,9 +16,11 @@ _BECAUSE: Final = "any tenant's arrays stop with their elements"
 class StopElements:
     """Ask each element of an array that was cancelled to stop; those in line end at once.
 
+    Also those that stop for now: else they would come back.
+
     Who could act late: an admission that took an element before it saw the cancellation, or an end
     that puts one back in line. What refuses it: this looks at what is, again and again, and no
-    array ends before its elements have.
+    array ends before its elements have; and no cycle admits an element of an array that stops.
     """
 
     unit_of_work: UnitOfWork
@@ -35,7 +37,7 @@ class StopElements:
         async with self.unit_of_work.system(because=_BECAUSE) as tx:
             await tx.hold(lease)
             job = await tx.jobs.get_any(element_id)
-            if job.is_terminal or job.state is JobState.STOPPING or job.element is None:
+            if job.is_terminal or job.element is None:
                 return
             for array in await tx.jobs.some([job.element.array_id]):
                 if array.stop is not None:

@@ -1,6 +1,6 @@
 """Give free capacity to those who wait for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
@@ -184,13 +184,24 @@ class RunSchedulingCycle:
                 deployment = await tx.deployments.get(replica.deployment_id)
                 waiting[replica.id] = _QueuedReplica(replica, deployment)
         if job_ids := {JobId(head.id) for head in heads if head.kind is OwnerKind.JOB}:
+            jobs = await tx.jobs.queued(sorted(job_ids))
+            stopping = await self._stopping_arrays(tx, jobs)
             # A clock that was put back since the line was told that a pause was over.
             waiting |= {
                 job.id: job
-                for job in await tx.jobs.queued(sorted(job_ids))
+                for job in jobs
                 if not job.pauses(at=tx.now)
+                and (job.element is None or job.element.array_id not in stopping)
             }
         return waiting
+
+    async def _stopping_arrays(
+        self, tx: SystemTransaction, jobs: Sequence[Job]
+    ) -> Collection[JobId]:
+        """Return the arrays of these elements, which are back in line, that are to stop."""
+        array_ids = {job.element.array_id for job in jobs if job.element is not None}
+        found = await tx.jobs.some(sorted(array_ids)) if array_ids else ()
+        return {array.id for array in found if array.stop is not None}
 
     def _split(
         self,

@@ -182,9 +182,13 @@ def _placed(job: Job) -> PlacedJob:
 
 
 def _placed_elements(job: Job) -> dict[str, int]:
-    """Return how many of an array's elements run, or are about to, or stop, by state."""
+    """Return how many of an array's elements run, or are about to, or stop, by state.
+
+    Of one that stands in line no more also those that wait to be tried again.
+    """
     elements = {} if job.array is None else job.array.elements
-    return {state: count for state, count in elements.items() if state in _PLACED and count}
+    shown = {*_PLACED, *(["QUEUED"] if job.state != "QUEUED" else [])}
+    return {state: count for state, count in elements.items() if state in shown and count}
 
 
 def _name_of(waiting: WaitingJob) -> str:
