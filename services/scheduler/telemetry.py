@@ -36,7 +36,7 @@ CYCLE_DURATION: Final = histogram(
 )
 WAITING: Final = gauge(
     "modelyard_scheduler_waiting_heads",
-    help="Jobs and replicas in line, as the leader's last cycle saw it.",
+    help="Jobs, elements of arrays and replicas in line, as the leader's last cycle saw it.",
     labels=("kind",),
 )
 LINE_MENDS: Final = counter(

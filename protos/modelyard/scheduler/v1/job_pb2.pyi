@@ -36,7 +36,7 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_STARTING: _JobState.ValueType  # 3
     """Its files are being fetched and its container created."""
     JOB_STATE_RUNNING: _JobState.ValueType  # 4
-    """Its first instruction has run."""
+    """Its first instruction has run; of an array: all of its elements are jobs."""
     JOB_STATE_STOPPING: _JobState.ValueType  # 5
     """Asked to end; the runtime has not confirmed yet."""
     JOB_STATE_SUCCEEDED: _JobState.ValueType  # 6
@@ -54,7 +54,7 @@ JOB_STATE_ADMITTED: JobState.ValueType  # 2
 JOB_STATE_STARTING: JobState.ValueType  # 3
 """Its files are being fetched and its container created."""
 JOB_STATE_RUNNING: JobState.ValueType  # 4
-"""Its first instruction has run."""
+"""Its first instruction has run; of an array: all of its elements are jobs."""
 JOB_STATE_STOPPING: JobState.ValueType  # 5
 """Asked to end; the runtime has not confirmed yet."""
 JOB_STATE_SUCCEEDED: JobState.ValueType  # 6
@@ -427,7 +427,7 @@ Global___JobProgress: _TypeAlias = JobProgress  # noqa: Y015
 
 @_typing.final
 class JobFailure(_message.Message):
-    """JobFailure says why a job FAILED."""
+    """JobFailure says why a job FAILED, or why an array that is RUNNING will have."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -514,7 +514,7 @@ class Job(_message.Message):
     def created_at(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
-        """When its first instruction ran."""
+        """When its first instruction ran; of an array: when the last of its elements became a job."""
 
     @_builtins.property
     def ended_at(self) -> _timestamp_pb2.Timestamp: ...

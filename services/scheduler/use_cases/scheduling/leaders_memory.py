@@ -73,7 +73,7 @@ class LeadersMemory:
             self._checked_at = tx.now
         self.line, self._epoch = line, lease.epoch
 
-    async def catch_up(self, tx: SystemTransaction) -> "CaughtUp":
+    async def catch_up(self, tx: SystemTransaction) -> CaughtUp:
         """Take over all that has changed; now and again compare what is kept with the table.
 
         A line that is not the table's is to be read whole again.
