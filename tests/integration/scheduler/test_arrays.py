@@ -337,6 +337,20 @@ async def test_an_array_is_explained_by_its_next_element(yard: Yard) -> None:
         assert (await yard.explain_job(ACME, element.id)).reason.hold is Hold.NONE
 
 
+async def test_an_array_out_of_line_says_how_many_of_its_elements_are_back_in_it(
+    yard: Yard,
+) -> None:
+    array = await an_array(yard, size=2)
+    await yard.cycle()
+    first, second = await elements_of(yard, array)
+    found = await yard.explain_job(ACME, array.id)
+    assert (found.reason.hold, found.reason.because) == (Hold.NONE, "2 of 2 elements admitted")
+    await end(yard, first, S.QUEUED)
+    await end(yard, second, S.QUEUED)
+    told = (await yard.explain_job(ACME, array.id)).reason.because
+    assert told.endswith("; 2 of them are back in line, each explained by itself")
+
+
 async def test_elements_are_kept_for_as_long_as_their_array_goes_on(yard: Yard) -> None:
     array = await an_array(yard, size=2)
     await yard.cycle()

@@ -67,6 +67,20 @@ async def test_a_window_is_passed_on(window: str) -> None:
     assert len(edge.jobs.stats_asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("window", "told"),
+    [
+        ("PT0S", "must be at least 1 s; PT0S was asked for"),
+        ("P31D", "must be at most 30 d; P31D was asked for"),
+    ],
+)
+async def test_a_window_out_of_bounds_is_told_what_they_are(window: str, told: str) -> None:
+    edge = Edge()
+    async with edge.client(key=await edge.key("jobs:read")) as client:
+        refusal = (await client.get(f"/v1/stats?window={window}")).json()
+    assert refusal["errors"] == [{"field": "window", "problem": told}]
+
+
 @pytest.mark.parametrize("window", ["PT0S", "-P1D", "P30DT1S", "86400", "day", ""])
 async def test_a_window_out_of_bounds_is_refused_by_name(window: str) -> None:
     edge = Edge()

@@ -305,6 +305,18 @@ def test_an_arrays_elements_are_listed_with_their_indices(
     assert sought == [("job_1", None), ("job_1", "0")]
 
 
+def test_a_list_of_what_is_no_array_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], platform: Platform
+) -> None:
+    platform.listed = []
+    platform.last = an_element(1)
+    assert exit_code_of(monkeypatch, "job", "list", "--array", "job_e1") == 3
+    assert "job_e1 is no array" in capsys.readouterr().err
+
+    platform.last = an_array(QUEUED=10)
+    assert exit_code_of(monkeypatch, "job", "list", "--array", "job_1") == 0
+
+
 def test_an_index_needs_its_array(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], platform: Platform
 ) -> None:

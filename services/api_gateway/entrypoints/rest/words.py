@@ -44,7 +44,7 @@ PATTERNS: Final[Mapping[str, str]] = {
     r"^[\x21-\x7e]+$": "must be printable ASCII characters without spaces, such as a UUID",
     r"^[^\x00]*$": "must not contain NUL",
     r"^[a-z0-9][a-z0-9-]{0,62}$": "must be a name of 1 to 63 of a-z, 0-9 and '-', a letter or "
-    "digit first, such as machine-7",
+    "digit first, such as nightly",
     r"^[a-z0-9][a-z0-9._/-]{0,62}$": "must be a label's name: 1 to 63 of a-z, 0-9, '.', '_', '/' "
     "and '-', a letter or digit first, such as team",
     r"^[a-z0-9][a-z0-9._/-]{0,62}=.{0,256}$": "must be name=value, a label's name and at most 256 "
@@ -100,6 +100,10 @@ _OTHERWISE_NAMED: Final = {"task_count": "tasks"}
 """Fields of owners' messages that requests name in another way."""
 _SHORT_UNITS: Final = {"second": "s", "minute": "min", "hour": "h"}
 _LONG_UNITS: Final = re.compile(r" (second|minute|hour)s?\b")
+_PYTHONS_DURATION: Final = re.compile(
+    r"datetime\.timedelta\((?:0|(?:days=(\d+))?(?:, )?(?:seconds=(\d+))?)\)"
+)
+"""What pydantic tells as a bound where a parameter of the query is a duration."""
 _BOUNDS: Final = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal"})
 
 
@@ -158,6 +162,9 @@ def _amount(told: object, *, is_size: bool) -> str:
             return duration_in_words(told)
         case int() if is_size:
             return size_in_words(told)
+        case str() if (bound := _PYTHONS_DURATION.fullmatch(told)) is not None:
+            days, seconds = (int(each or 0) for each in bound.groups())
+            return duration_in_words(timedelta(days=days, seconds=seconds))
         case str():  # pydantic's words for a bound on a duration
             return _LONG_UNITS.sub(lambda found: f" {_SHORT_UNITS[found[1]]}", told)
         case _:

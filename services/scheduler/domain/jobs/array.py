@@ -36,7 +36,8 @@ def after_all(
     counts = all_counts(array, of_jobs)
     if (failure := array.failure or _failure_by(counts)) is not None:
         return array.failed(failure, at=at)
-    told = f"all {array.spec.array_size} elements have succeeded"
+    size = array.spec.array_size
+    told = "its element has succeeded" if size == 1 else f"all {size} elements have succeeded"
     return array.move(JobState.SUCCEEDED, reason=told, at=at, ended_at=at)
 
 

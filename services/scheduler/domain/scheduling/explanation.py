@@ -221,7 +221,8 @@ def _what_is_short(head: Head, seen: Snapshot, decisions: Decisions, told: Forec
 
 def _no_room(head: Head, seen: Snapshot, told: Forecast) -> Reason:
     never = told.starts_in is None and not told.is_cut
-    helped_by = "fewer replicas, or more nodes" if never else _ENDS_HELP
+    fewer = "fewer replicas" if head.task_count == 1 else "fewer tasks or replicas"
+    helped_by = f"{fewer}, or more nodes" if never else _ENDS_HELP
     if head.task_count > 1 and (room := _room(head, seen.nodes)) > 0:
         because = f"there is room for {room} of its {head.task_count} tasks, which start together"
         return Reason(Hold.RESOURCES, because, helped_by)

@@ -16,6 +16,7 @@ from services.scheduler.domain.scheduling.explanation import (
 from services.scheduler.domain.scheduling.line import Head, Shape
 from services.scheduler.domain.scheduling.place import Standing
 from services.scheduler.domain.scheduling.shares import Shares
+from services.scheduler.use_cases.jobs.shown import counted
 from services.scheduler.use_cases.ports import Tenants, UnitOfWork
 from services.scheduler.use_cases.scheduling.reason import LookAtLine
 
@@ -38,7 +39,8 @@ class ExplainJob:
         async with self.unit_of_work(tenant) as tx:
             job = await tx.jobs.get(job_id)
             if job.state is not JobState.QUEUED:
-                return Explanation(job, Reason(Hold.NONE, job.reason), tx.now)
+                [job] = await counted(tx, [job])
+                return Explanation(job, Reason(Hold.NONE, _out_of_line(job)), tx.now)
             pauses = await tx.queues.pauses()
             booked = await tx.jobs.booked() if known.plan.running_max else Resources()
             pause = pauses.get(job.spec.queue)
@@ -54,6 +56,14 @@ class ExplainJob:
                 reading, _head_of(job), alike_count=standing.alike_count, at=now
             )
         return Explanation(job, seen.reason(), now, _jobs_before(job, standing, seen.around.shares))
+
+
+def _out_of_line(job: Job) -> str:
+    """Return why one that does not stand in line is where it is."""
+    if not job.is_array or not (back_count := job.element_counts.get(JobState.QUEUED, 0)):
+        return job.reason
+    back = "1 of them is" if back_count == 1 else f"{back_count} of them are"
+    return f"{job.reason}; {back} back in line, each explained by itself"
 
 
 def _jobs_before(job: Job, standing: Standing, shares: Shares) -> int:

@@ -25,6 +25,12 @@ def element_of(client: Client, array_id: str, index: int) -> Job:
     raise ApiError(_NOT_FOUND, {"code": "NOT_FOUND", "detail": said})
 
 
+def check_is_array(client: Client, array_id: str) -> None:
+    """Raise ApiError NOT_FOUND unless there is such an array."""
+    if not client.job(array_id).is_array:
+        raise ApiError(_NOT_FOUND, {"code": "NOT_FOUND", "detail": f"{array_id} is no array"})
+
+
 def tell_where_the_output_is(array_id: str) -> None:
     """Tell that an array has none of its own."""
     said = "an array has no output of its own; that of an element"

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from modelyard.cli.arrays import array_ended, element_of, tell_where_the_output_is
+from modelyard.cli.arrays import (
+    array_ended,
+    check_is_array,
+    element_of,
+    tell_where_the_output_is,
+)
 from modelyard.cli.bundle import BundleTooLarge, pack
 from modelyard.cli.following import ended, followed, output_of, seen
 from modelyard.cli.job_file import HELP, read_job_file
@@ -496,6 +501,8 @@ def job_list(  # noqa: PLR0917
     jobs = session.client.jobs(
         states=states, labels=labels, queue=queue, array=array, index=index, limit=limit
     )
+    if array is not None and not jobs:  # nobody is to take a wrong id for one without failures
+        check_is_array(session.client, array)
     if session.is_json:
         show_json(jobs)
         return
