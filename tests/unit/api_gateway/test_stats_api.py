@@ -71,7 +71,7 @@ async def test_a_window_is_passed_on(window: str) -> None:
     ("window", "told"),
     [
         ("PT0S", "must be at least 1 s; PT0S was asked for"),
-        ("P31D", "must be at most 30 d; P31D was asked for"),
+        ("P31D", "must be at most 30 days; P31D was asked for"),
     ],
 )
 async def test_a_window_out_of_bounds_is_told_what_they_are(window: str, told: str) -> None:
