@@ -71,7 +71,8 @@ async def heads(store: Store) -> list[tuple[str, int, int]]:
     """Return who stands first in line, from which index on, and for how many."""
     async with store.unit_of_work.reading(because="test") as reading:
         first = await reading.line.first(at=NOW + timedelta(days=1), each_max=9)
-    return [(head.id, head.array_index, head.count) for head in first.heads]
+    in_turn = sorted(first.heads, key=lambda head: (head.queue_seq, head.array_index))
+    return [(head.id, head.array_index, head.count) for head in in_turn]
 
 
 async def standing(store: Store, job_id: JobId) -> Standing:

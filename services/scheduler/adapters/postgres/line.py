@@ -298,7 +298,7 @@ _OF_SHAPE: Final = (
         JOBS.c.queue_seq < (_SHAPES.c.last_stretch + 1).bitwise_lshift(_STRETCH_BITS),
         sa.or_(JOBS.c.retry_at.is_(None), JOBS.c.retry_at <= sa.bindparam("at")),
     )
-    .order_by(JOBS.c.queue_seq, JOBS.c.array_index)
+    .order_by(JOBS.c.queue_seq)  # as the index has them: who shares a place is alike
     .limit(_SHAPES.c.each_max)
     .correlate(_SHAPES)
     .lateral("of_shape")

@@ -58,6 +58,7 @@ class LookAtLine:
             heads_max=self.heads_max,
             node_silence_max=self.node_silence_max,
         )
+        few = min(_FEW, self.heads_max)
 
         async def in_line(each_max: int) -> tuple[Snapshot, InLine]:
             first = await reading.line.first(at=at, each_max=each_max)
@@ -70,11 +71,11 @@ class LookAtLine:
             if not far_back.is_held_by_others:
                 return far_back
             # Where there is room for it those before it take it in a moment, unless they pause.
-            around, line = await in_line(self.heads_max)
-            is_among_first = any(each.id == head.id for each in line.first.heads)
-            return Seen(head, alike_count, doors, around, line) if is_among_first else far_back
+            first = await reading.line.first(at=at, each_max=few)
+            if not any(each.id == head.id for each in first.heads):
+                return far_back
         # At a few first: where there is little room that tells it all, and is soon done.
-        around, line = await in_line(min(_FEW, self.heads_max))
+        around, line = await in_line(few)
         if not line.tells_all_of(head, around):
             around, line = await in_line(self.heads_max)
         return Seen(head, alike_count, doors, around, line)
