@@ -1,6 +1,8 @@
 """Which loops a committed fact wakes."""
 
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -12,20 +14,24 @@ from services.scheduler.domain.attempts.attempt import (
     OwnerKind,
 )
 from services.scheduler.domain.deployments.deployment import DeploymentChanged
-from services.scheduler.domain.jobs.job import JobState, JobTransitioned
+from services.scheduler.domain.identities import JobId
+from services.scheduler.domain.jobs.job import ArrayElement, JobState, JobTransitioned
 from services.scheduler.entrypoints.loops.waking import Alarms
 from services.scheduler.use_cases.ports import Fact
 from tests.unit.scheduler.builders import ACME, NOW, a_deployment, a_job, an_attempt
 
 EVERYBODY = {"scheduling", "deployments", "runner"}
 LOOPS = EVERYBODY | {"releases"}
+ELEMENT = ArrayElement(JobId("job_array"), 0)
 
 
-def job(state: JobState) -> JobTransitioned:
-    moved = a_job()
-    return JobTransitioned(
-        moved.id, ACME, "train", state, "", 1, 1, None, NOW, source_digest="", traceparent=None
+def job(state: JobState, *, version: int = 1, **more: Any) -> JobTransitioned:
+    fact = JobTransitioned(
+        *(a_job().id, ACME, "train", state, "", version, 1, None, NOW),
+        source_digest="",
+        traceparent=None,
     )
+    return replace(fact, **more)
 
 
 def attempt(state: AttemptState, kind: OwnerKind = OwnerKind.JOB) -> AttemptTransitioned:
@@ -36,6 +42,8 @@ def attempt(state: AttemptState, kind: OwnerKind = OwnerKind.JOB) -> AttemptTran
     ("fact", "woken"),
     [
         (job(JobState.QUEUED), {"scheduling"}),
+        (job(JobState.QUEUED, element=ELEMENT), set()),
+        (job(JobState.QUEUED, element=ELEMENT, version=5), {"scheduling"}),
         (job(JobState.ADMITTED), {"runner"}),
         (attempt(AttemptState.CREATED), {"runner"}),
         (attempt(AttemptState.STARTED, OwnerKind.REPLICA), {"runner"}),
