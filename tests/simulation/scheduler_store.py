@@ -810,6 +810,11 @@ class MemoryLine:
         pauses = await self._tx.server.ask(lambda: self._tx.server.all(PAUSES))
         return {(tenant, pause.queue) for tenant, pause in pauses}
 
+    async def pausing_count(self, tenant: TenantId, *, at: datetime) -> int:
+        """Count a tenant's jobs in line that pause before a retry."""
+        ours = [row.job for row in await self._queued() if row.job.tenant == tenant]
+        return sum(job.retry_at is not None and job.retry_at > at for job in ours)
+
     async def first(self, *, at: datetime, each_max: int) -> FirstInLine:
         """Return the first of each shape."""
         alike: defaultdict[Shape, list[Head]] = defaultdict(list)

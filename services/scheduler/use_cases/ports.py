@@ -648,6 +648,10 @@ class SeenLine(Protocol):
         """Return all queues that are paused, each with its tenant."""
         ...
 
+    async def pausing_count(self, tenant: TenantId, *, at: datetime) -> int:
+        """Count a tenant's jobs in line whose retry begins later than `at`."""
+        ...
+
     async def first(self, *, at: datetime, each_max: int) -> FirstInLine:
         """Return the first of each shape, at most `each_max` of one, or fewer (`FIRST_…_MAX`).
 

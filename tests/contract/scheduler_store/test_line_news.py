@@ -207,7 +207,13 @@ async def test_the_first_of_each_shape_are_seen_without_those_that_pause(store: 
             {head.id for head in (await reading.line.first(at=at, each_max=1)).heads}
             for at in (NOW, NOW + timedelta(hours=1))
         ]
+        pausing = [
+            await reading.line.pausing_count(tenant, at=at)
+            for tenant in (ACME, UMBRELLA)
+            for at in (NOW, NOW + timedelta(hours=1))
+        ]
     assert seen == [{"job_0", other}, {"job_1", "job_0", other}]
+    assert pausing == [1, 0, 0, 0]
 
 
 async def test_how_many_stand_before_a_job_and_beside_it(store: Store) -> None:

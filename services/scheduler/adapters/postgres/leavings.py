@@ -97,6 +97,7 @@ _ENDED_ELEMENTS: Final = (
     .select_from(JOBS.join(_ELEMENTS, _IS_ELEMENT_OF_IT))
     .where(
         _IS_DUE,
+        JOBS.c.is_array,
         ~_has_open_attempt(_ELEMENTS.c.id),
         ~sa.exists().where(DEPENDENCIES.c.needs_job_id == _ELEMENTS.c.id),
     )

@@ -333,6 +333,15 @@ _FIRST_REPLICAS: Final = (
     .limit(sa.bindparam("replicas_max", type_=sa.Integer))
 )
 _PAUSED: Final = sa.select(QUEUES.c.tenant, QUEUES.c.name)
+_PAUSING_COUNT: Final = (
+    sa.select(sa.func.count())
+    .select_from(JOBS)
+    .where(
+        _is(JOBS.c.tenant, "tenant"),
+        _IS_JOB_IN_LINE,
+        JOBS.c.retry_at > sa.bindparam("at"),
+    )
+)
 _QUEUED_COUNTS: Final = (
     sa.select(JOBS.c.tenant, sa.func.count().label("job_count"))
     .where(is_one_of(JOBS.c.tenant, "tenants"), _IS_JOB_QUEUED)
@@ -406,6 +415,11 @@ class PostgresLine:
         """Return all queues that are paused."""
         found = await self._connection.execute(_PAUSED)
         return {(TenantId(row.tenant), row.name) for row in found}
+
+    async def pausing_count(self, tenant: TenantId, *, at: datetime) -> int:
+        """Count a tenant's jobs in line that pause before a retry."""
+        given = {"tenant": tenant, "at": at}
+        return await self._connection.scalar(_PAUSING_COUNT, given) or 0
 
     async def first(self, *, at: datetime, each_max: int) -> FirstInLine:
         """Return the first of each shape."""

@@ -66,18 +66,20 @@ class LookAtLine:
             around = await look(Line.of(first.heads), with_ends=True)
             return around, InLine(first, plan(around))
 
+        far_back: Seen | None = None
         if alike_count >= self.heads_max:
             far_back = Seen(head, alike_count, doors, await look(Line.of([head]), with_ends=False))
             if not far_back.is_held_by_others:
                 return far_back
             # Where there is room for it those before it take it in a moment, unless they pause.
-            first = await reading.line.first(at=at, each_max=few)
-            if not any(each.id == head.id for each in first.heads):
+            if await reading.line.pausing_count(head.tenant, at=at) < alike_count:
                 return far_back
         # At a few first: where there is little room that tells it all, and is soon done.
         around, line = await in_line(few)
         if not line.tells_all_of(head, around):
             around, line = await in_line(self.heads_max)
+        if far_back is not None and not any(each.id == head.id for each in line.first.heads):
+            return far_back
         return Seen(head, alike_count, doors, around, line)
 
 
