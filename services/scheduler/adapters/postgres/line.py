@@ -161,10 +161,15 @@ def _is_paused(table: sa.FromClause) -> sa.ColumnElement[bool]:
     return sa.exists().where(is_its_queue)
 
 
-_RUN_MAX: Final = sa.func.coalesce(JOBS.c.spec[("timeouts", "run")].astext, "").label("run_max")
 _STRETCH_BITS: Final[sa.ColumnElement[int]] = sa.literal_column(str(STRETCH_BITS), sa.Integer)
 _KEY: Final = tuple(column.name for column in LINE_COUNTS.primary_key)
 _SHAPE: Final = tuple(name for name in _KEY if name != "stretch")
+_JOBS_KEY: Final[Mapping[str, sa.ColumnElement[Any]]] = {
+    **{name: JOBS.c[name] for name in _KEY if name in JOBS.c},
+    "run_max": sa.func.coalesce(JOBS.c.spec[("timeouts", "run")].astext, "").label("run_max"),
+    "stretch": JOBS.c.queue_seq.bitwise_rshift(_STRETCH_BITS).label("stretch"),
+}
+"""What a job in line is counted by, as the note of it has it (migration 0016)."""
 _COUNTED: Final = sa.union_all(
     sa.select(*(LINE_COUNTS.c[name] for name in _KEY), LINE_COUNTS.c.job_count),
     sa.select(
@@ -172,12 +177,6 @@ _COUNTED: Final = sa.union_all(
     ).where(LINE_CHANGES.c.change.is_not(None)),
 ).subquery("counted")
 """What was counted and what has changed since then, as of one instant: the sum is always right."""
-_IN_LINE_COUNTED: Final = sa.select(
-    *(JOBS.c[name] for name in _SHAPE if name != "run_max"),
-    _RUN_MAX,
-    JOBS.c.queue_seq.bitwise_rshift(_STRETCH_BITS).label("stretch"),
-    JOBS.c.rest_count.label("job_count"),
-).where(_IS_JOB_IN_LINE)
 # As of one instant: a row and the note of it are committed together.
 _ARE_COUNTS_RIGHT: Final = sa.select(
     sa.select(sa.func.coalesce(sa.func.sum(_COUNTED.c.job_count), 0)).scalar_subquery()
@@ -186,8 +185,8 @@ _ARE_COUNTS_RIGHT: Final = sa.select(
     .scalar_subquery()
 )
 _UNTOLD: Final = sa.union_all(
-    _IN_LINE_COUNTED.with_only_columns(
-        *(_IN_LINE_COUNTED.selected_columns[name] for name in (*_KEY, "job_count"))
+    sa.select(*(_JOBS_KEY[name] for name in _KEY), JOBS.c.rest_count.label("job_count")).where(
+        _IS_JOB_IN_LINE
     ),
     sa.select(*(LINE_CHANGES.c[name] for name in _KEY), -LINE_CHANGES.c.change).where(
         LINE_CHANGES.c.change.is_not(None)
@@ -200,13 +199,9 @@ _RECOUNT: Final = sa.insert(LINE_COUNTS).from_select(
     .having(sa.func.sum(_UNTOLD.c.job_count) != 0),
 )
 """All in line but for what notes say still, which are added up when they are deleted."""
-_OWN_PLACE: Final = sa.select(
-    *(JOBS.c[name] for name in _SHAPE if name != "run_max"),
-    _RUN_MAX,
-    JOBS.c.queue_seq,
-    JOBS.c.array_index,
-    JOBS.c.queue_seq.bitwise_rshift(_STRETCH_BITS).label("stretch"),
-).where(JOBS.c.id == sa.bindparam("job_id"))
+_OWN_PLACE: Final = sa.select(*_JOBS_KEY.values(), JOBS.c.queue_seq, JOBS.c.array_index).where(
+    JOBS.c.id == sa.bindparam("job_id")
+)
 
 
 def _is(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
@@ -243,8 +238,7 @@ _IN_OWN_STRETCH: Final = sa.select(
     sa.func.coalesce(_REST_COUNT, 0).label("before_count"),
     sa.func.coalesce(
         _REST_COUNT.filter(
-            *(_is(JOBS.c[name], name) for name in _SHAPE if name != "run_max"),
-            _is(_RUN_MAX, "run_max"),
+            *(_is(_JOBS_KEY[name], name) for name in _SHAPE),
         ),
         0,
     ).label("alike_count"),
@@ -291,8 +285,7 @@ _OF_SHAPE: Final = (
     sa.select(JOBS.c.id, JOBS.c.queue_seq, JOBS.c.array_index, JOBS.c.rest_count)
     .where(
         _IS_JOB_IN_LINE,
-        *(JOBS.c[name] == _SHAPES.c[name] for name in _SHAPE if name != "run_max"),
-        _RUN_MAX.element == _SHAPES.c.run_max,
+        *(_JOBS_KEY[name] == _SHAPES.c[name] for name in _SHAPE),
         # Not to the end of the line for a shape of which there are few.
         JOBS.c.queue_seq >= _SHAPES.c.stretch.bitwise_lshift(_STRETCH_BITS),
         JOBS.c.queue_seq < (_SHAPES.c.last_stretch + 1).bitwise_lshift(_STRETCH_BITS),
