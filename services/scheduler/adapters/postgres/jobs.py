@@ -26,6 +26,9 @@ from services.scheduler.adapters.postgres.rows import (
 from services.scheduler.adapters.postgres.stats import PostgresStats
 from services.scheduler.adapters.postgres.tables import (
     ATTEMPTS,
+    ELEMENTS,
+    IS_ELEMENT,
+    IS_ELEMENT_OF_JOB,
     IS_IN_QUEUE_OF_ITS_OWN,
     IS_LABELLED,
     IS_NO_ELEMENT,
@@ -91,45 +94,39 @@ _EXPIRED: Final = (
     .order_by(JOBS.c.id)
     .limit(sa.bindparam("jobs_max", type_=sa.Integer))
 )
-_ELEMENTS: Final = JOBS.alias("elements")
-# Written out, as in the indexes.
-_IS_ELEMENT: Final = _ELEMENTS.c.array_id != sa.literal_column("''")
 _IS_ARRAY_OPEN: Final = sa.and_(JOBS.c.is_array, sa.text("job.state IN ('RUNNING', 'STOPPING')"))
 _ARRAYS_WITHOUT_OPEN: Final = (
     sa.select(JOBS.c.id)
     .where(
         _IS_ARRAY_OPEN,
-        ~sa.exists().where(
-            _ELEMENTS.c.array_id == JOBS.c.id, _IS_ELEMENT, _ELEMENTS.c.ended_at.is_(None)
-        ),
+        ~sa.exists().where(IS_ELEMENT_OF_JOB, ELEMENTS.c.ended_at.is_(None)),
     )
     .order_by(JOBS.c.id)
     .limit(sa.bindparam("jobs_max", type_=sa.Integer))
 )
 _OF_STOPPING_ARRAYS: Final = (
-    sa.select(_ELEMENTS.c.id)
-    .select_from(JOBS.join(_ELEMENTS, _ELEMENTS.c.array_id == JOBS.c.id))
+    sa.select(ELEMENTS.c.id)
+    .select_from(JOBS.join(ELEMENTS, IS_ELEMENT_OF_JOB))
     .where(
         _IS_ARRAY_OPEN,
         JOBS.c.state == JobState.STOPPING,
-        _IS_ELEMENT,
-        _ELEMENTS.c.ended_at.is_(None),
+        ELEMENTS.c.ended_at.is_(None),
         sa.or_(
-            _ELEMENTS.c.state != JobState.STOPPING,
-            _ELEMENTS.c.stop["cause"].astext.in_(FOR_NOW),
+            ELEMENTS.c.state != JobState.STOPPING,
+            ELEMENTS.c.stop["cause"].astext.in_(FOR_NOW),
         ),
     )
-    .order_by(_ELEMENTS.c.id)
+    .order_by(ELEMENTS.c.id)
     .limit(sa.bindparam("jobs_max", type_=sa.Integer))
 )
 _ELEMENT_COUNTS: Final = (
-    sa.select(_ELEMENTS.c.array_id, _ELEMENTS.c.state, sa.func.count().label("element_count"))
+    sa.select(ELEMENTS.c.array_id, ELEMENTS.c.state, sa.func.count().label("element_count"))
     .where(
-        is_one_of(_ELEMENTS.c.array_id, "array_ids"),
-        _IS_ELEMENT,
-        _ELEMENTS.c.tenant == sa.bindparam("tenant"),
+        is_one_of(ELEMENTS.c.array_id, "array_ids"),
+        IS_ELEMENT,
+        ELEMENTS.c.tenant == sa.bindparam("tenant"),
     )
-    .group_by(_ELEMENTS.c.array_id, _ELEMENTS.c.state)
+    .group_by(ELEMENTS.c.array_id, ELEMENTS.c.state)
 )
 _STATES: Final = sa.select(JOBS.c.id, JOBS.c.state).where(
     JOBS.c.tenant == sa.bindparam("tenant"), is_one_of(JOBS.c.id, "job_ids")

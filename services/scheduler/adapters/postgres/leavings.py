@@ -24,6 +24,8 @@ from services.scheduler.adapters.postgres.tables import (
     CHASSIS,
     DEPENDENCIES,
     DEPLOYMENTS,
+    ELEMENTS,
+    IS_ELEMENT_OF_JOB,
     IS_NO_ELEMENT,
     JOBS,
     QUEUES,
@@ -39,8 +41,18 @@ _OVER: Final = (JobState.QUEUED, JobState.SUCCEEDED, JobState.FAILED, JobState.C
 _ANSWERS: Final = CHASSIS.idempotency
 
 
-def _has_open_attempt(owner: sa.Column[Any]) -> sa.ColumnElement[bool]:
+def _has_open_attempt(owner: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
     return sa.exists().where(ATTEMPTS.c.owner_id == owner, ATTEMPTS.c.state.in_(OPEN))
+
+
+def _attempt_count(jobs: sa.FromClause) -> sa.Label[int]:
+    return (jobs.c.attempt_number * jobs.c.task_count).label("attempt_count")
+
+
+def _is_left_alone(jobs: sa.FromClause) -> sa.ColumnElement[bool]:
+    """Tell whether nothing of a job runs, and no other one waits for it."""
+    is_needed = sa.exists().where(DEPENDENCIES.c.needs_job_id == jobs.c.id)
+    return sa.and_(~_has_open_attempt(jobs.c.id), ~is_needed)
 
 
 def _some(*columns: sa.Column[Any], by: Sequence[sa.ColumnElement[Any]]) -> sa.Select[Any]:
@@ -62,48 +74,34 @@ _LIVING_DEPLOYMENTS: Final = (
 )
 _ATTEMPTS_MAX: Final = 5_000
 """Of the jobs that one pass deletes together: a job may have hundreds, one a task."""
-_ATTEMPT_COUNT: Final = (JOBS.c.attempt_number * JOBS.c.task_count).label("attempt_count")
 _JOBS: Final = (
     _some(JOBS.c.id, by=_NEWEST_JOBS)
-    .add_columns(_ATTEMPT_COUNT)
+    .add_columns(_attempt_count(JOBS))
     .where(
         sa.or_(JOBS.c.state.in_(_OVER), JOBS.c.is_array),
         ~_has_open_attempt(JOBS.c.id),
     )
     .with_for_update(skip_locked=True)
 )
-_ELEMENTS: Final = JOBS.alias("elements")
 _IS_DUE: Final = sa.and_(
     IS_NO_ELEMENT,
     JOBS.c.ended_at <= sa.func.now() - sa.bindparam("kept", type_=sa.Interval),
-    ~_has_open_attempt(JOBS.c.id),
-    ~sa.exists().where(DEPENDENCIES.c.needs_job_id == JOBS.c.id),
-)
-_IS_ELEMENT_OF_IT: Final = sa.and_(
-    _ELEMENTS.c.array_id == JOBS.c.id, _ELEMENTS.c.array_id != sa.literal_column("''")
+    _is_left_alone(JOBS),
 )
 _ENDED_JOBS: Final = (
-    sa.select(JOBS.c.id, _ATTEMPT_COUNT)
-    .where(_IS_DUE, ~sa.exists().where(_IS_ELEMENT_OF_IT))
+    sa.select(JOBS.c.id, _attempt_count(JOBS))
+    .where(_IS_DUE, ~sa.exists().where(IS_ELEMENT_OF_JOB))
     .order_by(JOBS.c.ended_at)
     .limit(sa.bindparam("rows_max", type_=sa.Integer))
     .with_for_update(skip_locked=True)
 )
 _ENDED_ELEMENTS: Final = (
-    sa.select(
-        _ELEMENTS.c.id,
-        (_ELEMENTS.c.attempt_number * _ELEMENTS.c.task_count).label("attempt_count"),
-    )
-    .select_from(JOBS.join(_ELEMENTS, _IS_ELEMENT_OF_IT))
-    .where(
-        _IS_DUE,
-        JOBS.c.is_array,
-        ~_has_open_attempt(_ELEMENTS.c.id),
-        ~sa.exists().where(DEPENDENCIES.c.needs_job_id == _ELEMENTS.c.id),
-    )
+    sa.select(ELEMENTS.c.id, _attempt_count(ELEMENTS))
+    .select_from(JOBS.join(ELEMENTS, IS_ELEMENT_OF_JOB))
+    .where(_IS_DUE, JOBS.c.is_array, _is_left_alone(ELEMENTS))
     .order_by(JOBS.c.ended_at)
     .limit(sa.bindparam("rows_max", type_=sa.Integer))
-    .with_for_update(skip_locked=True, of=_ELEMENTS)
+    .with_for_update(skip_locked=True, of=ELEMENTS)
 )
 """Of arrays that are due: those go after them, since they are told by their elements."""
 _DEPLOYMENTS: Final = (

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Sequence,
     Table,
     Text,
+    and_,
     literal_column,
     text,
 )
@@ -144,6 +145,9 @@ Index(
 )
 IS_NO_ELEMENT: Final = text("job.array_id = ''")
 """Written as in the indexes: a parameter would hide that."""
+ELEMENTS: Final = JOBS.alias("elements")
+IS_ELEMENT: Final = ELEMENTS.c.array_id != literal_column("''")
+IS_ELEMENT_OF_JOB: Final = and_(ELEMENTS.c.array_id == JOBS.c.id, IS_ELEMENT)
 Index(
     "ix_job_ended",
     JOBS.c.ended_at,
