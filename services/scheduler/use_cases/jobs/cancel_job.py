@@ -33,7 +33,7 @@ class CancelJob:
                 job, fact = asked
                 await tx.jobs.save(job)
                 tx.emit(fact)
-            [shown] = await counted(tx, [job])
+            [shown] = await counted([job], tx.jobs.element_counts)
         return shown
 
 

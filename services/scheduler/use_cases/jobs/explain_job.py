@@ -39,7 +39,7 @@ class ExplainJob:
         async with self.unit_of_work(tenant) as tx:
             job = await tx.jobs.get(job_id)
             if job.state is not JobState.QUEUED:
-                [job] = await counted(tx, [job])
+                [job] = await counted([job], tx.jobs.element_counts)
                 return Explanation(job, Reason(Hold.NONE, _out_of_line(job)), tx.now)
             pauses = await tx.queues.pauses()
             booked = await tx.jobs.booked() if known.plan.running_max else Resources()

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -14,6 +14,7 @@ from services.scheduler.domain.jobs.dependencies import States, needs_of
 from services.scheduler.domain.jobs.job import Job
 from services.scheduler.domain.jobs.spec import JobDependency, JobSpec
 from services.scheduler.use_cases.jobs.checks import JobChecks
+from services.scheduler.use_cases.jobs.shown import counted
 from services.scheduler.use_cases.ports import (
     Repeatable,
     RequestKey,
@@ -116,7 +117,9 @@ class SubmitJobs:
         keyed = [case for case in cases if case.repeatable is not None]
         found = await tx.answers.remember(METHOD, _repeatable(keyed))
         made = [JobId(answer) for answer in found if isinstance(answer, str)]
-        jobs = {job.id: await _counted(tx, job) for job in await tx.jobs.some(made)}
+        jobs: dict[JobId, Job] = {}
+        for job in await tx.jobs.some(made):
+            [jobs[job.id]] = await counted([job], partial(tx.jobs.element_counts, job.tenant))
         for case, answer in zip(keyed, found, strict=True):
             if isinstance(answer, str):
                 case.answer = jobs.get(JobId(answer)) or NotFound("job", answer)
@@ -149,13 +152,6 @@ class SubmitJobs:
             tenant = case.asked.tenant
             case.refuse_by(partial(self.checks.check_place, tenant, queued_count=in_line[tenant]))
             in_line[tenant] += 1
-
-
-async def _counted(tx: SystemTransaction, job: Job) -> Job:
-    if not job.has_elements:
-        return job
-    counts = await tx.jobs.element_counts(job.tenant, [job.id])
-    return replace(job, element_counts=counts[job.id])
 
 
 def _find_needs(case: _Case, states: States) -> None:
