@@ -178,19 +178,26 @@ async def test_attempt_is_attended_on_when_a_call_was_cancelled_that_nobody_ende
         await seen(lambda: "start" in bench.runtime.calls, what="it starts")
 
 
-async def test_exit_is_awaited_once_while_no_step_can_be_taken(
-    bench: Bench, drive: Drive, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def awaited_exit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, list[str]]:
+    """Let a test say when what is awaited exits; return that, and the names that were awaited."""
     exited, waits = asyncio.Event(), list[str]()
 
     async def wait_exit(name: str) -> None:
         waits.append(name)
         await exited.wait()
 
+    monkeypatch.setattr(bench.runtime, "wait_exit", wait_exit)
+    return exited, waits
+
+
+async def test_exit_is_awaited_once_while_no_step_can_be_taken(
+    bench: Bench, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exited, waits = awaited_exit(bench, monkeypatch)
+
     async def unanswered() -> None:
         raise DOWN
 
-    monkeypatch.setattr(bench.runtime, "wait_exit", wait_exit)
     async with running(bench, drive) as watch:
         await seen(lambda: bool(waits), what="its exit is awaited")
         monkeypatch.setattr(bench.runtime, "ping", unanswered)
@@ -205,13 +212,7 @@ async def test_exit_is_awaited_once_while_no_step_can_be_taken(
 async def test_an_end_is_noticed_at_once_however_seldom_the_attempt_is_looked_at(
     bench: Bench, drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exited, waits = asyncio.Event(), list[str]()
-
-    async def wait_exit(name: str) -> None:
-        waits.append(name)
-        await exited.wait()
-
-    monkeypatch.setattr(bench.runtime, "wait_exit", wait_exit)
+    exited, waits = awaited_exit(bench, monkeypatch)
     work = some_work(owner=a_job(task_count=2))
     work = replace(work, attempt=replace(work.attempt, task=1, task_count=2))
     bench.store.works = [bench.store.given(work)]
