@@ -520,9 +520,12 @@ class MemoryAttempts:
         found = await server.ask(lambda: [server.read(ATTEMPTS, each) for each in attempt_ids])
         return {attempt.id: attempt.ended_at for attempt in found if attempt is not None}
 
-    async def holdings(self) -> Sequence[Holding]:
-        """Return what all open attempts hold, and for how long at most."""
-        return await self._tx.server.ask(self._holdings)
+    async def holdings(self, *, soonest: int | None = None) -> Sequence[Holding]:
+        """Return what open attempts hold, and for how long at most."""
+        found = await self._tx.server.ask(self._holdings)
+        if soonest is None:
+            return found
+        return sorted(found, key=lambda each: each.ends_in or timedelta.max)[:soonest]
 
     def _holdings(self) -> list[Holding]:
         found = []
@@ -661,6 +664,11 @@ class MemoryNodes:
                 and node.lost_at is None
             ]
         )
+
+    async def fingerprint_at_work(self, *, silence_max: timedelta) -> str:
+        """Return what tells nodes at work apart from themselves at another time."""
+        at_work = await self.at_work(silence_max=silence_max)
+        return repr([(node.id, node.capacity, node.used) for node in at_work])
 
     async def capacity_at_work(self, *, silence_max: timedelta) -> Resources:
         """Return what those nodes have, all together."""

@@ -26,8 +26,9 @@ class Resources:
     gpu_count: int = 0
 
     def __post_init__(self) -> None:
-        amounts = (self.cpu_millicores, self.memory_bytes, self.gpu_count)
-        assert min(amounts) >= 0, f"negative amount in {amounts}"
+        # One by one: thousands are made for a plan, and a tuple for each takes as long as the rest.
+        is_right = self.cpu_millicores >= 0 and self.memory_bytes >= 0 and self.gpu_count >= 0
+        assert is_right, f"negative amount in {self}"
 
     def __add__(self, other: Self) -> "Resources":
         return Resources(

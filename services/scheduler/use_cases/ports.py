@@ -430,8 +430,10 @@ class Bookings(Protocol):
         """Return what the open attempts of each tenant take together; nothing is locked."""
         ...
 
-    async def holdings(self) -> Sequence[Holding]:
-        """Return what all open attempts hold, and for how long at most; nothing is locked.
+    async def holdings(self, *, soonest: int | None = None) -> Sequence[Holding]:
+        """Return what open attempts hold, and for how long at most; nothing is locked.
+
+        Of all of them, or of so many that end first.
 
         By the database's clock and its run time limit, counted from its placement; of one that is
         asked to stop by its grace, if that is over before.
@@ -553,6 +555,13 @@ class Nodes(Fleet, NodesAtWork, Protocol):
     When a runner was last heard of, and whether that is recent, the database's clock tells: those
     of runners, leaders and whoever else asks may differ.
     """
+
+    async def fingerprint_at_work(self, *, silence_max: timedelta) -> str:
+        """Return what tells nodes at work apart from themselves at another time.
+
+        By which there are, what they have, and what is booked; nothing is locked.
+        """
+        ...
 
     async def register(
         self,

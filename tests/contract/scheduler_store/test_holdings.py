@@ -13,6 +13,7 @@ from tests.contract.scheduler_store.conftest import Store
 from tests.unit.scheduler.builders import ACME, ENDING, NODE, NOW, a_spec, resources
 
 RUN_MAX = timedelta(hours=2)
+HOUR = timedelta(hours=1)
 
 
 async def admit(
@@ -105,6 +106,36 @@ async def test_whose_owner_is_no_job_never_ends_by_itself(store: Store) -> None:
         )
         await tx.attempts.add([other])
     assert Holding(NODE, ACME, resources(cpu=2), ends_in=None) in await held(store)
+
+
+async def test_those_that_end_first_are_told_before_what_never_ends(store: Store) -> None:
+    await admit(store)
+    run_maxes = {"job_2": RUN_MAX / 2, "rep_1": None, "job_3": RUN_MAX * 2}
+    async with store.unit_of_work.system(because="test") as tx:
+        for owner_id, run_max in run_maxes.items():
+            kind = OwnerKind.REPLICA if run_max is None else OwnerKind.JOB
+            if run_max is not None:
+                spec = a_spec(resources=resources(), timeouts=JobTimeouts(run=run_max))
+                job, _ = Job.queued(JobId(owner_id), ACME, spec, at=NOW, traceparent=None)
+                await tx.jobs.add([job])
+            attempt, _ = Attempt.created(
+                AttemptId(f"att_of_{owner_id}"),
+                ACME,
+                Owner(kind, owner_id, public_id=owner_id),
+                number=1,
+                node_id=NODE,
+                resources=resources(),
+                at=NOW,
+                traceparent=None,
+                run_max=run_max,
+            )
+            await tx.attempts.add([attempt])
+    full_hours = [0, 1, 3, None]
+    for most in (1, 3, 4, 9):
+        async with store.unit_of_work.system(because="test") as tx:
+            found = await tx.attempts.holdings(soonest=most)
+        told = [None if each.ends_in is None else each.ends_in // HOUR for each in found]
+        assert sorted(told, key=full_hours.index) == full_hours[:most]
 
 
 @pytest.mark.parametrize("is_kept_with_attempt", [True, False])

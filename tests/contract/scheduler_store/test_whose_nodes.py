@@ -145,6 +145,38 @@ async def test_a_node_is_open_to_its_tenant_and_held_to_others(store: Store) -> 
     assert await doors(store, UMBRELLA) == is_open
 
 
+async def test_a_fingerprint_tells_nodes_at_work_and_bookings_apart_and_no_signs_of_life(
+    store: Store,
+) -> None:
+    async def fingerprint() -> str:
+        async with store.unit_of_work.system(because="test") as tx:
+            return await tx.nodes.fingerprint_at_work(silence_max=AT_ALL_TIMES)
+
+    async def beats(*, is_runtime_up: bool) -> None:
+        async with store.unit_of_work.system(because="test") as tx:
+            await tx.nodes.heartbeat(OTHER, is_runtime_up=is_runtime_up)
+
+    seen = [await fingerprint()]
+    await a_node(store, allows_mixed_tenants=True)
+    seen.append(await fingerprint())
+    await a_node(store, OTHER, allows_mixed_tenants=True)
+    seen.append(await fingerprint())
+    await place(store, 1)
+    seen.append(await fingerprint())
+    await place(store, 2, node_id=OTHER)
+    seen.append(await fingerprint())
+    await end(store, 1)
+    seen.append(await fingerprint())
+    await end(store, 2)
+    assert await fingerprint() == seen[2], "as before the first of them came"
+    assert len(set(seen)) == len(seen)
+
+    await beats(is_runtime_up=True)
+    assert await fingerprint() == seen[2]
+    await beats(is_runtime_up=False)
+    assert await fingerprint() == seen[1]
+
+
 async def test_what_open_nodes_have_together_is_all_nodes_but_those_that_are_closed(
     store: Store,
 ) -> None:

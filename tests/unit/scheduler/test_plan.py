@@ -506,6 +506,32 @@ def test_a_plan_that_does_not_know_what_ends_places_whoever_comes_before_it_has_
     assert blind.reservation is None
 
 
+@given(lines(), fleets(), lefts, st.integers(1, 12))
+def test_a_plan_that_knows_what_ends_first_decides_the_same_or_asks_for_the_rest(
+    line: list[Head], fleet: Fleet, left: Left, known_count: int
+) -> None:
+    whole = planned(line, fleet, left)
+    known = sorted(fleet.holdings, key=lambda each: each.ends_in or timedelta.max)[:known_count]
+    last = max((each.ends_in for each in known if each.ends_in is not None), default=timedelta(0))
+    is_cut = len(known) < len(fleet.holdings)
+    seen = replace(
+        snapshot(line, fleet, left), holdings=known, ends_known_to=last if is_cut else None
+    )
+    decisions = plan(seen)
+    if decisions.needs_holdings:
+        assert is_cut
+        assert decisions.placements == whole.placements[: len(decisions.placements)]
+    else:
+        assert decisions.placements == whole.placements
+        assert decisions.blocked == whole.blocked
+        assert _instant(decisions) == _instant(whole)
+
+
+def _instant(decisions: Decisions) -> tuple[str, timedelta] | None:
+    kept = decisions.reservation
+    return None if kept is None else (kept.head.id, kept.starts_in)
+
+
 def test_larger_priority_goes_first_then_who_came_first() -> None:
     line = [
         head("late", cpu=1, seq=3),

@@ -90,22 +90,30 @@ _IS_STOPPING: Final = sa.and_(
 _ENDS_IN: Final = (
     sa.func.least(ATTEMPTS.c.created_at + _RUN_MAX, _STOP_OVER_AT) - sa.func.statement_timestamp()
 )
-# As one row of columns: thousands of rows would take ten times as long to come as to be asked.
-_HOLDINGS: Final = (
+_HELD_FOR: Final = (
     sa.select(
-        *(
-            sa.func.array_agg(column, type_=sa.ARRAY(column.type)).label(name)
-            for name, column in (
-                ("node_ids", ATTEMPTS.c.node_id),
-                ("tenants", ATTEMPTS.c.tenant),
-                *((name, ATTEMPTS.c[name]) for name in from_resources(Resources())),
-                ("ends_in_s", sa.func.date_part("epoch", _ENDS_IN, type_=sa.Double)),
-            )
-        )
+        ATTEMPTS.c.node_id,
+        ATTEMPTS.c.tenant,
+        *(ATTEMPTS.c[name] for name in from_resources(Resources())),
+        sa.func.date_part("epoch", _ENDS_IN, type_=sa.Double).label("ends_in_s"),
     )
     .select_from(ATTEMPTS.outerjoin(JOBS, _IS_STOPPING))
     .where(ATTEMPTS.c.state.in_(OPEN))
 )
+_SOONEST: Final = _HELD_FOR.order_by(sa.asc("ends_in_s").nulls_last()).limit(
+    sa.bindparam("soonest", type_=sa.Integer)
+)
+
+
+def _in_columns(held: sa.Subquery) -> sa.Executable:
+    """Ask for one row of columns: thousands of rows would take ten times as long to come."""
+    return sa.select(
+        *(sa.func.array_agg(each, type_=sa.ARRAY(each.type)).label(each.name) for each in held.c)
+    )
+
+
+_HOLDINGS: Final = _in_columns(_HELD_FOR.subquery("held"))
+_SOONEST_HOLDINGS: Final = _in_columns(_SOONEST.subquery("held"))
 _THEIRS: Final = ATTEMPTS.alias("theirs")
 _SMALLER: Final = JOBS.alias("smaller")
 _IS_ANYBODY_SMALLER: Final = (
@@ -257,9 +265,12 @@ class PostgresAttempts:
         row = found.mappings().one_or_none()
         return Resources() if row is None else to_resources(row)
 
-    async def holdings(self) -> Sequence[Holding]:
-        """Return what all open attempts hold, and for how long at most."""
-        found = await self._connection.execute(_HOLDINGS)
+    async def holdings(self, *, soonest: int | None = None) -> Sequence[Holding]:
+        """Return what open attempts hold, and for how long at most."""
+        if soonest is None:
+            found = await self._connection.execute(_HOLDINGS)
+        else:
+            found = await self._connection.execute(_SOONEST_HOLDINGS, {"soonest": soonest})
         return to_holdings(found.mappings().one())
 
     async def running(self, *, preemptible_by: int) -> Sequence[Running]:
@@ -337,7 +348,7 @@ def _ending(row: sa.RowMapping) -> AttemptEnding | None:
 
 def to_holdings(columns: sa.RowMapping) -> Sequence[Holding]:
     """Return what attempts hold, told by columns; one without an end is no job's."""
-    if columns["node_ids"] is None:
+    if columns["node_id"] is None:
         return []
     amounts = list(zip(*(columns[name] for name in from_resources(Resources())), strict=True))
     sizes = {each: Resources(*each) for each in set(amounts)}  # most are of a few sizes
@@ -345,7 +356,7 @@ def to_holdings(columns: sa.RowMapping) -> Sequence[Holding]:
     ends_in = (
         None if each is None else timedelta(seconds=max(0.0, each)) for each in columns["ends_in_s"]
     )
-    rows = zip(columns["node_ids"], columns["tenants"], held, ends_in, strict=True)
+    rows = zip(columns["node_id"], columns["tenant"], held, ends_in, strict=True)
     return list(map(Holding._make, rows))
 
 

@@ -73,6 +73,15 @@ _CAPACITY: Final = sa.select(
         for name in _AMOUNTS
     )
 ).where(_IS_AT_WORK)
+_AS_TEXT: Final = sa.func.concat_ws(
+    " ",
+    NODES.c.id,
+    *(NODES.c[f"{prefix}{name}"] for prefix in ("", "used_") for name in _AMOUNTS),
+    NODES.c.allows_mixed_tenants,
+)
+_FINGERPRINT: Final = sa.select(
+    sa.cast(sa.func.sum(sa.func.hashtextextended(_AS_TEXT, 0)), sa.Text)
+).where(_IS_AT_WORK)
 _ALIVE: Final = sa.select(NODES.c.id).where(_IS_ALIVE, is_one_of(NODES.c.id, "node_ids"))
 _HELD: Final = (
     sa.select(ATTEMPTS.c.node_id, ATTEMPTS.c.tenant, ATTEMPTS.c.owner_kind)
@@ -258,6 +267,10 @@ class PostgresNodes(PostgresFleet):
         """Return what open nodes with a recent heartbeat, whose runtime answers, have together."""
         found = await self._connection.execute(_CAPACITY, {"silence_max": silence_max})
         return to_resources(found.mappings().one())
+
+    async def fingerprint_at_work(self, *, silence_max: timedelta) -> str:
+        """Return what tells nodes at work apart from themselves at another time."""
+        return await self._connection.scalar(_FINGERPRINT, {"silence_max": silence_max}) or ""
 
     async def alive(
         self, node_ids: Sequence[NodeId], *, silence_max: timedelta

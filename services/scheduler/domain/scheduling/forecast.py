@@ -50,6 +50,8 @@ def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
         kept = decisions.reservation
         if kept is not None and kept.head.id == head.id:
             return Forecast(elapsed + kept.starts_in)
+        if seen.ends_known_to is not None:
+            return Forecast(None, is_cut=True)
         ends = [
             each.ends_in
             for each in chain(_held(seen), *(each.holdings for each in decisions.placements))

@@ -159,6 +159,8 @@ class Line:
         self._pauses: list[tuple[datetime, str]] = []  # some are of nobody by now
         self._counts: Counter[OwnerKind] = Counter()
         self._queue_seq_sum = 0
+        self.edition = 0
+        """How often it has changed: what tells it apart from itself at another time."""
 
     @classmethod
     def of(cls, heads: Iterable[Head]) -> Self:
@@ -203,6 +205,7 @@ class Line:
     def put(self, waiting: Waiting) -> None:
         """Let one stand in line as is told now; what was known of it is past."""
         head = waiting.head
+        self.edition += 1
         self.remove(head.id)
         self._tally(head, 1)
         if waiting.not_before is None:
@@ -213,6 +216,7 @@ class Line:
 
     def remove(self, head_id: str) -> None:
         """Let one stand in line no more, if it did."""
+        self.edition += 1
         if (paused := self._paused.pop(head_id, None)) is not None:
             self._tally(paused.head, -1)
         elif (head := self.find(head_id)) is not None:
@@ -231,6 +235,7 @@ class Line:
             if waiting is not None and waiting.not_before == ends_at:
                 del self._paused[head_id]
                 self._insert(waiting.head)
+                self.edition += 1
 
     def without(self, head_ids: Iterable[str]) -> "Line":
         """Return another line that lacks these, and those that pause; of an array an element."""

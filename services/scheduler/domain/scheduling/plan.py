@@ -109,6 +109,9 @@ class Snapshot:
     """Queues of which nothing is placed."""
     holdings: Sequence[Holding] | None = ()
     """Those on the nodes; None: nobody has looked yet, and a plan that needs them says so."""
+    ends_known_to: timedelta | None = None
+    """Of what ends later, or never, there is more than was looked at; None: there is not. A plan
+    that needs the rest says so."""
 
     def with_placed(self, placements: Sequence[Placement]) -> "Snapshot":
         """Return what is there once these are carried out."""
@@ -171,7 +174,8 @@ class Decisions:
     is_cut: bool = False
     """There are more who may take what is left than were given their turns."""
     needs_holdings: bool = False
-    """Behind one that does not fit somebody would, and nobody knows what ends when."""
+    """Behind one that does not fit somebody would, and nobody knows what ends when; or not of
+    enough to tell when there is room."""
     blocked: Head | None = None
     """The first job that does not fit: room is kept for it, or would be if somebody were behind.
     Where nobody knows what ends when, it may wait for what never does."""
@@ -215,7 +219,10 @@ def plan(seen: Snapshot) -> Decisions:
             is_somebody_blocked, blocked = True, head
         else:
             reservation = room.reserved(head)
-            blocked = head if reservation is not None else None
+            needs_holdings = reservation is None and seen.ends_known_to is not None
+            blocked = head if reservation is not None or needs_holdings else None
+            if needs_holdings:
+                break
     return Decisions(placements, reservation, refused, is_cut, needs_holdings, blocked)
 
 
@@ -238,6 +245,7 @@ class _Room:
         self._held_by_node: defaultdict[NodeId, list[Holding]] = defaultdict(list)
         for holding in seen.holdings or ():
             self._held_by_node[holding.node_id].append(holding)
+        self._ends_known_to = seen.ends_known_to
         self._most_free = Resources.most(self._free.values())
         self._in_vain: set[tuple[TenantId, Resources, int, bool]] = set()
         self._never: set[tuple[TenantId, Resources, int]] = set()
@@ -269,11 +277,18 @@ class _Room:
         return could
 
     def reserved(self, head: Head) -> Reservation | None:
-        """Return where a head will fit first; None where nothing that ends makes room for it."""
+        """Return where a head will fit first; None where nothing that ends makes room for it.
+
+        Nothing of what is known: unless that is all, something else may.
+        """
         self._searches[head.tenant] += 1
         # By one task where there are no others: the first instant at which some node has room.
         found: list[tuple[timedelta, NodeId, int]] = []
-        within = None
+        within = self._ends_known_to
+        if within is not None and any(
+            _may_hide_others(node, head) for node in self._nodes.values()
+        ):
+            return None
         for node in self._nodes.values():
             found += _fits_from(node, head, self._held_by_node[node.id], within=within)
             if head.task_count == 1 and found:
@@ -283,7 +298,8 @@ class _Room:
             count += more
             if count >= head.task_count:
                 return Reservation(head, node_id, starts_in)
-        self._never.add((head.tenant, head.resources, head.task_count))
+        if self._ends_known_to is None:
+            self._never.add((head.tenant, head.resources, head.task_count))
         return None
 
     def is_searched_enough_for(self, tenant: TenantId) -> bool:
@@ -369,6 +385,11 @@ def _by_fullness(free: Resources) -> tuple[int, int, int]:
 def _could_hold(node: Node, head: Head) -> bool:
     """Tell whether a node has room for one task of a head once the jobs of now are over."""
     return head.resources.fits_in(node.capacity) and node.will_take(head.tenant)
+
+
+def _may_hide_others(node: Node, head: Head) -> bool:
+    """Tell whether others' work keeps a head away for as long as any of it is there."""
+    return _could_hold(node, head) and not node.takes(head.tenant)
 
 
 def _fits_from(

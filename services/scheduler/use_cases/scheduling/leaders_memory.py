@@ -4,6 +4,9 @@ Owns: that the line in memory is the table's. It is read whole by who begins to 
 changed by what the table's changes tell, never by what a cycle believes to have done: a cycle that
 fails, or whose commit nobody knows of, leaves nothing to mend (ADR-0034). Now and again its totals
 are compared with the table's; one that differs is a bug, and is read whole again.
+
+Also that what was decided in vain is not decided again while nothing changes: in a full yard most
+cycles find what the last one found.
 """
 
 from collections.abc import Mapping
@@ -14,13 +17,29 @@ from typing import Final
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Line
+from services.scheduler.domain.scheduling.plan import Decisions
 from services.scheduler.domain.scheduling.shares import Averages
 from services.scheduler.use_cases.ports import Lease, SystemTransaction, Tenants, UnitOfWork
+from services.scheduler.use_cases.scheduling.snapshot import Allowance
 
 NEWS_AT_ONCE: Final = 5_000
 _CHECKED_EVERY: Final = timedelta(minutes=1)
 _KEPT_EVERY: Final = timedelta(seconds=10)
 """What a leader that dies has not kept is that much of what was held."""
+
+_DECIDED_EVERY: Final = timedelta(seconds=10)
+"""Though nothing changes: time alone makes those shares smaller whose tenants hold less than they
+did, and so may give another one its turn first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a cycle decides on, but for what time alone changes."""
+
+    line_edition: int
+    allowed: Allowance
+    nodes: str
+    """Their fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +62,7 @@ class LeadersMemory:
     _epoch: int | None = None
     _checked_at: datetime | None = None
     _kept_at: datetime | None = None
+    _in_vain: tuple[Sight, Decisions, datetime] | None = None
 
     def is_of(self, lease: Lease) -> bool:
         """Tell whether it has followed the line since this lease began."""
@@ -71,7 +91,7 @@ class LeadersMemory:
             self.averages = await tx.usage.averages()
             # Not compared at once: were the comparison wrong, nothing would ever be admitted.
             self._checked_at = tx.now
-        self.line, self._epoch = line, lease.epoch
+        self.line, self._epoch, self._in_vain = line, lease.epoch, None
 
     async def catch_up(self, tx: SystemTransaction) -> CaughtUp:
         """Take over all that has changed; now and again compare what is kept with the table.
@@ -98,6 +118,22 @@ class LeadersMemory:
             await tx.usage.keep(self.averages)
             self._kept_at = tx.now
         return held
+
+    def decided_in_vain(self, seen: Sight, *, at: datetime) -> Decisions | None:
+        """Return what was decided at this very sight a moment ago, if it placed nobody.
+
+        Who was refused then is refused now: what is held ends sooner the more time passes, so less
+        may pass who waits for it; what has ended by then has changed the nodes.
+        """
+        if self._in_vain is None:
+            return None
+        sight, decisions, decided_at = self._in_vain
+        is_recent = decided_at <= at < decided_at + _DECIDED_EVERY
+        return decisions if is_recent and sight == seen else None
+
+    def note_decided(self, decisions: Decisions, seen: Sight, *, at: datetime) -> None:
+        """Keep what was decided if it placed nobody."""
+        self._in_vain = None if decisions.placements else (seen, decisions, at)
 
     async def _take_news(self, tx: SystemTransaction, *, with_totals: bool) -> bool:
         while True:

@@ -3,7 +3,6 @@
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Final
 
 from services.scheduler.domain.fleet.reach import FleetDoors
@@ -18,7 +17,7 @@ from services.scheduler.domain.scheduling.line import Head, Line
 from services.scheduler.domain.scheduling.plan import Decisions, Snapshot, plan
 from services.scheduler.domain.scheduling.shares import Shares
 from services.scheduler.use_cases.ports import FirstInLine, Reading, Tenants
-from services.scheduler.use_cases.scheduling.snapshot import snapshot
+from services.scheduler.use_cases.scheduling.snapshot import Ends, allowance, snapshot
 
 _FEW: Final = 10
 """Of each shape."""
@@ -49,26 +48,36 @@ class LookAtLine:
         doors = await reading.fleet.doors_for(
             head.resources, tenant=head.tenant, silence_max=self.node_silence_max
         )
-        look = partial(
-            snapshot,
-            reading,
-            self.tenants,
-            held=await reading.attempts.held(),
-            averages=(await reading.usage.averages()).by_tenant,
-            heads_max=self.heads_max,
-            node_silence_max=self.node_silence_max,
-        )
+        held = await reading.attempts.held()
+        averages = (await reading.usage.averages()).by_tenant
         few = min(_FEW, self.heads_max)
+
+        async def look(line: Line, *, ends: Ends) -> Snapshot:
+            return await snapshot(
+                reading,
+                line,
+                await allowance(reading, self.tenants, line, held=held),
+                held=held,
+                averages=averages,
+                heads_max=self.heads_max,
+                node_silence_max=self.node_silence_max,
+                ends=ends,
+            )
 
         async def in_line(each_max: int) -> tuple[Snapshot, InLine]:
             first = await reading.line.first(at=at, each_max=each_max)
             # What ends when may not matter, but to look at the nodes again for it costs as much.
-            around = await look(Line.of(first.heads), with_ends=True)
-            return around, InLine(first, plan(around))
+            around = await look(Line.of(first.heads), ends=Ends.SOONEST)
+            decisions = plan(around)
+            is_foreseen = not decisions.needs_holdings and steps_max(around) == 1
+            if around.ends_known_to is not None and not is_foreseen:
+                around = await look(Line.of(first.heads), ends=Ends.ALL)
+                decisions = plan(around)
+            return around, InLine(first, decisions)
 
         far_back: Seen | None = None
         if alike_count >= self.heads_max:
-            far_back = Seen(head, alike_count, doors, await look(Line.of([head]), with_ends=False))
+            far_back = Seen(head, alike_count, doors, await look(Line.of([head]), ends=Ends.NONE))
             if not far_back.is_held_by_others:
                 return far_back
             # Where there is room for it those before it take it in a moment, unless they pause.

@@ -21,8 +21,8 @@ from services.scheduler.domain.scheduling.line import Head
 from services.scheduler.domain.scheduling.plan import Decisions, Placement, plan
 from services.scheduler.use_cases.deployments.change_replica import change_replica
 from services.scheduler.use_cases.ports import Lease, SystemTransaction, Tenants, UnitOfWork
-from services.scheduler.use_cases.scheduling.leaders_memory import LeadersMemory
-from services.scheduler.use_cases.scheduling.snapshot import snapshot
+from services.scheduler.use_cases.scheduling.leaders_memory import LeadersMemory, Sight
+from services.scheduler.use_cases.scheduling.snapshot import Ends, allowance, snapshot
 
 
 class Outcome(StrEnum):
@@ -121,20 +121,34 @@ class RunSchedulingCycle:
         )
 
     async def _decide(self, tx: SystemTransaction) -> Decisions:
+        line = self.memory.line
+        held = await self.memory.look(tx, self.tenants)
+        allowed = await allowance(tx, self.tenants, line, held=held)
+        # As of before the nodes are looked at: what changes meanwhile is looked at again.
+        seen = Sight(
+            line.edition,
+            allowed,
+            await tx.nodes.fingerprint_at_work(silence_max=self.node_silence_max),
+        )
+        if (standing := self.memory.decided_in_vain(seen, at=tx.now)) is not None:
+            return standing
         look = partial(
             snapshot,
             tx,
-            self.tenants,
-            self.memory.line,
-            held=await self.memory.look(tx, self.tenants),
+            line,
+            allowed,
+            held=held,
             averages=self.memory.averages.by_tenant,
             heads_max=self.heads_max,
             node_silence_max=self.node_silence_max,
         )
-        decisions = plan(await look(with_ends=False))
+        decisions = plan(await look(ends=Ends.NONE))
         is_room_made = self.makes_room and decisions.blocked is not None
         if decisions.needs_holdings or is_room_made:
-            return plan(await look(with_ends=True))
+            decisions = plan(await look(ends=Ends.SOONEST))
+            if decisions.needs_holdings:
+                decisions = plan(await look(ends=Ends.ALL))
+        self.memory.note_decided(decisions, seen, at=tx.now)
         return decisions
 
     async def _apply(

@@ -1,15 +1,29 @@
 """Look at all that a decision on the line is made of."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from enum import Enum, auto
+from typing import Final, Protocol
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Line
-from services.scheduler.domain.scheduling.plan import Snapshot
+from services.scheduler.domain.scheduling.plan import Holding, Snapshot
 from services.scheduler.domain.scheduling.shares import Average, Shares
 from services.scheduler.use_cases.ports import Bookings, NodesAtWork, SeenLine, Tenants
+
+SOONEST_MAX: Final = 500
+"""Attempts that end first. To make one of its row costs two microseconds, and there may be
+thousands; the first one without room waits for the end of some few of them, mostly."""
+
+
+class Ends(Enum):
+    """Of how much of what runs it is looked at when it ends."""
+
+    NONE = auto()
+    SOONEST = auto()
+    ALL = auto()
 
 
 class Look(Protocol):
@@ -31,34 +45,60 @@ class Look(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What those in line may be given, whatever there is."""
+
+    left: Mapping[TenantId, Resources]
+    """What tenants may take that may not take everything."""
+    paused: Collection[tuple[TenantId, str]]
+    """Queues of which nothing is placed."""
+
+
+async def allowance(
+    look: Look, tenants: Tenants, line: Line, *, held: Mapping[TenantId, Resources]
+) -> Allowance:
+    """Return what plans and pauses leave to those in line, by what tenants hold."""
+    return Allowance(_left(tenants, line, held), await look.line.paused())
+
+
 async def snapshot(
     look: Look,
-    tenants: Tenants,
     line: Line,
+    allowed: Allowance,
     *,
     held: Mapping[TenantId, Resources],
     averages: Mapping[TenantId, Average],
     heads_max: int,
     node_silence_max: timedelta,
-    with_ends: bool,
+    ends: Ends,
 ) -> Snapshot:
     """Return the line, what tenants hold and held, and the nodes; nobody is kept from any.
 
-    When what runs will be over is looked at `with_ends` only: that is a row for each of it.
+    When what runs will be over is a row for each of it, so no more is looked at than `ends` says.
     """
-    holdings = await look.attempts.holdings() if with_ends else None
+    most = SOONEST_MAX if ends is Ends.SOONEST else None
+    holdings = None if ends is Ends.NONE else await look.attempts.holdings(soonest=most)
+    is_cut = holdings is not None and len(holdings) == most
     # After the holdings: what ended in between is then booked no more, instead of without an end.
     nodes = await look.nodes.at_work(silence_max=node_silence_max)
     capacity = sum((node.capacity for node in nodes), Resources())
     shares = Shares(capacity, held, averages)
-    left, paused = _left(tenants, line, held), await look.line.paused()
-    return Snapshot(line, nodes, shares, left, heads_max, paused, holdings)
+    ends_known_to = _last_end(holdings or ()) if is_cut else None
+    return Snapshot(
+        line, nodes, shares, allowed.left, heads_max, allowed.paused, holdings, ends_known_to
+    )
+
+
+def _last_end(holdings: Iterable[Holding]) -> timedelta:
+    ends = (each.ends_in for each in holdings if each.ends_in is not None)
+    return max(ends, default=timedelta(0))
 
 
 def _left(
     tenants: Tenants, line: Line, held: Mapping[TenantId, Resources]
 ) -> Mapping[TenantId, Resources]:
-    """Return what tenants may take that may not take everything.
+    """Return what those may take who may not take everything.
 
     True until the end of a transaction that holds the scheduling lease: only its holder gives
     capacity, and an end gives it back.
