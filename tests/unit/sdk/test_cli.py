@@ -421,9 +421,11 @@ def test_what_is_wrong_with_a_spec_is_told_field_by_field(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"prio": 1}', "prio: is no field of a job"),
-        ('{"resources": {"cpu": 1}}', "resources.cpu: is no field of a job"),
-        ('{"inputs": [{"path": "x"}]}', "inputs[0].path: is no field of a job"),
+        ('{"prio": 1}', "prio: is no field of this request; priority is one"),
+        ('{"resources": {"cpu": 1}}', "resources.cpu: is no field of this request"),
+        ('{"inputs": [{"path": "x"}]}', "inputs[0].path: is no field of this request"),
+        ('{"priority": true}', "priority: must not be a boolean"),
+        ('{"retries": {"exit_codes": [true]}}', "retries.exit_codes[0]: must not be a boolean"),
         ("name: yaml", "Invalid JSON"),
         ('{"timeouts": {"run": "5m"}}', "timeouts.run: must be an ISO 8601 duration"),
         ('{"retries": {"count_max": 1.5}}', "retries.count_max: must be a whole number"),

@@ -7,7 +7,20 @@ from pathlib import Path
 
 import httpx
 import pytest
-from modelyard.client import ApiError, Client, ConnectionFailed, InvalidId, JobSpec
+from modelyard.client import (
+    ApiError,
+    Client,
+    ConnectionFailed,
+    DeploymentSpec,
+    InvalidId,
+    JobChanges,
+    JobRetries,
+    JobSpec,
+    JobTimeouts,
+    Plan,
+    Resources,
+)
+from pydantic import BaseModel, ValidationError
 
 JOB = {
     "id": "job_1",
@@ -38,6 +51,53 @@ def a_client(
         transport=httpx.MockTransport(handler),
         sleep=([] if pauses is None else pauses).append,
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "problems"),
+    [
+        (JobSpec, {"array": 12}, {"array": "is no field of this request; array_size is one"}),
+        (JobSpec, {"colour": []}, {"colour": "is no field of this request"}),
+        (
+            JobSpec,
+            {"resources": {"memory": 1}},
+            {"resources.memory": "is no field of this request; memory_bytes is one"},
+        ),
+        (
+            JobSpec,
+            {"outputs": [{"name": "n", "path": "p", "to": "m"}]},
+            {"outputs.0.to": "is no field of this request"},
+        ),
+        (JobSpec, {"priority": True}, {"priority": "must not be a boolean"}),
+        (JobSpec, {"array_size": True}, {"array_size": "must not be a boolean"}),
+        (JobRetries, {"exit_codes": [3, True]}, {"exit_codes.1": "must not be a boolean"}),
+        (JobTimeouts, {"run": True}, {"run": "must not be a boolean"}),
+        (Resources, {"gpu_count": True}, {"gpu_count": "must not be a boolean"}),
+        (JobChanges, {"label": {}}, {"label": "is no field of this request; labels is one"}),
+        (
+            DeploymentSpec,
+            {"name": "n", "model": "m", "replicas": 2},
+            {"replicas": "is no field of this request; replica_count is one"},
+        ),
+        (Plan, {"replicas_max": True}, {"replicas_max": "must not be a boolean"}),
+    ],
+)
+def test_what_is_asked_with_a_field_that_it_has_not_is_refused_by_its_name(
+    asked: type[BaseModel], given: dict[str, object], problems: dict[str, str]
+) -> None:
+    whole = {"name": "n", "image": "i", "command": ["true"]} if asked is JobSpec else {}
+    with pytest.raises(ValidationError) as raised:
+        asked(**whole | given)
+    found = {".".join(map(str, each["loc"])): each["msg"] for each in raised.value.errors()}
+    assert found == problems
+    assert all(f"{field}\n  {said}" in str(raised.value) for field, said in problems.items())
+
+
+def test_an_answer_may_repeat_a_spec_with_fields_of_a_newer_platform() -> None:
+    newer = {"of_a_newer": 1}
+    spec = JOB["spec"] | newer | {"resources": newer}  # type: ignore[operator]
+    with a_client(lambda _: httpx.Response(200, json=JOB | {"spec": spec})) as client:
+        assert client.job("job_1").spec == SPEC
 
 
 def test_a_client_that_is_printed_does_not_show_its_key() -> None:

@@ -127,12 +127,12 @@ class Client:
 
     def job(self, job_id: str) -> Job:
         """Show a job."""
-        return Job.model_validate(self._call("GET", _path("jobs", job_id), is_repeatable=True))
+        return Job.answered(self._call("GET", _path("jobs", job_id), is_repeatable=True))
 
     def explain_job(self, job_id: str) -> JobExplanation:
         """Say what holds a job in line, and about when it starts."""
         answer = self._call("GET", _path("jobs", job_id, "explain"), is_repeatable=True)
-        return JobExplanation.model_validate(answer)
+        return JobExplanation.answered(answer)
 
     def jobs(
         self,
@@ -156,29 +156,29 @@ class Client:
             **{name: value for name, value in given.items() if value is not None},
         }
         found = self._pages("/v1/jobs", "jobs", limit=limit, **sought)
-        return [Job.model_validate(job) for job in found]
+        return [Job.answered(job) for job in found]
 
     def attempts(self, job_id: str) -> list[JobAttempt]:
         """Show what became of each try to run a job, the first one first."""
         found = self._pages(_path("jobs", job_id, "attempts"), "attempts")
-        return [JobAttempt.model_validate(attempt) for attempt in found]
+        return [JobAttempt.answered(attempt) for attempt in found]
 
     def stats(self, *, window: timedelta = timedelta(days=1)) -> JobStats:
         """Show how the tenant's jobs have fared in a window up to now, 30 days at most."""
         params = {"window": f"PT{window.total_seconds():.0f}S"}
         answer = self._call("GET", "/v1/stats", params=params, is_repeatable=True)
-        return JobStats.model_validate(answer)
+        return JobStats.answered(answer)
 
     def cancel_job(self, job_id: str, *, reason: str) -> Job:
         """Ask for a job's end."""
         answer = self._call(
             "POST", _path("jobs", job_id, "cancel"), json={"reason": reason}, is_repeatable=True
         )
-        return Job.model_validate(answer)
+        return Job.answered(answer)
 
     def queues(self) -> list[Queue]:
         """Show by name the queues that are paused, or of which a job has not ended."""
-        return [Queue.model_validate(queue) for queue in self._pages("/v1/queues", "queues")]
+        return [Queue.answered(queue) for queue in self._pages("/v1/queues", "queues")]
 
     def pause_queue(self, name: str, *, reason: str) -> Queue:
         """Admit nothing of a queue any more; what runs goes on, what waits keeps its place.
@@ -193,7 +193,7 @@ class Client:
 
     def _change_queue(self, name: str, how: str, body: Any) -> Queue:
         answer = self._call("POST", _path("queues", name, how), json=body, is_repeatable=True)
-        return Queue.model_validate(answer)
+        return Queue.answered(answer)
 
     def _submit(self, spec: dict[str, Any], idempotency_key: str | None) -> Job:
         answer = self._call(
@@ -203,7 +203,7 @@ class Client:
             headers={"Idempotency-Key": idempotency_key or secrets.token_hex(16)},
             is_repeatable=True,
         )
-        return Job.model_validate(answer)
+        return Job.answered(answer)
 
     def logs(self, job_id: str, *, after: str = "", task: int | None = None) -> Iterator[LogRecord]:
         """Yield a job's output that is stored now, page by page; of its tasks all, or this one's.
@@ -248,7 +248,7 @@ class Client:
                 is_repeatable=True,
             )
             for record in page["records"]:
-                yield LogRecord.model_validate(record)
+                yield LogRecord.answered(record)
             # A page may be empty and yet move on: what it passed over did not match.
             if page["is_complete"] or page["next"] == after:
                 return
@@ -303,16 +303,16 @@ class Client:
 
     def models(self) -> list[Model]:
         """Show the tenant's models."""
-        return [Model.model_validate(model) for model in self._pages("/v1/models", "models")]
+        return [Model.answered(model) for model in self._pages("/v1/models", "models")]
 
     def model(self, name: str) -> Model:
         """Show a model."""
-        return Model.model_validate(self._call("GET", _path("models", name), is_repeatable=True))
+        return Model.answered(self._call("GET", _path("models", name), is_repeatable=True))
 
     def model_versions(self, name: str) -> list[ModelVersion]:
         """Show a model's versions, newest first."""
         found = self._pages(_path("models", name, "versions"), "versions")
-        return [ModelVersion.model_validate(version) for version in found]
+        return [ModelVersion.answered(version) for version in found]
 
     def set_alias(
         self, name: str, alias: str, version: int, *, if_revision: int | None = None
@@ -329,7 +329,7 @@ class Client:
             headers=_if_match(if_revision),
             is_repeatable=True,
         )
-        return Model.model_validate(answer)
+        return Model.answered(answer)
 
     def remove_alias(self, name: str, alias: str, *, if_revision: int | None = None) -> Model:
         """Let an alias point nowhere."""
@@ -339,7 +339,7 @@ class Client:
             headers=_if_match(if_revision),
             is_repeatable=True,
         )
-        return Model.model_validate(answer)
+        return Model.answered(answer)
 
     # Deployments and inference
 
@@ -354,22 +354,22 @@ class Client:
             headers={"Idempotency-Key": idempotency_key or secrets.token_hex(16)},
             is_repeatable=True,
         )
-        return Deployment.model_validate(answer)
+        return Deployment.answered(answer)
 
     def deployment(self, name: str) -> Deployment:
         """Show a deployment, by name or id."""
         answer = self._call("GET", _path("deployments", name), is_repeatable=True)
-        return Deployment.model_validate(answer)
+        return Deployment.answered(answer)
 
     def explain_deployment(self, name: str) -> DeploymentExplanation:
         """Say what holds the first of its replicas that wait, and about when it starts."""
         answer = self._call("GET", _path("deployments", name, "explain"), is_repeatable=True)
-        return DeploymentExplanation.model_validate(answer)
+        return DeploymentExplanation.answered(answer)
 
     def deployments(self) -> list[Deployment]:
         """Show the tenant's deployments, newest first."""
         found = self._pages("/v1/deployments", "deployments")
-        return [Deployment.model_validate(deployment) for deployment in found]
+        return [Deployment.answered(deployment) for deployment in found]
 
     def delete_deployment(self, name: str, *, if_version: int | None = None) -> Deployment:
         """Take a deployment out of routing and stop its replicas.
@@ -383,7 +383,7 @@ class Client:
             headers=_if_match(if_version),
             is_repeatable=True,
         )
-        return Deployment.model_validate(answer)
+        return Deployment.answered(answer)
 
     def infer(self, deployment: str, request: dict[str, Any]) -> InferenceAnswer:
         """Ask a deployed model; `request` is an Open Inference Protocol v2 body."""
@@ -393,13 +393,13 @@ class Client:
             json=request,
             is_repeatable=False,
         )
-        return InferenceAnswer.model_validate(answer)
+        return InferenceAnswer.answered(answer)
 
     # Keys and the platform itself
 
     def whoami(self) -> Identity:
         """Tell who this client is to the platform."""
-        return Identity.model_validate(self._call("GET", "/v1/whoami", is_repeatable=True))
+        return Identity.answered(self._call("GET", "/v1/whoami", is_repeatable=True))
 
     def issue_key(
         self,
@@ -417,7 +417,7 @@ class Client:
             "lifetime": None if lifetime is None else f"PT{lifetime.total_seconds():.0f}S",
         }
         answer = self._call("POST", "/v1/api-keys", json=wanted, is_repeatable=False)
-        return ApiKey.model_validate(answer["key"]), str(answer["text"])
+        return ApiKey.answered(answer["key"]), str(answer["text"])
 
     def rotate_key(self, key_id: str, *, overlap: timedelta) -> tuple[ApiKey, str, ApiKey]:
         """Put a new key in an old one's place; return the new one, its text, and the old one."""
@@ -427,14 +427,14 @@ class Client:
             json={"overlap": f"PT{overlap.total_seconds():.0f}S"},
             is_repeatable=False,
         )
-        new, old = (ApiKey.model_validate(answer[name]) for name in ("key", "replaced"))
+        new, old = (ApiKey.answered(answer[name]) for name in ("key", "replaced"))
         return new, str(answer["text"]), old
 
     def keys(self) -> list[ApiKey]:
         """Show the tenant's keys: all in force, and those that have ended lately."""
         # One that ends between two pages is on both: as it is by now.
         found = {key["id"]: key for key in self._pages("/v1/api-keys", "keys")}
-        return [ApiKey.model_validate(key) for key in found.values()]
+        return [ApiKey.answered(key) for key in found.values()]
 
     def revoke_key(self, key_id: str) -> None:
         """Put a key out of force."""
@@ -444,15 +444,15 @@ class Client:
         """Make a tenant; the text of its first key is in this answer only."""
         body = {"id": name, "plan": (plan or Plan()).model_dump()}
         answer = self._call("POST", "/v1/tenants", json=body, is_repeatable=False)
-        return Tenant.model_validate(answer["tenant"]), str(answer["key"])
+        return Tenant.answered(answer["tenant"]), str(answer["key"])
 
     def tenants(self) -> list[Tenant]:
         """Show all tenants by name."""
-        return [Tenant.model_validate(found) for found in self._pages("/v1/tenants", "tenants")]
+        return [Tenant.answered(found) for found in self._pages("/v1/tenants", "tenants")]
 
     def tenant(self, name: str) -> Tenant:
         """Show a tenant."""
-        return Tenant.model_validate(self._call("GET", _path("tenants", name), is_repeatable=True))
+        return Tenant.answered(self._call("GET", _path("tenants", name), is_repeatable=True))
 
     def issue_tenant_key(self, name: str) -> str:
         """Make another administrator key of a tenant; its text is in this answer only."""
@@ -482,7 +482,7 @@ class Client:
             headers=_if_match(if_version),
             is_repeatable=True,
         )
-        return Tenant.model_validate(answer)
+        return Tenant.answered(answer)
 
     def plan_tenant(self, name: str, plan: Plan, *, if_version: int | None = None) -> Tenant:
         """Set how much a tenant may have, whole."""
@@ -498,12 +498,12 @@ class Client:
             headers=_if_match(if_version),
             is_repeatable=True,
         )
-        return Tenant.model_validate(answer)
+        return Tenant.answered(answer)
 
     def members(self, tenant: str) -> list[Member]:
         """Show a tenant's members."""
         found = self._pages(_path("tenants", tenant, "members"), "members")
-        return [Member.model_validate(member) for member in found]
+        return [Member.answered(member) for member in found]
 
     def put_member(
         self,
@@ -527,7 +527,7 @@ class Client:
             headers=_if_match(if_version),
             is_repeatable=True,
         )
-        return Member.model_validate(answer)
+        return Member.answered(answer)
 
     def remove_member(
         self,
@@ -555,7 +555,7 @@ class Client:
         Asked for once, like `readiness`: who asks how things are wants no patience.
         """
         answer = self._call("GET", "/v1/nodes", is_repeatable=False)
-        return [Node.model_validate(node) for node in answer["nodes"]]
+        return [Node.answered(node) for node in answer["nodes"]]
 
     def cordon_node(self, node_id: str) -> Node:
         """Place nothing new on a node; what runs there goes on."""
@@ -571,7 +571,7 @@ class Client:
 
     def _change_node(self, node_id: str, how: str) -> Node:
         answer = self._call("POST", _path("nodes", node_id, how), is_repeatable=True)
-        return Node.model_validate(answer)
+        return Node.answered(answer)
 
     def readiness(self) -> dict[str, Any]:
         """Tell what the gateway can reach; never raises for a platform that is not ready."""

@@ -1,9 +1,10 @@
-"""What the API takes and gives. Answers ignore fields that are newer than this client."""
+"""What the API takes and gives."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from modelyard.client.asked import Asked, Integer, Length, Value
+from pydantic import Field
 
 JOB_STATES: Final = (
     *("QUEUED", "ADMITTED", "STARTING", "RUNNING", "STOPPING"),
@@ -13,27 +14,23 @@ JOB_STATES: Final = (
 TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Resources(_Value):
+class Resources(Asked):
     """What one attempt takes from its node."""
 
-    cpu_millicores: int = 1000
-    memory_bytes: int = 1 << 30
+    cpu_millicores: Integer = 1000
+    memory_bytes: Integer = 1 << 30
     """6 MiB at least: no container starts with less."""
-    gpu_count: int = 0
+    gpu_count: Integer = 0
 
 
-class JobInput(_Value):
+class JobInput(Asked):
     """Stored bytes that the job reads at `$MODELYARD_INPUTS/<name>`."""
 
     name: str
     digest: str
 
 
-class JobOutput(_Value):
+class JobOutput(Asked):
     """A file or folder under `$MODELYARD_OUTPUTS`; `register_as` names a model."""
 
     name: str
@@ -41,27 +38,27 @@ class JobOutput(_Value):
     register_as: str = ""
 
 
-class JobTimeouts(_Value):
+class JobTimeouts(Asked):
     """Bounds on a job's phases; None: the platform's, which for queue and start is none."""
 
-    queue: timedelta | None = None
-    start: timedelta | None = None
-    run: timedelta | None = None
-    stop_grace: timedelta | None = None
+    queue: Length | None = None
+    start: Length | None = None
+    run: Length | None = None
+    stop_grace: Length | None = None
 
 
-class JobRetries(_Value):
+class JobRetries(Asked):
     """When a job is tried again: after the platform's own failures always, else as said here."""
 
-    count_max: int = 3
+    count_max: Integer = 3
     """After its first attempt; 0: never."""
     reasons: list[str] = Field(default_factory=list)
     """Of killed, out_of_memory, outputs, run_timeout."""
-    exit_codes: list[int] = Field(default_factory=list)
+    exit_codes: list[Integer] = Field(default_factory=list)
     """The program's own that mean that another try may succeed."""
 
 
-class JobDependency(_Value):
+class JobDependency(Asked):
     """Another job, which has to end before this one may start."""
 
     job_id: str
@@ -69,7 +66,7 @@ class JobDependency(_Value):
     """Or END: in whatever way."""
 
 
-class JobSpec(_Value):
+class JobSpec(Asked):
     """What to run."""
 
     name: str
@@ -82,15 +79,15 @@ class JobSpec(_Value):
     resources: Resources = Field(default_factory=Resources)
     timeouts: JobTimeouts = Field(default_factory=JobTimeouts)
     retries: JobRetries = Field(default_factory=JobRetries)
-    priority: int = 50
+    priority: Integer = 50
     labels: dict[str, str] = Field(default_factory=dict)
     queue: str = "default"
     """What can be paused; it needs no creation."""
     after: list[JobDependency] = Field(default_factory=list)
     """Jobs that have to end before this one may start; they have to exist."""
-    tasks: int = 1
+    tasks: Integer = 1
     """How many times it runs at once, each time with `resources`: all are admitted, or none."""
-    array_size: int | None = None
+    array_size: Integer | None = None
     """How often it is to run, each time as a job of its own with another index; None: no array."""
 
     def described(self) -> dict[str, Any]:
@@ -103,14 +100,14 @@ class JobSpec(_Value):
         return self.model_dump(mode="json", exclude=unused)
 
 
-class JobChanges(_Value):
+class JobChanges(Asked):
     """What a job has of its own that is run like an earlier one; None: as that one had it."""
 
     name: str | None = None
     command: list[str] | None = None
     env: dict[str, str] = Field(default_factory=dict)
     """Beside the others that it had."""
-    priority: int | None = None
+    priority: Integer | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     """Beside the others that it had."""
     after: list[JobDependency] = Field(default_factory=list)
@@ -124,7 +121,7 @@ class JobChanges(_Value):
         return spec | plain | pairs | (after if self.after or "after" in spec else {})
 
 
-class JobProgress(_Value):
+class JobProgress(Value):
     """What the job last said about itself."""
 
     fraction: float
@@ -132,7 +129,7 @@ class JobProgress(_Value):
     metrics: dict[str, float]
 
 
-class JobFailure(_Value):
+class JobFailure(Value):
     """Why a job failed."""
 
     reason: str
@@ -141,14 +138,14 @@ class JobFailure(_Value):
     last_lines: str
 
 
-class JobArray(_Value):
+class JobArray(Value):
     """How an array's elements stand."""
 
     elements: dict[str, int]
     """How many are in which state; those that were not admitted yet are QUEUED."""
 
 
-class ArrayElement(_Value):
+class ArrayElement(Value):
     """Which element of which array a job is."""
 
     array_id: str
@@ -156,7 +153,7 @@ class ArrayElement(_Value):
     """From 0 on."""
 
 
-class Job(_Value):
+class Job(Value):
     """A job."""
 
     id: str
@@ -200,7 +197,7 @@ class Job(_Value):
         return self.element is None and self.spec.array_size is not None
 
 
-class JobExplanation(_Value):
+class JobExplanation(Value):
     """Why a job is where it is."""
 
     job_id: str
@@ -217,7 +214,7 @@ class JobExplanation(_Value):
     tell."""
 
 
-class DeploymentExplanation(_Value):
+class DeploymentExplanation(Value):
     """Why a deployment's replicas wait, of which the first one is told."""
 
     deployment_id: str
@@ -234,7 +231,7 @@ class DeploymentExplanation(_Value):
     """Of the first of them, as a job's."""
 
 
-class AttemptEnding(_Value):
+class AttemptEnding(Value):
     """Why an attempt ended."""
 
     reason: str
@@ -243,7 +240,7 @@ class AttemptEnding(_Value):
     message: str
 
 
-class JobAttempt(_Value):
+class JobAttempt(Value):
     """One try to run a job."""
 
     id: str
@@ -264,7 +261,7 @@ class JobAttempt(_Value):
     """Which of the job's tasks it runs, from 0 on."""
 
 
-class JobTimes(_Value):
+class JobTimes(Value):
     """How long something took jobs, in seconds; None where there is no job."""
 
     job_count: int
@@ -273,7 +270,7 @@ class JobTimes(_Value):
     p99_s: float | None
 
 
-class JobWaits(_Value):
+class JobWaits(Value):
     """How long the jobs of a group stood in line before they were first admitted."""
 
     queue: str
@@ -281,7 +278,7 @@ class JobWaits(_Value):
     waited: JobTimes
 
 
-class JobEnds(_Value):
+class JobEnds(Value):
     """How many jobs have ended in a state, and how long they ran."""
 
     state: str
@@ -291,7 +288,7 @@ class JobEnds(_Value):
     """From the last start to the end, of those that ran."""
 
 
-class JobStats(_Value):
+class JobStats(Value):
     """How a tenant's jobs have fared in a window of time."""
 
     since: datetime
@@ -304,7 +301,7 @@ class JobStats(_Value):
     """False: there were more jobs than are looked at; the latest are told of."""
 
 
-class LogRecord(_Value):
+class LogRecord(Value):
     """One line of output; `position` is where reading goes on after it."""
 
     position: str
@@ -320,7 +317,7 @@ class LogRecord(_Value):
     """Which of the job's tasks has printed it, from 0 on."""
 
 
-class StoredFile(_Value):
+class StoredFile(Value):
     """One file of a model version."""
 
     path: str
@@ -328,7 +325,7 @@ class StoredFile(_Value):
     digest: str
 
 
-class Model(_Value):
+class Model(Value):
     """A named line of versions."""
 
     id: str
@@ -341,7 +338,7 @@ class Model(_Value):
     created_at: datetime
 
 
-class ModelVersion(_Value):
+class ModelVersion(Value):
     """An immutable version."""
 
     model_name: str
@@ -357,17 +354,17 @@ class ModelVersion(_Value):
     created_at: datetime
 
 
-class DeploymentSpec(_Value):
+class DeploymentSpec(Asked):
     """Which model to serve, and how."""
 
     name: str
     model: str
     image: str = "modelyard/serve-sklearn"
-    replica_count: int = 1
+    replica_count: Integer = 1
     resources: Resources = Field(default_factory=Resources)
 
 
-class Replica(_Value):
+class Replica(Value):
     """One copy of a model server."""
 
     id: str
@@ -377,7 +374,7 @@ class Replica(_Value):
     restart_count: int
 
 
-class Deployment(_Value):
+class Deployment(Value):
     """A deployment."""
 
     id: str
@@ -392,7 +389,7 @@ class Deployment(_Value):
     trace_id: str
 
 
-class Node(_Value):
+class Node(Value):
     """A machine that jobs and replicas run on."""
 
     id: str
@@ -407,7 +404,7 @@ class Node(_Value):
     used: Resources
 
 
-class Queue(_Value):
+class Queue(Value):
     """A name that jobs give."""
 
     name: str
@@ -420,14 +417,14 @@ class Queue(_Value):
     """Admitted, and not ended."""
 
 
-class Person(_Value):
+class Person(Value):
     """Somebody of an OpenID Connect issuer."""
 
     issuer: str
     subject: str
 
 
-class ApiKey(_Value):
+class ApiKey(Value):
     """A key without its secret; what it may do comes from its role or its scopes."""
 
     id: str
@@ -445,7 +442,7 @@ class ApiKey(_Value):
     """Who made it, or is behind the key that made it: it ends with their membership."""
 
 
-class Identity(_Value):
+class Identity(Value):
     """Who the platform takes a caller for, and all that it may do."""
 
     tenant: str
@@ -454,19 +451,19 @@ class Identity(_Value):
     scopes: list[str]
 
 
-class Plan(_Value):
+class Plan(Asked):
     """How much a tenant may have; None: the platform's own setting."""
 
-    queued_jobs_max: int | None = None
-    replicas_max: int | None = None
-    priority_max: int | None = None
-    requests_max: int | None = None
-    running_cpu_millicores_max: int | None = None
-    running_memory_bytes_max: int | None = None
-    running_gpu_count_max: int | None = None
+    queued_jobs_max: Integer | None = None
+    replicas_max: Integer | None = None
+    priority_max: Integer | None = None
+    requests_max: Integer | None = None
+    running_cpu_millicores_max: Integer | None = None
+    running_memory_bytes_max: Integer | None = None
+    running_gpu_count_max: Integer | None = None
 
 
-class Tenant(_Value):
+class Tenant(Value):
     """A tenant, and whether it may change anything."""
 
     id: str
@@ -480,7 +477,7 @@ class Tenant(_Value):
     """While it is being deleted: from when on nothing brings it back."""
 
 
-class Member(_Value):
+class Member(Value):
     """Somebody of an OpenID Connect issuer who belongs to a tenant."""
 
     issuer: str
@@ -492,7 +489,7 @@ class Member(_Value):
     changed_by: str
 
 
-class InferenceAnswer(_Value):
+class InferenceAnswer(Value):
     """An Open Inference Protocol v2 answer."""
 
     model_name: str
