@@ -692,9 +692,13 @@ def test_what_a_job_waited_for_is_not_waited_for_again_but_what_is_named(
 def test_a_job_is_run_again_with_what_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     submitted = a_platform_that_ran_it_before(monkeypatch)
     options = ("--name", "m", "--priority", "0", "--env", "B=3", "--env", "C=", "--label", "run=2")
+    more = ("--queue", "nightly", "--tasks", "8", "--array", "100")
     command = ("--", "python", "-c", "pass")
 
-    assert exit_code_of(monkeypatch, "job", "again", "job_1", "--detach", *options, *command) == 0
+    assert (
+        exit_code_of(monkeypatch, "job", "again", "job_1", "--detach", *options, *more, *command)
+        == 0
+    )
     assert submitted == [
         RUN_BEFORE
         | {
@@ -702,6 +706,9 @@ def test_a_job_is_run_again_with_what_is_changed(monkeypatch: pytest.MonkeyPatch
             "priority": 0,
             "env": {"A": "1", "B": "3", "C": ""},
             "labels": {"team": "vision", "run": "2"},
+            "queue": "nightly",
+            "tasks": 8,
+            "array_size": 100,
             "command": ["python", "-c", "pass"],
         }
     ]
@@ -713,6 +720,9 @@ def test_a_job_is_run_again_with_what_is_changed(monkeypatch: pytest.MonkeyPatch
         ("env.B", "--env B"),
         ("labels.run", "--label run"),
         ("after", "--after"),
+        ("queue", "--queue"),
+        ("tasks", "--tasks"),
+        ("array_size", "--array"),
         ("image", "image"),
         ("name", "--name"),
     ],

@@ -53,6 +53,7 @@ from modelyard.client import (
 
 _NAME_CHARACTERS_MAX: Final = 64
 _RUN_S_MAX: Final = 7 * 86_400
+_TASKS_MAX: Final = 512
 _ARRAY_SIZE_MAX: Final = 10_000
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MODEL: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -198,7 +199,7 @@ def _job_options(command: Command) -> Command:
         ),
         click.option(
             "--tasks",
-            type=click.IntRange(1, 512),
+            type=click.IntRange(1, _TASKS_MAX),
             default=1,
             show_default=True,
             help="How many times COMMAND runs at once, each with --cpu and --memory of its own: "
@@ -378,6 +379,18 @@ def job_submit(session: Session, spec: Any, idempotency_key: str | None) -> None
     callback=_labels_of,
     help="Another label, or another value.",
 )
+@click.option("--queue", help="Another queue.")
+@click.option(
+    "--tasks",
+    type=click.IntRange(1, _TASKS_MAX),
+    help="Another number of times that COMMAND runs at once.",
+)
+@click.option(
+    "--array",
+    "array_size",
+    type=click.IntRange(1, _ARRAY_SIZE_MAX),
+    help="As an array of this size, whether JOB_ID was one or not.",
+)
 @_after_options
 @click.option("--idempotency-key", help="Makes the submission repeatable.")
 @pass_session
@@ -390,14 +403,18 @@ def job_again(  # noqa: PLR0917
     priority: int | None,
     env: dict[str, str],
     labels: dict[str, str],
+    queue: str | None,
+    tasks: int | None,
+    array_size: int | None,
     after: tuple[str, ...],
     after_end: tuple[str, ...],
     idempotency_key: str | None,
 ) -> int:
     """Run a job like JOB_ID, with these changes, such as COMMAND after --, and follow it as `run`.
 
-    All else is as it was there, the files that were sent, too; but what JOB_ID waited for is not
-    waited for again. An array is run again whole.
+    What can be changed: its command, name, priority, variables, labels, queue, tasks, the size of
+    its array, and what it waits for. All else is as it was there, the files that were sent, too;
+    but what JOB_ID waited for is not waited for again. An array is run again whole.
     """
     changes = JobChanges(
         name=name,
@@ -405,6 +422,9 @@ def job_again(  # noqa: PLR0917
         env=env,
         priority=priority,
         labels=labels,
+        queue=queue,
+        tasks=tasks,
+        array_size=array_size,
         after=_dependencies_of(after, after_end),
     )
     try:
@@ -538,7 +558,7 @@ def job_cancel(session: Session, job_id: str, reason: str) -> None:
 @click.option("--after", default="", help="Position to go on after, attempt.sequence.")
 @click.option(
     "--task",
-    type=click.IntRange(0, 511),
+    type=click.IntRange(0, _TASKS_MAX - 1),
     help="Only this task's, in the last attempt; by default all, one after another.",
 )
 @click.option(

@@ -28,9 +28,7 @@ _OF_JOBS: Final[Mapping[str, str]] = {
     "tasks": "--tasks",
     "array_size": "--array",
 }
-_OF_CHANGES: Final = {
-    name: _OF_JOBS[name] for name in ("name", "command", "env", "labels", "priority", "after")
-}
+_OF_CHANGES: Final = {name: _OF_JOBS[name] for name in JobChanges.model_fields}
 _OF_DEPLOYMENTS: Final[Mapping[str, str]] = {
     **_OF_BOTH,
     "name": "NAME",

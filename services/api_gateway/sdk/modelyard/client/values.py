@@ -110,12 +110,15 @@ class JobChanges(Asked):
     priority: Integer | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     """Beside the others that it had."""
+    queue: str | None = None
+    tasks: Integer | None = None
+    array_size: Integer | None = None
     after: list[JobDependency] = Field(default_factory=list)
     """Instead of those that it waited for, whose ends are past."""
 
     def made_to(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Return the changed spec; fields that are newer than this client stay as they are."""
-        plain = self.model_dump(include={"name", "command", "priority"}, exclude_none=True)
+        plain = self.model_dump(exclude={"env", "labels", "after"}, exclude_none=True)
         pairs = {name: spec[name] | getattr(self, name) for name in ("env", "labels")}
         after = {"after": [needed.model_dump() for needed in self.after]}
         return spec | plain | pairs | (after if self.after or "after" in spec else {})
