@@ -182,6 +182,28 @@ def test_an_array_fails_with_an_element_that_fails_and_is_run_again_whole(
     assert platform.cli("job", "again", array_id).returncode == 1
 
 
+def test_an_element_that_waits_for_its_retry_stands_in_line_by_itself(
+    platform: Platform, folder: Path
+) -> None:
+    program = "import os, sys\nsys.exit(75 * int(os.environ['MODELYARD_ARRAY_INDEX']))\n"
+    (folder / "element.py").write_text(program)
+    options = ("--cpu", "100", "--array", "2", "--retry-exit-code", "75", "--detach")
+
+    def answer(*arguments: str) -> Any:
+        return json.loads(platform.cli("--json", *arguments).stdout)
+
+    array = answer("run", str(folder), *BASE, *options, "--", "python", "element.py")
+
+    def waiting() -> Any:
+        of = [(each, each["element"]) for each in answer("queue")["waiting"] if each["element"]]
+        return [each for each, element in of if element["array_id"] == array["id"]]
+
+    [found] = until(waiting, what="the element is back in line")
+    assert (found["element"]["index"], found["hold"]) == (1, "BACK_OFF")
+    assert "exit code 75" in found["because"]
+    assert platform.cli("job", "cancel", array["id"]).returncode == 0
+
+
 def test_a_job_of_a_paused_queue_waits_until_that_is_resumed(
     platform: Platform, bench: Bench, folder: Path
 ) -> None:

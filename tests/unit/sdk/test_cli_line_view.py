@@ -49,6 +49,9 @@ class Platform:
     placed: list[Any] = field(default_factory=list)
     started: set[str] = field(default_factory=set)
     """Those of the queued that have started by the time that they are asked about."""
+    back: dict[str, list[Any]] = field(default_factory=dict)
+    """Elements that are back in line, by their arrays."""
+    arrays_asked: list[str] = field(default_factory=list)
     asked: Counter[str] = field(default_factory=Counter)
     failure: httpx.Response | None = None
 
@@ -64,6 +67,10 @@ class Platform:
 
     def _page(self, params: httpx.QueryParams) -> httpx.Response:
         jobs = self.queued if params.get_list("state") == ["QUEUED"] else self.placed
+        if array_id := params.get("array"):
+            assert params.get_list("state") == ["QUEUED"]
+            self.arrays_asked.append(array_id)
+            jobs = self.back.get(array_id, [])
         begin = int(params["page_token"] or 0)
         end = begin + int(params["page_size"])
         token = str(end) if end < len(jobs) else ""
@@ -134,20 +141,29 @@ def test_a_look_shows_who_waits_for_what_and_what_runs(
     ]
 
 
+def an_array(number: int, state: str = "QUEUED", **elements: int) -> Any:
+    return a_job(number, state=state, name="sweep") | {
+        "node_id": "",
+        "array": {"elements": elements},
+    }
+
+
+def an_element(number: int, *, of: Any, index: int) -> Any:
+    element = {"array_id": of["id"], "index": index}
+    return a_job(number, name="sweep") | {"created_at": of["created_at"], "element": element}
+
+
 def test_an_array_is_one_line_with_how_many_elements_wait_and_one_with_those_that_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], platform: Platform
 ) -> None:
-    def of(number: int, state: str = "QUEUED", **elements: int) -> Any:
-        return a_job(number, state=state, name="sweep") | {"array": {"elements": elements}}
-
     platform.queued = [
-        of(4, QUEUED=1),
-        of(2, QUEUED=90, STARTING=1, RUNNING=8, SUCCEEDED=1),
+        an_array(4, QUEUED=1),
+        an_array(2, QUEUED=90, STARTING=1, RUNNING=8, SUCCEEDED=1),
     ]
     placed = [
         a_job(3, state="RUNNING"),
-        of(1, "RUNNING", RUNNING=5, FAILED=1) | {"node_id": ""},
-        of(0, "RUNNING", QUEUED=1, SUCCEEDED=9) | {"node_id": ""},
+        an_array(1, "RUNNING", RUNNING=5, FAILED=1),
+        an_array(0, "RUNNING", QUEUED=1, SUCCEEDED=9),
     ]
     platform.placed = placed
 
@@ -164,6 +180,51 @@ def test_an_array_is_one_line_with_how_many_elements_wait_and_one_with_those_tha
         ("job_1", "5 RUNNING"),
         ("job_0", "1 QUEUED"),
     ]
+
+
+def test_elements_that_are_back_in_line_are_lines_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], platform: Platform
+) -> None:
+    in_line = an_array(5, QUEUED=10, RUNNING=1)
+    started = an_array(2, "RUNNING", QUEUED=2, RUNNING=5)
+    platform.queued = [a_job(7), in_line, a_job(1)]
+    platform.placed = [an_array(6, "RUNNING", RUNNING=5), started]
+    platform.back = {
+        "job_2": [an_element(4, of=started, index=7), an_element(3, of=started, index=0)],
+        "job_5": [an_element(5, of=in_line, index=1) | {"id": "job_05"}],
+    }
+
+    assert exit_code_of(monkeypatch, "queue") == 0
+
+    lines = [cells(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0][0].endswith(", in line: 6")
+    assert [line[1:3] + line[6:] for line in lines if line[0].isdigit()] == [
+        [job_id, name, "RESOURCES", "no node has room"]
+        for job_id, name in [
+            ("job_1", "n"),
+            ("job_3", "sweep (element 0)"),
+            ("job_4", "sweep (element 7)"),
+            ("job_05", "sweep (element 1)"),
+            ("job_5", "sweep (9 elements)"),
+            ("job_7", "n"),
+        ]
+    ]
+    assert platform.arrays_asked == ["job_2", "job_5"]
+
+
+def test_a_look_asks_about_elements_of_some_arrays_only_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], platform: Platform
+) -> None:
+    platform.placed = [an_array(n, "RUNNING", QUEUED=300) for n in range(120, 99, -1)]
+    platform.back = {
+        of["id"]: [an_element(n, of=of, index=n) for n in range(300)] for of in platform.placed
+    }
+
+    assert exit_code_of(monkeypatch, "queue") == 0
+
+    assert ", in line: 4000 or more" in capsys.readouterr().out
+    assert platform.arrays_asked == [f"job_{n}" for n in range(100, 120)]
+    assert (platform.asked["/v1/jobs"], len(platform.explained)) == (2 + 20, 20)
 
 
 def test_a_look_asks_about_the_first_in_line_only(

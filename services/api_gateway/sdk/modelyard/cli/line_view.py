@@ -1,15 +1,18 @@
 """`queue`: who waits in the tenant's line and for what, and what runs, again and again.
 
 Owns: how much a look shows and asks. Always holds: a look is bounded: some pages of those in line,
-one explanation after another of the first of them, and a page of what runs. An array is one of
-those in line, and one of those that run, as far as its elements do. On a terminal it is
-gone on through two minutes in which nobody can tell, as other followers do.
+a page of what runs, a page of elements of each of some arrays, and one explanation after another
+of the first in line. An array is one of those in line for its elements that were not admitted yet,
+and one of those that run; an element that is back in line, such as one that is tried again, stands
+there by itself. On a terminal it is gone on through two minutes in which nobody can tell, as other
+followers do.
 """
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Final
 
 import click
@@ -17,13 +20,15 @@ from modelyard.cli.following import asked_on
 from modelyard.cli.output import one_line, show_json, table
 from modelyard.cli.reasons import elements_in_words
 from modelyard.cli.session import Session, age
-from modelyard.client import ApiError, Client, ConnectionFailed, Job
+from modelyard.client import ApiError, ArrayElement, Client, ConnectionFailed, Job
 from pydantic import BaseModel, ConfigDict
 
 _SHOWN_MAX: Final = 20
 """In line, each of which is asked about; and as many of those that run."""
 _LISTED_MAX: Final = 1_000
 """Of those in line, which are listed with the newest first: the first in line come last."""
+_PAGE_MAX: Final = 200
+"""Of those that run, and of an array's elements that are back in line: one request each."""
 _PLACED: Final = ("ADMITTED", "STARTING", "RUNNING", "STOPPING")
 _LOOK_AGAIN_S: Final = 2.0
 _CLEARED: Final = "\x1b[H\x1b[2J"
@@ -41,7 +46,9 @@ class WaitingJob(BaseModel):
     priority: int
     created_at: datetime
     element_count: int | None = None
-    """Of an array: how many of its elements wait."""
+    """Of an array: how many of its elements wait that were not admitted yet."""
+    element: ArrayElement | None = None
+    """Of one of an array's elements, back in line by itself: which one it is."""
     hold: str
     because: str
     estimated_start_at: datetime | None
@@ -72,7 +79,7 @@ class Line(BaseModel):
     """The first in line."""
     waiting_count: int
     is_whole: bool
-    """False: there are more in line than were listed, and those first in line may be missing."""
+    """False: there may be more in line than were listed, and those first in line may be missing."""
     placed: list[PlacedJob]
     """The newest of them."""
 
@@ -90,16 +97,25 @@ def show_line(session: Session, *, once: bool) -> None:
 def look(client: Client) -> Line:
     """Return the line as it is now; what moves between two answers may be missing, or old."""
     queued = client.jobs(states=("QUEUED",), limit=_LISTED_MAX)
-    first = sorted(queued, key=lambda job: (-job.priority, job.created_at, job.id))
-    waiting = [found for job in first[:_SHOWN_MAX] if (found := _waiting(client, job))]
+    placed = client.jobs(states=_PLACED, limit=_PAGE_MAX)
+    split = _in_order(job for job in [*queued, *placed] if _queued_elements(job))
+    back = {array.id: _back_in_line(client, array) for array in split[:_SHOWN_MAX]}
+    in_line = _in_order(chain(queued, *back.values()))
+    waiting = [
+        found
+        for job in in_line[:_SHOWN_MAX]
+        if (found := _waiting(client, job, back_count=len(back.get(job.id, ()))))
+    ]
     started = {job.id: job for job in queued if _placed_elements(job)}
-    placed = started | {job.id: job for job in client.jobs(states=_PLACED, limit=_SHOWN_MAX)}
-    newest = sorted(placed.values(), key=lambda job: job.created_at, reverse=True)
+    running = started | {job.id: job for job in placed}
+    newest = sorted(running.values(), key=lambda job: job.created_at, reverse=True)
     return Line(
         at=datetime.now(UTC),
         waiting=sorted(waiting, key=lambda found: found.place),
-        waiting_count=len(queued),
-        is_whole=len(queued) < _LISTED_MAX,
+        waiting_count=len(in_line),
+        is_whole=len(queued) < _LISTED_MAX
+        and len(split) <= _SHOWN_MAX
+        and all(len(page) < _PAGE_MAX for page in (placed, *back.values())),
         placed=[_placed(job) for job in newest[:_SHOWN_MAX]],
     )
 
@@ -151,7 +167,17 @@ def _tell_that_nobody_can_tell(error: ApiError | ConnectionFailed) -> None:
     click.echo(f"what the line is at can't be told: {error}; asking on", err=True)
 
 
-def _waiting(client: Client, job: Job) -> WaitingJob | None:
+def _in_order(jobs: Iterable[Job]) -> list[Job]:
+    """Return jobs by their places in a tenant's line, as far as they tell: the first one first."""
+    return sorted(jobs, key=lambda job: (-job.priority, job.created_at, job.is_array, job.id))
+
+
+def _back_in_line(client: Client, array: Job) -> list[Job]:
+    """Return an array's elements that stand in line by themselves."""
+    return client.jobs(states=("QUEUED",), array=array.id, limit=_PAGE_MAX)
+
+
+def _waiting(client: Client, job: Job, *, back_count: int) -> WaitingJob | None:
     """Return what a job waits for; None where it stands in line no more."""
     told = client.explain_job(job.id)
     if told.state != "QUEUED":
@@ -162,7 +188,8 @@ def _waiting(client: Client, job: Job) -> WaitingJob | None:
         name=job.spec.name,
         priority=job.priority,
         created_at=job.created_at,
-        element_count=None if job.array is None else job.array.elements.get("QUEUED", 0),
+        element_count=None if job.array is None else _queued_elements(job) - back_count,
+        element=job.element,
         hold=told.hold,
         because=told.because,
         estimated_start_at=told.estimated_start_at,
@@ -181,6 +208,11 @@ def _placed(job: Job) -> PlacedJob:
     )
 
 
+def _queued_elements(job: Job) -> int:
+    """Return how many of an array's elements wait, in line with it or by themselves."""
+    return 0 if job.array is None else job.array.elements.get("QUEUED", 0)
+
+
 def _placed_elements(job: Job) -> dict[str, int]:
     """Return how many of an array's elements run, or are about to, or stop, by state.
 
@@ -192,8 +224,10 @@ def _placed_elements(job: Job) -> dict[str, int]:
 
 
 def _name_of(waiting: WaitingJob) -> str:
-    """Return its name, and of an array how many of its elements wait."""
+    """Return its name; of an array how many of its elements wait, of an element which one it is."""
     name, count = one_line(waiting.name), waiting.element_count
+    if waiting.element is not None:
+        return f"{name} (element {waiting.element.index})"
     if count is None:
         return name
     return f"{name} (1 element)" if count == 1 else f"{name} ({count} elements)"
