@@ -370,6 +370,19 @@ def test_a_follower_that_gives_up_says_from_where_to_go_on(
     assert "to follow it: modelyard job logs -f job_1 --after 1.42" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("away", [AWAY, GONE], ids=["scheduler", "gateway"])
+def test_a_follower_that_begins_while_nobody_can_tell_waits_as_run_does(
+    away: Answer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_platform_that_falters(
+        monkeypatch, looks=[away] * 40, streams=[*[away] * 30, A_LINE + COMPLETE]
+    )
+    assert exit_code_of(monkeypatch, "job", "logs", "-f", "job_1") == 0
+    said = capsys.readouterr()
+    assert said.out == "x\n"
+    assert said.err.count("job job_1: what it is at can't be told: ") == 1
+
+
 def test_a_follower_of_quiet_output_that_gives_up_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -379,11 +392,11 @@ def test_a_follower_of_quiet_output_that_gives_up_says_how_to_go_on(
     assert "to follow it: modelyard job logs -f job_1 --after 1.7\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("streams", [[GONE] * 1000, [NO_JOB]], ids=["no platform", "no job"])
-def test_of_a_job_that_was_never_seen_nothing_is_said(
-    streams: list[Answer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("looks", [[GONE] * 1000, [NO_JOB]], ids=["no platform", "no job"])
+def test_of_a_job_that_was_never_seen_it_is_not_said_that_it_goes_on(
+    looks: list[Answer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    a_platform_that_falters(monkeypatch, looks=[], streams=streams)
+    a_platform_that_falters(monkeypatch, looks=looks, streams=[])
     assert exit_code_of(monkeypatch, "job", "logs", "-f", "job_1") in {3, 4}
     assert "goes on" not in capsys.readouterr().err
 

@@ -225,6 +225,16 @@ def test_an_elements_output_is_found_by_its_array_and_index(
     assert platform.asked[-1].path == "/v1/jobs/job_e7/logs"
 
 
+def test_an_elements_follower_waits_while_nobody_can_tell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], platform: Platform
+) -> None:
+    platform.looks, platform.listed = repeat(AWAY, 40), [an_element(7)]
+
+    assert exit_code_of(monkeypatch, "job", "logs", "-f", "job_1", "--element", "7") == 0
+
+    assert capsys.readouterr().out == "of an element\n"
+
+
 @pytest.mark.parametrize(
     ("job", "index", "why"),
     [

@@ -1,9 +1,9 @@
 """Following a job to its end: its output, and meanwhile what that waits for.
 
 Always holds: once a job has ended, its output is waited for through `_LOOKS_AFTER_END_MAX` quiet
-whiles; then who follows is told that it is not complete. A job that was seen goes on whatever the
-platform answers: it is asked for through two minutes in which nobody can tell what it is at, and
-whoever gives up is told how to follow it again.
+whiles; then who follows is told that it is not complete. Whoever follows a job asks for it through
+two minutes in which nobody can tell what it is at, from the first look on. One that was seen goes
+on whatever the platform answers: whoever gives up is told how to follow it again.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,32 +35,26 @@ Failure = ApiError | ConnectionFailed
 def followed(client: Client, job: Job) -> Iterator[LogRecord]:
     """Yield a job's output as it comes, until it is complete, or can't be expected any more."""
     _tell_what_it_waits_for(client, job)
-    yield from output_of(client, job.id, is_known=True)
+    yield from output_of(client, job.id)
 
 
 def output_of(
-    client: Client,
-    job_id: str,
-    *,
-    after: str = "",
-    is_known: bool = False,
-    task: int | None = None,
+    client: Client, job_id: str, *, after: str = "", task: int | None = None
 ) -> Iterator[LogRecord]:
-    """Yield a job's output after a position, until it is complete, or no more can be expected.
+    """Yield the output of a job that was seen, until it is complete, or no more can be expected.
 
-    The latter is told, and so is what quiet output waits for. With `is_known` the job was seen.
+    The latter is told, and so is what quiet output waits for. Begins after a position.
     """
     quiet = _Quiet(client, job_id)
     records = client.follow_logs(
-        job_id, after=after, is_known=is_known, on_quiet=quiet.is_worth_waiting, task=task
+        job_id, after=after, is_known=True, on_quiet=quiet.is_worth_waiting, task=task
     )
     try:
         for record in records:
-            is_known, after = True, record.position
+            after = record.position
             yield record
     except (ApiError, ConnectionFailed) as error:
-        if is_known or quiet.was_asked:
-            _tell_how_to_go_on(job_id, error, after=after)
+        _tell_how_to_go_on(job_id, error, after=after)
         raise
 
 
@@ -88,15 +82,20 @@ def asked_on(look: Callable[[], T], tell: Callable[[Failure], None]) -> T:
     raise AssertionError("the last turn returns or raises")
 
 
-def seen(client: Client, job_id: str) -> Job:
-    """Look at a job that was seen before, also where nobody can tell for a while."""
+def first_seen(job_id: str, look: Callable[[], T]) -> T:
+    """Return what a look at a job finds, also where nobody can tell for a while."""
 
     def tell(error: Failure) -> None:
         said = f"what it is at can't be told: {error}; asking on"
         click.echo(f"job {job_id}: {said}", err=True)
 
+    return asked_on(look, tell)
+
+
+def seen(client: Client, job_id: str) -> Job:
+    """Look at a job that was seen before, also where nobody can tell for a while."""
     try:
-        return asked_on(lambda: client.job(job_id), tell)
+        return first_seen(job_id, lambda: client.job(job_id))
     except (ApiError, ConnectionFailed) as error:
         _tell_how_to_go_on(job_id, error)
         raise
@@ -139,14 +138,11 @@ class _Quiet:
 
     client: Client
     job_id: str
-    was_asked: bool = False
-    """Then the platform knew the job."""
     _told: str = ""
     _looks_after_end: int = 0
 
     def is_worth_waiting(self) -> bool:
         """Tell what the job is at; return whether more of its output is to be expected."""
-        self.was_asked = True
         try:
             job = self.client.job(self.job_id)
         except (ApiError, ConnectionFailed) as error:

@@ -15,7 +15,7 @@ from modelyard.cli.arrays import (
     tell_where_the_output_is,
 )
 from modelyard.cli.bundle import BundleTooLarge, pack
-from modelyard.cli.following import ended, followed, output_of, seen
+from modelyard.cli.following import ended, first_seen, followed, output_of
 from modelyard.cli.job_file import HELP, read_job_file
 from modelyard.cli.output import one_line, show_fields, show_json, show_record, show_table
 from modelyard.cli.reasons import (
@@ -39,6 +39,7 @@ from modelyard.cli.told_options import told_by_options
 from modelyard.client import (
     JOB_STATES,
     ApiError,
+    Client,
     ElementAlone,
     Job,
     JobChanges,
@@ -572,31 +573,26 @@ def job_logs(  # noqa: PLR0917
 ) -> int:
     """Print a job's output."""
     client = session.client
-    if element is not None:
-        job_id = element_of(client, job_id, element).id
-    records = (
-        output_of(client, job_id, after=after, task=task)
-        if follow
-        else client.logs(job_id, after=after, task=task)
-    )
+    if follow:
+        job = first_seen(job_id, lambda: _job_of(client, job_id, element))
+        if job.is_array:
+            return _array_followed(session, job)
+        records = output_of(client, job.id, after=after, task=task)
+    else:
+        printing_id = job_id if element is None else element_of(client, job_id, element).id
+        records = client.logs(printing_id, after=after, task=task)
     is_silent = True
     for record in records:
         is_silent = False
         show_record(record, is_json=session.is_json)
-    if is_silent and element is None:
-        return _if_it_is_an_array(session, job_id, follow=follow)
+    if is_silent and not follow and element is None and client.job(job_id).is_array:
+        tell_where_the_output_is(job_id)
     return 0
 
 
-def _if_it_is_an_array(session: Session, job_id: str, *, follow: bool) -> int:
-    """Say where output is that a job has not, and with `follow` wait for its end."""
-    job = seen(session.client, job_id) if follow else session.client.job(job_id)
-    if not job.is_array:
-        return 0
-    if follow:
-        return _array_followed(session, job)
-    tell_where_the_output_is(job_id)
-    return 0
+def _job_of(client: Client, job_id: str, element: int | None) -> Job:
+    """Return a job, or an array's element."""
+    return client.job(job_id) if element is None else element_of(client, job_id, element)
 
 
 def _show_job(session: Session, job: Job) -> None:
