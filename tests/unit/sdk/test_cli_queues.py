@@ -60,9 +60,49 @@ def test_a_queue_is_paused_with_a_reason_and_resumed(
     assert exit_code_of(monkeypatch, "queue", "resume", "nightly") == 0
     assert asked == [
         ("POST", "/v1/queues/nightly/pause", {"reason": "it is day"}),
+        ("GET", "/v1/queues", None),
         ("POST", "/v1/queues/nightly/resume", None),
     ]
-    assert "open" in capsys.readouterr().out.splitlines()[-1]
+    said = capsys.readouterr()
+    assert "open" in said.out.splitlines()[-1]
+    assert said.err == ""
+
+
+@pytest.mark.parametrize(
+    ("listed", "count", "said"),
+    [
+        ([OPEN], 2, "queue nightly was not paused\n"),
+        (
+            [PAUSED | {"name": "nightly-2"}],
+            0,
+            "queue nightly was not paused, and no job that has not ended names it\n",
+        ),
+        (None, 0, ""),
+    ],
+    ids=["not paused", "of no job", "who may not look"],
+)
+def test_a_queue_that_was_not_paused_is_told_as_such(
+    *,
+    listed: list[Any] | None,
+    count: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            resumed = OPEN | {"queued_count": count, "running_count": 0}
+            return httpx.Response(200, json=resumed)
+        if listed is None:
+            return httpx.Response(403, json={"code": "NOT_ALLOWED"})
+        return httpx.Response(200, json={"queues": listed, "next_page_token": ""})
+
+    transport = httpx.MockTransport(answer)
+    monkeypatch.setattr("modelyard.cli.main.Client", partial(Client, transport=transport))
+
+    assert exit_code_of(monkeypatch, "queue", "resume", "nightly") == 0
+
+    assert capsys.readouterr().err == said
 
 
 def test_a_queue_is_not_paused_without_a_reason(

@@ -1,10 +1,14 @@
 """`queue`: the line; what jobs stand in it as, and keeping that from its start."""
 
+from typing import Final
+
 import click
 from modelyard.cli.line_view import show_line
 from modelyard.cli.output import show_json, show_table
 from modelyard.cli.session import Session, age, pass_session
-from modelyard.client import Queue
+from modelyard.client import ApiError, Client, Queue
+
+_NOT_ALLOWED: Final = 403
 
 
 @click.group("queue", invoke_without_command=True)
@@ -40,8 +44,25 @@ def queue_pause(session: Session, name: str, reason: str) -> None:
 @click.argument("name")
 @pass_session
 def queue_resume(session: Session, name: str) -> None:
-    """End a queue's pause."""
-    _show(session, [session.client.resume_queue(name)])
+    """End a queue's pause; say so where it was not paused."""
+    client = session.client
+    was_paused = _is_paused(client, name)
+    queue = client.resume_queue(name)
+    _show(session, [queue])
+    if not was_paused:
+        has_jobs = queue.queued_count + queue.running_count > 0
+        known = "" if has_jobs else ", and no job that has not ended names it"
+        click.echo(f"queue {name} was not paused{known}", err=True)
+
+
+def _is_paused(client: Client, name: str) -> bool:
+    """Tell whether a queue is paused; True also where the caller may not look."""
+    try:
+        return any(each.name == name and each.paused_at for each in client.queues())
+    except ApiError as error:
+        if error.status != _NOT_ALLOWED:
+            raise
+        return True
 
 
 def _show(session: Session, queues: list[Queue]) -> None:
