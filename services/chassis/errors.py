@@ -215,12 +215,16 @@ def check_version(
 
 
 class KeyReused(ModelyardError):
-    """The idempotency key was used before with another request."""
+    """The idempotency key was used before with another request.
+
+    The field is the header, and in lower case the metadata key.
+    """
 
     code = ErrorCode.KEY_REUSED
 
     def __init__(self) -> None:
-        super().__init__("the idempotency key was used with another request")
+        field, problem = "Idempotency-Key", "was used before with another body; take another key"
+        super().__init__(f"{field}: {problem}", detail={"field": field, "problem": problem})
 
 
 class InProgress(ModelyardError):

@@ -204,8 +204,9 @@ async def test_a_key_with_another_body_is_refused(client: Client) -> None:
     other = job_pb2.JobSpec()
     other.CopyFrom(SPEC)
     other.priority = 6
-    code, _ = await refusal(client.submit(other, key="k-1"))
+    code, detail = await refusal(client.submit(other, key="k-1"))
     assert code == "KEY_REUSED"
+    assert detail["field"] == "Idempotency-Key"
 
 
 async def test_the_same_key_of_another_tenant_is_another_key(client: Client) -> None:

@@ -383,6 +383,16 @@ async def test_the_owners_refusal_reaches_the_caller(
     assert ("retry-after" in answer.headers) == (status in {429, 503} or code == "IN_PROGRESS")
 
 
+async def test_a_key_that_came_with_another_body_is_named_by_its_header() -> None:
+    edge = Edge()
+    edge.jobs.error = KeyReused()
+    async with edge.client(key=await edge.key()) as client:
+        answer = await client.post("/v1/jobs", json=a_spec(), headers={"Idempotency-Key": "k"})
+    problem = "was used before with another body; take another key"
+    assert answer.json()["detail"] == f"Idempotency-Key: {problem}"
+    assert answer.json()["errors"] == [{"field": "Idempotency-Key", "problem": problem}]
+
+
 async def test_the_rate_is_told_and_its_excess_refused() -> None:
     edge = Edge(requests_max=3)
     async with edge.client(key=await edge.key()) as client:

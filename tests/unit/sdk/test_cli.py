@@ -736,6 +736,7 @@ def test_a_job_is_run_again_with_what_is_changed(monkeypatch: pytest.MonkeyPatch
         ("queue", "--queue"),
         ("tasks", "--tasks"),
         ("array_size", "--array"),
+        ("Idempotency-Key", "--idempotency-key"),
         ("image", "image"),
         ("name", "--name"),
     ],

@@ -6,7 +6,9 @@ from typing import Final, TypeAlias, assert_never
 
 from modelyard.client import ApiError, DeploymentSpec, JobChanges, JobSpec, Plan
 
+_OF_SUBMISSIONS: Final[Mapping[str, str]] = {"Idempotency-Key": "--idempotency-key"}
 _OF_BOTH: Final[Mapping[str, str]] = {
+    **_OF_SUBMISSIONS,
     "image": "--image",
     "resources.cpu_millicores": "--cpu",
     "resources.memory_bytes": "--memory",
@@ -28,7 +30,10 @@ _OF_JOBS: Final[Mapping[str, str]] = {
     "tasks": "--tasks",
     "array_size": "--array",
 }
-_OF_CHANGES: Final = {name: _OF_JOBS[name] for name in JobChanges.model_fields}
+_OF_CHANGES: Final[Mapping[str, str]] = {
+    **_OF_SUBMISSIONS,
+    **{name: _OF_JOBS[name] for name in JobChanges.model_fields},
+}
 _OF_DEPLOYMENTS: Final[Mapping[str, str]] = {
     **_OF_BOTH,
     "name": "NAME",
