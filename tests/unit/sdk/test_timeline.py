@@ -114,18 +114,34 @@ def test_the_end_of_an_attempt_says_why(
     assert (ended.text, ended.ending, admitted.ending) == (f"attempt 1 {told}", ending, None)
 
 
-def test_attempts_of_several_tasks_say_which_they_are() -> None:
+def test_what_several_tasks_did_is_told_by_its_instants_and_says_whose_it_was() -> None:
     several = FAILED.model_copy(update={"spec": FAILED.spec.model_copy(update={"tasks": 2})})
+
+    def of_task(task: int, attempt: JobAttempt) -> JobAttempt:
+        return attempt.model_copy(update={"task": task})
+
     tasks = [
-        an_attempt(1, "EXITED", created=1, ended=3, exit_code=0).model_copy(update={"task": task})
-        for task in range(2)
+        of_task(0, an_attempt(1, "EXITED", created=1, started=3, ended=9, exit_code=0)),
+        of_task(1, an_attempt(1, "EXITED", created=1, started=2, ended=4, exit_code=1)),
+        # By the clock of their node, which is late.
+        of_task(0, an_attempt(2, "EXITED", created=8, started=7, ended=20, exit_code=0)),
+        of_task(1, an_attempt(2, "CLOSED", created=8, ended=10)),
     ]
 
-    events = events_of(several, tasks, now=at(5))
+    _, *events, _ = events_of(several, tasks, now=at(5))
 
-    assert [(event.task, event.text) for event in events if event.event == "admitted"] == [
-        (0, "attempt 1 task 0 admitted on machine-7"),
-        (1, "attempt 1 task 1 admitted on machine-7"),
+    assert [(event.elapsed_s, event.task, event.text) for event in events] == [
+        (1, 0, "attempt 1 task 0 admitted on machine-7"),
+        (1, 1, "attempt 1 task 1 admitted on machine-7"),
+        (2, 1, "attempt 1 task 1 started"),
+        (3, 0, "attempt 1 task 0 started"),
+        (4, 1, "attempt 1 task 1 ended with exit code 1"),
+        (9, 0, "attempt 1 task 0 ended with exit code 0"),
+        (8, 0, "attempt 2 task 0 admitted on machine-7"),
+        (7, 0, "attempt 2 task 0 started"),
+        (8, 1, "attempt 2 task 1 admitted on machine-7"),
+        (10, 1, "attempt 2 task 1 ended before it ran"),
+        (20, 0, "attempt 2 task 0 ended with exit code 0"),
     ]
 
 

@@ -3,11 +3,13 @@
 An attempt's end says why, and so why another one followed; a platform of before has not kept that.
 Where the job waits for its next one, its reason says until when. An array has no attempts: its end
 says how many of its elements have ended how. Always holds: events are in the
-order of the job's life; the clocks that stamped them may differ by a little.
+order of the job's life, those of tasks that began together by their instants; the clocks that
+stamped them may differ by a little.
 """
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Final
 
 from modelyard.cli.reasons import standing_of
@@ -38,7 +40,7 @@ def events_of(job: Job, attempts: Sequence[JobAttempt], *, now: datetime) -> lis
     """Return what happened, oldest first; of a job that goes on, what it is at, as the last."""
     return [
         _event(job, "queued", job.created_at, "queued"),
-        *(event for attempt in attempts for event in _of_attempt(job, attempt)),
+        *_of_attempts(job, attempts),
         _event(
             job,
             job.state.lower() if job.ended_at else "now",
@@ -55,6 +57,20 @@ def clock_of(elapsed_s: float) -> str:
     hours, minutes = divmod(minutes, 60)
     sign = "-" if elapsed_s < 0 else ""
     return f"{sign}{hours}:{minutes:02}:{seconds // 10:02}.{seconds % 10}"
+
+
+def _of_attempts(job: Job, attempts: Sequence[JobAttempt]) -> list[Event]:
+    """Return what became of attempts: one go after the other, in each what came first.
+
+    No event goes before an earlier one of its own attempt, whatever clock has stamped it.
+    """
+    told = []
+    for attempt in attempts:
+        by = attempt.created_at
+        for event in _of_attempt(job, attempt):
+            by = max(by, event.at)
+            told.append(((attempt.number, by), event))
+    return [event for _, event in sorted(told, key=itemgetter(0))]
 
 
 def _of_attempt(job: Job, attempt: JobAttempt) -> Iterator[Event]:
