@@ -17,6 +17,7 @@ from services.chassis.errors import Conflict, InProgress, KeyReused, NotFound
 from services.chassis.events.envelope import NewEvent
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import Attempt, OwnerKind
+from services.scheduler.domain.attempts.ending import EndReason
 from services.scheduler.domain.attempts.work import AttemptWork, JobWork
 from services.scheduler.domain.fleet.loss import UnheldNode
 from services.scheduler.domain.fleet.node import HeldWork, Node, lease_name
@@ -28,6 +29,7 @@ from services.scheduler.domain.jobs.spec import PRIORITY_MAX
 from services.scheduler.domain.jobs.stats import JobEnds, JobTimes, JobWaits
 from services.scheduler.domain.queues.queue import Pause, Queue
 from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.scheduling.history import RUNS_MAX, expected_in_s
 from services.scheduler.domain.scheduling.line import Head, LineChange, Shape, Totals, Waiting
 from services.scheduler.domain.scheduling.place import Standing
 from services.scheduler.domain.scheduling.plan import Holding
@@ -454,6 +456,10 @@ def _percentile(lengths: Sequence[timedelta], fraction: float) -> timedelta | No
     return below + (above - below) * (place - int(place))
 
 
+def _mean(lengths: Sequence[timedelta]) -> timedelta:
+    return sum(lengths, timedelta(0)) / len(lengths)
+
+
 class MemoryAttempts:
     """All tenants' attempts; implements `ports.Attempts` and `ports.OpenAttempts`."""
 
@@ -534,8 +540,39 @@ class MemoryAttempts:
                 continue
             row = self._tx.server.read(JOBS, JobId(attempt.owner.id))
             ends_in = None if row is None else self._ends_in(attempt, row.job)
-            found.append(Holding(attempt.node_id, attempt.tenant, attempt.resources, ends_in))
+            held = Holding(attempt.node_id, attempt.tenant, attempt.resources, ends_in)
+            found.append(held._replace(expected_in=self._expected_in(attempt)))
         return found
+
+    def _expected_in(self, attempt: Attempt) -> timedelta | None:
+        if attempt.run_expected is None:
+            return None
+        placed_for = self._tx.server.database_now - attempt.created_at
+        expected_s = expected_in_s(
+            attempt.run_expected.total_seconds(), placed_for_s=placed_for.total_seconds()
+        )
+        return timedelta(seconds=expected_s)
+
+    async def took(
+        self, templates: Collection[tuple[TenantId, str]]
+    ) -> Mapping[tuple[TenantId, str], timedelta]:
+        """Return how long the latest of tenants' templates took that succeeded, on average."""
+        return await self._tx.server.ask(lambda: self._took(templates))
+
+    def _took(
+        self, templates: Collection[tuple[TenantId, str]]
+    ) -> Mapping[tuple[TenantId, str], timedelta]:
+        ends: defaultdict[tuple[TenantId, str], list[tuple[datetime, timedelta]]]
+        ends = defaultdict(list)
+        for each in self._tx.server.all(ATTEMPTS):
+            of = (each.tenant, each.template)
+            is_success = each.ending is not None and each.ending.reason is EndReason.SUCCEEDED
+            if of in templates and is_success and each.task == 0 and each.ended_at is not None:
+                ends[of].append((each.ended_at, each.ended_at - each.created_at))
+        return {
+            of: _mean([took for _, took in sorted(theirs)[-RUNS_MAX:]])
+            for of, theirs in ends.items()
+        }
 
     async def running(self, *, preemptible_by: int) -> Sequence[Running]:
         """Return all that has open attempts, if a placed job of it has less than this priority."""

@@ -436,7 +436,8 @@ class Bookings(Protocol):
         Of all of them, or of so many that end first.
 
         By the database's clock and its run time limit, counted from its placement; of one that is
-        asked to stop by its grace, if that is over before.
+        asked to stop by its grace, if that is over before. Also when it is expected to end, by what
+        it was given when it was stored.
         """
         ...
 
@@ -457,6 +458,16 @@ class Attempts(Bookings, Protocol):
 
     async def add(self, attempts: Sequence[Attempt]) -> None:
         """Store new attempts; their owners have no open ones but these, one a task."""
+        ...
+
+    async def took(
+        self, templates: Collection[tuple[TenantId, str]]
+    ) -> Mapping[tuple[TenantId, str], timedelta]:
+        """Return how long the latest of tenants' templates took that succeeded, on average.
+
+        From their placements to their ends; those of which none has succeeded are missing. Nothing
+        is locked.
+        """
         ...
 
     async def goes_on(self, job_id: JobId, *, number: int) -> bool:

@@ -17,7 +17,11 @@ HOUR = timedelta(hours=1)
 
 
 async def admit(
-    store: Store, *, run_max: timedelta = RUN_MAX, is_kept_with_attempt: bool = True
+    store: Store,
+    *,
+    run_max: timedelta = RUN_MAX,
+    run_expected: timedelta | None = None,
+    is_kept_with_attempt: bool = True,
 ) -> Attempt:
     """Place a job as a cycle does, or did before it kept the run time limit with the attempt."""
     spec = a_spec(resources=resources(), timeouts=JobTimeouts(run=run_max))
@@ -32,6 +36,8 @@ async def admit(
         at=NOW,
         traceparent=None,
         run_max=run_max if is_kept_with_attempt else None,
+        template=spec.template,
+        run_expected=run_expected,
     )
     async with store.unit_of_work.system(because="test") as tx:
         await tx.nodes.register(
@@ -58,10 +64,30 @@ async def test_what_is_placed_holds_its_node_for_its_run_time_from_then_on(
     assert holding == Holding(NODE, ACME, resources(), ends_in=holding.ends_in)
 
 
-async def test_an_attempt_keeps_its_run_time_limit(store: Store) -> None:
-    placed = await admit(store)
+async def test_an_attempt_keeps_its_run_time_limit_and_what_is_expected_of_it(
+    store: Store,
+) -> None:
+    placed = await admit(store, run_expected=timedelta(minutes=7))
     async with store.unit_of_work.system(because="test") as tx:
-        assert (await tx.attempts.get(placed.id)).run_max == RUN_MAX
+        kept = await tx.attempts.get(placed.id)
+    assert (kept.run_max, kept.run_expected) == (RUN_MAX, timedelta(minutes=7))
+    assert kept.template == placed.template != ""
+
+
+@pytest.mark.parametrize("hours", [1, 5])
+async def test_what_is_expected_to_end_is_told_whatever_its_limit(store: Store, hours: int) -> None:
+    await admit(store, run_expected=timedelta(hours=hours))
+    [holding] = await held(store)
+    assert holding.expected_in is not None
+    expected_in = timedelta(hours=hours)
+    assert expected_in - timedelta(minutes=1) < holding.expected_in <= expected_in
+
+
+async def test_what_has_taken_longer_than_expected_is_expected_to_go_on(store: Store) -> None:
+    await admit(store, run_expected=timedelta(microseconds=1))
+    [holding] = await held(store)
+    assert holding.expected_in is not None
+    assert timedelta(0) < holding.expected_in < timedelta(minutes=1)
 
 
 async def test_a_start_moves_nothing_however_late_and_by_whatever_clock(store: Store) -> None:

@@ -1,6 +1,6 @@
 """Attempts in PostgreSQL, alone and joined with their owners."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -19,7 +19,13 @@ from services.scheduler.adapters.postgres.rows import (
     to_resources,
     versioned_update,
 )
-from services.scheduler.adapters.postgres.tables import ATTEMPTS, DEPLOYMENTS, JOBS, REPLICAS
+from services.scheduler.adapters.postgres.tables import (
+    ATTEMPTS,
+    DEPLOYMENTS,
+    IS_SUCCEEDED,
+    JOBS,
+    REPLICAS,
+)
 from services.scheduler.domain.attempts.attempt import (
     OPEN,
     Attempt,
@@ -43,6 +49,7 @@ from services.scheduler.domain.jobs.job import (
 )
 from services.scheduler.domain.jobs.spec import JobSpec, JobTimeouts
 from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.scheduling.history import RUNS_MAX, expected_in_s
 from services.scheduler.domain.scheduling.plan import Holding
 from services.scheduler.domain.scheduling.preemption import Running
 
@@ -90,12 +97,23 @@ _IS_STOPPING: Final = sa.and_(
 _ENDS_IN: Final = (
     sa.func.least(ATTEMPTS.c.created_at + _RUN_MAX, _STOP_OVER_AT) - sa.func.statement_timestamp()
 )
+_PLACED_FOR: Final = sa.case(
+    (
+        ATTEMPTS.c.run_expected.is_not(None),
+        sa.func.statement_timestamp() - ATTEMPTS.c.created_at,
+    )
+)
+"""Of those of whom something is expected."""
 _HELD_FOR: Final = (
     sa.select(
         ATTEMPTS.c.node_id,
         ATTEMPTS.c.tenant,
         *(ATTEMPTS.c[name] for name in from_resources(Resources())),
         sa.func.date_part("epoch", _ENDS_IN, type_=sa.Double).label("ends_in_s"),
+        sa.func.date_part("epoch", _PLACED_FOR, type_=sa.Double).label("placed_for_s"),
+        sa.func.date_part("epoch", ATTEMPTS.c.run_expected, type_=sa.Double).label(
+            "run_expected_s"
+        ),
     )
     .select_from(ATTEMPTS.outerjoin(JOBS, _IS_STOPPING))
     .where(ATTEMPTS.c.state.in_(OPEN))
@@ -114,6 +132,31 @@ def _in_columns(held: sa.Subquery) -> sa.Executable:
 
 _HOLDINGS: Final = _in_columns(_HELD_FOR.subquery("held"))
 _SOONEST_HOLDINGS: Final = _in_columns(_SOONEST.subquery("held"))
+_ASKED: Final = (
+    sa.func.unnest(
+        sa.bindparam("tenants", type_=sa.ARRAY(sa.Text)),
+        sa.bindparam("templates", type_=sa.ARRAY(sa.Text)),
+    )
+    .table_valued(sa.column("tenant", sa.Text), sa.column("template", sa.Text), name="asked")
+    .render_derived()
+)
+_LATEST: Final = (
+    sa.select((ATTEMPTS.c.ended_at - ATTEMPTS.c.created_at).label("took"))
+    .where(
+        ATTEMPTS.c.tenant == _ASKED.c.tenant,
+        ATTEMPTS.c.template == _ASKED.c.template,
+        IS_SUCCEEDED,
+    )
+    .order_by(ATTEMPTS.c.ended_at.desc())
+    .limit(RUNS_MAX)
+    .lateral("latest")
+)
+"""A probe of the index for each that is asked about."""
+_TOOK: Final = (
+    sa.select(_ASKED.c.tenant, _ASKED.c.template, sa.func.avg(_LATEST.c.took).label("took"))
+    .select_from(_ASKED.join(_LATEST, sa.true()))
+    .group_by(_ASKED.c.tenant, _ASKED.c.template)
+)
 _THEIRS: Final = ATTEMPTS.alias("theirs")
 _SMALLER: Final = JOBS.alias("smaller")
 _IS_ANYBODY_SMALLER: Final = (
@@ -278,6 +321,15 @@ class PostgresAttempts:
         found = await self._connection.execute(_RUNNING, {"priority": preemptible_by})
         return to_running(found.mappings().all())
 
+    async def took(
+        self, templates: Collection[tuple[TenantId, str]]
+    ) -> Mapping[tuple[TenantId, str], timedelta]:
+        """Return how long the latest of tenants' templates took that succeeded, on average."""
+        tenants, names = zip(*templates, strict=True) if templates else ((), ())
+        given = {"tenants": list(tenants), "templates": list(names)}
+        found = await self._connection.execute(_TOOK, given)
+        return {(TenantId(row.tenant), row.template): row.took for row in found}
+
     async def open_on_node(self, node_id: NodeId) -> Sequence[AttemptWork]:
         """Return what is open on a node, oldest first."""
         found = await self._connection.execute(_OPEN_WORK, {"node_id": node_id})
@@ -296,6 +348,8 @@ def _new_row(attempt: Attempt) -> dict[str, Any]:
         "task_count": attempt.task_count,
         "node_id": attempt.node_id,
         "run_max": attempt.run_max,
+        "template": attempt.template,
+        "run_expected": attempt.run_expected,
         "traceparent": attempt.traceparent,
         **from_resources(attempt.resources),
         **from_attempt(attempt),
@@ -337,6 +391,8 @@ def to_attempt(row: sa.RowMapping) -> Attempt:
         task=row["task"],
         task_count=row["task_count"],
         run_max=row["run_max"],
+        template=row["template"],
+        run_expected=row["run_expected"],
     )
 
 
@@ -356,7 +412,12 @@ def to_holdings(columns: sa.RowMapping) -> Sequence[Holding]:
     ends_in = (
         None if each is None else timedelta(seconds=max(0.0, each)) for each in columns["ends_in_s"]
     )
-    rows = zip(columns["node_id"], columns["tenant"], held, ends_in, strict=True)
+    runs = zip(columns["run_expected_s"], columns["placed_for_s"], strict=True)
+    expected = (
+        None if each is None else timedelta(seconds=expected_in_s(each, placed_for_s=placed_for_s))
+        for each, placed_for_s in runs
+    )
+    rows = zip(columns["node_id"], columns["tenant"], held, ends_in, expected, strict=True)
     return list(map(Holding._make, rows))
 
 

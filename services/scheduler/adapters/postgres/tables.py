@@ -300,6 +300,24 @@ ATTEMPTS: Final = Table(
     Column("task", Integer, nullable=False, server_default="0"),
     Column("task_count", Integer, nullable=False, server_default="1"),
     Column("run_max", Interval, comment="a job's, since its placement"),
+    Column(
+        "template",
+        Text,
+        nullable=False,
+        server_default="",
+        comment="what a job's are alike by; a replica's is empty",
+    ),
+    Column("run_expected", Interval, comment="how long those of its template took"),
+)
+IS_SUCCEEDED: Final = text("template <> '' AND task = 0 AND end_reason = 'succeeded'")
+"""Written as in the index: parameters in it would hide that."""
+Index(
+    "ix_attempt_succeeded",
+    ATTEMPTS.c.tenant,
+    ATTEMPTS.c.template,
+    ATTEMPTS.c.ended_at.desc(),
+    postgresql_include=["created_at"],
+    postgresql_where=IS_SUCCEEDED,
 )
 IS_FIRST_OF_JOB: Final = text("owner_kind = 'JOB' AND number = 1")
 """Written as in the index: parameters in it would hide that."""

@@ -105,6 +105,10 @@ class Attempt:
     run_max: timedelta | None = None
     """Its job's limit, counted from its placement; None: it is no job's, or from before that was
     kept."""
+    template: str = ""
+    """What its job and others are alike by; empty: it is no job's, or from before that was kept."""
+    run_expected: timedelta | None = None
+    """How long the latest of its template took, as of its placement; None: there were none."""
 
     @classmethod
     def created(
@@ -121,6 +125,8 @@ class Attempt:
         task: int = 0,
         task_count: int = 1,
         run_max: timedelta | None = None,
+        template: str = "",
+        run_expected: timedelta | None = None,
     ) -> "tuple[Attempt, AttemptTransitioned]":
         """Return a new attempt, whose capacity is booked in the same transaction."""
         attempt = cls(
@@ -137,6 +143,8 @@ class Attempt:
             task=task,
             task_count=task_count,
             run_max=run_max,
+            template=template,
+            run_expected=run_expected,
         )
         return attempt, AttemptTransitioned(attempt, at)
 

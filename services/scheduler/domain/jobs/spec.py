@@ -4,6 +4,8 @@ Owns: the shape of a job's description. Whether a node could hold it is for `use
 Always holds: a spec that passed `check` fits in one row, one event and one process environment.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -39,6 +41,8 @@ QUEUE_TIMEOUT_MAX: Final = timedelta(days=30)
 START_TIMEOUT_MAX: Final = timedelta(days=1)
 RUN_TIMEOUT_MAX: Final = timedelta(days=7)
 STOP_GRACE_MAX: Final = timedelta(minutes=10)
+
+_TEMPLATE_CHARACTERS: Final = 32
 
 _IMAGE: Final = re.compile(r"[a-z0-9][a-zA-Z0-9._/:@-]{0,254}")
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -129,6 +133,20 @@ class JobSpec:
     def total_resources(self) -> Resources:
         """Return what all of its tasks take together."""
         return self.resources if self.task_count == 1 else self.resources * self.task_count
+
+    @property
+    def template(self) -> str:
+        """Return what a tenant's jobs that are alike share, such as what `job again` submits.
+
+        What they are called, run in and ask for; a command may differ by a seed or a day, and an
+        array's elements by their index.
+        """
+        amounts = self.resources
+        alike = (
+            *(self.name, self.image, self.task_count),
+            *(amounts.cpu_millicores, amounts.memory_bytes, amounts.gpu_count),
+        )
+        return hashlib.sha256(json.dumps(alike).encode()).hexdigest()[:_TEMPLATE_CHARACTERS]
 
     def check(self) -> None:
         """Raise InvalidArgument naming the first field that is out of bounds."""

@@ -56,6 +56,8 @@ class Holding(NamedTuple):
     ends_in: timedelta | None
     """By its run time limit, counted from its placement, so that a slow start moves no instant that
     others wait for; None: it never ends by itself."""
+    expected_in: timedelta | None = None
+    """By how long others of its template took; None: nobody knows. No cycle goes by it."""
 
     @property
     def work(self) -> HeldWork:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from functools import partial
 
 from services.chassis.ids import Ids
+from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import (
     Attempt,
     Owner,
@@ -61,6 +62,10 @@ class _QueuedReplica:
 
     replica: Replica
     deployment: Deployment
+
+
+_Took = Mapping[tuple[TenantId, str], timedelta]
+"""How long the latest of each template took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +166,7 @@ class RunSchedulingCycle:
         waiting = await self._still_waiting(tx, placements)
         node_ids = {node_id for placement in placements for node_id in placement.node_ids}
         nodes = {node.id: node for node in await tx.nodes.some(node_ids)} if node_ids else {}
+        took = await self._took(tx, waiting.values())
         for placement in placements:
             head, takes = placement.head, placement.takes
             owner = waiting.get(head.id)
@@ -171,7 +177,7 @@ class RunSchedulingCycle:
                 nodes |= {each: nodes[each].booked(takes[each], by=head.work) for each in takes}
                 if isinstance(owner, Job) and owner.is_array:
                     owner = self._split(tx, owner, waiting, split)
-                admitted.append(await self._admit(tx, owner, placement))
+                admitted.append(await self._admit(tx, owner, placement, took))
                 outcomes.append((placement, Outcome.PLACED))
             else:
                 outcomes.append((placement, Outcome.NO_ROOM))
@@ -186,6 +192,16 @@ class RunSchedulingCycle:
         await tx.attempts.add([work.attempt for work in works])
         await tx.nodes.book(list(nodes.values()))
         return outcomes, works
+
+    async def _took(
+        self, tx: SystemTransaction, waiting: Collection[Job | _QueuedReplica]
+    ) -> _Took:
+        jobs = [each for each in waiting if isinstance(each, Job)]
+        return (
+            await tx.attempts.took({(job.tenant, job.spec.template) for job in jobs})
+            if jobs
+            else {}
+        )
 
     async def _still_waiting(
         self, tx: SystemTransaction, placements: Sequence[Placement]
@@ -235,13 +251,19 @@ class RunSchedulingCycle:
         return element
 
     async def _admit(
-        self, tx: SystemTransaction, owner: Job | _QueuedReplica, placement: Placement
+        self,
+        tx: SystemTransaction,
+        owner: Job | _QueuedReplica,
+        placement: Placement,
+        took: _Took,
     ) -> tuple[Sequence[AttemptWork], Job | None]:
         """Return the attempts by task, which are to be stored, with their job if it is one's."""
         attempt_ids = [AttemptId(self.ids.new("att")) for _ in placement.node_ids]
         attempt_id = attempt_ids[0]
-        job = None
+        job, template, run_expected = None, "", None
         if isinstance(owner, Job):
+            template = owner.spec.template
+            run_expected = took.get((owner.tenant, template))
             job, admitted = owner.admitted(attempt_id, *placement.node_ids, at=tx.now)
             tx.emit(admitted)
             whose = Owner(OwnerKind.JOB, job.id, public_id=job.id)
@@ -268,6 +290,8 @@ class RunSchedulingCycle:
                 task=task,
                 task_count=placement.head.task_count,
                 run_max=placement.head.run_max,
+                template=template,
+                run_expected=run_expected,
             )
             tx.emit(created)
             works.append(AttemptWork(attempt, work, None, is_current=True, placed_for=timedelta(0)))
