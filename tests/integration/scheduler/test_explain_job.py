@@ -2,17 +2,21 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from services.chassis.errors import NotFound
 from services.scheduler.adapters.postgres.tables import JOBS
+from services.scheduler.domain.attempts.attempt import LogLocation
+from services.scheduler.domain.attempts.ending import AttemptEnding
 from services.scheduler.domain.jobs.job import Job
 from services.scheduler.domain.jobs.spec import JobTimeouts
 from services.scheduler.domain.scheduling.explanation import Explanation, Hold
+from services.scheduler.domain.scheduling.forecast import Basis
 from tests.integration.scheduler.yard import Yard, cores
-from tests.unit.scheduler.builders import ACME, UMBRELLA, resources
+from tests.unit.scheduler.builders import ACME, NODE, UMBRELLA, resources
 
 HOUR = timedelta(hours=1)
 FOR_AN_HOUR = JobTimeouts(run=HOUR)
@@ -60,6 +64,51 @@ async def test_a_job_without_room_tells_what_the_best_node_lacks_and_by_when_it_
         "no node has room for it: the best one is short of cpu_millicores 1000"
     )
     assert is_about(told, HOUR)
+
+
+async def succeeded(yard: Yard, *, minutes: int, **changes: Any) -> None:
+    """Let a job run for so long, and succeed."""
+    job = await yard.a_job(timeouts=FOR_AN_HOUR, **changes)
+    await yard.cycle()
+    async with yard.store.system(because="test") as tx:
+        opened = [work.attempt for work in await tx.attempts.open_on_node(NODE)]
+        [attempt_id] = [each.id for each in opened if each.owner.id == job.id]
+        attempt = await tx.attempts.get(attempt_id)
+        attempt, _ = attempt.started(LogLocation("log"), at=attempt.created_at)
+        at = attempt.created_at + timedelta(minutes=minutes)
+        attempt, _ = attempt.exited(0, AttemptEnding.succeeded(), at=at)
+        await tx.attempts.save(attempt)
+        await tx.nodes.release(attempt.node_id, attempt.resources)
+
+
+async def test_who_waits_for_one_of_a_template_that_has_run_before_is_told_by_history(
+    yard: Yard,
+) -> None:
+    await yard.a_node()
+    await succeeded(yard, name="train", minutes=10)
+    await yard.a_job(name="train", command=("another",), timeouts=FOR_AN_HOUR)
+    await yard.cycle()
+    told = await explained(yard, await yard.a_job(resources=cores(4)))
+    assert is_about(told, timedelta(minutes=10))
+    assert told.reason.basis is Basis.HISTORY
+
+
+@pytest.mark.parametrize("other", [{"tenant": UMBRELLA}, {"name": "other"}])
+async def test_neither_another_tenants_history_nor_another_names_is_used(
+    yard: Yard, other: dict[str, Any]
+) -> None:
+    await yard.a_node()
+    await succeeded(yard, minutes=10)
+    await yard.a_job(timeouts=FOR_AN_HOUR, **other)
+    await yard.cycle()
+    told = await explained(yard, await yard.a_job(resources=cores(4)))
+    assert is_about(told, HOUR)
+    assert told.reason.basis is Basis.LIMITS
+
+
+async def test_no_basis_is_told_where_nobody_can_tell(yard: Yard) -> None:
+    told = await explained(yard, await yard.a_job())
+    assert (told.reason.starts_in, told.reason.basis) == (None, None)
 
 
 async def test_a_job_that_fits_and_is_not_let_past_the_first_says_so(yard: Yard) -> None:

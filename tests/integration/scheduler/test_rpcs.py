@@ -174,6 +174,7 @@ async def test_a_job_is_shown_with_what_it_waits_for(client: Client, yard: Yard)
     told = (await client.job("ExplainJob", request)).explanation
     assert told.hold == job_explanation_pb2.JOB_HOLD_DEPENDENCY
     assert told.because == f"waits for job {needed.id} to end"
+    assert told.estimate_basis == job_explanation_pb2.ESTIMATE_BASIS_UNSPECIFIED
 
 
 async def test_who_would_wait_in_vain_is_refused_at_the_field(client: Client) -> None:
@@ -317,6 +318,7 @@ async def test_a_deployment_is_created_shown_listed_and_deleted(client: Client, 
     told = (await client.deployment("ExplainDeployment", asked)).explanation
     assert (told.deployment_id, told.state, told.waiting_count) == (made.id, made.state, 1)
     assert told.hold == job_explanation_pb2.JOB_HOLD_NONE
+    assert told.estimate_basis == job_explanation_pb2.ESTIMATE_BASIS_LIMITS
     listed = await client.deployment(
         "ListDeployments", deployment_service_pb2.ListDeploymentsRequest()
     )

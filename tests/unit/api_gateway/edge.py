@@ -421,6 +421,7 @@ class FakeDeployments:
             hold=job_explanation_pb2.JOB_HOLD_PLAN,
             because="its tenant's replicas before it take what the plan lets it take",
             helped_by="a larger plan",
+            estimate_basis=job_explanation_pb2.ESTIMATE_BASIS_HISTORY,
         )
         told.estimated_start_at.seconds = 1_800_000_000
         return deployment_service_pb2.ExplainDeploymentResponse(explanation=told)

@@ -243,6 +243,7 @@ async def test_a_job_that_waits_is_explained() -> None:
         "helped_by": "the end of what runs",
         "jobs_before": 2,
         "estimated_start_at": None,
+        "estimate_basis": None,
     }
 
 
@@ -259,6 +260,7 @@ async def test_a_deployment_whose_replicas_wait_is_explained() -> None:
         "because": "its tenant's replicas before it take what the plan lets it take",
         "helped_by": "a larger plan",
         "estimated_start_at": "2027-01-15T08:00:00Z",
+        "estimate_basis": "HISTORY",
     }
 
 

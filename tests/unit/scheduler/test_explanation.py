@@ -19,6 +19,7 @@ from services.scheduler.domain.scheduling.explanation import (
     reason_far_back,
     reason_in_line,
 )
+from services.scheduler.domain.scheduling.forecast import Basis
 from services.scheduler.domain.scheduling.line import Head, Line, Shape
 from services.scheduler.domain.scheduling.plan import Snapshot, plan
 from services.scheduler.domain.scheduling.shares import Shares
@@ -194,7 +195,7 @@ def test_one_behind_a_few_is_looked_at_itself_where_nothing_ends() -> None:
             assert [some.tells_all_of(each, around) for each in alike] == tells_all
 
 
-def test_the_page_on_why_one_waits_tells_of_each_hold() -> None:
+def test_the_page_on_why_one_waits_tells_of_each_hold_and_basis() -> None:
     page = (CHECKOUT / "docs/how-to/why-a-job-waits.md").read_text(encoding="utf-8")
     told = re.findall(r"^\| `([A-Z_]+)` \|", page, flags=re.MULTILINE)
-    assert sorted(told) == sorted(Hold)
+    assert sorted(told) == sorted([*Hold, *Basis])

@@ -9,7 +9,12 @@ from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
-from services.scheduler.domain.scheduling.forecast import WORK_MAX, Forecast, forecast
+from services.scheduler.domain.scheduling.forecast import (
+    WORK_MAX,
+    Basis,
+    Forecast,
+    forecast,
+)
 from services.scheduler.domain.scheduling.line import Head, Line, Shape
 from services.scheduler.domain.scheduling.plan import Holding, Snapshot, plan
 from services.scheduler.domain.scheduling.shares import Shares
@@ -23,9 +28,12 @@ def job(seq: int, *, cpu: int, hours: float = 1, tenant: TenantId = ACME) -> Hea
     return Head(f"job-{seq}", seq, shape)
 
 
-def holding(cpu: int, *, hours: float | None, tenant: TenantId = ACME) -> Holding:
+def holding(
+    cpu: int, *, hours: float | None, expected: float | None = None, tenant: TenantId = ACME
+) -> Holding:
     ends_in = None if hours is None else hours * HOUR
-    return Holding(NodeId("a"), tenant, resources(cpu=cpu), ends_in)
+    expected_in = None if expected is None else expected * HOUR
+    return Holding(NodeId("a"), tenant, resources(cpu=cpu), ends_in, expected_in)
 
 
 def starts_in(head: Head, around: Snapshot) -> timedelta | None:
@@ -93,6 +101,75 @@ def test_no_time_passes_between_cycles_that_follow_each_other_at_once() -> None:
     line = [job(seq, cpu=2) for seq in range(5)]
     around = replace(seen(line), heads_max=2)
     assert [starts_in(each, around) for each in line] == [timedelta(0)] * 4 + [HOUR]
+
+
+def told_of(head: Head, around: Snapshot) -> tuple[timedelta | None, Basis | None]:
+    found = forecast(head, around, plan(around))
+    return found.starts_in, found.basis
+
+
+def test_who_waits_for_what_history_tells_of_starts_when_that_is_expected_to_end() -> None:
+    line = [job(1, cpu=8), job(2, cpu=8)]
+    around = seen(line, holding(1, hours=24, expected=2))
+    assert told_of(line[0], around) == (2 * HOUR, Basis.HISTORY)
+    assert told_of(line[1], around) == (3 * HOUR, Basis.HISTORY)  # the first one by its limit
+
+
+def test_history_moves_no_end_beyond_a_limit() -> None:
+    first = job(1, cpu=8)
+    around = seen([first], holding(1, hours=1, expected=2))
+    assert told_of(first, around) == (HOUR, Basis.LIMITS)
+
+
+def test_history_of_what_is_not_waited_for_is_no_basis() -> None:
+    first = job(1, cpu=4)
+    around = seen([first], holding(3, hours=1), holding(3, hours=24, expected=2))
+    assert told_of(first, around) == (HOUR, Basis.LIMITS)
+
+
+def test_history_of_another_node_is_no_basis() -> None:
+    first = job(1, cpu=8)
+    elsewhere = holding(1, hours=24, expected=1)._replace(node_id=NodeId("small"))
+    small = a_node("small", capacity=resources(cpu=2, memory=64), used=elsewhere.resources)
+    around = seen([first], holding(1, hours=2))
+    around = replace(around, nodes=[*around.nodes, small], holdings=[elsewhere, *_held(around)])
+    assert told_of(first, around) == (2 * HOUR, Basis.LIMITS)
+
+
+def _held(around: Snapshot) -> Sequence[Holding]:
+    assert around.holdings is not None
+    return around.holdings
+
+
+def test_who_has_room_now_waits_for_no_history() -> None:
+    first = job(1, cpu=4)
+    around = seen([first], holding(1, hours=24, expected=2))
+    assert told_of(first, around) == (timedelta(0), Basis.LIMITS)
+
+
+def test_no_basis_is_told_where_nobody_can_tell() -> None:
+    first = job(1, cpu=8)
+    around = seen([first], holding(1, hours=None), holding(1, hours=24, expected=2))
+    assert told_of(first, around) == (None, None)
+
+
+def test_a_cycle_lets_past_by_limits_whatever_history_tells() -> None:
+    line = [job(1, cpu=8), job(2, cpu=1, hours=12)]
+    around = seen(line, holding(1, hours=24, expected=1))
+    decisions = plan(around)
+    assert [each.head.id for each in decisions.placements] == ["job-2"]
+    assert decisions.reservation is not None
+    assert decisions.reservation.starts_in == 24 * HOUR
+    # And the first waits for who was let past.
+    assert told_of(line[0], around) == (12 * HOUR, Basis.HISTORY)
+
+
+def test_the_first_of_a_large_yard_is_told_by_history_and_who_is_behind_it_nothing() -> None:
+    line = [job(1, cpu=8), job(2, cpu=8)]
+    many = [Holding(NodeId("a"), ACME, Resources(), HOUR)] * WORK_MAX
+    around = seen(line, *many, holding(1, hours=24, expected=2))
+    assert told_of(line[0], around) == (2 * HOUR, Basis.HISTORY)
+    assert forecast(line[1], around, plan(around)) == Forecast(None, is_cut=True)
 
 
 def test_nobody_can_tell_of_who_waits_for_a_replica() -> None:

@@ -925,8 +925,19 @@ def test_output_of_one_task_is_asked_for(
     assert asked == ["3", None]
 
 
+@pytest.mark.parametrize(
+    ("basis", "words"),
+    [
+        ({"estimate_basis": "LIMITS"}, ", by run time limits"),
+        ({"estimate_basis": "HISTORY"}, ", by how long such jobs took"),
+        ({}, ""),  # an older platform
+    ],
+)
 def test_why_a_job_waits_is_told_with_what_helps_and_about_when_it_starts(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    basis: dict[str, str],
+    words: str,
 ) -> None:
     told = {
         "job_id": "job_1",
@@ -936,6 +947,7 @@ def test_why_a_job_waits_is_told_with_what_helps_and_about_when_it_starts(
         "helped_by": "the end of what runs",
         "jobs_before": 3,
         "estimated_start_at": "2026-01-01T10:00:00Z",
+        **basis,
     }
 
     def answer(path: str) -> httpx.Response:
@@ -952,7 +964,7 @@ def test_why_a_job_waits_is_told_with_what_helps_and_about_when_it_starts(
         ["held by", "RESOURCES"],
         ["helped by", "the end of what runs"],
         ["before it", "3"],
-        ["starts", "about 2026-01-01T10:00Z, if all runs to its limit"],
+        ["starts", f"about 2026-01-01T10:00Z{words}"],
     ]
 
 
@@ -967,6 +979,7 @@ def test_why_a_deployments_replicas_wait_is_told_with_how_many_do(
         "because": "no node has room for it: the best one is short of gpu_count 2",
         "helped_by": "the end of what runs",
         "estimated_start_at": None,
+        "estimate_basis": None,
     }
 
     def answer(path: str) -> httpx.Response:

@@ -27,7 +27,7 @@ from modelyard.scheduler.v1 import deployment_pb2 as modelyard_dot_scheduler_dot
 from modelyard.scheduler.v1 import job_explanation_pb2 as modelyard_dot_scheduler_dot_v1_dot_job__explanation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3modelyard/scheduler/v1/deployment_explanation.proto\x12\x16modelyard.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\'modelyard/scheduler/v1/deployment.proto\x1a,modelyard/scheduler/v1/job_explanation.proto\"\x88\x02\n\x15\x44\x65ploymentExplanation\x12\x15\n\rdeployment_id\x18\x01 \x01(\t\x12\x36\n\x05state\x18\x02 \x01(\x0e\x32\'.modelyard.scheduler.v1.DeploymentState\x12\x15\n\rwaiting_count\x18\x03 \x01(\x05\x12-\n\x04hold\x18\x04 \x01(\x0e\x32\x1f.modelyard.scheduler.v1.JobHold\x12\x0f\n\x07\x62\x65\x63\x61use\x18\x05 \x01(\t\x12\x11\n\thelped_by\x18\x06 \x01(\t\x12\x36\n\x12\x65stimated_start_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n3modelyard/scheduler/v1/deployment_explanation.proto\x12\x16modelyard.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\'modelyard/scheduler/v1/deployment.proto\x1a,modelyard/scheduler/v1/job_explanation.proto\"\xc7\x02\n\x15\x44\x65ploymentExplanation\x12\x15\n\rdeployment_id\x18\x01 \x01(\t\x12\x36\n\x05state\x18\x02 \x01(\x0e\x32\'.modelyard.scheduler.v1.DeploymentState\x12\x15\n\rwaiting_count\x18\x03 \x01(\x05\x12-\n\x04hold\x18\x04 \x01(\x0e\x32\x1f.modelyard.scheduler.v1.JobHold\x12\x0f\n\x07\x62\x65\x63\x61use\x18\x05 \x01(\t\x12\x11\n\thelped_by\x18\x06 \x01(\t\x12\x36\n\x12\x65stimated_start_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\x0e\x65stimate_basis\x18\x08 \x01(\x0e\x32%.modelyard.scheduler.v1.EstimateBasisb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,5 +35,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.scheduler.v1.depl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DEPLOYMENTEXPLANATION']._serialized_start=200
-  _globals['_DEPLOYMENTEXPLANATION']._serialized_end=464
+  _globals['_DEPLOYMENTEXPLANATION']._serialized_end=527
 # @@protoc_insertion_point(module_scope)

@@ -32,6 +32,7 @@ class DeploymentExplanation(_message.Message):
     BECAUSE_FIELD_NUMBER: _builtins.int
     HELPED_BY_FIELD_NUMBER: _builtins.int
     ESTIMATED_START_AT_FIELD_NUMBER: _builtins.int
+    ESTIMATE_BASIS_FIELD_NUMBER: _builtins.int
     deployment_id: _builtins.str
     state: _deployment_pb2.DeploymentState.ValueType
     waiting_count: _builtins.int
@@ -42,11 +43,11 @@ class DeploymentExplanation(_message.Message):
     """In words, for people."""
     helped_by: _builtins.str
     """What would help, in words; empty where nothing holds it."""
+    estimate_basis: _job_explanation_pb2.EstimateBasis.ValueType
+    """Unspecified where nobody can tell."""
     @_builtins.property
     def estimated_start_at(self) -> _timestamp_pb2.Timestamp:
-        """Of the first of them: about, if all that runs does so to its run time limit, and nobody comes
-        between; absent where nobody can tell.
-        """
+        """Of the first of them, as a job's."""
 
     def __init__(
         self,
@@ -58,10 +59,11 @@ class DeploymentExplanation(_message.Message):
         because: _builtins.str = ...,
         helped_by: _builtins.str = ...,
         estimated_start_at: _timestamp_pb2.Timestamp | None = ...,
+        estimate_basis: _job_explanation_pb2.EstimateBasis.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["estimated_start_at", b"estimated_start_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["because", b"because", "deployment_id", b"deployment_id", "estimated_start_at", b"estimated_start_at", "helped_by", b"helped_by", "hold", b"hold", "state", b"state", "waiting_count", b"waiting_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["because", b"because", "deployment_id", b"deployment_id", "estimate_basis", b"estimate_basis", "estimated_start_at", b"estimated_start_at", "helped_by", b"helped_by", "hold", b"hold", "state", b"state", "waiting_count", b"waiting_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

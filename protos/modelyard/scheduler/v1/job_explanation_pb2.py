@@ -26,15 +26,17 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from modelyard.scheduler.v1 import job_pb2 as modelyard_dot_scheduler_dot_v1_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,modelyard/scheduler/v1/job_explanation.proto\x12\x16modelyard.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/scheduler/v1/job.proto\"\xf1\x01\n\x0eJobExplanation\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .modelyard.scheduler.v1.JobState\x12-\n\x04hold\x18\x03 \x01(\x0e\x32\x1f.modelyard.scheduler.v1.JobHold\x12\x0f\n\x07\x62\x65\x63\x61use\x18\x04 \x01(\t\x12\x11\n\thelped_by\x18\x05 \x01(\t\x12\x13\n\x0bjobs_before\x18\x06 \x01(\x03\x12\x36\n\x12\x65stimated_start_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\xe3\x01\n\x07JobHold\x12\x18\n\x14JOB_HOLD_UNSPECIFIED\x10\x00\x12\x11\n\rJOB_HOLD_NONE\x10\x01\x12\x13\n\x0fJOB_HOLD_TENANT\x10\x02\x12\x15\n\x11JOB_HOLD_BACK_OFF\x10\x03\x12\x11\n\rJOB_HOLD_PLAN\x10\x04\x12\x12\n\x0eJOB_HOLD_NODES\x10\x05\x12\x16\n\x12JOB_HOLD_RESOURCES\x10\x06\x12\x12\n\x0eJOB_HOLD_ORDER\x10\x07\x12\x13\n\x0fJOB_HOLD_PAUSED\x10\x08\x12\x17\n\x13JOB_HOLD_DEPENDENCY\x10\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,modelyard/scheduler/v1/job_explanation.proto\x12\x16modelyard.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a modelyard/scheduler/v1/job.proto\"\xb0\x02\n\x0eJobExplanation\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12/\n\x05state\x18\x02 \x01(\x0e\x32 .modelyard.scheduler.v1.JobState\x12-\n\x04hold\x18\x03 \x01(\x0e\x32\x1f.modelyard.scheduler.v1.JobHold\x12\x0f\n\x07\x62\x65\x63\x61use\x18\x04 \x01(\t\x12\x11\n\thelped_by\x18\x05 \x01(\t\x12\x13\n\x0bjobs_before\x18\x06 \x01(\x03\x12\x36\n\x12\x65stimated_start_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12=\n\x0e\x65stimate_basis\x18\x08 \x01(\x0e\x32%.modelyard.scheduler.v1.EstimateBasis*\xe3\x01\n\x07JobHold\x12\x18\n\x14JOB_HOLD_UNSPECIFIED\x10\x00\x12\x11\n\rJOB_HOLD_NONE\x10\x01\x12\x13\n\x0fJOB_HOLD_TENANT\x10\x02\x12\x15\n\x11JOB_HOLD_BACK_OFF\x10\x03\x12\x11\n\rJOB_HOLD_PLAN\x10\x04\x12\x12\n\x0eJOB_HOLD_NODES\x10\x05\x12\x16\n\x12JOB_HOLD_RESOURCES\x10\x06\x12\x12\n\x0eJOB_HOLD_ORDER\x10\x07\x12\x13\n\x0fJOB_HOLD_PAUSED\x10\x08\x12\x17\n\x13JOB_HOLD_DEPENDENCY\x10\t*f\n\rEstimateBasis\x12\x1e\n\x1a\x45STIMATE_BASIS_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45STIMATE_BASIS_LIMITS\x10\x01\x12\x1a\n\x16\x45STIMATE_BASIS_HISTORY\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'modelyard.scheduler.v1.job_explanation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBHOLD']._serialized_start=384
-  _globals['_JOBHOLD']._serialized_end=611
+  _globals['_JOBHOLD']._serialized_start=447
+  _globals['_JOBHOLD']._serialized_end=674
+  _globals['_ESTIMATEBASIS']._serialized_start=676
+  _globals['_ESTIMATEBASIS']._serialized_end=778
   _globals['_JOBEXPLANATION']._serialized_start=140
-  _globals['_JOBEXPLANATION']._serialized_end=381
+  _globals['_JOBEXPLANATION']._serialized_end=444
 # @@protoc_insertion_point(module_scope)

@@ -69,6 +69,32 @@ JOB_HOLD_DEPENDENCY: JobHold.ValueType  # 9
 """It waits for other jobs' ends."""
 Global___JobHold: _TypeAlias = JobHold  # noqa: Y015
 
+class _EstimateBasis:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EstimateBasisEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EstimateBasis.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ESTIMATE_BASIS_UNSPECIFIED: _EstimateBasis.ValueType  # 0
+    ESTIMATE_BASIS_LIMITS: _EstimateBasis.ValueType  # 1
+    """Run time limits alone."""
+    ESTIMATE_BASIS_HISTORY: _EstimateBasis.ValueType  # 2
+    """Of some of it, how long the latest of its template took: the tenant's jobs of the same name,
+    image, resources and count of tasks.
+    """
+
+class EstimateBasis(_EstimateBasis, metaclass=_EstimateBasisEnumTypeWrapper):
+    """EstimateBasis is what tells when that ends which an estimated start waits for."""
+
+ESTIMATE_BASIS_UNSPECIFIED: EstimateBasis.ValueType  # 0
+ESTIMATE_BASIS_LIMITS: EstimateBasis.ValueType  # 1
+"""Run time limits alone."""
+ESTIMATE_BASIS_HISTORY: EstimateBasis.ValueType  # 2
+"""Of some of it, how long the latest of its template took: the tenant's jobs of the same name,
+image, resources and count of tasks.
+"""
+Global___EstimateBasis: _TypeAlias = EstimateBasis  # noqa: Y015
+
 @_typing.final
 class JobExplanation(_message.Message):
     """JobExplanation is the one reason that holds a job now."""
@@ -82,6 +108,7 @@ class JobExplanation(_message.Message):
     HELPED_BY_FIELD_NUMBER: _builtins.int
     JOBS_BEFORE_FIELD_NUMBER: _builtins.int
     ESTIMATED_START_AT_FIELD_NUMBER: _builtins.int
+    ESTIMATE_BASIS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     state: _job_pb2.JobState.ValueType
     hold: Global___JobHold.ValueType
@@ -93,10 +120,12 @@ class JobExplanation(_message.Message):
     """Jobs that have their turns before it, whether they could run or not: its tenant's, and about as
     many of others' as take turns with those.
     """
+    estimate_basis: Global___EstimateBasis.ValueType
+    """Unspecified where nobody can tell."""
     @_builtins.property
     def estimated_start_at(self) -> _timestamp_pb2.Timestamp:
-        """About, if all that runs does so to its run time limit, and nobody comes between; absent where
-        nobody can tell.
+        """About, if what runs ends when that is expected, at its run time limit at the latest, and nobody
+        comes between; absent where nobody can tell.
         """
 
     def __init__(
@@ -109,10 +138,11 @@ class JobExplanation(_message.Message):
         helped_by: _builtins.str = ...,
         jobs_before: _builtins.int = ...,
         estimated_start_at: _timestamp_pb2.Timestamp | None = ...,
+        estimate_basis: Global___EstimateBasis.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["estimated_start_at", b"estimated_start_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["because", b"because", "estimated_start_at", b"estimated_start_at", "helped_by", b"helped_by", "hold", b"hold", "job_id", b"job_id", "jobs_before", b"jobs_before", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["because", b"because", "estimate_basis", b"estimate_basis", "estimated_start_at", b"estimated_start_at", "helped_by", b"helped_by", "hold", b"hold", "job_id", b"job_id", "jobs_before", b"jobs_before", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

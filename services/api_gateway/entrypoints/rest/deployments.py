@@ -19,7 +19,7 @@ from services.api_gateway.entrypoints.rest.fields import (
     instant,
     instant_if_set,
 )
-from services.api_gateway.entrypoints.rest.holds import Hold, hold_of
+from services.api_gateway.entrypoints.rest.holds import EstimateBasis, Hold, basis_of, hold_of
 from services.api_gateway.entrypoints.rest.paging import PageSize, PageToken, page_request
 from services.api_gateway.entrypoints.rest.versions import TAGGED, IfVersion, tag
 
@@ -129,8 +129,13 @@ class DeploymentExplanation(BaseModel):
     because: str
     helped_by: str = Field(description="What would help; empty where nothing holds it.")
     estimated_start_at: datetime | None = Field(
-        description="Of the first of them, if all that runs does so to its run time limit, and "
-        "nobody comes between. Null where nobody can tell."
+        description="Of the first of them, if what runs ends when that is expected, at its run "
+        "time limit at the latest, and nobody comes between. Null where nobody can tell."
+    )
+    estimate_basis: EstimateBasis | None = Field(
+        description="What tells when that ends: run time LIMITS alone; or, of some of it, HISTORY: "
+        "how long the latest jobs of the same name, image, resources and count of tasks took. Null "
+        "where nobody can tell."
     )
 
     @staticmethod
@@ -144,6 +149,7 @@ class DeploymentExplanation(BaseModel):
             because=told.because,
             helped_by=told.helped_by,
             estimated_start_at=instant_if_set(told.estimated_start_at),
+            estimate_basis=basis_of(told.estimate_basis),
         )
 
 

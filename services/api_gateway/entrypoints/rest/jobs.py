@@ -26,7 +26,7 @@ from services.api_gateway.entrypoints.rest.fields import (
     instant_if_set,
     keys_as,
 )
-from services.api_gateway.entrypoints.rest.holds import Hold, hold_of
+from services.api_gateway.entrypoints.rest.holds import EstimateBasis, Hold, basis_of, hold_of
 from services.api_gateway.entrypoints.rest.paging import PageSize, PageToken, page_request
 from services.chassis.errors import InvalidArgument
 
@@ -403,8 +403,13 @@ class JobExplanation(BaseModel):
         description="Its tenant's, and about as many of others as have turns before."
     )
     estimated_start_at: datetime | None = Field(
-        description="If all that runs does so to its run time limit, and nobody comes between: "
-        "most end sooner. Null where nobody can tell."
+        description="If what runs ends when that is expected, at its run time limit at the "
+        "latest, and nobody comes between. Null where nobody can tell."
+    )
+    estimate_basis: EstimateBasis | None = Field(
+        description="What tells when that ends: run time LIMITS alone; or, of some of it, HISTORY: "
+        "how long the latest jobs of the same name, image, resources and count of tasks took. Null "
+        "where nobody can tell."
     )
 
     @staticmethod
@@ -418,6 +423,7 @@ class JobExplanation(BaseModel):
             helped_by=told.helped_by,
             jobs_before=told.jobs_before,
             estimated_start_at=instant_if_set(told.estimated_start_at),
+            estimate_basis=basis_of(told.estimate_basis),
         )
 
 

@@ -20,7 +20,7 @@ from services.scheduler.domain.fleet.reach import FleetDoors
 from services.scheduler.domain.jobs.job import Job
 from services.scheduler.domain.queues.queue import Pause
 from services.scheduler.domain.resources import Resources, amount_in_words
-from services.scheduler.domain.scheduling.forecast import Forecast, forecast
+from services.scheduler.domain.scheduling.forecast import Basis, Forecast, forecast
 from services.scheduler.domain.scheduling.line import Head
 from services.scheduler.domain.scheduling.plan import Decisions, Snapshot
 from services.scheduler.domain.tenants.tenant import Tenant
@@ -64,7 +64,9 @@ class Reason:
     helped_by: str = ""
     """Empty where nothing holds it."""
     starts_in: timedelta | None = None
-    """If all that runs does so to its limit, and nobody comes between; None: nobody can tell."""
+    """If what runs ends when that is expected, and nobody comes between; None: nobody can tell."""
+    basis: Basis | None = None
+    """What tells when that ends; None: nobody can tell when it starts."""
 
     def start_at(self, told_at: datetime) -> datetime | None:
         """Return about when it starts, to the next full minute; None: nobody can tell."""
@@ -192,15 +194,17 @@ def reason_in_line(
     is_seen = seen.holdings is not None and seen.line.find(head.id) is not None
     if is_certain and is_seen:
         told = forecast(head, seen, decisions)
-    if doors.why_waiting:
-        return Reason(Hold.NODES, doors.why_waiting, _NODES_HELP, told.starts_in)
     is_placed = any(each.head.id == head.id for each in decisions.placements)
-    if is_placed and is_certain:
-        return Reason(Hold.NONE, "it is its turn", starts_in=told.starts_in)
-    if is_placed or (head.shape not in decisions.refused and _has_room(head, seen.nodes)):
+    if doors.why_waiting:
+        reason = Reason(Hold.NODES, doors.why_waiting, _NODES_HELP)
+    elif is_placed and is_certain:
+        reason = Reason(Hold.NONE, "it is its turn")
+    elif is_placed or (head.shape not in decisions.refused and _has_room(head, seen.nodes)):
         because, helped_by = "those before it in line are looked at first", "their start"
-        return Reason(Hold.ORDER, because, helped_by, told.starts_in)
-    return replace(_what_is_short(head, seen, decisions, told), starts_in=told.starts_in)
+        reason = Reason(Hold.ORDER, because, helped_by)
+    else:
+        reason = _what_is_short(head, seen, decisions, told)
+    return replace(reason, starts_in=told.starts_in, basis=told.basis)
 
 
 def _what_is_short(head: Head, seen: Snapshot, decisions: Decisions, told: Forecast) -> Reason:

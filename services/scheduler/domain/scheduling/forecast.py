@@ -1,26 +1,44 @@
-"""When a head will start, if all that runs does so to its limit.
+"""When a head will start, if all that runs ends when that is expected, at its limit at the latest.
 
 Pure: the plan is made again and again, each time after the instant that room is kept for. So it
-knows of room that is kept, of who passes, and of plans. No promise: most end sooner; a start and a
-stop take their time; and who comes later with a larger priority, a replica, or a job whose pause or
-whose plan is over, may come between.
+knows of room that is kept, of who passes, and of plans. What a cycle would place now it does by
+limits, as ever; after that what runs ends when history tells, where it does (ADR-0042). Who starts
+later runs to its limit. No promise: many end sooner, and some later; a start and a stop take their
+time; and who comes later with a larger priority, a replica, or a job whose pause or whose plan is
+over, may come between.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from enum import StrEnum
 from itertools import chain
 from typing import Final
 
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.scheduling.line import Head
-from services.scheduler.domain.scheduling.plan import Decisions, Holding, Snapshot, plan
+from services.scheduler.domain.scheduling.plan import (
+    Decisions,
+    Holding,
+    Reservation,
+    Snapshot,
+    plan,
+)
 
 WORK_MAX: Final = 20_000
 """Looks of a head at a node, and of a step at a holding and at one in line: some 20 ms of a core
 together. The first step is made however much it is."""
+
+
+class Basis(StrEnum):
+    """What tells when that ends which an estimate waits for."""
+
+    LIMITS = "LIMITS"
+    """Run time limits alone."""
+    HISTORY = "HISTORY"
+    """Of some of it, how long the latest of its template took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +49,15 @@ class Forecast:
     """None: it waits for what never ends by itself, or it is too far back to be reckoned."""
     is_cut: bool = False
     """It is too far back."""
+    is_by_history: bool = False
+    """Some end that it waits for was."""
+
+    @property
+    def basis(self) -> Basis | None:
+        """Return what tells when it starts; None: nobody can."""
+        if self.starts_in is None:
+            return None
+        return Basis.HISTORY if self.is_by_history else Basis.LIMITS
 
 
 def steps_max(seen: Snapshot) -> int:
@@ -43,14 +70,23 @@ def steps_max(seen: Snapshot) -> int:
 def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
     """Return when a head of a snapshot starts, on which these decisions were made."""
     steps_left = steps_max(seen)
-    elapsed = timedelta(0)
+    elapsed, is_by_history = timedelta(0), False
+    # In large yards the first alone is told an instant: nobody else needs another plan.
+    is_told = steps_left > 1 or _is_kept_for(head, decisions)
+    is_all_known = seen.ends_known_to is None
+    if is_told and is_all_known and not _is_placed(head, decisions) and _has_history(seen):
+        seen = _by_history(seen)
+        if not decisions.is_cut:
+            seen = seen.with_placed(decisions.placements)
+            decisions = plan(seen)
     while True:
-        if any(placement.head.id == head.id for placement in decisions.placements):
-            return Forecast(elapsed)
+        if _is_placed(head, decisions):
+            return Forecast(elapsed, is_by_history=is_by_history)
         kept = decisions.reservation
-        if kept is not None and kept.head.id == head.id:
-            return Forecast(elapsed + kept.starts_in)
-        if seen.ends_known_to is not None:
+        if kept is not None and _is_kept_for(head, decisions):
+            is_by_history |= _is_told_by_history(seen, kept.starts_in, kept)
+            return Forecast(elapsed + kept.starts_in, is_by_history=is_by_history)
+        if not is_all_known:
             return Forecast(None, is_cut=True)
         ends = [
             each.ends_in
@@ -66,8 +102,54 @@ def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
         if not decisions.is_cut:  # else the next cycle follows at once
             # To where the first one has its room; what passes it is told that instant, too.
             step = kept.starts_in if kept is not None else min(ends)
+            is_by_history |= _is_told_by_history(seen, step, kept)
             seen, elapsed = _after(seen, step), elapsed + step
         decisions = plan(seen)
+
+
+def _is_placed(head: Head, decisions: Decisions) -> bool:
+    return any(placement.head.id == head.id for placement in decisions.placements)
+
+
+def _is_kept_for(head: Head, decisions: Decisions) -> bool:
+    return decisions.reservation is not None and decisions.reservation.head.id == head.id
+
+
+def _has_history(seen: Snapshot) -> bool:
+    return any(each.expected_in is not None for each in _held(seen))
+
+
+def _by_history(seen: Snapshot) -> Snapshot:
+    """Return it with what runs ending when that is expected, which it stays marked by."""
+    return replace(
+        seen,
+        holdings=[
+            each if each.expected_in is None else _foreseen(each, each.expected_in)
+            for each in _held(seen)
+        ],
+    )
+
+
+def _foreseen(each: Holding, expected_in: timedelta) -> Holding:
+    """Return one ending when it is expected to; unmarked, at its limit, if that is first."""
+    if each.ends_in is None or each.ends_in <= expected_in:
+        return Holding(each.node_id, each.tenant, each.resources, each.ends_in)
+    return Holding(each.node_id, each.tenant, each.resources, expected_in, expected_in)
+
+
+def _is_told_by_history(seen: Snapshot, length: timedelta, kept: Reservation | None) -> bool:
+    """Tell whether history tells of some end within this time, on the node that room is kept on.
+
+    Where the room is on several nodes, or none is kept, on any.
+    """
+    node_id = kept.node_id if kept is not None and kept.head.task_count == 1 else None
+    return any(
+        each.expected_in is not None
+        and each.ends_in is not None
+        and each.ends_in <= length
+        and node_id in {None, each.node_id}
+        for each in _held(seen)
+    )
 
 
 def _after(seen: Snapshot, length: timedelta) -> Snapshot:

@@ -19,6 +19,7 @@ from services.scheduler.domain.deployments.deployment import DeploymentSpec
 from services.scheduler.domain.deployments.replica import Replica
 from services.scheduler.domain.scheduling.explanation import DeploymentExplanation
 from services.scheduler.entrypoints.grpc.messages import (
+    basis_to_pb,
     model_to_pb,
     name_from_pb,
     page_from_pb,
@@ -166,6 +167,7 @@ def explanation_to_pb(
         because=reason.because,
         helped_by=reason.helped_by,
         estimated_start_at=timestamp_to_pb(explanation.estimated_start_at),
+        estimate_basis=basis_to_pb(reason.basis),
     )
 
 

@@ -31,6 +31,7 @@ from services.scheduler.domain.jobs.stats import WINDOW_DEFAULT, JobStats, JobTi
 from services.scheduler.domain.queues.queue import DEFAULT_QUEUE
 from services.scheduler.domain.scheduling.explanation import Explanation
 from services.scheduler.entrypoints.grpc.messages import (
+    basis_to_pb,
     duration_from_pb,
     duration_to_pb,
     element_to_pb,
@@ -229,6 +230,7 @@ def explanation_to_pb(explanation: Explanation) -> job_explanation_pb2.JobExplan
         helped_by=reason.helped_by,
         jobs_before=explanation.jobs_before,
         estimated_start_at=timestamp_to_pb(explanation.estimated_start_at),
+        estimate_basis=basis_to_pb(reason.basis),
     )
 
 

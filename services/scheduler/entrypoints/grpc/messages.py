@@ -11,7 +11,12 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from modelyard.common.v1 import files_pb2, paging_pb2, resources_pb2
-from modelyard.scheduler.v1 import deployment_events_pb2, deployment_pb2, job_pb2
+from modelyard.scheduler.v1 import (
+    deployment_events_pb2,
+    deployment_pb2,
+    job_explanation_pb2,
+    job_pb2,
+)
 
 from services.chassis.db.idempotency import request_hash
 from services.chassis.errors import InvalidArgument, NotFound
@@ -27,6 +32,7 @@ from services.scheduler.domain.resources import (
     Resources,
     requested_resources,
 )
+from services.scheduler.domain.scheduling.forecast import Basis
 from services.scheduler.use_cases.paging import PageRequest
 from services.scheduler.use_cases.ports import RequestKey
 
@@ -126,6 +132,13 @@ def element_to_pb(element: ArrayElement | None) -> job_pb2.ArrayElement | None:
     if element is None:
         return None
     return job_pb2.ArrayElement(array_id=element.array_id, index=element.index)
+
+
+def basis_to_pb(basis: Basis | None) -> job_explanation_pb2.EstimateBasis.ValueType:
+    """Return what tells when somebody starts; unspecified where nobody can."""
+    if basis is None:
+        return job_explanation_pb2.ESTIMATE_BASIS_UNSPECIFIED
+    return job_explanation_pb2.EstimateBasis.Value(f"ESTIMATE_BASIS_{basis}")
 
 
 def model_to_pb(model: ModelPin) -> deployment_pb2.ModelPin:

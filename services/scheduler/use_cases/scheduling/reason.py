@@ -69,8 +69,10 @@ class LookAtLine:
             # What ends when may not matter, but to look at the nodes again for it costs as much.
             around = await look(Line.of(first.heads), ends=Ends.SOONEST)
             decisions = plan(around)
-            is_foreseen = not decisions.needs_holdings and steps_max(around) == 1
-            if around.ends_known_to is not None and not is_foreseen:
+            # By history (ADR-0042) others may end first than by limits.
+            is_next = decisions.reservation is not None and decisions.reservation.head.id == head.id
+            needs_all = decisions.needs_holdings or is_next or steps_max(around) > 1
+            if around.ends_known_to is not None and needs_all:
                 around = await look(Line.of(first.heads), ends=Ends.ALL)
                 decisions = plan(around)
             return around, InLine(first, decisions)

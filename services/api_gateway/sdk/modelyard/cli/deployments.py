@@ -77,7 +77,7 @@ def deploy_explain(session: Session, name: str) -> None:
         return
     fields: list[tuple[str, object]] = [("state", told.state), *reason_fields(told)]
     if told.waiting_count:
-        about = start_in_words(told.estimated_start_at)
+        about = start_in_words(told)
         fields += [("waiting", told.waiting_count), ("starts", about)]
     show_fields(fields)
 

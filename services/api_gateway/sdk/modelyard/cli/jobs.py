@@ -457,7 +457,7 @@ def job_explain(session: Session, job_id: str) -> None:
         return
     fields: list[tuple[str, object]] = [("state", told.state), *reason_fields(told)]
     if told.state == "QUEUED":
-        about = start_in_words(told.estimated_start_at)
+        about = start_in_words(told)
         fields += [("before it", told.jobs_before), ("starts", about)]
     show_fields(fields)
 

@@ -1,13 +1,14 @@
 """Why a job or a deployment's replica waits, and how a job stands, as the command line shows it."""
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Final
 
 from modelyard.client import JOB_STATES, DeploymentExplanation, Job, JobExplanation
 
 SUBMITTED: Final = "submitted"
 """The reason of a job that nothing but its place in line keeps from starting."""
+
+_BASES: Final = {"LIMITS": "by run time limits", "HISTORY": "by how long such jobs took"}
 
 
 def reason_fields(told: JobExplanation | DeploymentExplanation) -> list[tuple[str, object]]:
@@ -18,11 +19,13 @@ def reason_fields(told: JobExplanation | DeploymentExplanation) -> list[tuple[st
     return fields
 
 
-def start_in_words(start_at: datetime | None) -> str:
-    """Return about when it starts, as far as somebody can tell."""
-    if start_at is None:
+def start_in_words(told: JobExplanation | DeploymentExplanation) -> str:
+    """Return about when it starts and what tells that, as far as somebody can."""
+    if told.estimated_start_at is None:
         return "-"
-    return f"about {start_at:%Y-%m-%dT%H:%MZ}, if all runs to its limit"
+    about = f"about {told.estimated_start_at:%Y-%m-%dT%H:%MZ}"
+    by = _BASES.get(told.estimate_basis or "")
+    return about if by is None else f"{about}, {by}"
 
 
 def standing_of(job: Job) -> str:

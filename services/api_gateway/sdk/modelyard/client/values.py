@@ -213,8 +213,12 @@ class JobExplanation(Value):
     """Empty where nothing holds it."""
     jobs_before: int
     estimated_start_at: datetime | None
-    """If all that runs does so to its run time limit, and nobody comes between; None: nobody can
-    tell."""
+    """If what runs ends when that is expected, at its run time limit at the latest, and nobody
+    comes between; None: nobody can tell."""
+    estimate_basis: str | None = None
+    """What tells when that ends: LIMITS alone, or HISTORY: how long the latest jobs of the same
+    name, image, resources and count of tasks took; None: nobody can tell, or the platform does not
+    say."""
 
 
 class DeploymentExplanation(Value):
@@ -232,6 +236,8 @@ class DeploymentExplanation(Value):
     """Empty where nothing holds it."""
     estimated_start_at: datetime | None
     """Of the first of them, as a job's."""
+    estimate_basis: str | None = None
+    """As a job's."""
 
 
 class AttemptEnding(Value):
