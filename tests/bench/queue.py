@@ -268,23 +268,34 @@ async def _explain(jobs: GrpcJobs, chosen: Iterator[Standing]) -> Sequence[tuple
 
 
 def _replayed(trace: Path) -> Sequence[float] | None:
-    """Return by what part of the wait each estimate was off; None without a trace."""
+    """Return by what part of the wait each estimate was off that the product would have told.
+
+    None without a trace.
+    """
     if not trace.exists():
         say(f"no estimates were replayed: there is no trace at {trace.name} (TRACE=…)")
         return None
     arrivals = read_trace(trace)
     errors = {}
-    for ratio in (1.0, LIMIT_RATIO):
+    rows = []
+    for ratio, with_history in itertools.product((1.0, LIMIT_RATIO), (False, True)):
         waits = [
             wait
             for cluster, node_count in CLUSTERS.items()
-            for wait in waits_of(arrivals[cluster], node_count=node_count, limit_ratio=ratio)
+            for wait in waits_of(
+                arrivals[cluster],
+                node_count=node_count,
+                limit_ratio=ratio,
+                with_history=with_history,
+            )
         ]
-        errors[ratio] = [wait.error for wait in waits if wait.told_s is not None]
-        say(f"  limits of {ratio:g} times: {len(errors[ratio])} of {len(waits)} waits were told")
-    rows = [(f"limits of {ratio:g} times", found) for ratio, found in errors.items()]
+        name = f"limits of {ratio:g} times" + (" and history" if with_history else "")
+        found = [wait.error for wait in waits if wait.told_s is not None]
+        say(f"  {name}: {len(found)} of {len(waits)} waits were told")
+        errors[ratio, with_history] = found
+        rows.append((name, found))
     print_table("estimated starts, off by so many times the wait", rows, unit="")
-    return errors[LIMIT_RATIO]
+    return errors[LIMIT_RATIO, True]
 
 
 def _rate(admitted: Sequence[Admitted]) -> float:

@@ -6,7 +6,9 @@ scheduler's own decisions. Whoever has to wait is told at its arrival when it wi
 come first served, on as many nodes as it had.
 
 Left out: jobs of more GPUs than a node has. Arrivals are `HASTE` times as fast as recorded, since
-the clusters were half empty. A job's run time limit is a multiple of what it takes.
+the clusters were half empty. A job's run time limit is a multiple of what it takes. The trace names
+no users and no programs: where history is looked at, jobs of one cluster and count of GPUs are
+taken to be of one template.
 Source: msr-fiddle/philly-traces by way of stanford-futuredata/gavel; Jeon et al., ATC'19.
 """
 
@@ -15,7 +17,7 @@ import gzip
 import heapq
 import io
 import math
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -28,6 +30,7 @@ from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.forecast import forecast
+from services.scheduler.domain.scheduling.history import RUNS_MAX, expected_in_s
 from services.scheduler.domain.scheduling.line import Head, Line, Shape
 from services.scheduler.domain.scheduling.plan import Holding, Snapshot, plan
 from services.scheduler.domain.scheduling.shares import Shares
@@ -85,12 +88,14 @@ def read_trace(path: Path) -> Mapping[str, Sequence[Arrival]]:
     return found
 
 
-def waits_of(arrivals: Iterable[Arrival], *, node_count: int, limit_ratio: float) -> Sequence[Wait]:
+def waits_of(
+    arrivals: Iterable[Arrival], *, node_count: int, limit_ratio: float, with_history: bool = False
+) -> Sequence[Wait]:
     """Live through a cluster's jobs; return the waits of those that did not start at once.
 
-    A job may run `limit_ratio` times as long as it does.
+    A job may run `limit_ratio` times as long as it does; estimates go by history where they may.
     """
-    cluster = _Cluster(_nodes(node_count), limit_ratio)
+    cluster = _Cluster(_nodes(node_count), limit_ratio, with_history)
     coming = sorted(arrivals, key=lambda each: each.at_s)
     for arrival in coming:
         cluster.run_until(arrival.at_s)
@@ -105,10 +110,18 @@ class _Cluster:
 
     nodes: dict[NodeId, Node]
     limit_ratio: float
+    with_history: bool
     now_s: float = 0.0
     line: list[Arrival] = field(default_factory=list)
     running: dict[int, Holding] = field(default_factory=dict)
     """What each job holds, with its limit counted from its start."""
+    gpu_counts: dict[int, int] = field(default_factory=dict)
+    run_expected_s: dict[int, float] = field(default_factory=dict)
+    """How long those before it took, of each job that had any."""
+    took_s: defaultdict[int, deque[float]] = field(
+        default_factory=lambda: defaultdict(lambda: deque(maxlen=RUNS_MAX))
+    )
+    """How long the latest jobs took that had ended, by their GPUs."""
     ends: list[tuple[float, int]] = field(default_factory=list)
     started_s: dict[int, float] = field(default_factory=dict)
     told: dict[int, float | None] = field(default_factory=dict)
@@ -149,10 +162,14 @@ class _Cluster:
         self.nodes[node.id] = node.booked(holding.resources, by=holding.work)
         self.running[arrival.number] = holding
         self.started_s[arrival.number] = self.now_s
+        self.gpu_counts[arrival.number] = arrival.gpu_count
+        if self.with_history and (took_s := self.took_s[arrival.gpu_count]):
+            self.run_expected_s[arrival.number] = sum(took_s) / len(took_s)
         heapq.heappush(self.ends, (self.now_s + arrival.lasts_s, arrival.number))
 
     def _end(self, number: int) -> None:
         holding = self.running.pop(number)
+        self.took_s[self.gpu_counts.pop(number)].append(self.now_s - self.started_s[number])
         node = self.nodes[holding.node_id]
         self.nodes[node.id] = replace(node, used=node.used.less(holding.resources))
 
@@ -165,8 +182,12 @@ class _Cluster:
     def _holdings(self) -> Iterator[Holding]:
         for number, holding in self.running.items():
             assert holding.ends_in is not None, "jobs end by themselves"
-            passed = timedelta(seconds=self.now_s - self.started_s[number])
-            yield holding._replace(ends_in=max(timedelta(0), holding.ends_in - passed))
+            passed_s = self.now_s - self.started_s[number]
+            ends_in = max(timedelta(0), holding.ends_in - timedelta(seconds=passed_s))
+            expected = None
+            if (run_expected_s := self.run_expected_s.get(number)) is not None:
+                expected = timedelta(seconds=expected_in_s(run_expected_s, placed_for_s=passed_s))
+            yield holding._replace(ends_in=ends_in, expected_in=expected)
 
     def _head(self, arrival: Arrival) -> Head:
         shape = Shape(

@@ -27,6 +27,19 @@ def test_estimates_are_late_when_what_runs_ends_early() -> None:
     assert (wait.told_s, wait.waited_s, wait.error) == (200.0, 100.0, 1.0)
 
 
+def test_estimates_go_by_how_long_the_latest_of_as_many_gpus_took() -> None:
+    arrivals = [
+        arrives(0, at_s=0.0, lasts_s=40.0),
+        arrives(1, at_s=100.0, lasts_s=100.0),
+        arrives(2, at_s=200.0, lasts_s=100.0),
+        arrives(3, at_s=210.0, lasts_s=100.0),
+    ]
+
+    [wait] = waits_of(arrivals, node_count=1, limit_ratio=2.0, with_history=True)
+
+    assert (wait.told_s, wait.waited_s) == (60.0, 90.0)  # after 10 of the 70 expected
+
+
 def test_who_starts_at_once_is_told_nothing() -> None:
     arrivals = [arrives(number, at_s=0.0, lasts_s=100.0, gpu_count=4) for number in range(2)]
 
