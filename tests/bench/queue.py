@@ -7,8 +7,8 @@ and 500 after, three times.
 
     queue.admissions_per_s_100k   from the first cycle's begin to the last one's, in the long line
     queue.admissions_per_s_1k     the same in the short one: the median of the rounds
-    queue.inversions              admissions before somebody who had been before them, of all rounds
-    queue.fair_share_inversions   the same between tenants of one priority, by their shares
+    queue.inversions              admissions before somebody who had been before them, by priority,
+                                  share or place; of all rounds
     queue.cycle_p99_ms            by the scheduler's own histogram, while it admits in the long line
     queue.rss_mib                 what the scheduler takes with the long line beyond what it takes
                                   with none
@@ -328,11 +328,13 @@ def _print(
     each_bytes = line_bytes / (queued + len(long.admitted))
     say(f"  MiB of the scheduler: {memory}; {each_bytes:.0f} bytes a queued job")
     verdicts = [each.verdict for each in (long, *short)]
+    passed_over = sum(len(each.inversions) for each in verdicts)
+    unfair = sum(len(each.unfair) for each in verdicts)
+    say(f"  out of order: {passed_over}, and {unfair} between tenants of one priority")
     figures = {
         "admissions_per_s_100k": long.rate,
         "admissions_per_s_1k": median([each.rate for each in short]),
-        "inversions": sum(len(each.inversions) for each in verdicts),
-        "fair_share_inversions": sum(len(each.unfair) for each in verdicts),
+        "inversions": passed_over + unfair,
         "cycle_p99_ms": percentile_of(long.after.since(long.before), 99) * 1e3,
         "rss_mib": line_bytes / _MIB,
         "explain_p99_ms": percentile(long.explained.alone_ms, 99),
