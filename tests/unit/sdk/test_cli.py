@@ -224,7 +224,7 @@ def test_a_job_that_waits_for_room_is_told_of_once(
 ) -> None:
     a_platform(monkeypatch, *[a_job("QUEUED") | {"reason": "submitted"}] * queued_for)
     assert exit_code_of(monkeypatch, "run", str(tmp_path), "--", "true") == 0
-    assert capsys.readouterr().err.count("starts when a node has room") == is_told
+    assert capsys.readouterr().err.count("it stands in line") == is_told
 
 
 def test_what_a_job_waits_for_is_told_at_each_change_until_it_runs(
@@ -243,7 +243,7 @@ def test_what_a_job_waits_for_is_told_at_each_change_until_it_runs(
     a_platform(monkeypatch, *[seen_as(*look) for look in looks])
     assert exit_code_of(monkeypatch, "run", str(tmp_path), "--", "true") == 0
     assert capsys.readouterr().err.splitlines()[2:] == [
-        "job job_1 QUEUED: it starts when a node has room for it",
+        "job job_1 QUEUED: it stands in line; why: modelyard job explain job_1",
         "job job_1 QUEUED: tenant is suspended",
         f"job job_1 STARTING: {preparing}",
         f"job job_1 STARTING: {missing}",

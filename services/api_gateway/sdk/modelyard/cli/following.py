@@ -129,7 +129,8 @@ def _tell_what_it_waits_for(client: Client, job: Job) -> None:
 
 def _why_it_waits(job: Job) -> str:
     is_in_line = (job.state, job.reason) == ("QUEUED", SUBMITTED)
-    return f"{job.state}: {'it starts when a node has room for it' if is_in_line else job.reason}"
+    explained = f"it stands in line; why: modelyard job explain {job.id}"
+    return f"{job.state}: {explained if is_in_line else job.reason}"
 
 
 @dataclass(slots=True)
