@@ -134,8 +134,8 @@ def main() -> None:
         running = state.read().processes
         scheduler = environment_of(running[FIRST].pid) | SETTINGS
         yard = Yard(state, scheduler, environment_of(running["api_gateway"].pid))
-        stop(state, FIRST)
         asyncio.run(_close_own_node(yard))
+        stop(state, FIRST)
         gangs_s = [_gang(yard) for _ in range(GANG_ROUNDS)]
         short = [_round(yard, queued=short_queued, room=short_room) for _ in range(SHORT_ROUNDS)]
         idle = _idle(yard)
@@ -145,8 +145,10 @@ def main() -> None:
 
 async def _close_own_node(yard: Yard) -> None:
     """Let the stack's own node take nothing: what is admitted there would run."""
+    node_id = NodeId(yard.scheduler["MODELYARD_RUNNER__NODE_ID"])
     async with open_line(yard.scheduler) as line:
-        await line.cordon(NodeId(yard.scheduler["MODELYARD_RUNNER__NODE_ID"]))
+        await eventually(partial(line.has_node, node_id), what="the stack's own node joins")
+        await line.cordon(node_id)
 
 
 def _idle(yard: Yard) -> Scrape:

@@ -91,6 +91,12 @@ class Line:
     unit_of_work: PostgresUnitOfWork
     ids: TimeOrderedIds
 
+    async def has_node(self, node_id: NodeId) -> bool:
+        """Tell whether a runner's node has joined."""
+        async with autocommitting(self.engine).connect() as connection:
+            found = sa.select(sa.exists().where(NODES.c.id == node_id))
+            return bool(await connection.scalar(found))
+
     async def cordon(self, node_id: NodeId) -> None:
         """Let a runner's node take nothing."""
         async with self.unit_of_work.system(because="bench") as tx:
