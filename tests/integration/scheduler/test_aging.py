@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from services.scheduler.adapters.postgres.tables import JOBS
 from services.scheduler.domain.jobs.job import Job
-from services.scheduler.domain.scheduling.explanation import Hold
+from services.scheduler.domain.scheduling.causes import Hold
 from services.scheduler.use_cases.jobs.get_stats import GetStats
 from services.scheduler.use_cases.scheduling.age_jobs import AgeJobs
 from services.scheduler.use_cases.scheduling.preempt_jobs import PreemptJobs

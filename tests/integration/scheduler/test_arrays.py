@@ -16,7 +16,7 @@ from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
 from services.scheduler.domain.jobs.job import ArrayElement, Job, JobState, StopCause
 from services.scheduler.domain.jobs.spec import JobDependency, JobTimeouts
-from services.scheduler.domain.scheduling.explanation import Hold
+from services.scheduler.domain.scheduling.causes import Hold
 from services.scheduler.use_cases.jobs.ask_to_stop import ask_to_stop
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
 from services.scheduler.use_cases.jobs.delete_ended_jobs import DeleteEndedJobs

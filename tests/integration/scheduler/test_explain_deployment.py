@@ -6,7 +6,8 @@ import pytest
 
 from services.chassis.errors import NotFound
 from services.scheduler.domain.jobs.spec import JobTimeouts
-from services.scheduler.domain.scheduling.explanation import DeploymentExplanation, Hold
+from services.scheduler.domain.scheduling.causes import Hold
+from services.scheduler.domain.scheduling.explanation import DeploymentExplanation
 from tests.integration.scheduler.yard import Yard, cores
 from tests.unit.scheduler.builders import ACME, UMBRELLA, resources
 
@@ -65,7 +66,7 @@ async def test_a_replica_that_fits_waits_for_one_before_it_that_does_not(yard: Y
     told = await explained(yard)
     assert (told.reason.hold, told.reason.because) == (
         Hold.ORDER,
-        "there is room, and it is kept for one before it that needs more",
+        "there is room, and it is kept for a replica before it that needs more",
     )
     assert told.reason.helped_by == "its start"
 

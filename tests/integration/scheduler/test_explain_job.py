@@ -13,7 +13,8 @@ from services.scheduler.domain.attempts.attempt import LogLocation
 from services.scheduler.domain.attempts.ending import AttemptEnding
 from services.scheduler.domain.jobs.job import Job
 from services.scheduler.domain.jobs.spec import JobTimeouts
-from services.scheduler.domain.scheduling.explanation import Explanation, Hold
+from services.scheduler.domain.scheduling.causes import Hold
+from services.scheduler.domain.scheduling.explanation import Explanation
 from services.scheduler.domain.scheduling.forecast import Basis
 from tests.integration.scheduler.yard import Yard, cores
 from tests.unit.scheduler.builders import ACME, NODE, UMBRELLA, resources

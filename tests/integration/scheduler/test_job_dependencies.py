@@ -19,7 +19,7 @@ from services.scheduler.domain.identities import AttemptId, JobId
 from services.scheduler.domain.jobs.failure import FailureReason, JobFailure
 from services.scheduler.domain.jobs.job import Job, JobState, JobTransitioned
 from services.scheduler.domain.jobs.spec import DependencyCondition, JobDependency, JobTimeouts
-from services.scheduler.domain.scheduling.explanation import Hold
+from services.scheduler.domain.scheduling.causes import Hold
 from services.scheduler.use_cases.jobs.cancel_job import CancelJob
 from services.scheduler.use_cases.jobs.delete_ended_jobs import DeleteEndedJobs
 from services.scheduler.use_cases.jobs.expire_queued_jobs import ExpireQueuedJobs

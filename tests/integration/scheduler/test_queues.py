@@ -6,7 +6,7 @@ from services.chassis.errors import InvalidArgument, QuotaExceeded
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.domain.queues.queue import PAUSES_MAX, Queue
-from services.scheduler.domain.scheduling.explanation import Hold
+from services.scheduler.domain.scheduling.causes import Hold
 from services.scheduler.use_cases.paging import PageRequest
 from services.scheduler.use_cases.scheduling.run_scheduling_cycle import Outcome
 from tests.integration.scheduler.yard import Yard

@@ -26,7 +26,7 @@ from services.scheduler.domain.jobs.job import (
     StopCause,
 )
 from services.scheduler.domain.resources import Resources
-from services.scheduler.domain.scheduling.explanation import Hold
+from services.scheduler.domain.scheduling.causes import Hold
 from services.scheduler.use_cases.attempts.record_attempt import (
     NOTHING_KEPT,
     Kept,

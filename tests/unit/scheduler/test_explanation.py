@@ -1,6 +1,5 @@
 """Why one waits: what is told of it, and how."""
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -9,17 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.local.state import CHECKOUT
 from services.scheduler.domain.fleet.reach import FleetDoors
 from services.scheduler.domain.scheduling import forecast
+from services.scheduler.domain.scheduling.causes import Cause, Hold
 from services.scheduler.domain.scheduling.explanation import (
     Explanation,
-    Hold,
     Reason,
     reason_far_back,
     reason_in_line,
 )
-from services.scheduler.domain.scheduling.forecast import Basis
 from services.scheduler.domain.scheduling.line import Head, Line, Shape
 from services.scheduler.domain.scheduling.plan import Snapshot, plan
 from services.scheduler.domain.scheduling.shares import Shares
@@ -32,7 +29,7 @@ OPEN = FleetDoors(node_count=1, open_count=1)
 
 
 def estimated(at: datetime, starts_in: timedelta | None) -> datetime | None:
-    reason = Reason(Hold.RESOURCES, "no node has room for it", starts_in=starts_in)
+    reason = Reason(Cause.NO_ROOM, "no node has room for it", starts_in=starts_in)
     return Explanation(a_job(), reason, at).estimated_start_at
 
 
@@ -88,9 +85,8 @@ def far_back(head: Head, around: Snapshot, doors: FleetDoors = OPEN) -> Reason:
 def test_one_far_back_that_fits_no_node_as_they_are_is_told_what_the_best_one_lacks() -> None:
     fleet = a_fleet("a", holdings=[holding(6)])
     assert far_back(head("last", cpu=4), seen([], fleet)) == Reason(
-        Hold.RESOURCES,
+        Cause.NO_ROOM,
         "no node has room for it: the best one is short of cpu_millicores 2000",
-        "the end of what runs, or more nodes",
     )
 
 
@@ -128,7 +124,7 @@ def test_of_alike_ones_the_last_is_refused_and_the_first_is_not_told_of_that() -
     around = seen(alike, a_fleet("a"))
     told = [reason_of(each, around, is_certain=False) for each in alike]
     assert [each.because for each in told] == [
-        *["those before it in line are looked at first"] * 2,
+        *["those before it in line come first"] * 2,
         "those before it take the room that there is",
     ]
 
@@ -139,7 +135,7 @@ def test_nobody_says_that_it_is_ones_turn_while_others_were_not_looked_at() -> N
     assert reason_of(first, around).hold is Hold.NONE
     told = reason_of(first, around, is_certain=False)
     assert (told.hold, told.starts_in) == (Hold.ORDER, None)
-    assert told.because == "those before it in line are looked at first"
+    assert told.because == "those before it in line come first"
 
 
 @given(line=lines(), fleet=fleets(), left=lefts, heads_max=st.integers(1, 4))
@@ -193,9 +189,3 @@ def test_one_behind_a_few_is_looked_at_itself_where_nothing_ends() -> None:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(forecast, "WORK_MAX", 1)
             assert [some.tells_all_of(each, around) for each in alike] == tells_all
-
-
-def test_the_page_on_why_one_waits_tells_of_each_hold_and_basis() -> None:
-    page = (CHECKOUT / "docs/how-to/why-a-job-waits.md").read_text(encoding="utf-8")
-    told = re.findall(r"^\| `([A-Z_]+)` \|", page, flags=re.MULTILINE)
-    assert sorted(told) == sorted([*Hold, *Basis])

@@ -9,7 +9,8 @@ from services.scheduler.domain.fleet.reach import FleetDoors
 from services.scheduler.domain.jobs.job import JobState
 from services.scheduler.domain.queues.queue import QUEUE_NAME, Pause, check_queue_name
 from services.scheduler.domain.resources import Resources
-from services.scheduler.domain.scheduling.explanation import Hold, reason_by_itself
+from services.scheduler.domain.scheduling.causes import Hold
+from services.scheduler.domain.scheduling.explanation import reason_by_itself
 from services.scheduler.domain.tenants.tenant import Tenant
 from services.scheduler.use_cases.paging import Page, PageRequest
 from tests.unit.scheduler.builders import ACME, NOW, a_job, later

@@ -1,15 +1,14 @@
 """Why a job or a replica waits: the one thing that holds it, what would help, and its start.
 
-Owns: the order in which reasons count, and their words. What is further on does not matter yet: who
-is suspended is told of that, not of the nodes. Names no other tenant, job or node; that the room
-of the best node and the instant tell something of others' work can't be helped, so the instant is
-told to the minute.
+Owns: the order in which causes count, and what is told of each. What is further on does not matter
+yet: who is suspended is told of that, not of the nodes. Names no other tenant, job or node; that
+the room of the best node and the instant tell something of others' work can't be helped, so the
+instant is told to the minute.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Final
 
 from services.scheduler.domain.attempts.attempt import OwnerKind
@@ -20,6 +19,7 @@ from services.scheduler.domain.fleet.reach import FleetDoors
 from services.scheduler.domain.jobs.job import Job
 from services.scheduler.domain.queues.queue import Pause
 from services.scheduler.domain.resources import Resources, amount_in_words
+from services.scheduler.domain.scheduling.causes import Cause, Hold
 from services.scheduler.domain.scheduling.forecast import Basis, Forecast, forecast
 from services.scheduler.domain.scheduling.line import Head
 from services.scheduler.domain.scheduling.plan import Decisions, Snapshot
@@ -27,46 +27,29 @@ from services.scheduler.domain.tenants.tenant import Tenant
 
 _MINUTE: Final = timedelta(minutes=1)
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
-_ENDS_HELP: Final = "the end of what runs, or more nodes"
-_PLAN_HELP: Final = "the end of what the tenant runs, or a larger plan"
-_NODES_HELP: Final = "a node that takes work: uncordoned, back, new, or empty of others' work"
-
-
-class Hold(StrEnum):
-    """What keeps a job, or a replica, from its start."""
-
-    NONE = "NONE"
-    """Nothing: it does not stand in line, or it is its turn."""
-    TENANT = "TENANT"
-    """Nothing of its tenant is admitted."""
-    PAUSED = "PAUSED"
-    """Its queue is paused."""
-    DEPENDENCY = "DEPENDENCY"
-    """It waits for other jobs' ends."""
-    BACK_OFF = "BACK_OFF"
-    """It failed, and pauses before it is tried again."""
-    PLAN = "PLAN"
-    """What runs of its tenant takes all that the plan lets it take."""
-    NODES = "NODES"
-    """No node that is large enough takes anything new of its tenant."""
-    RESOURCES = "RESOURCES"
-    """No node has room for it."""
-    ORDER = "ORDER"
-    """Those before it take the room that there is, or it is kept for one of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
     """What holds somebody, and what would help."""
 
-    hold: Hold
+    cause: Cause
     because: str
-    helped_by: str = ""
-    """Empty where nothing holds it."""
+    """The cause in words, with what differs from case to case."""
     starts_in: timedelta | None = None
     """If what runs ends when that is expected, and nobody comes between; None: nobody can tell."""
     basis: Basis | None = None
     """What tells when that ends; None: nobody can tell when it starts."""
+
+    @property
+    def hold(self) -> Hold:
+        """Return the word for what holds it."""
+        return self.cause.hold
+
+    @property
+    def helped_by(self) -> str:
+        """Return what would help; nothing where nothing holds it."""
+        return self.cause.helped_by
 
     def start_at(self, told_at: datetime) -> datetime | None:
         """Return about when it starts, to the next full minute; None: nobody can tell."""
@@ -121,12 +104,12 @@ def reason_by_itself(
     if tenant.why_waiting:
         return _by_tenant(tenant)
     if pause is not None:
-        return Reason(Hold.PAUSED, pause.why_waiting, "its queue's resumption")
+        return Reason(Cause.PAUSED, pause.why_waiting)
     if job.needs:
-        return Reason(Hold.DEPENDENCY, job.reason, "the end of what it waits for")
+        return Reason(Cause.DEPENDENCY, job.reason)
     if job.pauses(at=at):
         told = f"{job.reason}; it is tried again from {job.retry_at:%Y-%m-%dT%H:%M:%SZ} on"
-        return Reason(Hold.BACK_OFF, told, "nothing but time")
+        return Reason(Cause.BACK_OFF, told)
     return _by_plan(tenant, job.spec.total_resources, booked)
 
 
@@ -142,13 +125,13 @@ def replica_by_itself(
     if not any(replica.state is ReplicaState.QUEUED for replica in replicas):
         first = min(replicas, key=lambda replica: replica.restart_at or _NEVER)
         told = f"{first.reason}; it is tried again from {first.restart_at:%Y-%m-%dT%H:%M:%SZ} on"
-        return Reason(Hold.BACK_OFF, told, "nothing but time")
+        return Reason(Cause.BACK_OFF, told)
     return _by_plan(tenant, resources, booked)
 
 
 def _by_tenant(tenant: Tenant) -> Reason:
-    helped_by = "its resumption" if tenant.is_suspended else "a moment's patience"
-    return Reason(Hold.TENANT, tenant.why_waiting, helped_by)
+    cause = Cause.SUSPENDED if tenant.is_suspended else Cause.NOT_HEARD_OF
+    return Reason(cause, tenant.why_waiting)
 
 
 def _by_plan(tenant: Tenant, resources: Resources, booked: Resources) -> Reason | None:
@@ -157,7 +140,7 @@ def _by_plan(tenant: Tenant, resources: Resources, booked: Resources) -> Reason 
         return None
     short = _in_words(resources.less(left))
     told = f"what runs takes what the tenant's plan lets it take: it is short of {short}"
-    return Reason(Hold.PLAN, told, _PLAN_HELP)
+    return Reason(Cause.PLAN_USED_UP, told)
 
 
 def reason_far_back(head: Head, seen: Snapshot, doors: FleetDoors, *, alike_count: int) -> Reason:
@@ -166,14 +149,13 @@ def reason_far_back(head: Head, seen: Snapshot, doors: FleetDoors, *, alike_coun
     Of the line nothing else is looked at, and nobody can tell when it starts.
     """
     if doors.why_waiting:
-        return Reason(Hold.NODES, doors.why_waiting, _NODES_HELP)
+        return Reason(Cause.NODES_CLOSED, doors.why_waiting)
     if not _has_room(head, seen.nodes):
         return _no_room(head, seen, Forecast(None, is_cut=True))
     left = seen.left.get(head.tenant)
     if left is not None and not (head.total * (alike_count + 1)).fits_in(left):
         return _plan_taken(head)
-    because = "there is room, and those before it in line come first"
-    return Reason(Hold.ORDER, because, "their start")
+    return Reason(Cause.BEFORE, "there is room, and those before it in line come first")
 
 
 def reason_in_line(
@@ -196,12 +178,11 @@ def reason_in_line(
         told = forecast(head, seen, decisions)
     is_placed = any(each.head.id == head.id for each in decisions.placements)
     if doors.why_waiting:
-        reason = Reason(Hold.NODES, doors.why_waiting, _NODES_HELP)
+        reason = Reason(Cause.NODES_CLOSED, doors.why_waiting)
     elif is_placed and is_certain:
-        reason = Reason(Hold.NONE, "it is its turn")
+        reason = Reason(Cause.ITS_TURN, Cause.ITS_TURN.meaning)
     elif is_placed or (head.shape not in decisions.refused and _has_room(head, seen.nodes)):
-        because, helped_by = "those before it in line are looked at first", "their start"
-        reason = Reason(Hold.ORDER, because, helped_by)
+        reason = Reason(Cause.BEFORE, Cause.BEFORE.meaning)
     else:
         reason = _what_is_short(head, seen, decisions, told)
     return replace(reason, starts_in=told.starts_in, basis=told.basis)
@@ -215,36 +196,36 @@ def _what_is_short(head: Head, seen: Snapshot, decisions: Decisions, told: Forec
     if left is not None and not head.total.fits_in(left):
         return _plan_taken(head)
     if _has_room(head, at_its_turn.nodes):
-        because = "there is room, and it is kept for one before it that needs more"
-        in_time = "a run time limit that ends before that one's turn, or its start"
-        return Reason(Hold.ORDER, because, in_time if head.run_max is not None else "its start")
+        cause = Cause.KEPT if head.run_max is not None else Cause.KEPT_FROM_REPLICA
+        return Reason(cause, cause.meaning)
     if at_its_turn is not seen and _has_room(head, seen.nodes):
-        return Reason(Hold.ORDER, "those before it take the room that there is", _ENDS_HELP)
+        return Reason(Cause.TAKEN_BEFORE, Cause.TAKEN_BEFORE.meaning)
     return _no_room(head, seen, told)
 
 
 def _no_room(head: Head, seen: Snapshot, told: Forecast) -> Reason:
     never = told.starts_in is None and not told.is_cut
-    fewer = "fewer replicas" if head.task_count == 1 else "fewer tasks or replicas"
-    helped_by = f"{fewer}, or more nodes" if never else _ENDS_HELP
+    cause = Cause.NO_ROOM
+    if never:
+        cause = Cause.NO_ROOM_EVER if head.task_count == 1 else Cause.NO_ROOM_EVER_FOR_TASKS
     if head.task_count > 1 and (room := _room(head, seen.nodes)) > 0:
         because = f"there is room for {room} of its {head.task_count} tasks, which start together"
-        return Reason(Hold.RESOURCES, because, helped_by)
+        return Reason(cause, because)
     large = [node for node in seen.nodes if head.resources.fits_in(node.capacity)]
     lacks = [head.resources.less(node.free) for node in large if node.takes(head.tenant)]
     if not lacks:  # the nodes were looked at before, and some took something then
         closed = "no node that is large enough takes anything new"
-        return Reason(Hold.NODES, closed if large else "no node is large enough", _NODES_HELP)
+        return Reason(Cause.NODES_CLOSED, closed if large else "no node is large enough")
     short = _in_words(min(lacks, key=_severity))
     which = "it" if head.task_count == 1 else f"any of its {head.task_count} tasks"
     because = f"no node has room for {which}: the best one is short of {short}"
-    return Reason(Hold.RESOURCES, because, helped_by)
+    return Reason(cause, because)
 
 
 def _plan_taken(head: Head) -> Reason:
     before = "jobs" if head.kind is OwnerKind.JOB else "replicas"
     told = f"its tenant's {before} before it take what the plan lets it take"
-    return Reason(Hold.PLAN, told, _PLAN_HELP)
+    return Reason(Cause.PLAN_TAKEN, told)
 
 
 def _has_room(head: Head, nodes: Iterable[Node]) -> bool:

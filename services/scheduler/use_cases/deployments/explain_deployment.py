@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.scheduling.causes import Cause
 from services.scheduler.domain.scheduling.explanation import (
     DeploymentExplanation,
-    Hold,
     Reason,
     replica_by_itself,
 )
@@ -37,7 +37,7 @@ class ExplainDeployment:
             waiting = [each for each in replicas[deployment.id] if each.is_waiting]
             if not (waiting and deployment.is_wanted):
                 return DeploymentExplanation(
-                    deployment, 0, Reason(Hold.NONE, deployment.reason), tx.now
+                    deployment, 0, Reason(Cause.NOT_IN_LINE, deployment.reason), tx.now
                 )
             resources = deployment.spec.resources
             booked = await tx.jobs.booked() if known.plan.running_max else Resources()

@@ -7,9 +7,9 @@ from services.scheduler.domain.attempts.attempt import OwnerKind
 from services.scheduler.domain.identities import JobId
 from services.scheduler.domain.jobs.job import Job, JobState
 from services.scheduler.domain.resources import Resources
+from services.scheduler.domain.scheduling.causes import Cause
 from services.scheduler.domain.scheduling.explanation import (
     Explanation,
-    Hold,
     Reason,
     reason_by_itself,
 )
@@ -40,7 +40,7 @@ class ExplainJob:
             job = await tx.jobs.get(job_id)
             if job.state is not JobState.QUEUED:
                 [job] = await counted([job], tx.jobs.element_counts)
-                return Explanation(job, Reason(Hold.NONE, _out_of_line(job)), tx.now)
+                return Explanation(job, Reason(Cause.NOT_IN_LINE, _out_of_line(job)), tx.now)
             pauses = await tx.queues.pauses()
             booked = await tx.jobs.booked() if known.plan.running_max else Resources()
             pause = pauses.get(job.spec.queue)

@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from services.scheduler.domain.fleet.reach import FleetDoors
+from services.scheduler.domain.scheduling.causes import Hold
 from services.scheduler.domain.scheduling.explanation import (
-    Hold,
     Reason,
     reason_far_back,
     reason_in_line,
@@ -31,6 +31,8 @@ class LookAtLine:
     heads_max: int
     """As a cycle's: who has as many of its own shape before it is told no instant."""
     node_silence_max: timedelta
+    soonest_max: int
+    """Attempts that end first, which are looked at before all are, as a cycle's."""
 
     async def shares(self, reading: Reading) -> Shares:
         """Return what all tenants hold and held."""
@@ -62,6 +64,7 @@ class LookAtLine:
                 heads_max=self.heads_max,
                 node_silence_max=self.node_silence_max,
                 ends=ends,
+                soonest_max=self.soonest_max,
             )
 
         async def in_line(each_max: int) -> tuple[Snapshot, InLine]:
