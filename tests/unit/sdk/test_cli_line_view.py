@@ -212,6 +212,18 @@ def test_elements_that_are_back_in_line_are_lines_of_their_own(
     assert platform.arrays_asked == ["job_2", "job_5"]
 
 
+def test_no_fewer_than_none_wait_where_some_came_back_during_the_look(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], platform: Platform
+) -> None:
+    array = an_array(1, QUEUED=1, RUNNING=3)
+    platform.queued = [array]
+    platform.back = {"job_1": [an_element(n, of=array, index=n) for n in (3, 2)]}
+
+    assert exit_code_of(monkeypatch, "queue") == 0
+
+    assert "sweep (0 elements)" in capsys.readouterr().out
+
+
 def test_a_look_asks_about_elements_of_some_arrays_only_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], platform: Platform
 ) -> None:

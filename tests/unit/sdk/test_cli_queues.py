@@ -69,20 +69,23 @@ def test_a_queue_is_paused_with_a_reason_and_resumed(
 
 
 @pytest.mark.parametrize(
-    ("listed", "count", "said"),
+    ("status", "listed", "count", "said"),
     [
-        ([OPEN], 2, "queue nightly was not paused\n"),
+        (200, [OPEN], 2, "queue nightly was not paused\n"),
         (
+            200,
             [PAUSED | {"name": "nightly-2"}],
             0,
             "queue nightly was not paused, and no job that has not ended names it\n",
         ),
-        (None, 0, ""),
+        (403, None, 0, ""),
+        (500, None, 0, ""),
     ],
-    ids=["not paused", "of no job", "who may not look"],
+    ids=["not paused", "of no job", "who may not look", "of what nobody can tell"],
 )
 def test_a_queue_that_was_not_paused_is_told_as_such(
     *,
+    status: int,
     listed: list[Any] | None,
     count: int,
     said: str,
@@ -94,7 +97,7 @@ def test_a_queue_that_was_not_paused_is_told_as_such(
             resumed = OPEN | {"queued_count": count, "running_count": 0}
             return httpx.Response(200, json=resumed)
         if listed is None:
-            return httpx.Response(403, json={"code": "NOT_ALLOWED"})
+            return httpx.Response(status, json={"code": "REFUSED"})
         return httpx.Response(200, json={"queues": listed, "next_page_token": ""})
 
     transport = httpx.MockTransport(answer)

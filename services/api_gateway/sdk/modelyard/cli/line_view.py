@@ -188,7 +188,8 @@ def _waiting(client: Client, job: Job, *, back_count: int) -> WaitingJob | None:
         name=job.spec.name,
         priority=job.priority,
         created_at=job.created_at,
-        element_count=None if job.array is None else _queued_elements(job) - back_count,
+        # Those back in line were looked at later: by then there may be more of them.
+        element_count=None if job.array is None else max(0, _queued_elements(job) - back_count),
         element=job.element,
         hold=told.hold,
         because=told.because,
