@@ -1,10 +1,12 @@
 """What tenants have had, and that turns by it are fair."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.chassis.tenancy import TenantId
@@ -13,7 +15,7 @@ from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.resources import Resources
 from services.scheduler.domain.scheduling.line import Head, Line, Shape
 from services.scheduler.domain.scheduling.place import Standing
-from services.scheduler.domain.scheduling.plan import Decisions, Snapshot, plan
+from services.scheduler.domain.scheduling.plan import Decisions, Holding, Snapshot, plan
 from services.scheduler.domain.scheduling.shares import Average, Averages, Shares
 from tests.unit.scheduler.builders import ACME, NOW, UMBRELLA, a_node, resources
 
@@ -31,9 +33,11 @@ def planned(
     *,
     held: Mapping[TenantId, Resources] | None = None,
     averages: Mapping[TenantId, Average] | None = None,
+    holdings: Sequence[Holding] = (),
 ) -> Decisions:
     shares = Shares(node.capacity, held or {}, averages or {})
-    return plan(Snapshot(Line.of(line), [node], shares, left={}, heads_max=50))
+    seen = Snapshot(Line.of(line), [node], shares, left={}, heads_max=50, holdings=holdings)
+    return plan(seen)
 
 
 def counts(decisions: Decisions) -> dict[TenantId, int]:
@@ -98,6 +102,100 @@ def test_whoever_gets_something_has_least_of_all_for_whom_there_is_room(
         for other, had in given.items():
             assert turns[other] <= place or share <= shares.of(other, more=had)
         given[placement.head.tenant] += placement.head.resources
+
+
+@dataclass
+class Yard:
+    """A node for which tenants compete that always have more jobs than fit, for hours and hours."""
+
+    needs: Mapping[TenantId, Resources]
+    longest: Mapping[TenantId, timedelta]
+    """Nobody's runs for longer than that, all may for an hour."""
+    averages: Averages
+    node: Node = field(default_factory=lambda: a_node(capacity=resources(cpu=24, memory=24)))
+    running: list[tuple[timedelta, TenantId, timedelta]] = field(default_factory=list)
+    """When each ends, whose it is and when its limit ends it."""
+    now: timedelta = timedelta(0)
+
+    @property
+    def held(self) -> dict[TenantId, Resources]:
+        return {
+            tenant: sum((need for _, whose, _ in self.running if whose == tenant), Resources())
+            for tenant, need in self.needs.items()
+        }
+
+    def shares_over(self, length: timedelta, chance: Random) -> dict[TenantId, float]:
+        """Return what share each has on average, while each end of a job is followed by a cycle."""
+        began, had = self.now, dict.fromkeys(self.needs, 0.0)
+        while self.now < began + length:
+            self._cycle(chance)
+            end = min(self.running)
+            self.running.remove(end)
+            held = {end[1]: self.needs[end[1]]}
+            shares = Shares(self.node.capacity, self.held)
+            for tenant in had:
+                share = shares.of(tenant, more=held.get(tenant, Resources()))
+                had[tenant] += share * ((end[0] - self.now) / DAY)
+            self.now = end[0]
+        return {tenant: share / ((self.now - began) / DAY) for tenant, share in had.items()}
+
+    def _cycle(self, chance: Random) -> None:
+        held = self.held
+        self._look(held)
+        decisions = planned(
+            [
+                head
+                for place, (tenant, need) in enumerate(self.needs.items())
+                for head in jobs(tenant, need, first=20 * place)
+            ],
+            replace(self.node, used=sum(held.values(), Resources())),
+            held=held,
+            averages=self.averages.by_tenant,
+            holdings=[
+                Holding(self.node.id, tenant, self.needs[tenant], ends_in=limit - self.now)
+                for _, tenant, limit in self.running
+            ],
+        )
+        for placed in decisions.placements:
+            tenant, run_max = placed.head.tenant, placed.head.run_max
+            assert run_max is not None
+            length = self.longest[tenant] * chance.uniform(0.1, 1.0)
+            self.running.append((self.now + length, tenant, self.now + run_max))
+        self._look(self.held)
+
+    def _look(self, held: Mapping[TenantId, Resources]) -> None:
+        self.averages = self.averages.after(
+            held, at=NOW + self.now, half_life=timedelta(minutes=30), gone=()
+        )
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(2, 4), st.integers(2, 4), st.sampled_from([20, 40, 60])),
+        min_size=2,
+        max_size=3,
+    ),
+    st.integers(0, 999),
+)
+@settings(max_examples=15)
+def test_shares_of_those_who_always_wait_become_equal_but_for_a_job(
+    theirs: list[tuple[int, int, int]], seed: int
+) -> None:
+    """Whatever size their jobs have, however long these run, and whoever has had all so far."""
+    names = [TenantId(f"tenant-{place}") for place in range(len(theirs))]
+    needs = {
+        name: resources(cpu=cpu, memory=memory)
+        for name, (cpu, memory, _) in zip(names, theirs, strict=True)
+    }
+    longest = {
+        name: timedelta(minutes=minutes) for name, (*_, minutes) in zip(names, theirs, strict=True)
+    }
+    head_start = Averages({names[0]: Average(cpu_millicores=24_000)}, at=NOW)
+    yard, chance = Yard(needs, longest, head_start), Random(seed)
+    yard.shares_over(timedelta(hours=5), chance)
+    had = yard.shares_over(timedelta(hours=10), chance)
+    one_job = max(Shares(yard.node.capacity, needs).of(name) for name in names)
+    assert max(had.values()) - min(had.values()) <= one_job
 
 
 def test_an_average_goes_half_the_way_in_a_half_life() -> None:
