@@ -164,6 +164,14 @@ def test_a_cycle_lets_past_by_limits_whatever_history_tells() -> None:
     assert told_of(line[0], around) == (12 * HOUR, Basis.HISTORY)
 
 
+def test_what_is_placed_by_cycles_that_follow_at_once_is_by_limits() -> None:
+    first = job(1, cpu=8)
+    line = [first, *(job(seq, cpu=1, hours=0.25) for seq in range(2, 6))]
+    around = seen(line, holding(4, hours=4, expected=1))
+    told = [told_of(each, replace(around, heads_max=most)) for most in (1, 5) for each in line]
+    assert told[:5] == told[5:] == [(HOUR, Basis.HISTORY), *[(timedelta(0), Basis.LIMITS)] * 4]
+
+
 def test_the_first_of_a_large_yard_is_told_by_history_and_who_is_behind_it_nothing() -> None:
     line = [job(1, cpu=8), job(2, cpu=8)]
     many = [Holding(NodeId("a"), ACME, Resources(), HOUR)] * WORK_MAX
@@ -176,6 +184,13 @@ def test_nobody_can_tell_of_who_waits_for_a_replica() -> None:
     first = job(1, cpu=8)
     around = seen([first], holding(1, hours=None))
     assert forecast(first, around, plan(around)) == Forecast(None)
+
+
+def test_nobody_can_tell_where_of_those_that_end_first_none_ends() -> None:
+    line = [job(1, cpu=8), job(2, cpu=8)]
+    around = replace(seen(line, holding(1, hours=None)), ends_known_to=timedelta(0))
+    told = [forecast(each, around, plan(around)) for each in line]
+    assert told == [Forecast(None)] * 2
 
 
 def test_nobody_reckons_further_than_it_is_worth() -> None:

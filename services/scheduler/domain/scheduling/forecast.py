@@ -74,27 +74,31 @@ def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
     # In large yards the first alone is told an instant: nobody else needs another plan.
     is_told = steps_left > 1 or _is_kept_for(head, decisions)
     is_all_known = seen.ends_known_to is None
-    if is_told and is_all_known and not _is_placed(head, decisions) and _has_history(seen):
-        seen = _by_history(seen)
-        if not decisions.is_cut:
-            seen = seen.with_placed(decisions.placements)
-            decisions = plan(seen)
+    is_history_ahead = is_told and is_all_known and _has_history(seen)
+    is_foreseen = False
     while True:
         if _is_placed(head, decisions):
             return Forecast(elapsed, is_by_history=is_by_history)
+        if is_history_ahead and not decisions.is_cut:
+            # What is placed now is, by limits; a cut plan has more of it.
+            is_history_ahead, is_foreseen = False, True
+            seen = _by_history(seen.with_placed(decisions.placements))
+            decisions = plan(seen)
+            continue
         kept = decisions.reservation
-        if kept is not None and _is_kept_for(head, decisions):
-            is_by_history |= _is_told_by_history(seen, kept.starts_in, kept)
+        is_final = not is_history_ahead or steps_left == 1
+        if kept is not None and _is_kept_for(head, decisions) and is_final:
+            is_by_history |= is_foreseen and _is_told_by_history(seen, kept.starts_in, kept)
             return Forecast(elapsed + kept.starts_in, is_by_history=is_by_history)
-        if not is_all_known:
-            return Forecast(None, is_cut=True)
         ends = [
             each.ends_in
             for each in chain(_held(seen), *(each.holdings for each in decisions.placements))
             if each.ends_in is not None
         ]
-        if not ends and not decisions.is_cut:
+        if not ends and not decisions.is_cut:  # of those that end first none ends: none does
             return Forecast(None)
+        if not is_all_known:
+            return Forecast(None, is_cut=True)
         steps_left -= 1
         if not steps_left:
             return Forecast(None, is_cut=True)
@@ -102,7 +106,7 @@ def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
         if not decisions.is_cut:  # else the next cycle follows at once
             # To where the first one has its room; what passes it is told that instant, too.
             step = kept.starts_in if kept is not None else min(ends)
-            is_by_history |= _is_told_by_history(seen, step, kept)
+            is_by_history |= is_foreseen and _is_told_by_history(seen, step, kept)
             seen, elapsed = _after(seen, step), elapsed + step
         decisions = plan(seen)
 
