@@ -429,6 +429,7 @@ def wire(ports: Ports, settings: Settings) -> App:
                 LeadersMemory(store, scheduling.usage_half_life),
                 heads_max=scheduling.cycle_heads_max,
                 node_silence_max=scheduling.node_silence_max,
+                soonest_max=scheduling.cycle_soonest_max,
                 makes_room=scheduling.preemption_enabled,
             ),
             leader,
@@ -626,7 +627,12 @@ def _wire_submissions(ports: Ports, settings: Settings, checks: JobChecks) -> Su
 
 def _look(settings: Settings, known: TenantTable) -> LookAtLine:
     scheduling = settings.scheduling
-    return LookAtLine(known, scheduling.cycle_heads_max, scheduling.node_silence_max)
+    return LookAtLine(
+        known,
+        scheduling.cycle_heads_max,
+        scheduling.node_silence_max,
+        scheduling.cycle_soonest_max,
+    )
 
 
 def _wire_jobs(

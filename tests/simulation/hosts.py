@@ -62,6 +62,8 @@ from tests.support.sim_loop import SimProcess
 
 SCHEDULERS: Final = (NodeId("node-1"), NodeId("node-2"), NodeId("node-1"))
 """One node has two runners, which take turns."""
+SOONEST_MAX: Final = 3
+"""So few that plans often need to look at more."""
 REGISTRY_COUNT: Final = 2
 
 
@@ -352,6 +354,7 @@ def _settings(node_id: NodeId, world: World) -> Settings:
             lost_looks_min=LOST_LOOKS_MIN,
             preemption_enabled=world.preempts,
             priority_aging=world.priority_aging,
+            cycle_soonest_max=SOONEST_MAX,
         ),
         deployments=DeploymentSettings(),
         purge=PurgeSettings(),

@@ -456,6 +456,10 @@ def _percentile(lengths: Sequence[timedelta], fraction: float) -> timedelta | No
     return below + (above - below) * (place - int(place))
 
 
+def _end_of(held: Holding) -> timedelta:
+    return timedelta.max if held.ends_in is None else held.ends_in
+
+
 def _mean(lengths: Sequence[timedelta]) -> timedelta:
     return sum(lengths, timedelta(0)) / len(lengths)
 
@@ -531,7 +535,7 @@ class MemoryAttempts:
         found = await self._tx.server.ask(self._holdings)
         if soonest is None:
             return found
-        return sorted(found, key=lambda each: each.ends_in or timedelta.max)[:soonest]
+        return sorted(found, key=_end_of)[:soonest]
 
     def _holdings(self) -> list[Holding]:
         found = []
@@ -705,7 +709,9 @@ class MemoryNodes:
     async def fingerprint_at_work(self, *, silence_max: timedelta) -> str:
         """Return what tells nodes at work apart from themselves at another time."""
         at_work = await self.at_work(silence_max=silence_max)
-        return repr([(node.id, node.capacity, node.used) for node in at_work])
+        return repr(
+            [(each.id, each.capacity, each.used, each.allows_mixed_tenants) for each in at_work]
+        )
 
     async def capacity_at_work(self, *, silence_max: timedelta) -> Resources:
         """Return what those nodes have, all together."""

@@ -136,7 +136,8 @@ async def test_whose_owner_is_no_job_never_ends_by_itself(store: Store) -> None:
 
 async def test_those_that_end_first_are_told_before_what_never_ends(store: Store) -> None:
     await admit(store)
-    run_maxes = {"job_2": RUN_MAX / 2, "rep_1": None, "job_3": RUN_MAX * 2}
+    overdue = timedelta(0)
+    run_maxes = {"job_2": RUN_MAX / 2, "rep_1": None, "job_3": RUN_MAX * 2, "job_4": overdue}
     async with store.unit_of_work.system(because="test") as tx:
         for owner_id, run_max in run_maxes.items():
             kind = OwnerKind.REPLICA if run_max is None else OwnerKind.JOB
@@ -156,11 +157,12 @@ async def test_those_that_end_first_are_told_before_what_never_ends(store: Store
                 run_max=run_max,
             )
             await tx.attempts.add([attempt])
-    full_hours = [0, 1, 3, None]
-    for most in (1, 3, 4, 9):
+    full_hours = [0, 0, 1, 3, None]
+    for most in (1, 2, 4, 5, 9):
         async with store.unit_of_work.system(because="test") as tx:
             found = await tx.attempts.holdings(soonest=most)
         told = [None if each.ends_in is None else each.ends_in // HOUR for each in found]
+        assert found[0].ends_in == overdue, "what is over its limit is first"
         assert sorted(told, key=full_hours.index) == full_hours[:most]
 
 

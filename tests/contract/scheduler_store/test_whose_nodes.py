@@ -171,6 +171,11 @@ async def test_a_fingerprint_tells_nodes_at_work_and_bookings_apart_and_no_signs
     assert await fingerprint() == seen[2], "as before the first of them came"
     assert len(set(seen)) == len(seen)
 
+    await a_node(store, OTHER, allows_mixed_tenants=False)
+    assert await fingerprint() not in seen
+    await a_node(store, OTHER, allows_mixed_tenants=True)
+    assert await fingerprint() == seen[2]
+
     await beats(is_runtime_up=True)
     assert await fingerprint() == seen[2]
     await beats(is_runtime_up=False)

@@ -6,8 +6,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from services.scheduler.adapters.postgres.fleet import PostgresNodes
+from services.scheduler.adapters.postgres.tables import JOBS
 from services.scheduler.domain.fleet.node import Node
 from services.scheduler.domain.identities import NodeId
 from services.scheduler.domain.jobs.spec import JobTimeouts
@@ -17,6 +19,7 @@ from tests.integration.scheduler.yard import Yard, cores
 from tests.unit.scheduler.builders import ACME, UMBRELLA, resources
 
 OTHER = NodeId("node-2")
+BACK_OFF = timedelta(seconds=5)
 SOON = JobTimeouts(run=timedelta(minutes=1))
 
 
@@ -41,8 +44,8 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
 
 @pytest.fixture
 async def names(yard: Yard) -> dict[str, str]:
-    """Fill three of a node's four cores; two jobs wait for more, and two for leave to take one."""
-    yard.tenant(ACME)
+    """Fill three of a node's four cores; one job waits for more, three may not go yet."""
+    yard.tenant(ACME, queued_jobs_max=4)
     yard.tenant(UMBRELLA)
     await yard.a_node(resources(cpu=4, memory=8))
     await yard.a_node(name=OTHER)
@@ -52,10 +55,15 @@ async def names(yard: Yard) -> dict[str, str]:
     await yard.pause_queue(ACME, "weekly", reason="", by="test")
     jobs = {
         "wide": await yard.a_job(resources=cores(2)),
+        "pausing": await yard.a_job(resources=cores(1), timeouts=SOON),
         "paused": await yard.a_job(resources=cores(1), queue="weekly", timeouts=SOON),
         "bounded": await yard.a_job(tenant=UMBRELLA, resources=cores(1), timeouts=SOON),
     }
     yard.tenant(UMBRELLA, running_max=Resources())
+    pausing = JOBS.c.id == jobs["pausing"].id
+    later = sa.update(JOBS).values(retry_at=yard.clock.now() + BACK_OFF).where(pausing)
+    async with yard.engine.begin() as connection:
+        await connection.execute(later)
     assert await yard.cycle() == []
     return {job.id: name for name, job in jobs.items()}
 
@@ -95,6 +103,10 @@ async def a_resumption(yard: Yard) -> None:
     await yard.resume_queue(ACME, "weekly", by="test")
 
 
+async def the_end_of_a_pause(yard: Yard) -> None:
+    yard.clock.seconds += BACK_OFF.total_seconds()
+
+
 async def a_job_that_fits(yard: Yard) -> None:
     await yard.a_job(resources=cores(1), timeouts=SOON)
 
@@ -107,6 +119,7 @@ async def a_job_that_fits(yard: Yard) -> None:
         (more_capacity, "wide"),
         (a_larger_plan, "bounded"),
         (a_resumption, "paused"),
+        (the_end_of_a_pause, "pausing"),
         (a_job_that_fits, "new"),
     ],
 )
@@ -131,11 +144,34 @@ async def test_nodes_are_not_looked_at_again_where_nothing_has_changed(
     assert report.blocked is not None, "whoever waits is told all the same"
 
 
-@pytest.mark.usefixtures("names")
-async def test_nodes_are_looked_at_again_after_a_while_since_shares_change_by_time(
-    yard: Yard, looks: Looks
-) -> None:
+async def later(yard: Yard) -> None:
+    """Shares change by time alone."""
     yard.clock.seconds += 10
+
+
+async def a_clock_that_was_put_back(yard: Yard) -> None:
+    yard.clock.seconds -= 1
+
+
+async def an_end_on_a_closed_node(yard: Yard) -> None:
+    """Whose tenant holds less now, and so may be first."""
+    [work] = await yard.open_work(OTHER)
+    await yard.end(work.attempt.id)
+
+
+@pytest.mark.parametrize("change", [later, a_clock_that_was_put_back, an_end_on_a_closed_node])
+@pytest.mark.usefixtures("names")
+async def test_nodes_are_looked_at_again_where_shares_may_have_changed(
+    yard: Yard, looks: Looks, change: Callable[[Yard], Awaitable[None]]
+) -> None:
+    await close(yard, is_closed=False)
+    assert await yard.cycle() != []
+    await close(yard, is_closed=True)
+    assert await yard.cycle() == []
+    looks.count = 0
+    await yard.cycle()
+    assert looks.count == 0
+    await change(yard)
     await yard.cycle()
     assert looks.count > 0
 

@@ -78,6 +78,7 @@ from tests.unit.scheduler.builders import (
 
 NODE_SILENCE_MAX = timedelta(seconds=30)
 ROUTES_SETTLE = timedelta(seconds=2)
+SOONEST_MAX = 500
 
 
 @dataclass(slots=True)
@@ -140,18 +141,16 @@ class Yard:
             LeadersMemory(self.store, timedelta(hours=24)),
             heads_max=50,
             node_silence_max=NODE_SILENCE_MAX,
+            soonest_max=SOONEST_MAX,
         )
         self.create_deployment = CreateDeployment(
             self.store, self.tenants, self.catalog, self.ids, replicas_max=4, images=IMAGES
         )
         self.delete_deployment = DeleteDeployment(self.store)
         self.get_job = GetJob(self.store, self.tenants, NODE_SILENCE_MAX)
-        self.explain_job = ExplainJob(
-            self.store, self.tenants, LookAtLine(self.tenants, 50, NODE_SILENCE_MAX)
-        )
-        self.explain_deployment = ExplainDeployment(
-            self.store, self.tenants, LookAtLine(self.tenants, 50, NODE_SILENCE_MAX)
-        )
+        look_at_line = LookAtLine(self.tenants, 50, NODE_SILENCE_MAX, SOONEST_MAX)
+        self.explain_job = ExplainJob(self.store, self.tenants, look_at_line)
+        self.explain_deployment = ExplainDeployment(self.store, self.tenants, look_at_line)
         self.list_jobs = ListJobs(self.store, self.tenants, NODE_SILENCE_MAX)
         self.list_queues = ListQueues(self.store)
         self.pause_queue = PauseQueue(self.store)

@@ -106,6 +106,7 @@ class RunnerYard:
             LeadersMemory(self.store, timedelta(hours=24)),
             heads_max=10,
             node_silence_max=timedelta(minutes=5),
+            soonest_max=500,
         )
         self._stop_suspended_jobs = StopSuspendedJobs(
             self.store, self.tenants, jobs_per_pass_max=10

@@ -38,6 +38,8 @@ class Sight:
 
     line_edition: int
     allowed: Allowance
+    held: Mapping[TenantId, Resources]
+    """An end on a node that takes nothing changes this alone."""
     nodes: str
     """Their fingerprint."""
 

@@ -95,6 +95,8 @@ class RunSchedulingCycle:
     """Tasks after which one transaction admits no other head: more cost less each, and stay locked
     for longer. A job of several tasks is admitted whole all the same."""
     node_silence_max: timedelta
+    soonest_max: int
+    """Attempts that end first, which are looked at before all are."""
     makes_room: bool = False
     """Whether somebody makes room for the first job without any: it is not to be one that waits for
     what nobody can free."""
@@ -133,6 +135,7 @@ class RunSchedulingCycle:
         seen = Sight(
             line.edition,
             allowed,
+            held,
             await tx.nodes.fingerprint_at_work(silence_max=self.node_silence_max),
         )
         if (standing := self.memory.decided_in_vain(seen, at=tx.now)) is not None:
@@ -146,6 +149,7 @@ class RunSchedulingCycle:
             averages=self.memory.averages.by_tenant,
             heads_max=self.heads_max,
             node_silence_max=self.node_silence_max,
+            soonest_max=self.soonest_max,
         )
         decisions = plan(await look(ends=Ends.NONE))
         is_room_made = self.makes_room and decisions.blocked is not None
@@ -162,11 +166,11 @@ class RunSchedulingCycle:
         outcomes = []
         admitted: list[tuple[Sequence[AttemptWork], Job | None]] = []
         split = _Split()
-        # Owners before nodes, as everybody locks them.
+        # Owners before nodes, as everybody locks them; nodes for no longer than need be.
         waiting = await self._still_waiting(tx, placements)
         node_ids = {node_id for placement in placements for node_id in placement.node_ids}
-        nodes = {node.id: node for node in await tx.nodes.some(node_ids)} if node_ids else {}
         took = await self._took(tx, waiting.values())
+        nodes = {node.id: node for node in await tx.nodes.some(node_ids)} if node_ids else {}
         for placement in placements:
             head, takes = placement.head, placement.takes
             owner = waiting.get(head.id)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, auto
-from typing import Final, Protocol
+from typing import Protocol
 
 from services.chassis.tenancy import TenantId
 from services.scheduler.domain.resources import Resources
@@ -13,16 +13,13 @@ from services.scheduler.domain.scheduling.plan import Holding, Snapshot
 from services.scheduler.domain.scheduling.shares import Average, Shares
 from services.scheduler.use_cases.ports import Bookings, NodesAtWork, SeenLine, Tenants
 
-SOONEST_MAX: Final = 500
-"""Attempts that end first. To make one of its row costs two microseconds, and there may be
-thousands; the first one without room waits for the end of some few of them, mostly."""
-
 
 class Ends(Enum):
     """Of how much of what runs it is looked at when it ends."""
 
     NONE = auto()
     SOONEST = auto()
+    """The first one without room waits for the end of some few, mostly, of thousands."""
     ALL = auto()
 
 
@@ -72,12 +69,13 @@ async def snapshot(
     heads_max: int,
     node_silence_max: timedelta,
     ends: Ends,
+    soonest_max: int,
 ) -> Snapshot:
     """Return the line, what tenants hold and held, and the nodes; nobody is kept from any.
 
     When what runs will be over is a row for each of it, so no more is looked at than `ends` says.
     """
-    most = SOONEST_MAX if ends is Ends.SOONEST else None
+    most = soonest_max if ends is Ends.SOONEST else None
     holdings = None if ends is Ends.NONE else await look.attempts.holdings(soonest=most)
     is_cut = holdings is not None and len(holdings) == most
     # After the holdings: what ended in between is then booked no more, instead of without an end.
