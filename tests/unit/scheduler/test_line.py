@@ -1,5 +1,6 @@
 """Who stands in line, and whose turn it is."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -195,3 +196,11 @@ def test_a_line_is_what_was_told_last_of_each_however_often(
         for _ in range(each.head.count)
     )
     assert in_turn(line) == [seq for _, seq in ranked]
+
+
+def test_full_collections_of_garbage_walk_nothing_of_most_of_a_line() -> None:
+    gc.collect()
+    before = len(gc.get_objects())
+    line = Line.of(head(seq) for seq in range(1_000))
+    gc.collect()
+    assert len(gc.get_objects()) - before < line.length / 2
