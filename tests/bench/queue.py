@@ -12,7 +12,8 @@ and 500 after, three times.
     queue.cycle_p99_ms            by the scheduler's own histogram, while it admits in the long line
     queue.rss_mib                 what the scheduler takes with the long line beyond what it takes
                                   with none
-    queue.explain_p99_ms          from request to answer, one after another, 100,000 being in line
+    queue.explain_p99_ms          from request to answer, one after another, 100,000 being in line;
+                                  once all others have handled what was told of the admissions
     queue.eta_error_p50           how far off estimated starts are, over the wait (`queue_replay`)
     queue.gang_512_s              from the begin of the cycle that finds 512 nodes for a job of 512
                                   tasks until its attempts are seen: the median of the rounds
@@ -45,7 +46,7 @@ from services.chassis.tenancy import Principal, tenant_id
 from services.scheduler.domain.identities import JobId, NodeId
 from tests.bench.figures import median, percentile, print_figures, print_table, say
 from tests.bench.queue_line import Admitted, Line, open_line
-from tests.bench.queue_metrics import Scrape, percentile_of, scrape
+from tests.bench.queue_metrics import Scrape, lag_at, percentile_of, scrape
 from tests.bench.queue_order import Standing, Verdict, verdict_on
 from tests.bench.queue_replay import CLUSTERS, read_trace, waits_of
 from tests.bench.scheduler_calls import open_jobs
@@ -70,6 +71,7 @@ LIMIT_RATIO: Final = 2.0
 TRACE: Final = CHECKOUT.parent / "shared/data/gpu-traces/philly-sample/philly_sample_15vc.csv.gz"
 """Not in the repository, and beside it where there is one; `TRACE=…` for another place."""
 SETTINGS: Final = {"MODELYARD_TELEMETRY__SAMPLE_RATIO": "0.1"}
+_OTHERS: Final = ("model_registry", "log_collector")
 _IDLE_CYCLES: Final = 3
 """After so many a new process has met all that it meets while nothing can be admitted."""
 _QUIET_CYCLES: Final = 2
@@ -85,11 +87,18 @@ class Yard:
     state: State
     scheduler: Mapping[str, str]
     gateway: Mapping[str, str]
+    others: Sequence[Mapping[str, str]]
+    """The environments of those who hear of what it does."""
 
     @property
     def operations(self) -> str:
         """Return where the scheduler tells of itself."""
-        return f"{LOOPBACK}:{self.scheduler['MODELYARD_OPERATIONS__PORT']}"
+        return _operations(self.scheduler)
+
+    @property
+    def lag(self) -> float:
+        """Return how many records those who hear of what it does have yet to handle."""
+        return sum(lag_at(_operations(each)) for each in [self.scheduler, *self.others])
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +142,8 @@ def main() -> None:
     with platform(Kind.PROCESS) as (_, state):
         running = state.read().processes
         scheduler = environment_of(running[FIRST].pid) | SETTINGS
-        yard = Yard(state, scheduler, environment_of(running["api_gateway"].pid))
+        others = [environment_of(running[name].pid) for name in _OTHERS]
+        yard = Yard(state, scheduler, environment_of(running["api_gateway"].pid), others)
         asyncio.run(_close_own_node(yard))
         stop(state, FIRST)
         gangs_s = [_gang(yard) for _ in range(GANG_ROUNDS)]
@@ -141,6 +151,10 @@ def main() -> None:
         idle = _idle(yard)
         long = _round(yard, queued=queued, room=room, is_explained=True)
     _print(long, short, idle, errors, gangs_s, queued=queued)
+
+
+def _operations(environment: Mapping[str, str]) -> str:
+    return f"{LOOPBACK}:{environment['MODELYARD_OPERATIONS__PORT']}"
 
 
 async def _close_own_node(yard: Yard) -> None:
@@ -205,7 +219,10 @@ async def _measure(
         capacities = await line.add_nodes(room=room)
         async with line.heartbeats():
             after = await _until_full(yard, line)
-            explained = await _explained(yard, await line.queued()) if is_explained else None
+            explained = None
+            if is_explained:
+                await _until_told(yard, line)
+                explained = await _explained(yard, await line.queued())
         admitted = await line.admitted()
         await line.check(admitted, queued=len(standing) - len(admitted))
     verdict = verdict_on([each.admission for each in admitted], standing, capacities)
@@ -234,6 +251,15 @@ async def _until_full(yard: Yard, line: Line) -> Scrape:
                 last, cycles = count, now.cycle_count
             elif count and now.cycle_count > cycles + _QUIET_CYCLES:
                 return now
+
+
+async def _until_told(yard: Yard, line: Line) -> None:
+    """Wait until all others have handled what was told of the admissions."""
+
+    async def are_told() -> bool:
+        return not await line.unpublished_count() and not yard.lag
+
+    await eventually(are_told, within_s=_ROUND_S_MAX, what="everybody has handled the admissions")
 
 
 async def _explained(yard: Yard, queued: Sequence[Standing]) -> Explained:

@@ -211,6 +211,13 @@ class Line:
             count = sa.select(sa.func.count()).select_from(ATTEMPTS)
             return await connection.scalar(count) or 0
 
+    async def unpublished_count(self) -> int:
+        """Count the events that have not left yet."""
+        async with autocommitting(self.engine).connect() as connection:
+            unpublished = CHASSIS.outbox.c.published_at.is_(None)
+            count = sa.select(sa.func.count()).select_from(CHASSIS.outbox).where(unpublished)
+            return await connection.scalar(count) or 0
+
     async def admitted(self) -> Sequence[Admitted]:
         """Return all admissions by their events: each job's is followed by its attempt's."""
         outbox = CHASSIS.outbox

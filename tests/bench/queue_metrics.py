@@ -1,4 +1,4 @@
-"""What a scheduler's own `/metrics` say of its memory and its cycles."""
+"""What processes' own `/metrics` say: a scheduler's of its memory and cycles, any of its lag."""
 
 import math
 from collections.abc import Mapping
@@ -7,10 +7,13 @@ from typing import Final
 from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
+from services.chassis.events.telemetry import CONSUMER_LAG
 from services.scheduler.telemetry import CYCLE_DURATION
 
 _CYCLES: Final = next(iter(CYCLE_DURATION.describe())).name
+_LAG: Final = next(iter(CONSUMER_LAG.describe())).name
 _MEMORY: Final = "process_resident_memory_bytes"
 _WAIT_S_MAX: Final = 10.0
 
@@ -35,18 +38,36 @@ class Scrape:
 
 def scrape(address: str) -> Scrape:
     """Ask the scheduler whose operations port this is."""
-    with urlopen(f"http://{address}/metrics", timeout=_WAIT_S_MAX) as answer:
-        return read_scrape(answer.read().decode())
+    return read_scrape(_page(address))
+
+
+def lag_at(address: str) -> float:
+    """Return how many records the process with this operations port has yet to handle."""
+    return read_lag(_page(address))
 
 
 def read_scrape(text: str) -> Scrape:
-    """Return what a page of metrics says."""
-    samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
+    """Return what a scheduler's page of metrics says."""
+    samples = _samples(text)
     [memory_bytes] = [each.value for each in samples if each.name == _MEMORY]
     cycles = {
         float(each.labels["le"]): each.value for each in samples if each.name == f"{_CYCLES}_bucket"
     }
     return Scrape(memory_bytes, cycles)
+
+
+def read_lag(text: str) -> float:
+    """Return what a page of metrics says of the lag, of all partitions."""
+    return sum(each.value for each in _samples(text) if each.name == _LAG)
+
+
+def _page(address: str) -> str:
+    with urlopen(f"http://{address}/metrics", timeout=_WAIT_S_MAX) as answer:
+        return str(answer.read().decode())
+
+
+def _samples(text: str) -> list[Sample]:
+    return [each for family in text_string_to_metric_families(text) for each in family.samples]
 
 
 def percentile_of(cycles: Mapping[float, float], percent: float) -> float:

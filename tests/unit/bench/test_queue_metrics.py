@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.bench.queue_metrics import Scrape, percentile_of, read_scrape
+from tests.bench.queue_metrics import Scrape, percentile_of, read_lag, read_scrape
 
 PAGE = """
 # TYPE process_resident_memory_bytes gauge
@@ -23,6 +23,17 @@ def test_memory_and_cycles_are_read() -> None:
 
     assert found == Scrape(150_000_000.0, {0.1: 3.0, 0.5: 7.0, math.inf: 8.0})
     assert found.cycle_count == 8.0
+
+
+def test_lag_is_that_of_all_partitions() -> None:
+    page = (
+        "# TYPE modelyard_events_lag_records gauge\n"
+        'modelyard_events_lag_records{group="g",topic="t",partition="0"} 3.0\n'
+        'modelyard_events_lag_records{group="g",topic="t",partition="1"} 4.0\n'
+    )
+
+    assert read_lag(page) == 7
+    assert read_lag(PAGE) == 0
 
 
 def test_cycles_between_two_scrapes_are_counted() -> None:

@@ -177,8 +177,8 @@ def test_a_few_of_each_shape_tell_the_same_as_all_of_them_where_they_tell_all(
         patched.setattr(forecast, "WORK_MAX", 1)  # as if there were many nodes
         for each in line:
             if some.tells_all_of(each, around):
-                told = Seen(each, 0, OPEN, around, some).reason()
-                assert told == Seen(each, 0, OPEN, around_all, all_of_them).reason()
+                told = Seen(each, 0, OPEN, around, some).reason
+                assert told == Seen(each, 0, OPEN, around_all, all_of_them).reason
 
 
 def test_one_behind_a_few_is_looked_at_itself_where_nothing_ends() -> None:

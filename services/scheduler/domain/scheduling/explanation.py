@@ -234,9 +234,13 @@ def _has_room(head: Head, nodes: Iterable[Node]) -> bool:
 
 def _room(head: Head, nodes: Iterable[Node]) -> int:
     """Return for how many of its tasks there is room."""
-    most = head.task_count
-    open_to = (node for node in nodes if node.takes(head.tenant))
-    return min(most, sum(head.resources.count_in(node.free, most=most) for node in open_to))
+    room, most = 0, head.task_count
+    for node in nodes:
+        if node.takes(head.tenant):
+            room += head.resources.count_in(node.free, most=most - room)
+            if room == most:
+                break
+    return room
 
 
 def _severity(short: Resources) -> tuple[int, int, int]:

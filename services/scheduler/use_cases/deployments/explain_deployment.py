@@ -49,5 +49,5 @@ class ExplainDeployment:
             head = Head(first_id or waiting[0].id, 0, shape)
             async with self.unit_of_work.reading(because="all stand in one line") as reading:
                 seen = await self.look.see(reading, head, alike_count=0, at=now)
-            reason = seen.reason()
+            reason = seen.reason
         return DeploymentExplanation(deployment, len(waiting), reason, now)

@@ -55,7 +55,7 @@ class ExplainJob:
             seen = await self.look.see(
                 reading, _head_of(job), alike_count=standing.alike_count, at=now
             )
-        return Explanation(job, seen.reason(), now, _jobs_before(job, standing, seen.around.shares))
+        return Explanation(job, seen.reason, now, _jobs_before(job, standing, seen.around.shares))
 
 
 def _out_of_line(job: Job) -> str:

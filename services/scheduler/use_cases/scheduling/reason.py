@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Final
 
 from services.scheduler.domain.fleet.reach import FleetDoors
@@ -129,7 +130,7 @@ class InLine:
         return max(placed.values(), default=0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Seen:
     """What was there for one that waits; to tell from it what holds it needs no database."""
 
@@ -143,10 +144,11 @@ class Seen:
     @property
     def is_held_by_others(self) -> bool:
         """Tell whether nothing holds it but those before it, of whom some may pause."""
-        return self.reason().hold in {Hold.ORDER, Hold.PLAN}
+        return self.reason.hold in {Hold.ORDER, Hold.PLAN}
 
+    @cached_property
     def reason(self) -> Reason:
-        """Return what holds it."""
+        """Return what holds it: told once, since it takes a look at each node."""
         if self.line is None:
             return reason_far_back(self.head, self.around, self.doors, alike_count=self.alike_count)
         is_certain = self.line.is_certain(self.around.heads_max)
