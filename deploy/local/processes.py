@@ -26,6 +26,8 @@ STACK_MARK: Final = "MODELYARD_LOCAL_STACK"
 """In the environment of every part that is not a service: whose stack it belongs to."""
 STATE_MARK: Final = "MODELYARD_STATE_ROOT"
 """In the environment of every service, and of the tenants' work that it starts."""
+CALLERS: Final = ("PATH", "HOME", "TMPDIR", "TZ", "JAVA_HOME")
+"""What a part gets from the environment of whoever starts it, if it is there."""
 
 _KILL_WAIT_MAX_S: Final = 5.0
 _KILL_ROUNDS_MAX: Final = 10
@@ -253,8 +255,7 @@ def environment_of(pid: int) -> dict[str, str]:
 
 def base_environment() -> dict[str, str]:
     """Return the little that every part gets from the caller's environment."""
-    kept = ("PATH", "HOME", "TMPDIR", "TZ", "JAVA_HOME")
-    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    environment = {name: os.environ[name] for name in CALLERS if name in os.environ}
     return environment | {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
 
 

@@ -23,6 +23,7 @@ from deploy.local.jaeger import TraceBackend
 from deploy.local.own_settings import refuse_wrong
 from deploy.local.ports import LOOPBACK, port_of
 from deploy.local.processes import (
+    CALLERS,
     STATE_MARK,
     Program,
     base_environment,
@@ -161,7 +162,7 @@ def start(around: Surroundings) -> str:
         | {f"MODELYARD_{name}": value for name, value in settings.items()}
         for service, settings in table.items()
     }
-    stale = [name for name in NAMES if not _runs_with(state, name, wanted[name])]
+    stale = [name for name in NAMES if not runs_with(state, name, wanted[name])]
     if stale:
         print(f"Starting {', '.join(stale)}, databases first (10-30 s).", flush=True)
     for service in reversed(stale):
@@ -205,9 +206,14 @@ def _command(service: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", f"services.{service}", *arguments]
 
 
-def _runs_with(state: State, service: str, wanted: Mapping[str, str]) -> bool:
+def runs_with(state: State, service: str, wanted: Mapping[str, str]) -> bool:
+    """Tell whether a service runs with these settings, whatever shell began it."""
     record = running(state, service)
-    return record is not None and environment_of(record.pid) == wanted
+    return record is not None and _settings(environment_of(record.pid)) == _settings(wanted)
+
+
+def _settings(environment: Mapping[str, str]) -> Mapping[str, str]:
+    return {name: value for name, value in environment.items() if name not in CALLERS}
 
 
 def _migrate(state: State, service: str, environment: Mapping[str, str]) -> None:

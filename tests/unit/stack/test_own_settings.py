@@ -11,7 +11,7 @@ from deploy.local.jaeger import TraceBackend
 from deploy.local.own_settings import own_settings, refuse_wrong
 from deploy.local.runtimes import Runtime
 from deploy.local.services import Surroundings, environment_table
-from deploy.local.state import State
+from deploy.local.state import ProcessRecord, State
 
 
 @pytest.fixture
@@ -172,6 +172,19 @@ def test_a_value_that_a_service_cannot_read_is_refused_before_anything_is_stoppe
         services.start(surroundings(state, {service: {name: value}}))
     where = f"MODELYARD_{name}, in {state.settings_file}: {said}"
     assert str(refused.value).startswith(where)
+
+
+def test_a_service_is_left_alone_where_only_the_callers_shell_differs(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = {"PATH": "/bin", "TZ": "UTC", "MODELYARD_LIMITS__BURST": "1/second"}
+    record = ProcessRecord(1, 0, boot_id="", address="", log="", stop_signal=15, stop_grace_s=1)
+    monkeypatch.setattr(services, "running", lambda *_: record)
+    monkeypatch.setattr(services, "environment_of", lambda _: begun)
+    elsewhere = {"PATH": "/usr/bin", "HOME": "/", "MODELYARD_LIMITS__BURST": "1/second"}
+    assert services.runs_with(state, "api_gateway", elsewhere)
+    others = elsewhere | {"MODELYARD_LIMITS__BURST": "2/second"}
+    assert not services.runs_with(state, "api_gateway", others)
 
 
 @pytest.mark.usefixtures("_database")
