@@ -156,7 +156,11 @@ GONE: Answer = httpx.ConnectError("refused")
 
 
 def a_platform_that_falters(
-    monkeypatch: pytest.MonkeyPatch, *, looks: list[Answer], streams: list[Answer]
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    looks: list[Answer],
+    streams: list[Answer],
+    sleep: Callable[[float], None] = lambda _: None,
 ) -> None:
     """Take a job in, and answer so to each look at it and to each follower; then it succeeds."""
     seen, opened = iter(looks), iter(streams)
@@ -182,7 +186,7 @@ def a_platform_that_falters(
             return httpx.Response(200, headers=events, text=answer)
         return httpx.Response(cast("int", answer.get("status", 200)), json=answer)
 
-    at_once = partial(Client, transport=httpx.MockTransport(handler), sleep=lambda _: None)
+    at_once = partial(Client, transport=httpx.MockTransport(handler), sleep=sleep)
     monkeypatch.setattr("modelyard.cli.main.Client", at_once)
 
 
@@ -212,6 +216,64 @@ def test_a_folder_is_sent_once_the_job_could_be_taken_in(
     monkeypatch.setattr("modelyard.cli.main.Client", at_once)
     assert exit_code_of(monkeypatch, "run", str(tmp_path), "--detach", "--", "true") == 0
     assert asked == [("/v1/jobs/check", ""), ("/v1/artifacts", ""), ("/v1/jobs", "sha256:0")]
+
+
+def test_a_dry_run_tells_what_would_be_sent_and_whether_the_job_would_be_taken(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    asked: list[tuple[str, dict[str, int]]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append((request.url.path, json.loads(request.content)["resources"]))
+        return httpx.Response(204)
+
+    at_once = partial(Client, transport=httpx.MockTransport(answer), sleep=lambda _: None)
+    monkeypatch.setattr("modelyard.cli.main.Client", at_once)
+    (tmp_path / "train.py").write_text("pass")
+    (tmp_path / "notes").write_text("x")
+    (tmp_path / ".modelyardignore").write_text("notes\n")
+    options = ("--dry-run", "--gpus", "2")
+    assert exit_code_of(monkeypatch, "run", str(tmp_path), *options, "--", "true") == 0
+    assert [path for path, _ in asked] == ["/v1/jobs/check"]
+    assert asked[0][1]["gpu_count"] == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("it would send 2 files, ")
+    assert said[0].endswith(", without notes")
+    assert said[1:] == ["it would be taken"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--idempotency-key", "ü"), "must be 1 to 200 printable ASCII characters"),
+        (("--idempotency-key", "a b"), "must be 1 to 200 printable ASCII characters"),
+        (("--idempotency-key", "a\nb"), "must be 1 to 200 printable ASCII characters"),
+        (("--idempotency-key", ""), "must be 1 to 200 printable ASCII characters"),
+    ],
+)
+def test_what_can_be_no_key_is_refused_before_anything_is_sent(
+    options: tuple[str, ...],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    assert exit_code_of(monkeypatch, "run", str(tmp_path), *options, "--", "true") == 2
+    assert "--idempotency-key" in (told := capsys.readouterr().err)
+    assert said in told
+
+
+def test_an_empty_name_is_not_the_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        names.append(json.loads(request.content)["name"])
+        return httpx.Response(422, json={"code": "INVALID_ARGUMENT"})
+
+    at_once = partial(Client, transport=httpx.MockTransport(answer), sleep=lambda _: None)
+    monkeypatch.setattr("modelyard.cli.main.Client", at_once)
+    assert exit_code_of(monkeypatch, "run", str(tmp_path), "--name", "", "--", "true") == 3
+    assert names == [""]
 
 
 @pytest.mark.parametrize(("queued_for", "is_told"), [(0, False), (5, False), (60, True)])
@@ -361,6 +423,20 @@ def test_run_that_gives_up_says_that_the_job_goes_on_and_how_to_follow_it(
     )
 
 
+@pytest.mark.parametrize(
+    ("looks", "streams"),
+    [([AWAY] * 1000, []), ([GONE] * 1000, []), ([seen_as("RUNNING", "started", 1)], [GONE] * 1000)],
+    ids=["scheduler away in line", "gateway away in line", "no stream"],
+)
+def test_nobody_gives_up_before_two_minutes_of_pauses(
+    looks: list[Answer], streams: list[Answer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pauses: list[float] = []
+    a_platform_that_falters(monkeypatch, looks=looks, streams=streams, sleep=pauses.append)
+    assert exit_code_of(monkeypatch, "run", str(tmp_path), "--", "true") in {3, 4}
+    assert 120 <= sum(pauses) < 150
+
+
 def test_a_follower_that_gives_up_says_from_where_to_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -443,6 +519,9 @@ def test_what_is_wrong_with_a_spec_is_told_field_by_field(
         ('{"timeouts": {"run": "5m"}}', "timeouts.run: must be an ISO 8601 duration"),
         ('{"retries": {"count_max": 1.5}}', "retries.count_max: must be a whole number"),
         ("[]", "must be an object"),
+        ('{"name": "a", "name": "b"}', "name: is given twice"),
+        ('{"env": {"A": "1", "A": "2"}}', "A: is given twice"),
+        ("[" * 10_000, "Invalid JSON"),
     ],
 )
 def test_a_job_file_that_is_none_is_told_with_file_and_field(
@@ -635,6 +714,8 @@ RUN_BEFORE = {
     "labels": {"team": "vision"},
     "priority": 50,
     "source_digest": "sha256:0",
+    "resources": {"cpu_millicores": 500, "memory_bytes": 1 << 30, "gpu_count": 0, "newer": 1},
+    "timeouts": {"run": "PT5M", "stop_grace": "PT10S"},
     "newer": {"than": "this client"},
 }
 
@@ -705,11 +786,14 @@ def test_what_a_job_waited_for_is_not_waited_for_again_but_what_is_named(
 def test_a_job_is_run_again_with_what_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     submitted = a_platform_that_ran_it_before(monkeypatch)
     options = ("--name", "m", "--priority", "0", "--env", "B=3", "--env", "C=", "--label", "run=2")
-    more = ("--queue", "nightly", "--tasks", "8", "--array", "100")
+    more = ("--queue", "nightly", "--tasks", "8", "--array", "100", "--image", "j")
+    larger = ("--memory", "4G", "--gpus", "2", "--time-out", "600")
     command = ("--", "python", "-c", "pass")
 
     assert (
-        exit_code_of(monkeypatch, "job", "again", "job_1", "--detach", *options, *more, *command)
+        exit_code_of(
+            monkeypatch, "job", "again", "job_1", "--detach", *options, *more, *larger, *command
+        )
         == 0
     )
     assert submitted == [
@@ -722,6 +806,14 @@ def test_a_job_is_run_again_with_what_is_changed(monkeypatch: pytest.MonkeyPatch
             "queue": "nightly",
             "tasks": 8,
             "array_size": 100,
+            "image": "j",
+            "resources": {
+                "cpu_millicores": 500,
+                "memory_bytes": 4 << 30,
+                "gpu_count": 2,
+                "newer": 1,
+            },
+            "timeouts": {"run": "PT10M", "stop_grace": "PT10S"},
             "command": ["python", "-c", "pass"],
         }
     ]
@@ -737,7 +829,10 @@ def test_a_job_is_run_again_with_what_is_changed(monkeypatch: pytest.MonkeyPatch
         ("tasks", "--tasks"),
         ("array_size", "--array"),
         ("Idempotency-Key", "--idempotency-key"),
-        ("image", "image"),
+        ("image", "--image"),
+        ("resources.memory_bytes", "--memory"),
+        ("timeouts.run", "--time-out"),
+        ("outputs", "outputs"),
         ("name", "--name"),
     ],
 )

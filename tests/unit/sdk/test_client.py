@@ -143,11 +143,12 @@ def test_an_answer_that_is_no_json_is_still_an_api_error() -> None:
         client.job("x")
 
 
+def never(request: httpx.Request) -> httpx.Response:
+    raise AssertionError(request.url)
+
+
 @pytest.mark.parametrize("text", ["a/b", "/", ".", "..", ""])
 def test_what_would_lead_to_another_route_is_not_asked_for(text: str) -> None:
-    def never(request: httpx.Request) -> httpx.Response:
-        raise AssertionError(request.url)
-
     with a_client(never) as client:
         calls: list[Callable[[], object]] = [
             lambda: client.job(text),
@@ -163,6 +164,17 @@ def test_what_would_lead_to_another_route_is_not_asked_for(text: str) -> None:
         for call in calls:
             with pytest.raises(InvalidId):
                 call()
+
+
+def test_what_is_no_text_is_no_id() -> None:
+    with a_client(never) as client, pytest.raises(InvalidId):
+        client.explain_job(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["", "ü", "a b", "a\nb", "k" * 201])
+def test_what_can_be_no_idempotency_key_is_refused_before_anything_is_asked(key: str) -> None:
+    with a_client(never) as client, pytest.raises(ValueError, match="idempotency_key: must be 1"):
+        client.submit_job(SPEC, idempotency_key=key)
 
 
 def test_inference_is_not_repeated() -> None:

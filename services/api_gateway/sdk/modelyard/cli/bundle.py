@@ -1,27 +1,35 @@
 """A source folder as one gzipped tar with a stable digest.
 
-The same files give the same bytes: entries are sorted, owners and times are left out.
+The same files give the same bytes: entries are sorted, owners and times are left out. Left out is
+what `.modelyardignore` names, which is read as a `.gitignore` is; and links, caches, environments.
 """
 
 import gzip
 import hashlib
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from modelyard.cli.session import size
+from pathspec import GitIgnoreSpec
 
 IGNORED: Final = frozenset(
     {".git", ".hg", ".venv", "venv", "__pycache__", ".modelyard", ".mypy_cache", ".ruff_cache"}
     | {".pytest_cache", ".ipynb_checkpoints", "node_modules"}
 )
 BUNDLE_BYTES_MAX: Final = 64 * 1024 * 1024
+IGNORE_FILE: Final = ".modelyardignore"
+"""Of the folder itself; those of folders in it are files like others."""
 
 
 class BundleTooLarge(Exception):
     """The folder does not fit a bundle."""
+
+
+class WrongIgnoreFile(Exception):
+    """What the folder's ignore file says can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +40,14 @@ class Bundle:
     digest: str
     size_bytes: int
     file_count: int
+    left_out: tuple[str, ...] = ()
+    """Files and folders, by their paths."""
 
 
 def pack(folder: Path, into: Path) -> Bundle:
-    """Pack `folder` into the file `into`; raises BundleTooLarge or OSError."""
-    files = list(_files(folder))
+    """Pack `folder` into the file `into`; raises BundleTooLarge, WrongIgnoreFile or OSError."""
+    found = _Found(folder, _rules(folder / IGNORE_FILE))
+    files = list(found.files(folder))
     with (
         into.open("wb") as raw,
         gzip.GzipFile(fileobj=_Bounded(raw, folder), mode="wb", mtime=0, filename="") as zipped,
@@ -52,7 +63,11 @@ def pack(folder: Path, into: Path) -> Bundle:
     with into.open("rb") as packed:
         digest = hashlib.file_digest(packed, "sha256").hexdigest()
     return Bundle(
-        path=into, digest=f"sha256:{digest}", size_bytes=size_bytes, file_count=len(files)
+        path=into,
+        digest=f"sha256:{digest}",
+        size_bytes=size_bytes,
+        file_count=len(files),
+        left_out=tuple(found.left_out),
     )
 
 
@@ -74,11 +89,37 @@ class _Bounded:
         self.file.flush()
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for entry in sorted(folder.iterdir()):
-        if entry.name in IGNORED or entry.is_symlink():
-            continue
-        if entry.is_dir():
-            yield from _files(entry)
-        elif entry.is_file():
-            yield entry
+def _rules(file: Path) -> GitIgnoreSpec:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        lines = []
+    except UnicodeDecodeError as error:
+        raise WrongIgnoreFile(f"{file}: is no text in UTF-8") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            GitIgnoreSpec.from_lines([line])
+        except ValueError as error:
+            raise WrongIgnoreFile(f"{file}, line {number}: {line!r} is no pattern") from error
+    return GitIgnoreSpec.from_lines(lines)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What there is in a folder, and what of it is left out."""
+
+    root: Path
+    rules: GitIgnoreSpec
+    left_out: list[str] = field(default_factory=list)
+
+    def files(self, folder: Path) -> Iterator[Path]:
+        for entry in sorted(folder.iterdir()):
+            is_folder = entry.is_dir()
+            name = entry.relative_to(self.root).as_posix() + ("/" if is_folder else "")
+            is_kept = entry.name not in IGNORED and not entry.is_symlink()
+            if not is_kept or self.rules.match_file(name):
+                self.left_out.append(name)
+            elif is_folder:
+                yield from self.files(entry)
+            elif entry.is_file():
+                yield entry

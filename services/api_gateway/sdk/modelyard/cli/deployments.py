@@ -6,7 +6,14 @@ from typing import Any
 import click
 from modelyard.cli.output import show_fields, show_json, show_record, show_table
 from modelyard.cli.reasons import reason_fields, start_in_words
-from modelyard.cli.session import Session, age, if_version_option, memory_of, pass_session
+from modelyard.cli.session import (
+    Session,
+    age,
+    if_version_option,
+    memory_of,
+    pass_session,
+    repeatable,
+)
 from modelyard.cli.told_options import told_by_options
 from modelyard.client import ApiError, Deployment, DeploymentSpec, Resources
 
@@ -31,7 +38,7 @@ def deploy_group() -> None:
 @click.option(
     "--memory", default="1G", show_default=True, callback=memory_of, help="6M at least, a replica."
 )
-@click.option("--idempotency-key", help="Makes the creation repeatable.")
+@repeatable("the creation")
 @pass_session
 def deploy_create(  # noqa: PLR0917
     session: Session,

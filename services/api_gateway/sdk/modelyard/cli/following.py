@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import click
 from modelyard.cli.reasons import SUBMITTED
-from modelyard.client import ApiError, Client, ConnectionFailed, Job, LogRecord
+from modelyard.client import AWAY_S_MIN, ApiError, Client, ConnectionFailed, Job, LogRecord
 
 _NOT_FOUND: Final = 404
 _END_POLLS_MAX: Final = 300
@@ -22,8 +22,6 @@ _BEFORE_RUNNING: Final = frozenset({"QUEUED", "ADMITTED", "STARTING"})
 QUIET_POLLS: Final = 20
 QUIET_POLL_S: Final = 0.25
 WAIT_POLL_S: Final = 2.0
-_TURNS_AWAY_MAX: Final = 12
-"""In a row, each of them all tries of the client: about two minutes, as for output."""
 _LOOKS_AFTER_END_MAX: Final = 4
 """At a job that has ended, one each 10 s, before the rest of its output is given up."""
 
@@ -69,33 +67,35 @@ def ended(client: Client, job_id: str) -> Job:
     return job
 
 
-def asked_on(look: Callable[[], T], tell: Callable[[Failure], None]) -> T:
+def asked_on(client: Client, look: Callable[[], T], tell: Callable[[Failure], None]) -> T:
     """Return what a look finds, also where nobody can tell for a while; tell the first failure."""
-    for turns_left in reversed(range(_TURNS_AWAY_MAX)):
+    away_from_s, is_told = client.paused_s, False
+    while True:
         try:
             return look()
         except (ApiError, ConnectionFailed) as error:
-            if not (error.is_passing and turns_left):
+            if not error.is_passing or client.paused_s - away_from_s >= AWAY_S_MIN:
                 raise
-            if turns_left + 1 == _TURNS_AWAY_MAX:
+            if not is_told:
                 tell(error)
-    raise AssertionError("the last turn returns or raises")
+                is_told = True
+        client.pause(WAIT_POLL_S)
 
 
-def first_seen(job_id: str, look: Callable[[], T]) -> T:
+def first_seen(client: Client, job_id: str, look: Callable[[], T]) -> T:
     """Return what a look at a job finds, also where nobody can tell for a while."""
 
     def tell(error: Failure) -> None:
         said = f"what it is at can't be told: {error}; asking on"
         click.echo(f"job {job_id}: {said}", err=True)
 
-    return asked_on(look, tell)
+    return asked_on(client, look, tell)
 
 
 def seen(client: Client, job_id: str) -> Job:
     """Look at a job that was seen before, also where nobody can tell for a while."""
     try:
-        return first_seen(job_id, lambda: client.job(job_id))
+        return first_seen(client, job_id, lambda: client.job(job_id))
     except (ApiError, ConnectionFailed) as error:
         _tell_how_to_go_on(job_id, error)
         raise

@@ -1,5 +1,7 @@
 """The file that `job submit` reads: one job as JSON, with the fields of `POST /v1/jobs`."""
 
+import json
+from collections import Counter
 from typing import Final
 
 import click
@@ -43,10 +45,27 @@ HELP: Final = (
 def read_job_file(name: str, content: bytes) -> JobSpec:
     """Return the job; raises UsageError naming the file and each field that is wrong or unknown."""
     try:
+        json.loads(content, object_pairs_hook=_once)
+    except _Twice as error:
+        raise click.UsageError(f"{name}: {error}: is given twice") from error
+    except (ValueError, RecursionError):
+        pass  # which is told below, in better words
+    try:
         return JobSpec.model_validate_json(content)
     except ValidationError as error:
         problems = "; ".join(_problem(found["loc"], found["msg"]) for found in error.errors())
         raise click.UsageError(f"{name}: {problems}") from error
+
+
+class _Twice(Exception):
+    """An object has a field twice, of which one would be passed over."""
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
+            raise _Twice(name)
+    return dict(pairs)
 
 
 def _problem(location: tuple[int | str, ...], said: str) -> str:

@@ -3,6 +3,8 @@
 import re
 import shlex
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +16,7 @@ from modelyard.cli.arrays import (
     element_of,
     tell_where_the_output_is,
 )
-from modelyard.cli.bundle import BundleTooLarge, pack
+from modelyard.cli.bundle import Bundle, BundleTooLarge, WrongIgnoreFile, pack
 from modelyard.cli.following import ended, first_seen, followed, output_of
 from modelyard.cli.job_file import HELP, read_job_file
 from modelyard.cli.output import one_line, show_fields, show_json, show_record, show_table
@@ -32,6 +34,7 @@ from modelyard.cli.session import (
     duration,
     memory_of,
     pass_session,
+    repeatable,
     size,
 )
 from modelyard.cli.timeline import clock_of, events_of
@@ -55,6 +58,7 @@ from modelyard.client import (
 _NAME_CHARACTERS_MAX: Final = 64
 _RUN_S_MAX: Final = 7 * 86_400
 _TASKS_MAX: Final = 512
+_LEFT_OUT_SHOWN_MAX: Final = 5
 _ARRAY_SIZE_MAX: Final = 10_000
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MODEL: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -156,6 +160,7 @@ def _job_options(command: Command) -> Command:
         click.option(
             "--memory", default="1G", show_default=True, callback=memory_of, help="6M at least."
         ),
+        click.option("--gpus", type=click.IntRange(min=0), default=0, show_default=True),
         click.option(
             "--time-out",
             type=click.IntRange(1, _RUN_S_MAX),
@@ -221,7 +226,7 @@ def _job_options(command: Command) -> Command:
             callback=lambda _context, _parameter, values: outputs_of(values),
             help="Collect this file or folder of $MODELYARD_OUTPUTS, as MODEL's new version.",
         ),
-        click.option("--idempotency-key", help="Makes the submission repeatable."),
+        repeatable("the submission"),
     ]
     for option in reversed(options):
         command = option(command)
@@ -232,6 +237,7 @@ def _job_options(command: Command) -> Command:
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("command", nargs=-1, required=True)
 @click.option("--detach", is_flag=True, help="Do not follow the job.")
+@click.option("--dry-run", is_flag=True, help="Tell whether it would be taken, and send nothing.")
 @_job_options
 @_after_options
 @pass_session
@@ -240,10 +246,12 @@ def run(  # noqa: PLR0917
     folder: Path,
     command: tuple[str, ...],
     detach: bool,
+    dry_run: bool,
     name: str | None,
     image: str,
     cpu: int,
     memory: int,
+    gpus: int,
     time_out: int | None,
     retries: int,
     retry_on: tuple[str, ...],
@@ -261,16 +269,19 @@ def run(  # noqa: PLR0917
 ) -> int:
     """Send FOLDER, run COMMAND in it, follow its output, and end with its exit code.
 
+    Files that FOLDER/.modelyardignore names, in the way of a .gitignore, are left out, and links,
+    caches and environments.
+
     Of an array, which has no output of its own, how its elements stand is told; the exit code is 0
     if all of them have succeeded.
     """
     spec = JobSpec(
-        name=name or folder.resolve().name,
+        name=folder.resolve().name if name is None else name,
         image=image,
         command=list(command),
         env=env,
         outputs=outputs,
-        resources=Resources(cpu_millicores=cpu, memory_bytes=memory),
+        resources=Resources(cpu_millicores=cpu, memory_bytes=memory, gpu_count=gpus),
         timeouts=JobTimeouts(run=None if time_out is None else timedelta(seconds=time_out)),
         retries=JobRetries(
             count_max=retries, reasons=list(retry_on), exit_codes=list(retry_exit_codes)
@@ -283,6 +294,11 @@ def run(  # noqa: PLR0917
         array_size=array_size,
     )
     try:
+        if dry_run:
+            _show_what_would_be_sent(folder)
+            session.client.check_job(spec)
+            click.echo("it would be taken", err=True)
+            return 0
         _check(session, spec)
         digest = _send(session, folder)
         job = session.client.submit_job(
@@ -334,14 +350,36 @@ def _check(session: Session, spec: JobSpec) -> None:
 
 def _send(session: Session, folder: Path) -> str:
     """Store a folder's files; return the digest of them all."""
+    with _packed(folder) as bundle:
+        click.echo(f"sending {_in_words(bundle)}", err=True)
+        return session.client.put_artifact(bundle.path, digest=bundle.digest)
+
+
+def _show_what_would_be_sent(folder: Path) -> None:
+    with _packed(folder) as bundle:
+        click.echo(f"it would send {_in_words(bundle)}", err=True)
+
+
+@contextmanager
+def _packed(folder: Path) -> Iterator[Bundle]:
+    """Give a folder's bundle, which is gone afterwards; raises UsageError."""
     with tempfile.TemporaryDirectory() as scratch:
         try:
             bundle = pack(folder, Path(scratch) / "source.tar.gz")
-        except (BundleTooLarge, OSError) as error:
+        except (BundleTooLarge, WrongIgnoreFile, OSError) as error:
             raise click.UsageError(str(error)) from error
-        files = "1 file" if bundle.file_count == 1 else f"{bundle.file_count} files"
-        click.echo(f"sending {files}, {size(bundle.size_bytes)}", err=True)
-        return session.client.put_artifact(bundle.path, digest=bundle.digest)
+        yield bundle
+
+
+def _in_words(bundle: Bundle) -> str:
+    """Return how much a bundle is, and what was left out of it."""
+    files = "1 file" if bundle.file_count == 1 else f"{bundle.file_count} files"
+    told = f"{files}, {size(bundle.size_bytes)}"
+    if not bundle.left_out:
+        return told
+    shown = [one_line(each) for each in bundle.left_out[:_LEFT_OUT_SHOWN_MAX]]
+    more = len(bundle.left_out) - len(shown)
+    return f"{told}, without {', '.join(shown)}{f' and {more} more' if more else ''}"
 
 
 @click.group("job")
@@ -351,7 +389,7 @@ def job_group() -> None:
 
 @job_group.command("submit", epilog=HELP)
 @click.argument("spec", type=click.File("rb"))
-@click.option("--idempotency-key", help="Makes the submission repeatable.")
+@repeatable("the submission")
 @pass_session
 def job_submit(session: Session, spec: Any, idempotency_key: str | None) -> None:
     """Queue the job that the JSON file SPEC describes; - reads standard input."""
@@ -364,6 +402,13 @@ def job_submit(session: Session, spec: Any, idempotency_key: str | None) -> None
 @click.argument("command", nargs=-1)
 @click.option("--detach", is_flag=True, help="Do not follow the job.")
 @click.option("--name", help="Another name for people.")
+@click.option("--image", help="Another image.")
+@click.option("--cpu", type=click.IntRange(min=1), help="Another amount, in thousandths of a core.")
+@click.option("--memory", callback=memory_of, help="Another amount, 6M at least.")
+@click.option("--gpus", type=click.IntRange(min=0), help="Another number of GPUs.")
+@click.option(
+    "--time-out", type=click.IntRange(1, _RUN_S_MAX), help="Another longest run, in seconds."
+)
 @click.option("--priority", type=click.IntRange(0, 100), help="Another priority.")
 @click.option(
     "--env",
@@ -393,7 +438,7 @@ def job_submit(session: Session, spec: Any, idempotency_key: str | None) -> None
     help="As an array of this size, whether JOB_ID was one or not.",
 )
 @_after_options
-@click.option("--idempotency-key", help="Makes the submission repeatable.")
+@repeatable("the submission")
 @pass_session
 def job_again(  # noqa: PLR0917
     session: Session,
@@ -401,6 +446,11 @@ def job_again(  # noqa: PLR0917
     command: tuple[str, ...],
     detach: bool,
     name: str | None,
+    image: str | None,
+    cpu: int | None,
+    memory: int | None,
+    gpus: int | None,
+    time_out: int | None,
     priority: int | None,
     env: dict[str, str],
     labels: dict[str, str],
@@ -413,12 +463,18 @@ def job_again(  # noqa: PLR0917
 ) -> int:
     """Run a job like JOB_ID, with these changes, such as COMMAND after --, and follow it as `run`.
 
-    What can be changed: its command, name, priority, variables, labels, queue, tasks, the size of
-    its array, and what it waits for. All else is as it was there, the files that were sent, too;
-    but what JOB_ID waited for is not waited for again. An array is run again whole.
+    What can be changed: its command, name, image, cores, memory, GPUs, longest run, priority,
+    variables, labels, queue, tasks, the size of its array, and what it waits for. All else is as it
+    was there, the files that were sent, too; but what JOB_ID waited for is not waited for again. An
+    array is run again whole.
     """
     changes = JobChanges(
         name=name,
+        image=image,
+        cpu_millicores=cpu,
+        memory_bytes=memory,
+        gpu_count=gpus,
+        run=None if time_out is None else timedelta(seconds=time_out),
         command=list(command) or None,
         env=env,
         priority=priority,
@@ -574,7 +630,7 @@ def job_logs(  # noqa: PLR0917
     """Print a job's output."""
     client = session.client
     if follow:
-        job = first_seen(job_id, lambda: _job_of(client, job_id, element))
+        job = first_seen(client, job_id, lambda: _job_of(client, job_id, element))
         if job.is_array:
             return _array_followed(session, job)
         records = output_of(client, job.id, after=after, task=task)

@@ -154,7 +154,7 @@ def _watch(client: Client) -> None:
     while True:
         click.echo(_CLEARED + "\n".join(_fitting(lines_of(line))))
         client.sleep(_LOOK_AGAIN_S)
-        line = asked_on(lambda: look(client), _tell_that_nobody_can_tell)
+        line = asked_on(client, lambda: look(client), _tell_that_nobody_can_tell)
 
 
 def _fitting(lines: Sequence[str]) -> list[str]:

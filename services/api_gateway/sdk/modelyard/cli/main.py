@@ -55,7 +55,8 @@ def main() -> NoReturn:
             usage.show()
             code = usage.exit_code
         except ApiError as error:
-            click.echo(f"refused ({error.code}): {error}", err=True)
+            later = "; it may go well a moment later" if error.is_passing else ""
+            click.echo(f"refused ({error.code}): {error}{later}", err=True)
             code = EXIT_REFUSED
         except (ConnectionFailed, httpx.HTTPError, httpx.InvalidURL) as error:
             click.echo(f"can't reach the platform: {error}", err=True)

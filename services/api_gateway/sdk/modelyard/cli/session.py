@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 import click
 from modelyard.cli.settings import CliSettings
-from modelyard.client import Client
+from modelyard.client import IDEMPOTENCY_KEY, KEY_IN_WORDS, Client
 
 EXIT_FAILED: Final = 1
 EXIT_REFUSED: Final = 3
@@ -38,6 +38,17 @@ if_version_option: Final = click.option(
     type=click.IntRange(min=1),
     help="Change nothing if it is at another version than this by now.",
 )
+
+
+def _key_of(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    if text is not None and IDEMPOTENCY_KEY.fullmatch(text) is None:
+        raise click.BadParameter(KEY_IN_WORDS)
+    return text
+
+
+def repeatable(what: str) -> Callable[[Command], Command]:
+    """Return the option by which who repeats a request makes sure that it has one effect."""
+    return click.option("--idempotency-key", callback=_key_of, help=f"Makes {what} repeatable.")
 
 
 def age(at: datetime) -> str:

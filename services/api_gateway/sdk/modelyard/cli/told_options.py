@@ -20,6 +20,7 @@ _OF_JOBS: Final[Mapping[str, str]] = {
     "env": "--env",
     "labels": "--label",
     "outputs": "--output",
+    "resources.gpu_count": "--gpus",
     "timeouts.run": "--time-out",
     "retries.count_max": "--retries",
     "retries.reasons": "--retry-on",
@@ -32,7 +33,11 @@ _OF_JOBS: Final[Mapping[str, str]] = {
 }
 _OF_CHANGES: Final[Mapping[str, str]] = {
     **_OF_SUBMISSIONS,
-    **{name: _OF_JOBS[name] for name in JobChanges.model_fields},
+    **{
+        field: option
+        for field, option in _OF_JOBS.items()
+        if field.rpartition(".")[2] in JobChanges.model_fields
+    },
 }
 _OF_DEPLOYMENTS: Final[Mapping[str, str]] = {
     **_OF_BOTH,

@@ -1,6 +1,6 @@
 """Typed client of Modelyard's REST API."""
 
-from modelyard.client.api import Client
+from modelyard.client.api import AWAY_S_MIN, IDEMPOTENCY_KEY, KEY_IN_WORDS, Client
 from modelyard.client.errors import ApiError, ConnectionFailed, ElementAlone, InvalidId
 from modelyard.client.values import (
     JOB_STATES,
@@ -40,7 +40,10 @@ from modelyard.client.values import (
 )
 
 __all__ = [
+    "AWAY_S_MIN",
+    "IDEMPOTENCY_KEY",
     "JOB_STATES",
+    "KEY_IN_WORDS",
     "ApiError",
     "ApiKey",
     "ArrayElement",

@@ -10,6 +10,7 @@ What can be no name or id is not asked for: InvalidId.
 
 import json
 import random
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,8 +49,11 @@ from modelyard.client.values import (
 from opentelemetry import propagate
 
 _BACKOFF_S_MAX: Final = 5.0
-_FOLLOW_TRIES_MAX: Final = 40
-"""In a row, of what has been followed already: about two minutes, in which a gateway comes back."""
+AWAY_S_MIN: Final = 120.0
+"""For so long somebody who follows pauses between tries before they give up: in that time a gateway
+comes back."""
+IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
+KEY_IN_WORDS: Final = "must be 1 to 200 printable ASCII characters, and no spaces"
 _PAGE_SIZE_MAX: Final = 200
 _SAID_MAX: Final = 500
 
@@ -67,6 +71,8 @@ class Client:
     transport: httpx.BaseTransport | None = None
     for_tenant: str | None = None
     """Which one is meant; for tokens of people who are members of several."""
+    paused_s: float = field(init=False, default=0.0)
+    """For how long it has paused before it tried again, in all."""
     _http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
@@ -99,7 +105,10 @@ class Client:
     # Jobs
 
     def submit_job(self, spec: JobSpec, *, idempotency_key: str | None = None) -> Job:
-        """Queue a job; it always carries a key, so that a retry queues no second one."""
+        """Queue a job; it always carries a key, so that a retry queues no second one.
+
+        Raises ValueError for what can't be a key.
+        """
         return self._submit(spec.described(), idempotency_key)
 
     def submit_again(
@@ -200,7 +209,7 @@ class Client:
             "POST",
             "/v1/jobs",
             json=spec,
-            headers={"Idempotency-Key": idempotency_key or secrets.token_hex(16)},
+            headers=_repeatable(idempotency_key),
             is_repeatable=True,
         )
         return Job.answered(answer)
@@ -263,12 +272,11 @@ class Client:
         is_known: bool = False,
         task: int | None = None,
     ) -> Iterator[LogRecord]:
-        failures = 0
-        tries_max = max(self.tries_max, _FOLLOW_TRIES_MAX if is_known else 0)
+        failures, away_s_min, away_from_s = 0, AWAY_S_MIN if is_known else 0.0, self.paused_s
         while True:
             try:
                 for record in self._stream(path, after, task):
-                    failures, tries_max = 0, max(self.tries_max, _FOLLOW_TRIES_MAX)
+                    failures, away_s_min, away_from_s = 0, AWAY_S_MIN, self.paused_s
                     if record is not None:
                         after = record.position
                         yield record
@@ -276,12 +284,13 @@ class Client:
                         return
                 return
             except _StreamTooOld:
-                failures = 0
+                failures, away_from_s = 0, self.paused_s
             except (ApiError, ConnectionFailed) as error:
                 failures += 1
-                if not error.is_passing or failures >= tries_max:
+                is_enough = self.paused_s - away_from_s >= away_s_min
+                if not error.is_passing or (is_enough and failures >= self.tries_max):
                     raise
-            self.sleep(_backoff_s(failures))
+            self.pause(_backoff_s(failures))
 
     # Artifacts
 
@@ -351,7 +360,7 @@ class Client:
             "POST",
             "/v1/deployments",
             json=spec.model_dump(mode="json"),
-            headers={"Idempotency-Key": idempotency_key or secrets.token_hex(16)},
+            headers=_repeatable(idempotency_key),
             is_repeatable=True,
         )
         return Deployment.answered(answer)
@@ -616,15 +625,20 @@ class Client:
             except httpx.TransportError as error:
                 if is_last:
                     raise ConnectionFailed(f"{self.url}: {error}") from error
-                self.sleep(_backoff_s(failures))
+                self.pause(_backoff_s(failures))
                 continue
             if answer.is_success:
                 return self._read(answer) if answer.content else None
             is_passing = answer.status_code in PASSING or "retry-after" in answer.headers
             if is_last or not is_passing:
                 raise _error(answer)
-            self.sleep(max(_retry_after_s(answer), _backoff_s(failures)))
+            self.pause(max(_retry_after_s(answer), _backoff_s(failures)))
         raise AssertionError("the last try returns or raises")
+
+    def pause(self, length_s: float) -> None:
+        """Wait before another try."""
+        self.sleep(length_s)
+        self.paused_s += length_s
 
     def _read(self, answer: httpx.Response) -> Any:
         try:
@@ -687,9 +701,16 @@ def _path(*parts: str, root: str = "/v1") -> str:
     Quoting does not keep it from that: servers take `%2F` for a slash, and dots are resolved.
     """
     for part in parts:
-        if "/" in part or not part.strip("."):
+        if not isinstance(part, str) or "/" in part or not part.strip("."):
             raise InvalidId(f"{part!r} is no name or id")
     return "/".join([root, *(quote(part, safe="") for part in parts)])
+
+
+def _repeatable(idempotency_key: str | None) -> dict[str, str]:
+    """Return what makes a request repeatable; raises ValueError for what can't be a key."""
+    if idempotency_key is not None and IDEMPOTENCY_KEY.fullmatch(idempotency_key) is None:
+        raise ValueError(f"idempotency_key: {KEY_IN_WORDS}")
+    return {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}
 
 
 def _person(subject: str, issuer: str | None) -> dict[str, str]:

@@ -100,10 +100,23 @@ class JobSpec(Asked):
         return self.model_dump(mode="json", exclude=unused)
 
 
+_CHANGED_PARTS: Final = {
+    "resources": {"cpu_millicores", "memory_bytes", "gpu_count"},
+    "timeouts": {"run"},
+}
+"""What of a spec's parts can be changed."""
+
+
 class JobChanges(Asked):
     """What a job has of its own that is run like an earlier one; None: as that one had it."""
 
     name: str | None = None
+    image: str | None = None
+    cpu_millicores: Integer | None = None
+    memory_bytes: Integer | None = None
+    gpu_count: Integer | None = None
+    run: Length | None = None
+    """For how long it may run at most."""
     command: list[str] | None = None
     env: dict[str, str] = Field(default_factory=dict)
     """Beside the others that it had."""
@@ -118,10 +131,15 @@ class JobChanges(Asked):
 
     def made_to(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Return the changed spec; fields that are newer than this client stay as they are."""
-        plain = self.model_dump(exclude={"env", "labels", "after"}, exclude_none=True)
+        given = self.model_dump(mode="json", exclude={"env", "labels", "after"}, exclude_none=True)
+        parts = {
+            part: spec.get(part, {}) | {name: given.pop(name) for name in names & given.keys()}
+            for part, names in _CHANGED_PARTS.items()
+            if names & given.keys()
+        }
         pairs = {name: spec[name] | getattr(self, name) for name in ("env", "labels")}
         after = {"after": [needed.model_dump() for needed in self.after]}
-        return spec | plain | pairs | (after if self.after or "after" in spec else {})
+        return spec | given | parts | pairs | (after if self.after or "after" in spec else {})
 
 
 class JobProgress(Value):
