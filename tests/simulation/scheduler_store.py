@@ -537,6 +537,10 @@ class MemoryAttempts:
             return found
         return sorted(found, key=_end_of)[:soonest]
 
+    async def does_any_end(self) -> bool:
+        """Tell whether an open attempt is a job's."""
+        return any(each.ends_in is not None for each in await self.holdings())
+
     def _holdings(self) -> list[Holding]:
         found = []
         for attempt in self._tx.server.all(ATTEMPTS):

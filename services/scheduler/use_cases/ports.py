@@ -441,6 +441,10 @@ class Bookings(Protocol):
         """
         ...
 
+    async def does_any_end(self) -> bool:
+        """Tell whether an open attempt is a job's, which ends by itself; nothing is locked."""
+        ...
+
     async def running(self, *, preemptible_by: int) -> Sequence[Running]:
         """Return all that has open attempts, if a placed job of it has less than this priority.
 

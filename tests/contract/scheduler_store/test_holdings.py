@@ -134,6 +134,32 @@ async def test_whose_owner_is_no_job_never_ends_by_itself(store: Store) -> None:
     assert Holding(NODE, ACME, resources(cpu=2), ends_in=None) in await held(store)
 
 
+async def test_jobs_alone_end_by_themselves(store: Store) -> None:
+    async def does_any_end() -> bool:
+        async with store.unit_of_work.reading(because="test") as reading:
+            return await reading.attempts.does_any_end()
+
+    assert not await does_any_end()
+    attempt = await admit(store)
+    assert await does_any_end()
+    async with store.unit_of_work.system(because="test") as tx:
+        closed, _ = (await tx.attempts.get(attempt.id)).closed(ENDING, at=NOW)
+        await tx.attempts.save(closed)
+        replica = Owner(OwnerKind.REPLICA, "rep_1", public_id="dep_1")
+        other, _ = Attempt.created(
+            AttemptId("att_2"),
+            ACME,
+            replica,
+            number=1,
+            node_id=NODE,
+            resources=resources(),
+            at=NOW,
+            traceparent=None,
+        )
+        await tx.attempts.add([other])
+    assert not await does_any_end()
+
+
 async def test_those_that_end_first_are_told_before_what_never_ends(store: Store) -> None:
     await admit(store)
     overdue = timedelta(0)

@@ -8,12 +8,14 @@ import pytest
 import sqlalchemy as sa
 
 from services.chassis.errors import NotFound
+from services.scheduler.adapters.postgres.line import PostgresLine
 from services.scheduler.adapters.postgres.tables import JOBS
 from services.scheduler.domain.attempts.attempt import LogLocation
 from services.scheduler.domain.attempts.ending import AttemptEnding
 from services.scheduler.domain.jobs.job import Job
 from services.scheduler.domain.jobs.spec import JobTimeouts
-from services.scheduler.domain.scheduling.causes import Hold
+from services.scheduler.domain.scheduling import forecast
+from services.scheduler.domain.scheduling.causes import Cause, Hold
 from services.scheduler.domain.scheduling.explanation import Explanation
 from services.scheduler.domain.scheduling.forecast import Basis
 from tests.integration.scheduler.yard import Yard, cores
@@ -196,9 +198,9 @@ async def test_a_job_behind_those_that_pause_is_told_that_it_is_its_turn(yard: Y
     assert (told.reason.hold, told.jobs_before) == (Hold.NONE, 2)
 
 
-async def pause(yard: Yard, job: Job) -> None:
+async def pause(yard: Yard, job: Job, *, length: timedelta = HOUR) -> None:
     """Let a job in line wait for its next try, as after a failure."""
-    later = sa.update(JOBS).values(retry_at=yard.clock.now() + HOUR).where(JOBS.c.id == job.id)
+    later = sa.update(JOBS).values(retry_at=yard.clock.now() + length).where(JOBS.c.id == job.id)
     async with yard.engine.begin() as connection:
         await connection.execute(later)
 
@@ -247,6 +249,31 @@ async def test_a_job_that_waits_for_a_replicas_room_is_told_no_instant(yard: Yar
     told = await explained(yard, await yard.a_job(resources=cores(4)))
     assert (told.reason.hold, told.estimated_start_at) == (Hold.RESOURCES, None)
     assert told.reason.helped_by == "fewer replicas, or more nodes"
+
+
+async def test_in_a_large_yard_who_is_behind_others_of_its_kind_needs_no_look_at_the_line(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast, "WORK_MAX", 1)  # as if there were many nodes
+    await yard.a_node()
+    await yard.a_job(resources=cores(1), timeouts=FOR_AN_HOUR)
+    await yard.cycle()
+    [running] = await yard.open_work()
+    first, second = [await yard.a_job(resources=cores(4)) for _ in range(2)]
+    assert is_about(await explained(yard, first), HOUR)
+
+    with monkeypatch.context() as blind:
+        blind.setattr(PostgresLine, "first", None)
+        told = await explained(yard, second)
+        assert (told.reason.cause, told.reason.starts_in) == (Cause.NO_ROOM, None)
+    await pause(yard, first)
+    assert is_about(await explained(yard, second), HOUR)
+
+    await pause(yard, first, length=-HOUR)
+    await yard.a_deployment(resources=cores(1))
+    await yard.cycle()
+    await yard.end(running.attempt.id)
+    assert (await explained(yard, second)).reason.cause is Cause.NO_ROOM_EVER
 
 
 async def test_another_tenants_job_is_not_found(yard: Yard) -> None:

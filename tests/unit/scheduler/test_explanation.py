@@ -78,8 +78,10 @@ def test_of_nodes_that_have_come_to_hold_anothers_work_nobody_says_what_they_lac
     )
 
 
-def far_back(head: Head, around: Snapshot, doors: FleetDoors = OPEN) -> Reason:
-    return reason_far_back(head, around, doors, alike_count=3)
+def far_back(
+    head: Head, around: Snapshot, doors: FleetDoors = OPEN, *, does_any_end: bool = True
+) -> Reason:
+    return reason_far_back(head, around, doors, alike_count=3, does_any_end=does_any_end)
 
 
 def test_one_far_back_that_fits_no_node_as_they_are_is_told_what_the_best_one_lacks() -> None:
@@ -88,6 +90,12 @@ def test_one_far_back_that_fits_no_node_as_they_are_is_told_what_the_best_one_la
         Cause.NO_ROOM,
         "no node has room for it: the best one is short of cpu_millicores 2000",
     )
+
+
+def test_one_far_back_where_nothing_ends_is_told_that() -> None:
+    fleet = a_fleet("a", holdings=[holding(6, ends_in=None)])
+    told = far_back(head("last", cpu=4), seen([], fleet), does_any_end=False)
+    assert told.cause is Cause.NO_ROOM_EVER
 
 
 def test_one_far_back_that_fits_a_node_waits_for_those_before_it() -> None:

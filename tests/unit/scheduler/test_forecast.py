@@ -14,6 +14,8 @@ from services.scheduler.domain.scheduling.forecast import (
     Basis,
     Forecast,
     forecast,
+    is_beyond,
+    steps_max,
 )
 from services.scheduler.domain.scheduling.line import Head, Line, Shape
 from services.scheduler.domain.scheduling.plan import Holding, Snapshot, plan
@@ -199,6 +201,19 @@ def test_nobody_reckons_further_than_it_is_worth() -> None:
     steps = WORK_MAX // 1500
     told = [forecast(line[place], around, plan(around)) for place in (steps, steps + 1)]
     assert told == [Forecast(steps * HOUR), Forecast(None, is_cut=True)]
+
+
+def test_nobody_beyond_is_told_an_instant() -> None:
+    node_count = 500
+    nodes = [a_node(f"n-{place}", capacity=resources(cpu=8)) for place in range(node_count)]
+    for alike_count in (0, 20, 21, 60):
+        line = [job(seq, cpu=8) for seq in range(alike_count + 1)]
+        around = replace(seen(line, *[holding(1, hours=1)]), nodes=nodes, holdings=())
+        around = replace(around, heads_max=200)
+        if is_beyond(alike_count, node_count=node_count):
+            assert steps_max(around) == 1
+    assert not is_beyond(20, node_count=node_count)
+    assert is_beyond(21, node_count=node_count)
 
 
 def test_the_first_in_line_is_told_its_instant_however_large_the_yard_is() -> None:

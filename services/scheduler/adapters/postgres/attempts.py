@@ -67,6 +67,9 @@ _HELD: Final = (
     .where(ATTEMPTS.c.state.in_(OPEN))
     .group_by(ATTEMPTS.c.tenant)
 )
+_DOES_ANY_END: Final = sa.select(
+    sa.exists().where(ATTEMPTS.c.state.in_(OPEN), ATTEMPTS.c.owner_kind == OwnerKind.JOB)
+)
 _HELD_BY_ONE: Final = _HELD.where(ATTEMPTS.c.tenant == sa.bindparam("tenant"))
 # Asked for by a process's clock, which may be ahead of the database's: so never later than now.
 _STOP_ASKED_AT: Final = sa.func.least(
@@ -320,6 +323,10 @@ class PostgresAttempts:
         """Return all that has open attempts, if a placed job of it has less than this priority."""
         found = await self._connection.execute(_RUNNING, {"priority": preemptible_by})
         return to_running(found.mappings().all())
+
+    async def does_any_end(self) -> bool:
+        """Tell whether an open attempt is a job's, which ends by itself; nothing is locked."""
+        return bool(await self._connection.scalar(_DOES_ANY_END))
 
     async def took(
         self, templates: Collection[tuple[TenantId, str]]

@@ -143,7 +143,9 @@ def _by_plan(tenant: Tenant, resources: Resources, booked: Resources) -> Reason 
     return Reason(Cause.PLAN_USED_UP, told)
 
 
-def reason_far_back(head: Head, seen: Snapshot, doors: FleetDoors, *, alike_count: int) -> Reason:
+def reason_far_back(
+    head: Head, seen: Snapshot, doors: FleetDoors, *, alike_count: int, does_any_end: bool
+) -> Reason:
     """Return what holds one behind more of its own shape than a cycle places.
 
     Of the line nothing else is looked at, and nobody can tell when it starts.
@@ -151,7 +153,7 @@ def reason_far_back(head: Head, seen: Snapshot, doors: FleetDoors, *, alike_coun
     if doors.why_waiting:
         return Reason(Cause.NODES_CLOSED, doors.why_waiting)
     if not _has_room(head, seen.nodes):
-        return _no_room(head, seen, Forecast(None, is_cut=True))
+        return _no_room(head, seen, Forecast(None, is_cut=does_any_end))
     left = seen.left.get(head.tenant)
     if left is not None and not (head.total * (alike_count + 1)).fits_in(left):
         return _plan_taken(head)

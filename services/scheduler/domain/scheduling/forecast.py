@@ -67,6 +67,14 @@ def steps_max(seen: Snapshot) -> int:
     return max(1, WORK_MAX // max(1, work))
 
 
+def is_beyond(alike_count: int, *, node_count: int) -> bool:
+    """Tell whether one behind so many of its own kind is told no instant, with so many nodes.
+
+    Where one of those could have its turn now: else it may be the first.
+    """
+    return alike_count * node_count > WORK_MAX // 2  # `steps_max` is one
+
+
 def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
     """Return when a head of a snapshot starts, on which these decisions were made."""
     steps_left = steps_max(seen)

@@ -13,7 +13,7 @@ from services.scheduler.domain.scheduling.explanation import (
     reason_far_back,
     reason_in_line,
 )
-from services.scheduler.domain.scheduling.forecast import steps_max
+from services.scheduler.domain.scheduling.forecast import is_beyond, steps_max
 from services.scheduler.domain.scheduling.line import Head, Line
 from services.scheduler.domain.scheduling.plan import Decisions, Snapshot, plan
 from services.scheduler.domain.scheduling.shares import Shares
@@ -82,18 +82,29 @@ class LookAtLine:
             return around, InLine(first, decisions)
 
         far_back: Seen | None = None
-        if alike_count >= self.heads_max:
-            far_back = Seen(head, alike_count, doors, await look(Line.of([head]), ends=Ends.NONE))
-            if not far_back.is_held_by_others:
+        is_far_back = alike_count >= self.heads_max
+        if is_far_back or is_beyond(alike_count, node_count=doors.open_count):
+            far_back = Seen(
+                head,
+                alike_count,
+                doors,
+                await look(Line.of([head]), ends=Ends.NONE),
+                does_any_end=await reading.attempts.does_any_end(),
+            )
+            is_held_by_others = far_back.is_held_by_others
+            if is_far_back and not is_held_by_others:
                 return far_back
-            # Where there is room for it those before it take it in a moment, unless they pause.
-            if await reading.line.pausing_count(head.tenant, at=at) < alike_count:
+            # Where there is room for it those before it take it in a moment, unless they pause; of
+            # some that a cycle places at once it may be one.
+            is_behind = await reading.line.pausing_count(head.tenant, at=at) < alike_count
+            if is_behind and (is_far_back or not is_held_by_others):
                 return far_back
         # At a few first: where there is little room that tells it all, and is soon done.
         around, line = await in_line(few)
         if not line.tells_all_of(head, around):
             around, line = await in_line(self.heads_max)
-        if far_back is not None and not any(each.id == head.id for each in line.first.heads):
+        is_seen = any(each.id == head.id for each in line.first.heads)
+        if is_far_back and far_back is not None and not is_seen:
             return far_back
         return Seen(head, alike_count, doors, around, line)
 
@@ -140,6 +151,8 @@ class Seen:
     around: Snapshot
     line: InLine | None = None
     """None: it is too far back for a look at others."""
+    does_any_end: bool = True
+    """Whether anything that runs ends by itself; where the line was looked at a forecast tells."""
 
     @property
     def is_held_by_others(self) -> bool:
@@ -150,7 +163,13 @@ class Seen:
     def reason(self) -> Reason:
         """Return what holds it: told once, since it takes a look at each node."""
         if self.line is None:
-            return reason_far_back(self.head, self.around, self.doors, alike_count=self.alike_count)
+            return reason_far_back(
+                self.head,
+                self.around,
+                self.doors,
+                alike_count=self.alike_count,
+                does_any_end=self.does_any_end,
+            )
         is_certain = self.line.is_certain(self.around.heads_max)
         return reason_in_line(
             self.head, self.around, self.line.decisions, self.doors, is_certain=is_certain
