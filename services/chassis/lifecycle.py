@@ -26,8 +26,8 @@ from services.chassis.telemetry.loop_gap import watch_event_loop
 Run = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 Check = Callable[[], Awaitable[object]]
 _CHECK_TIMEOUT_S = 2.0
-_RARER = 10
-"""Full collections of garbage, than Python has them. Most of it is collected young."""
+_FULL_COLLECTIONS_RARER_BY = 10
+"""Than Python has them. Most garbage is collected young."""
 
 
 class Stage(IntEnum):
@@ -192,11 +192,11 @@ async def run_until_stopped(
 ) -> int:
     """Run until SIGTERM or SIGINT, or until a loop fails; return the process's exit code."""
     # What is here by now stays: without this each full collection walks it, which takes 70 ms.
-    # What comes may stay for long too, such as a line of 100,000 jobs, which takes 20 to 40.
+    # What comes may stay for long too: 100,000 small things that do take 20 to 40.
     gc.collect()
     gc.freeze()
     young, middle, old = gc.get_threshold()
-    gc.set_threshold(young, middle, old * _RARER)
+    gc.set_threshold(young, middle, old * _FULL_COLLECTIONS_RARER_BY)
     supervisor.add("event-loop-gap", watch_event_loop, Stage.LAST)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

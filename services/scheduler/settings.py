@@ -45,8 +45,8 @@ class SchedulingSettings(BaseModel):
     """After so many a cycle, which is one transaction, places nobody else: more cost less each, and
     stay locked for longer. A job counts as many times as it has tasks, and is placed whole."""
     cycle_soonest_max: int = Field(default=500, gt=0)
-    """Of what runs a cycle looks at so many that end first, where it matters when; and at all where
-    these do not tell when there is room. Each costs two microseconds."""
+    """Where it matters when what runs ends, a cycle looks at so many attempts that end first, and
+    then, if those do not tell when there is room, at all. Each costs two microseconds."""
     usage_half_life: timedelta = Field(default=timedelta(hours=24), gt=timedelta(0))
     """Of equal priorities those tenants go first that hold and held less: what somebody held so
     long ago counts half. Shorter forgets sooner; all replicas should have the same."""

@@ -13,7 +13,7 @@ and 500 after, three times.
     queue.rss_mib                 what the scheduler takes with the long line beyond what it takes
                                   with none
     queue.explain_p99_ms          from request to answer, one after another, 100,000 being in line;
-                                  once all others have handled what was told of the admissions
+                                  once all others have read what was told of the admissions
     queue.eta_error_p50           how far off estimated starts are, over the wait (`queue_replay`)
     queue.gang_512_s              from the begin of the cycle that finds 512 nodes for a job of 512
                                   tasks until its attempts are seen: the median of the rounds
@@ -76,6 +76,8 @@ _IDLE_CYCLES: Final = 3
 """After so many a new process has met all that it meets while nothing can be admitted."""
 _QUIET_CYCLES: Final = 2
 _POLL_INTERVAL_S: Final = 0.5
+_LAG_TOLD_WITHIN_S: Final = 6.0
+"""A consumer tells its lag each five seconds."""
 _ROUND_S_MAX: Final = 240.0
 _MIB: Final = 1 << 20
 
@@ -95,10 +97,13 @@ class Yard:
         """Return where the scheduler tells of itself."""
         return _operations(self.scheduler)
 
-    @property
-    def lag(self) -> float:
-        """Return how many records those who hear of what it does have yet to handle."""
-        return sum(lag_at(_operations(each)) for each in [self.scheduler, *self.others])
+    async def lag(self) -> float:
+        """Return how many records those who hear of what it does had yet to read lately."""
+        told = [
+            await asyncio.to_thread(lag_at, _operations(each))
+            for each in [self.scheduler, *self.others]
+        ]
+        return sum(told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,12 +259,17 @@ async def _until_full(yard: Yard, line: Line) -> Scrape:
 
 
 async def _until_told(yard: Yard, line: Line) -> None:
-    """Wait until all others have handled what was told of the admissions."""
+    """Wait until all others have read what was told of the admissions."""
 
-    async def are_told() -> bool:
-        return not await line.unpublished_count() and not yard.lag
+    async def is_published() -> bool:
+        return not await line.unpublished_count()
 
-    await eventually(are_told, within_s=_ROUND_S_MAX, what="everybody has handled the admissions")
+    async def is_read() -> bool:
+        return not await yard.lag()
+
+    await eventually(is_published, within_s=_ROUND_S_MAX, what="the admissions are published")
+    await asyncio.sleep(_LAG_TOLD_WITHIN_S)  # what is told now may be from before
+    await eventually(is_read, within_s=_ROUND_S_MAX, what="everybody has read of the admissions")
 
 
 async def _explained(yard: Yard, queued: Sequence[Standing]) -> Explained:

@@ -42,7 +42,7 @@ def scrape(address: str) -> Scrape:
 
 
 def lag_at(address: str) -> float:
-    """Return how many records the process with this operations port has yet to handle."""
+    """Return how many records the process with this operations port has yet to read."""
     return read_lag(_page(address))
 
 
@@ -57,8 +57,9 @@ def read_scrape(text: str) -> Scrape:
 
 
 def read_lag(text: str) -> float:
-    """Return what a page of metrics says of the lag, of all partitions."""
-    return sum(each.value for each in _samples(text) if each.name == _LAG)
+    """Return what a page of metrics says of the lag, of all partitions; infinite if nothing."""
+    found = [each.value for each in _samples(text) if each.name == _LAG]
+    return sum(found) if found else math.inf
 
 
 def _page(address: str) -> str:

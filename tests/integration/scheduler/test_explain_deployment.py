@@ -66,9 +66,9 @@ async def test_a_replica_that_fits_waits_for_one_before_it_that_does_not(yard: Y
     told = await explained(yard)
     assert (told.reason.hold, told.reason.because) == (
         Hold.ORDER,
-        "there is room, and it is kept for a replica before it that needs more",
+        "there is room, and it is kept for a replica before it that can't start yet",
     )
-    assert told.reason.helped_by == "its start"
+    assert told.reason.helped_by == "that one's start"
 
 
 async def test_of_more_replicas_than_find_room_the_first_in_line_is_told(yard: Yard) -> None:

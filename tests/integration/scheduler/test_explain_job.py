@@ -123,7 +123,10 @@ async def test_a_job_that_fits_and_is_not_let_past_the_first_says_so(yard: Yard)
 
     told = await explained(yard, behind)
     assert (told.reason.hold, told.jobs_before) == (Hold.ORDER, 1)
-    assert told.reason.because == "there is room, and it is kept for one before it that needs more"
+    assert (
+        told.reason.because
+        == "there is room, and it is kept for one before it that can't start yet"
+    )
     assert is_about(told, 2 * HOUR)
 
 

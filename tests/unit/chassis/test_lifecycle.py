@@ -1,6 +1,7 @@
 """How a process's loops run and end."""
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -205,6 +206,18 @@ async def test_a_signal_ends_the_process_with_code_0(number: signal.Signals) -> 
     supervisor = supervising(("grpc", run, Stage.INTAKE))
 
     assert await run_until_stopped(supervisor, Readiness(), PATIENT) == 0
+
+
+async def test_full_collections_of_garbage_are_rarer_while_a_process_runs() -> None:
+    before, seen = gc.get_threshold(), []
+
+    async def run(stopping: asyncio.Event) -> None:
+        seen.append(gc.get_threshold())
+
+    await run_until_stopped(supervising(("loop", run, Stage.WORK)), Readiness(), PATIENT)
+
+    assert seen == [(*before[:2], 10 * before[2])]
+    assert gc.get_threshold() == before
 
 
 async def test_a_failed_loop_ends_the_process_with_code_1() -> None:

@@ -98,6 +98,18 @@ def test_one_far_back_where_nothing_ends_is_told_that() -> None:
     assert told.cause is Cause.NO_ROOM_EVER
 
 
+def test_a_job_of_several_tasks_is_told_for_how_many_there_is_room() -> None:
+    fleet = a_fleet("a", "b", holdings=[holding(5, ends_in=None)])  # room for 3 and 8
+    fits, more = head("fits", cpu=1, tasks=10), head("more", cpu=1, tasks=12)
+    assert far_back(fits, seen([], fleet)).hold is Hold.ORDER
+    told = reason_of(more, seen([more], fleet))
+    assert told.cause is Cause.NO_ROOM_EVER_FOR_TASKS
+    assert told.because == (
+        "there is room for 11 of its 12 tasks, which start together,"
+        " and nothing that ends by itself makes more"
+    )
+
+
 def test_one_far_back_that_fits_a_node_waits_for_those_before_it() -> None:
     last, fleet = head("last", cpu=1), a_fleet("a", holdings=[holding(6)])
     assert far_back(last, seen([], fleet)).hold is Hold.ORDER
@@ -132,7 +144,7 @@ def test_of_alike_ones_the_last_is_refused_and_the_first_is_not_told_of_that() -
     around = seen(alike, a_fleet("a"))
     told = [reason_of(each, around, is_certain=False) for each in alike]
     assert [each.because for each in told] == [
-        *["those before it in line come first"] * 2,
+        *["those before it in line are looked at first"] * 2,
         "those before it take the room that there is",
     ]
 
@@ -143,7 +155,7 @@ def test_nobody_says_that_it_is_ones_turn_while_others_were_not_looked_at() -> N
     assert reason_of(first, around).hold is Hold.NONE
     told = reason_of(first, around, is_certain=False)
     assert (told.hold, told.starts_in) == (Hold.ORDER, None)
-    assert told.because == "those before it in line come first"
+    assert told.because == "those before it in line are looked at first"
 
 
 @given(line=lines(), fleet=fleets(), left=lefts, heads_max=st.integers(1, 4))

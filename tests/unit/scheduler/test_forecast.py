@@ -174,6 +174,46 @@ def test_what_is_placed_by_cycles_that_follow_at_once_is_by_limits() -> None:
     assert told[:5] == told[5:] == [(HOUR, Basis.HISTORY), *[(timedelta(0), Basis.LIMITS)] * 4]
 
 
+def test_who_is_first_once_a_tenant_has_got_more_starts_at_once() -> None:
+    third = TenantId("third")
+    large = job(1, cpu=8, hours=5)
+    other, small = job(2, cpu=2, hours=5, tenant=third), job(3, cpu=2, hours=2)
+    running = holding(3, hours=3, tenant=UMBRELLA)
+    around = seen([large, other, small], running)
+    around = replace(around, shares=Shares(resources(cpu=8), {UMBRELLA: running.resources}))
+    assert [each.head for each in plan(around).placements] == [small]
+    assert [starts_in(each, around) for each in (small, other)] == [timedelta(0)] * 2
+
+
+def test_who_starts_on_another_node_than_the_first_is_told_by_what_ends_there() -> None:
+    first, second = job(1, cpu=16), job(2, cpu=8)
+    nodes = [
+        a_node(name, capacity=resources(cpu=cpu, memory=64), used=resources(cpu=cpu))
+        for name, cpu in (("a", 16), ("b", 8))
+    ]
+    holdings = [
+        holding(16, hours=1),
+        holding(8, hours=24, expected=0.5)._replace(node_id=NodeId("b")),
+    ]
+    around = replace(seen([first, second]), nodes=nodes, holdings=holdings)
+    assert told_of(first, around) == (HOUR, Basis.LIMITS)
+    assert told_of(second, around) == (HOUR, Basis.HISTORY)
+
+
+def test_the_first_of_a_large_yard_is_told_by_limits_where_more_is_placed_at_once() -> None:
+    line = [job(1, cpu=8), job(2, cpu=1, hours=0.5), job(3, cpu=1, hours=0.5)]
+    many = [Holding(NodeId("a"), ACME, Resources(), HOUR)] * WORK_MAX
+    around = replace(seen(line, *many, holding(1, hours=24, expected=2)), heads_max=1)
+    assert told_of(line[0], around) == (24 * HOUR, Basis.LIMITS)
+
+
+def test_no_history_counts_where_not_all_that_runs_was_looked_at() -> None:
+    first = job(1, cpu=8)
+    around = seen([first], holding(1, hours=1), holding(1, hours=2, expected=0.5))
+    around = replace(around, ends_known_to=2 * HOUR)
+    assert told_of(first, around) == (2 * HOUR, Basis.LIMITS)
+
+
 def test_the_first_of_a_large_yard_is_told_by_history_and_who_is_behind_it_nothing() -> None:
     line = [job(1, cpu=8), job(2, cpu=8)]
     many = [Holding(NodeId("a"), ACME, Resources(), HOUR)] * WORK_MAX

@@ -181,7 +181,7 @@ class Yard:
 def test_shares_of_those_who_always_wait_become_equal_but_for_a_job(
     theirs: list[tuple[int, int, int]], seed: int
 ) -> None:
-    """Whatever size their jobs have, however long these run, and whoever has had all so far."""
+    """Whatever size their jobs have and however long these run; who has had all so far is last."""
     names = [TenantId(f"tenant-{place}") for place in range(len(theirs))]
     needs = {
         name: resources(cpu=cpu, memory=memory)
@@ -192,6 +192,8 @@ def test_shares_of_those_who_always_wait_become_equal_but_for_a_job(
     }
     head_start = Averages({names[0]: Average(cpu_millicores=24_000)}, at=NOW)
     yard, chance = Yard(needs, longest, head_start), Random(seed)
+    at_first = yard.shares_over(timedelta(minutes=10), chance)
+    assert at_first[names[0]] == min(at_first.values())
     yard.shares_over(timedelta(hours=5), chance)
     had = yard.shares_over(timedelta(hours=10), chance)
     one_job = max(Shares(yard.node.capacity, needs).of(name) for name in names)

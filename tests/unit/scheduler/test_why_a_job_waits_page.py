@@ -10,7 +10,6 @@ from tests.unit.scheduler.why_a_job_waits_page import PAGE, render
 def test_the_table_of_the_page_is_up_to_date() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert page == render(page)
-    assert page.count("| `RESOURCES` |") > 0
 
 
 def test_each_hold_has_a_cause_and_all_but_none_have_a_help() -> None:
@@ -20,5 +19,6 @@ def test_each_hold_has_a_cause_and_all_but_none_have_a_help() -> None:
 
 
 def test_the_page_tells_of_each_basis_of_an_estimate() -> None:
-    told = re.findall(r"^\| `([A-Z_]+)` \|", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert {*told} == {*Hold, *Basis}
+    _, _, below = PAGE.read_text(encoding="utf-8").partition("| `estimate_basis` |")
+    told = re.findall(r"^\| `([A-Z_]+)` \|", below, flags=re.MULTILINE)
+    assert sorted(told) == sorted(Basis)

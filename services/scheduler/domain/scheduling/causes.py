@@ -38,7 +38,11 @@ class Hold(StrEnum):
 class Cause(Enum):
     """What holds somebody: the word for it, what it means, and what would help."""
 
-    NOT_IN_LINE = (Hold.NONE, "it does not stand in line: it has been placed, or has ended", "")
+    NOT_IN_LINE = (
+        Hold.NONE,
+        "it does not stand in line: it has been placed, has ended, or is not wanted any more",
+        "",
+    )
     ITS_TURN = (Hold.NONE, "it is its turn", "")
     SUSPENDED = (Hold.TENANT, "the tenant is suspended; the message says why", "its resumption")
     NOT_HEARD_OF = (
@@ -76,7 +80,7 @@ class Cause(Enum):
         Hold.NODES,
         "no node that is large enough takes anything new: there is none, or they are silent, "
         "cordoned, without their container runtime, or with another tenant's work where that is "
-        "not mixed; the message counts them",
+        "not mixed; the message counts those that are closed",
         "a node that takes work: uncordoned, back, new, or empty of others' work",
     )
     NO_ROOM = (
@@ -98,15 +102,15 @@ class Cause(Enum):
     TAKEN_BEFORE = (Hold.ORDER, "those before it take the room that there is", _END)
     KEPT = (
         Hold.ORDER,
-        "there is room, and it is kept for one before it that needs more",
-        "a run time limit that ends before that one's turn, or its start",
+        "there is room, and it is kept for one before it that can't start yet",
+        "a run time limit that ends before that one's turn, or that one's start",
     )
-    KEPT_FROM_REPLICA = (
+    KEPT_FOR_REPLICA = (
         Hold.ORDER,
-        "there is room, and it is kept for a replica before it that needs more",
-        "its start",
+        "there is room, and it is kept for a replica before it that can't start yet",
+        "that one's start",
     )
-    BEFORE = (Hold.ORDER, "those before it in line come first", "their start")
+    BEFORE = (Hold.ORDER, "those before it in line are looked at first", "their start")
 
     def __init__(self, hold: Hold, meaning: str, helped_by: str) -> None:
         self.hold = hold

@@ -198,7 +198,7 @@ def _what_is_short(head: Head, seen: Snapshot, decisions: Decisions, told: Forec
     if left is not None and not head.total.fits_in(left):
         return _plan_taken(head)
     if _has_room(head, at_its_turn.nodes):
-        cause = Cause.KEPT if head.run_max is not None else Cause.KEPT_FROM_REPLICA
+        cause = Cause.KEPT if head.run_max is not None else Cause.KEPT_FOR_REPLICA
         return Reason(cause, cause.meaning)
     if at_its_turn is not seen and _has_room(head, seen.nodes):
         return Reason(Cause.TAKEN_BEFORE, Cause.TAKEN_BEFORE.meaning)
@@ -210,9 +210,10 @@ def _no_room(head: Head, seen: Snapshot, told: Forecast) -> Reason:
     cause = Cause.NO_ROOM
     if never:
         cause = Cause.NO_ROOM_EVER if head.task_count == 1 else Cause.NO_ROOM_EVER_FOR_TASKS
+    nor_later = ", and nothing that ends by itself makes more" if never else ""
     if head.task_count > 1 and (room := _room(head, seen.nodes)) > 0:
         because = f"there is room for {room} of its {head.task_count} tasks, which start together"
-        return Reason(cause, because)
+        return Reason(cause, because + nor_later)
     large = [node for node in seen.nodes if head.resources.fits_in(node.capacity)]
     lacks = [head.resources.less(node.free) for node in large if node.takes(head.tenant)]
     if not lacks:  # the nodes were looked at before, and some took something then
@@ -221,7 +222,7 @@ def _no_room(head: Head, seen: Snapshot, told: Forecast) -> Reason:
     short = _in_words(min(lacks, key=_severity))
     which = "it" if head.task_count == 1 else f"any of its {head.task_count} tasks"
     because = f"no node has room for {which}: the best one is short of {short}"
-    return Reason(cause, because)
+    return Reason(cause, because + nor_later)
 
 
 def _plan_taken(head: Head) -> Reason:

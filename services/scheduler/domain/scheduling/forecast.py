@@ -87,34 +87,36 @@ def forecast(head: Head, seen: Snapshot, decisions: Decisions) -> Forecast:
     while True:
         if _is_placed(head, decisions):
             return Forecast(elapsed, is_by_history=is_by_history)
-        if is_history_ahead and not decisions.is_cut:
-            # What is placed now is, by limits; a cut plan has more of it.
+        # Who is placed makes its tenant's share larger: the next cycle, which follows at once, may
+        # place another one's.
+        is_alone = len(seen.line.tenants()) == 1
+        is_settled = not decisions.is_cut and (is_alone or not decisions.placements)
+        is_last = steps_left == 1
+        if is_history_ahead and (is_settled or (is_last and not decisions.is_cut)):
+            # All that is placed now is, by limits.
             is_history_ahead, is_foreseen = False, True
             seen = _by_history(seen.with_placed(decisions.placements))
             decisions = plan(seen)
             continue
         kept = decisions.reservation
-        is_final = not is_history_ahead or steps_left == 1
-        if kept is not None and _is_kept_for(head, decisions) and is_final:
-            is_by_history |= is_foreseen and _is_told_by_history(seen, kept.starts_in, kept)
+        if kept is not None and _is_kept_for(head, decisions) and (is_settled or is_last):
+            is_by_history |= is_foreseen and _is_told_by_history(seen, kept.starts_in, on=kept)
             return Forecast(elapsed + kept.starts_in, is_by_history=is_by_history)
         ends = [
             each.ends_in
             for each in chain(_held(seen), *(each.holdings for each in decisions.placements))
             if each.ends_in is not None
         ]
-        if not ends and not decisions.is_cut:  # of those that end first none ends: none does
+        if not ends and is_settled:  # of those that end first none ends: none does
             return Forecast(None)
-        if not is_all_known:
-            return Forecast(None, is_cut=True)
         steps_left -= 1
-        if not steps_left:
+        if not (is_all_known and steps_left):
             return Forecast(None, is_cut=True)
         seen = seen.with_placed(decisions.placements)
-        if not decisions.is_cut:  # else the next cycle follows at once
+        if is_settled:
             # To where the first one has its room; what passes it is told that instant, too.
             step = kept.starts_in if kept is not None else min(ends)
-            is_by_history |= is_foreseen and _is_told_by_history(seen, step, kept)
+            is_by_history |= _is_told_by_history(seen, step)
             seen, elapsed = _after(seen, step), elapsed + step
         decisions = plan(seen)
 
@@ -149,12 +151,14 @@ def _foreseen(each: Holding, expected_in: timedelta) -> Holding:
     return Holding(each.node_id, each.tenant, each.resources, expected_in, expected_in)
 
 
-def _is_told_by_history(seen: Snapshot, length: timedelta, kept: Reservation | None) -> bool:
+def _is_told_by_history(
+    seen: Snapshot, length: timedelta, *, on: Reservation | None = None
+) -> bool:
     """Tell whether history tells of some end within this time, on the node that room is kept on.
 
-    Where the room is on several nodes, or none is kept, on any.
+    Where the room is on several nodes, or it is kept for another one, on any.
     """
-    node_id = kept.node_id if kept is not None and kept.head.task_count == 1 else None
+    node_id = on.node_id if on is not None and on.head.task_count == 1 else None
     return any(
         each.expected_in is not None
         and each.ends_in is not None

@@ -4,7 +4,7 @@ import click
 from modelyard.cli.line_view import show_line
 from modelyard.cli.output import show_json, show_table
 from modelyard.cli.session import Session, age, pass_session
-from modelyard.client import ApiError, Client, ConnectionFailed, Queue
+from modelyard.client import ApiError, Client, Queue
 
 
 @click.group("queue", invoke_without_command=True)
@@ -55,7 +55,7 @@ def _is_paused(client: Client, name: str) -> bool:
     """Tell whether a queue is paused; True also where nobody can tell, which keeps from nothing."""
     try:
         return any(each.name == name and each.paused_at for each in client.queues())
-    except (ApiError, ConnectionFailed):
+    except ApiError:
         return True
 
 
