@@ -57,9 +57,8 @@ def read_scrape(text: str) -> Scrape:
 
 
 def read_lag(text: str) -> float:
-    """Return what a page of metrics says of the lag, of all partitions; infinite if nothing."""
-    found = [each.value for each in _samples(text) if each.name == _LAG]
-    return sum(found) if found else math.inf
+    """Return what a page of metrics says of the lag, of all partitions that were read from."""
+    return sum(each.value for each in _samples(text) if each.name == _LAG)
 
 
 def _page(address: str) -> str:
