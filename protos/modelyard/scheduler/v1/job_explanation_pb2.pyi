@@ -33,13 +33,13 @@ class _JobHoldEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobHold.Value
     JOB_HOLD_BACK_OFF: _JobHold.ValueType  # 3
     """It failed, and pauses before it is tried again."""
     JOB_HOLD_PLAN: _JobHold.ValueType  # 4
-    """What runs of its tenant takes all that the plan lets it take."""
+    """Its tenant's plan lets it take no more."""
     JOB_HOLD_NODES: _JobHold.ValueType  # 5
-    """No node that is large enough takes anything new of its tenant."""
+    """No node takes it."""
     JOB_HOLD_RESOURCES: _JobHold.ValueType  # 6
     """No node has room for it."""
     JOB_HOLD_ORDER: _JobHold.ValueType  # 7
-    """Those before it take the room that there is, or have it kept for them."""
+    """Others come first."""
     JOB_HOLD_PAUSED: _JobHold.ValueType  # 8
     """Its queue is paused."""
     JOB_HOLD_DEPENDENCY: _JobHold.ValueType  # 9
@@ -56,13 +56,13 @@ JOB_HOLD_TENANT: JobHold.ValueType  # 2
 JOB_HOLD_BACK_OFF: JobHold.ValueType  # 3
 """It failed, and pauses before it is tried again."""
 JOB_HOLD_PLAN: JobHold.ValueType  # 4
-"""What runs of its tenant takes all that the plan lets it take."""
+"""Its tenant's plan lets it take no more."""
 JOB_HOLD_NODES: JobHold.ValueType  # 5
-"""No node that is large enough takes anything new of its tenant."""
+"""No node takes it."""
 JOB_HOLD_RESOURCES: JobHold.ValueType  # 6
 """No node has room for it."""
 JOB_HOLD_ORDER: JobHold.ValueType  # 7
-"""Those before it take the room that there is, or have it kept for them."""
+"""Others come first."""
 JOB_HOLD_PAUSED: JobHold.ValueType  # 8
 """Its queue is paused."""
 JOB_HOLD_DEPENDENCY: JobHold.ValueType  # 9
