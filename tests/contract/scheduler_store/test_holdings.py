@@ -48,6 +48,23 @@ async def admit(
     return attempt
 
 
+async def add_replica(store: Store) -> None:
+    """Place a replica of two cores beside it."""
+    replica = Owner(OwnerKind.REPLICA, "rep_1", public_id="dep_1")
+    attempt, _ = Attempt.created(
+        AttemptId("att_2"),
+        ACME,
+        replica,
+        number=1,
+        node_id=NODE,
+        resources=resources(cpu=2),
+        at=NOW,
+        traceparent=None,
+    )
+    async with store.unit_of_work.system(because="test") as tx:
+        await tx.attempts.add([attempt])
+
+
 async def held(store: Store) -> list[Holding]:
     async with store.unit_of_work.system(because="test") as tx:
         return list(await tx.attempts.holdings())
@@ -117,20 +134,8 @@ async def test_what_has_ended_holds_nothing(store: Store) -> None:
 
 
 async def test_whose_owner_is_no_job_never_ends_by_itself(store: Store) -> None:
-    attempt = await admit(store)
-    replica = Owner(OwnerKind.REPLICA, "rep_1", public_id="dep_1")
-    async with store.unit_of_work.system(because="test") as tx:
-        other, _ = Attempt.created(
-            AttemptId("att_2"),
-            ACME,
-            replica,
-            number=1,
-            node_id=attempt.node_id,
-            resources=resources(cpu=2),
-            at=NOW,
-            traceparent=None,
-        )
-        await tx.attempts.add([other])
+    await admit(store)
+    await add_replica(store)
     assert Holding(NODE, ACME, resources(cpu=2), ends_in=None) in await held(store)
 
 
@@ -145,18 +150,7 @@ async def test_jobs_alone_end_by_themselves(store: Store) -> None:
     async with store.unit_of_work.system(because="test") as tx:
         closed, _ = (await tx.attempts.get(attempt.id)).closed(ENDING, at=NOW)
         await tx.attempts.save(closed)
-        replica = Owner(OwnerKind.REPLICA, "rep_1", public_id="dep_1")
-        other, _ = Attempt.created(
-            AttemptId("att_2"),
-            ACME,
-            replica,
-            number=1,
-            node_id=NODE,
-            resources=resources(),
-            at=NOW,
-            traceparent=None,
-        )
-        await tx.attempts.add([other])
+    await add_replica(store)
     assert not await does_any_end()
 
 

@@ -242,25 +242,14 @@ def test_a_dry_run_tells_what_would_be_sent_and_whether_the_job_would_be_taken(
     assert said[1:] == ["it would be taken"]
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (("--idempotency-key", "ü"), "must be 1 to 200 printable ASCII characters"),
-        (("--idempotency-key", "a b"), "must be 1 to 200 printable ASCII characters"),
-        (("--idempotency-key", "a\nb"), "must be 1 to 200 printable ASCII characters"),
-        (("--idempotency-key", ""), "must be 1 to 200 printable ASCII characters"),
-    ],
-)
+@pytest.mark.parametrize("key", ["ü", "a b", "a\nb", ""])
 def test_what_can_be_no_key_is_refused_before_anything_is_sent(
-    options: tuple[str, ...],
-    said: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
+    key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    options = ("--idempotency-key", key)
     assert exit_code_of(monkeypatch, "run", str(tmp_path), *options, "--", "true") == 2
     assert "--idempotency-key" in (told := capsys.readouterr().err)
-    assert said in told
+    assert "must be 1 to 200 printable ASCII characters" in told
 
 
 def test_an_empty_name_is_not_the_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
